@@ -1,0 +1,44 @@
+# Everything runs from the repository root through the environment in .venv.
+# Relative paths only, so a clone path with spaces works.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce test test-slow report lint opponents lock clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
+
+env: .venv/.installed  ## Create .venv from requirements.lock
+
+.venv/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; choose another with: make PYTHON=python3.12 env")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+reproduce: env  ## The main job: MNIST, theory and the microworld, then results/report.html
+	$(PY) -m experiments.reproduce
+
+test: env  ## The test suite
+	$(PY) -m pytest -q
+
+test-slow: env  ## The statistical tests of minutes each
+	$(PY) -m pytest -q -m slow
+
+report: env  ## Collect results/ into results/report.html
+	$(PY) -m experiments.report
+
+lint: env  ## Format check, lint and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m pyright
+
+opponents: env  ## PyTorch and PEFT, for benchmarks and parity tests
+	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-opponents.txt
+
+lock:  ## Resolve requirements.lock again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --group dev pyproject.toml -o requirements.lock
+
+clean:  ## Remove the environment and the caches (results stay)
+	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,0 +1,157 @@
+"""Flags from a frozen dataclass: one `option` per field, one line per error."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+        default: value of the reported run.
+        help: what it is, with its unit.
+        minimum: smallest allowed value (of each entry, for tuples).
+        maximum: largest allowed value.
+        choices: allowed words.
+    """
+    limits = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message behind the program's name, without the usage block."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _element_type(annotation: Any) -> tuple[type, bool]:
+    """The scalar type of a field, and whether the field is a tuple of it."""
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    if isinstance(annotation, types.UnionType):  # `Path | None`
+        return next(t for t in typing.get_args(annotation) if t is not type(None)), False
+    return annotation, False
+
+
+def _range_text(field: dataclasses.Field, kind: type, many: bool) -> str:
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+    if field.metadata["choices"]:
+        text = "one of " + ", ".join(field.metadata["choices"])
+    else:
+        text = {int: "a whole number", float: "a number", str: "a text"}.get(kind, "a path")
+    if many:
+        text = f"comma-separated values, each {text}"
+    if low is not None and high is not None:
+        return f"{text} from {low:g} to {high:g}"
+    if low is not None:
+        return f"{text} of at least {low:g}"
+    return text if high is None else f"{text} of at most {high:g}"
+
+
+def _reader(field: dataclasses.Field, annotation: Any):
+    """Text to value, with the allowed range in the error."""
+    kind, many = _element_type(annotation)
+    allowed = _range_text(field, kind, many)
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+
+    def read_one(text: str):
+        value = kind(text)
+        if field.metadata["choices"] and value not in field.metadata["choices"]:
+            raise ValueError
+        if kind in (int, float) and not (
+            (low is None or value >= low) and (high is None or value <= high)
+        ):
+            raise ValueError
+        return value
+
+    def read(text: str):
+        try:
+            return tuple(read_one(t) for t in text.split(",")) if many else read_one(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text!r}, needs {allowed}") from None
+
+    return read
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
+    """A parser with a flag for every field of the config and the flags all experiments share."""
+    parser = OneLineParser(
+        prog=f"python -m experiments.{name}",
+        description=summary,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=80),
+    )
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds at toy size")
+    parser.add_argument(
+        "--out", type=pathlib.Path, metavar="DIR", help=f"results folder (default results/{name})"
+    )
+    parser.add_argument("--replot", action="store_true", help="draw again from results.csv only")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run that has another config"
+    )
+    hints = typing.get_type_hints(type(default))
+    group = parser.add_argument_group("config")
+    for field in dataclasses.fields(default):
+        flag = "--" + field.name.replace("_", "-")
+        kind, many = _element_type(hints[field.name])
+        help_text = f"{field.metadata['help']} (default {_shown(getattr(default, field.name))}"
+        if kind is bool:
+            help_text += ")"
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+            continue
+        limited = any(field.metadata[k] is not None for k in ("minimum", "maximum", "choices"))
+        help_text += f"; {_range_text(field, kind, many)})" if limited else ")"
+        reader = _reader(field, hints[field.name])
+        group.add_argument(flag, type=reader, help=help_text.replace("%", "%%"), metavar="X")
+    return parser
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A parsed command line: the experiment's config and what to do with it."""
+
+    config: Any
+    out: pathlib.Path
+    replot: bool
+    overwrite: bool
+
+
+def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
+    """Read a command line; wrong values end the program with one line and exit code 2."""
+    base = smoke if "--smoke" in argv else default
+    parser = build_parser(name, summary, base)
+    given = vars(parser.parse_args(argv))
+    is_smoke = given.pop("smoke", False)
+    out = given.pop("out", pathlib.Path("results") / (f"{name}-smoke" if is_smoke else name))
+    replot, overwrite = given.pop("replot", False), given.pop("overwrite", False)
+    try:
+        config = dataclasses.replace(base, **given)
+    except ValueError as error:  # a config's own check across fields
+        parser.error(str(error))
+    return Command(config, out, replot, overwrite)
+
+
+def fail(name: str, message: str) -> NoReturn:
+    """End the program with one clear line and exit code 2."""
+    print(f"python -m experiments.{name}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

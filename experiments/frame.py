@@ -1,0 +1,183 @@
+"""What every experiment shares: flags, the resumable run, the figure, the printed table.
+
+An experiment is a module with
+
+    RUNTIME                             expected wall time, as text
+    Config, SMOKE                       a frozen dataclass of `option` fields; a config of seconds
+    parts(config)  -> {name: function}  ordered resumable pieces; each returns tidy rows. Input is
+                                        read and checked here: a ValueError or OSError raised now
+                                        is the user's to mend and is shown as one line
+    plot(rows, config) -> Figure        drawn from the rows of results.csv alone
+    claims(rows, config) -> [Claim]     what the rows say, beside what others reported
+"""
+
+import dataclasses
+import io
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+from rich.table import Table
+
+from experiments import cli, record
+from experiments.cli import option
+from experiments.record import Row
+
+__all__ = ["Claim", "Row", "main", "option"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One line of the table *paper / public replication / here*.
+
+    Attributes:
+        quantity: what is measured, with its unit.
+        paper: value in arXiv 2507.14805, or empty.
+        replication: value of a public replication with its source, or empty.
+        here: value of this run with its 95 % interval.
+        seeds: number of independently trained runs behind `here`.
+        holds: whether the criterion stated before the run is met; None if there is none.
+    """
+
+    quantity: str
+    paper: str = ""
+    replication: str = ""
+    here: str = ""
+    seeds: int = 0
+    holds: bool | None = None
+
+
+def save_figure(module: Any, out: pathlib.Path, config: Any) -> None:
+    """Draw DIR/figure.png and DIR/figure.svg from DIR/results.csv."""
+    from experiments import figures
+
+    rows = record.read_rows(out)
+    if not rows:
+        raise record.RunFolderError(f"nothing to draw: {out / 'results.csv'} is missing or empty")
+    with figures.style():
+        figure = module.plot(rows, config)
+        for suffix in ("png", "svg"):
+            buffer = io.BytesIO()
+            # No date in the file: the same rows give the same bytes.
+            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+            figure.savefig(buffer, format=suffix, metadata=metadata)
+            record.write_atomically(out / f"figure.{suffix}", buffer.getvalue())
+        figures.close(figure)
+
+
+def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
+    """The parts still to run: a bar with an ETA on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    done = total - len(todo)
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, refresh_per_second=2) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            for part in todo:
+                progress.update(task, description=part[:30])
+                yield part
+                progress.advance(task)
+        return
+    for index, part in enumerate(todo):
+        yield part
+        elapsed = time.monotonic() - start
+        left = elapsed / (index + 1) * (len(todo) - index - 1)
+        print(
+            f"{name}: {part} done ({done + index + 1}/{total}), {elapsed:.0f} s, ETA {left:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
+    """Run what is not yet in DIR, one part at a time; a kill loses the current part only."""
+    out, config = command.out, command.config
+    meta = record.open_folder(out, config, command.overwrite)
+    pieces: dict[str, Callable[[], list[Row]]] = module.parts(config)
+    if meta is None:
+        meta = record.describe_run(name, config, shown)
+        record.write_meta(out, meta)
+    rows = record.read_rows(out)
+    finished = {row["part"] for row in rows}
+    todo = [part for part in pieces if part not in finished]
+    if finished and todo:
+        print(f"{name}: resuming, {len(finished)} of {len(pieces)} parts are in {out}")
+    for part in in_turn(name, todo, len(pieces)):
+        start = time.monotonic()
+        rows += [{"part": part, **row} for row in pieces[part]()]
+        record.write_rows(out, rows)
+        meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
+        record.write_meta(out, meta)
+    save_figure(module, out, config)
+    meta["finished"] = True
+    record.write_meta(out, meta)
+
+
+def print_claims(claims: Sequence[Claim], console: Console) -> None:
+    """The table *paper / public replication / here*, for a terminal of 80 columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("quantity", "paper", "replication", "here (95 %)", "runs", ""):
+        table.add_column(heading, overflow="fold")
+    for claim in claims:
+        mark = {True: "holds", False: "FAILS", None: ""}[claim.holds]
+        values = (claim.quantity, claim.paper, claim.replication, claim.here)
+        table.add_row(*values, str(claim.seeds or ""), mark)
+    console.print(table)
+
+
+def config_of(module: Any, out: pathlib.Path) -> Any:
+    """The config stored in DIR/config.json as the experiment's dataclass."""
+    stored = record.read_meta(out)["config"]
+    names = {field.name for field in dataclasses.fields(module.Config)}
+    if unknown := sorted(stored.keys() - names):
+        raise record.RunFolderError(f"{out} has settings unknown to this version: {unknown[0]}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return module.Config(**values)
+
+
+def main(module: Any, argv: Sequence[str] | None = None) -> None:
+    """Parse the command line of one experiment and do what it says."""
+    name = module.__spec__.name.rsplit(".", 1)[-1]
+    argv = sys.argv[1:] if argv is None else argv
+    summary = (module.__doc__ or "").splitlines()[0]
+    command = cli.parse(name, summary, module.Config(), module.SMOKE, argv)
+    shown = shlex.join(["python", "-m", f"experiments.{name}", *argv])
+    try:
+        if command.replot:
+            command = dataclasses.replace(command, config=config_of(module, command.out))
+            save_figure(module, command.out, command.config)
+        else:
+            run(module, name, command, shown)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if isinstance(error, (record.RunFolderError, OSError)) or raised_in_parts(error, module):
+            cli.fail(name, str(error))
+        raise
+    except KeyboardInterrupt:
+        cli.fail(name, f"stopped; the same command continues from {command.out}")
+    rows = record.read_rows(command.out)
+    print_claims(module.claims(rows, command.config), Console(width=None))
+    print(f"figure and rows: {command.out}/figure.png, {command.out}/results.csv")
+
+
+def raised_in_parts(error: BaseException, module: Any) -> bool:
+    """Whether the error arose while `parts` read and checked the input, before any work."""
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code is module.parts.__code__:
+            return True
+        frame = frame.tb_next
+    return False

@@ -1,0 +1,178 @@
+"""The result store: one folder a run, written atomically, resumed part by part.
+
+    DIR/config.json   config, command, commit, versions, device, wall time
+    DIR/results.csv   one tidy row per condition and seed; `part` names the resumable piece
+    DIR/figure.png    drawn from results.csv alone
+    DIR/figure.svg
+"""
+
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+FILES = ("config.json", "results.csv", "figure.png", "figure.svg")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+class RunFolderError(ValueError):
+    """A results folder that cannot be used, with what to do about it."""
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Write beside the target, flush to disk, then rename: readers see old or new, never half."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON values, so that stored and given configs compare equal."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def number_or_text(text: str) -> Any:
+    """A CSV cell as int, float or text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_rows(out: pathlib.Path) -> list[Row]:
+    """All rows of DIR/results.csv with numbers parsed; empty if there is no such file."""
+    path = out / "results.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{k: number_or_text(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def write_rows(out: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Replace DIR/results.csv; floats keep every digit, so a resumed file is identical."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "results.csv", text.getvalue())
+
+
+def read_meta(out: pathlib.Path) -> dict[str, Any]:
+    """The content of DIR/config.json.
+
+    Raises:
+        RunFolderError: if there is none or it is not JSON.
+    """
+    path = out / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunFolderError(f"no run in {out}: {path} is missing") from None
+    except json.JSONDecodeError as error:
+        raise RunFolderError(f"{path} is not JSON ({error}); delete it or use --overwrite") from None
+
+
+def describe_device() -> str:
+    """The accelerator, or the processor with its core count."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{os.cpu_count()} x CPU {model}"
+
+
+def commit() -> str:
+    """Commit of the checkout, with `-dirty` for local changes, or `unknown` outside git."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def describe_run(name: str, config: Any, command: str) -> dict[str, Any]:
+    """What config.json holds before the first part has run."""
+    return {
+        "experiment": name,
+        "command": command,
+        "config": plain(config),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "device": describe_device(),
+        "wall_seconds": 0.0,
+        "finished": False,
+    }
+
+
+def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
+    """Replace DIR/config.json."""
+    write_atomically(out / "config.json", json.dumps(meta, indent=2) + "\n")
+
+
+def open_folder(out: pathlib.Path, config: Any, overwrite: bool) -> dict[str, Any] | None:
+    """Make DIR ready: the stored description of a run with the same config, or None for a new one.
+
+    Raises:
+        RunFolderError: DIR is no folder, holds foreign files, or a run with another config.
+    """
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"--out {out} is a file; give a folder")
+    known = {*FILES, *(f".{name}.tmp" for name in FILES)}
+    if out.is_dir() and not (out / "config.json").exists():
+        foreign = sorted(p.name for p in out.iterdir() if p.name not in known)
+        if foreign:
+            raise RunFolderError(
+                f"--out {out} holds other files ({foreign[0]}, ...); choose an empty folder"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make --out {out}: {error.strerror}") from None
+    if overwrite:
+        for name in known:  # only what a run writes; never the folder
+            (out / name).unlink(missing_ok=True)
+    if not (out / "config.json").exists():
+        (out / "results.csv").unlink(missing_ok=True)  # rows without a config belong to no run
+        return None
+    meta = read_meta(out)
+    stored, given = meta.get("config", {}), plain(config)
+    if stored != given:
+        keys = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
+        first = keys[0]
+        raise RunFolderError(
+            f"{out} holds a run with another config ({first} is {stored.get(first)} there, "
+            f"{given.get(first)} here); use another --out, or --overwrite to replace it"
+        )
+    return meta
