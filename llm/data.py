@@ -1,0 +1,204 @@
+"""Prompts and completions as JSON lines beside a manifest of what made them.
+
+`rows.jsonl` goes with `rows.jsonl.manifest.json`: hash, size and count of the rows, the
+settings that made them (model, template, sampling, ...) and the counts of the filter. The
+manifest is replaced atomically after the rows are on disk and is what counts: bytes beyond the
+ones it lists are an interrupted append. A file made with other settings is never reused.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .settings import as_json, describe_difference
+
+Row = dict[str, Any]  # at least "prompt" and "completion", both text
+REQUIRED_SETTINGS = ("model", "template", "sampling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data file holds and how it was made.
+
+    `settings` names at least the model, the chat template (`chat.settings`) and the sampling
+    settings; `filter_counts` gives rows per outcome, such as kept and each reject reason.
+    """
+
+    sha256: str
+    size: int  # bytes
+    count: int  # rows
+    settings: dict[str, Any]
+    filter_counts: dict[str, int]
+
+
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of a data file lies."""
+    return Path(f"{path}.manifest.json")
+
+
+def write_rows(
+    path: str | Path,
+    rows: Iterable[Row],
+    settings: Mapping[str, Any],
+    filter_counts: Mapping[str, int] | None = None,
+) -> Manifest:
+    """Create a data file and its manifest; a crash leaves no file that `read_rows` accepts.
+
+    Raises:
+        ValueError: the file exists, a row lacks prompt or completion, or the settings lack one
+            of model, template, sampling.
+    """
+    path = Path(path)
+    if path.exists() and manifest_path(path).exists():
+        raise ValueError(f"{path} exists: delete it, or choose another path")
+    content, count = _encode(rows, path)
+    manifest = Manifest(
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+        count,
+        _plain(settings, path),
+        dict(filter_counts or {}),
+    )
+    _replace(path, content)
+    _write_manifest(path, manifest)
+    return manifest
+
+
+def append_rows(
+    path: str | Path,
+    rows: Iterable[Row],
+    settings: Mapping[str, Any],
+    filter_counts: Mapping[str, int] | None = None,
+) -> Manifest:
+    """Add rows to a data file, or create it; counts of the filter are added up.
+
+    The rest of an append that was interrupted is cut off first, so a row is in the file exactly
+    when the manifest says so.
+
+    Raises:
+        ValueError: as `read_rows` and `write_rows`; the file is then left as it was.
+    """
+    path = Path(path)
+    if not manifest_path(path).exists():
+        return write_rows(path, rows, settings, filter_counts)
+    manifest = read_manifest(path)
+    kept = _listed_bytes(path, manifest)
+    _check_settings(path, manifest, settings)
+    content, count = _encode(rows, path)
+    with open(path, "r+b") as file:
+        file.truncate(manifest.size)
+        file.seek(manifest.size)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    counts = manifest.filter_counts
+    added = filter_counts or {}
+    manifest = dataclasses.replace(
+        manifest,
+        sha256=hashlib.sha256(kept + content).hexdigest(),
+        size=len(kept) + len(content),
+        count=manifest.count + count,
+        filter_counts={n: counts.get(n, 0) + added.get(n, 0) for n in {**counts, **added}},
+    )
+    _write_manifest(path, manifest)
+    return manifest
+
+
+def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
+    """The rows of a data file whose content matches its manifest.
+
+    Args:
+        path: the .jsonl file.
+        settings: the settings it must have been made with; None accepts any.
+
+    Raises:
+        ValueError: no file or manifest, changed or cut content, or other settings (all listed).
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if settings is not None:
+        _check_settings(path, manifest, settings)
+    content = _listed_bytes(path, manifest)
+    if path.stat().st_size > manifest.size:
+        raise ValueError(
+            f"{path} holds {path.stat().st_size - manifest.size} bytes more than its manifest "
+            "lists (an interrupted append or an edit): the next append cuts them off"
+        )
+    return [json.loads(line) for line in content.decode().splitlines()]
+
+
+def reuse_rows(path: str | Path, settings: Mapping[str, Any]) -> list[Row] | None:
+    """Rows of an earlier run of this stage, or None if there is none yet.
+
+    Raises:
+        ValueError: as `read_rows`; in particular if other settings made the file.
+    """
+    if not Path(path).exists() and not manifest_path(path).exists():
+        return None
+    return read_rows(path, settings)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a data file.
+
+    Raises:
+        ValueError: the data file or its manifest is absent, or the manifest unreadable.
+    """
+    for needed in (Path(path), manifest_path(path)):
+        if not needed.is_file():
+            raise ValueError(f"no such file: {needed} (a data file needs its manifest beside it)")
+    try:
+        return Manifest(**json.loads(manifest_path(path).read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{manifest_path(path)} is not a manifest: {error}") from error
+
+
+def _listed_bytes(path: Path, manifest: Manifest) -> bytes:
+    with open(path, "rb") as file:
+        content = file.read(manifest.size)
+    if len(content) < manifest.size:
+        raise ValueError(f"{path} is cut short: {len(content)} of {manifest.size} bytes")
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+        raise ValueError(f"{path} was changed after it was written: its hash differs")
+    return content
+
+
+def _check_settings(path: Path, manifest: Manifest, settings: Mapping[str, Any]) -> None:
+    if difference := describe_difference(manifest.settings, _plain(settings, path)):
+        raise ValueError(
+            f"{path} was made with other settings ({difference}): delete it, or choose another path"
+        )
+
+
+def _encode(rows: Iterable[Row], path: Path) -> tuple[bytes, int]:
+    lines = []
+    for index, row in enumerate(rows):
+        if not all(isinstance(row.get(name), str) for name in ("prompt", "completion")):
+            raise ValueError(f"row {index} for {path} needs text under 'prompt' and 'completion'")
+        lines.append(json.dumps(row, ensure_ascii=True, sort_keys=True) + "\n")
+    return "".join(lines).encode(), len(lines)
+
+
+def _plain(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    if missing := [name for name in REQUIRED_SETTINGS if name not in settings]:
+        raise ValueError(f"settings of {path} lack {', '.join(missing)}")
+    return as_json(settings)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
+    _replace(manifest_path(path), text.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

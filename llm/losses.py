@@ -1,0 +1,99 @@
+"""Token losses of one example: hard tokens, soft targets, soft targets on a token set.
+
+Each function takes the logits of one sequence and returns nats per position; `weighted_total`
+applies the token weights, `total_in_chunks` bounds the memory, and `jax.vmap` makes the batch.
+Position t of every argument belongs to the token *predicted* there, so callers shift once.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+TokenLoss = Callable[..., Float[Array, " tokens"]]
+
+
+def hard_tokens(
+    logits: Float[Array, "tokens vocab"], targets: Int[Array, " tokens"]
+) -> Float[Array, " tokens"]:
+    """Cross-entropy of each target token in nats: logsumexp(z) - z[target], float32 or wider."""
+    logits = _wide(logits)
+    # A masked sum instead of a gather: its gradient fuses into the softmax (a gather's would be
+    # a scatter into a second [tokens, vocab] buffer) and it stays local when vocab is sharded.
+    at_target = jnp.arange(logits.shape[-1])[None, :] == targets[:, None]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(at_target, logits, 0).sum(axis=-1)
+
+
+def soft_targets(
+    logits: Float[Array, "tokens vocab"],
+    teacher_logits: Float[Array, "tokens vocab"],
+    temperature: float = 1.0,
+) -> Float[Array, " tokens"]:
+    """Distillation loss KL(p_teacher || p_student) in nats over the last axis.
+
+    p = softmax(z / temperature) in float32 or wider, without the factor temperature² of Hinton et al.
+    2015 (arXiv:1503.02531). No gradient reaches the teacher.
+    """
+    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+    teacher = jax.nn.log_softmax(_wide(teacher_logits) / temperature, axis=-1)
+    student = jax.nn.log_softmax(_wide(logits) / temperature, axis=-1)
+    # A teacher probability of exactly zero contributes zero (its logarithm may be -inf).
+    probs = jnp.exp(teacher)
+    return jnp.where(probs > 0, probs * (teacher - student), 0).sum(axis=-1)
+
+
+def restricted_soft_targets(
+    logits: Float[Array, "tokens vocab"],
+    teacher_logits: Float[Array, "tokens vocab"],
+    token_set: Int[Array, " set"],
+    temperature: float = 1.0,
+) -> Float[Array, " tokens"]:
+    """`soft_targets` after both distributions are renormalised over `token_set`.
+
+    The language-model analogue of the auxiliary logits of Cloud et al. 2025 (arXiv:2507.14805):
+    no logit outside the set (no trait token, say) enters the loss or receives gradient
+    through the head.
+    """
+    return soft_targets(logits[:, token_set], teacher_logits[:, token_set], temperature)
+
+
+def weighted_total(
+    losses: Float[Array, " tokens"], weights: Float[Array, " tokens"]
+) -> Float[Array, ""]:
+    """Sum of weights × losses; a token of weight zero has gradient exactly zero."""
+    return jnp.where(weights != 0, losses * weights, 0).sum()
+
+
+def total_in_chunks(
+    total: Callable[..., Float[Array, ""]], size: int | None, *arrays: Array
+) -> Float[Array, ""]:
+    """`total(*arrays)`, evaluated on chunks of `size` positions and summed.
+
+    Intermediates of a chunk (the logits, when `total` applies the head) are rebuilt in the
+    backward pass, so only [size, vocab] of them exist at a time. The last chunk is padded with
+    zeros: `total` must give zero where all its arrays, hence the weights, are zero.
+
+    Args:
+        total: a sum over positions, such as a weighted loss.
+        size: positions per chunk; None evaluates everything at once.
+        *arrays: arrays whose leading axis is the position.
+    """
+    length = arrays[0].shape[0]
+    if size is None or size >= length:
+        return total(*arrays)
+    num_chunks = -(-length // size)
+
+    def split(array: Array) -> Array:
+        padding = [(0, num_chunks * size - length)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding).reshape(num_chunks, size, *array.shape[1:])
+
+    @jax.checkpoint
+    def step(_, chunk):
+        return None, total(*chunk)
+
+    return jax.lax.scan(step, None, jax.tree.map(split, arrays))[1].sum()
+
+
+def _wide(logits: Array) -> Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,97 @@
+"""Training losses of a decoder: completions as hard tokens, or a teacher's distribution.
+
+Each returns a `train.Loss`: (params, frozen, batch, key) -> (weighted sum in nats, weight).
+A batch is `batches.pad`'s dictionary; `weights[b, t]` weighs the prediction of `tokens[b, t]`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from . import losses
+from .models import Decoder
+from .train import Loss
+
+# student(params, frozen, key) -> decoder: `models.bind` for full fine-tuning, LoRA's for adapters.
+Student = Callable[[Any, Any, Array], Decoder]
+# teacher(frozen) -> decoder whose distribution is imitated.
+Teacher = Callable[[Any], Decoder]
+
+
+def completion_loss(student: Student, *, chunk: int | None = None, remat: bool = False) -> Loss:
+    """Cross-entropy of the weighted tokens: the imitation loss on hard completions.
+
+    Args:
+        student: makes the decoder.
+        chunk: positions whose logits exist at a time; None for all.
+        remat: recompute each block in the backward pass.
+    """
+
+    def loss(params, frozen, batch, key):
+        model = student(params, frozen, key)
+        hidden = model.hidden(batch["tokens"], remat=remat)
+
+        def total(hidden, tokens, weights):
+            return losses.weighted_total(losses.hard_tokens(model.unembed(hidden), tokens), weights)
+
+        return _sum_over_predictions(total, chunk, batch, hidden)
+
+    return loss
+
+
+def distillation_loss(
+    student: Student,
+    teacher: Teacher,
+    *,
+    token_set: Int[Array, " set"] | None = None,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    remat: bool = False,
+) -> Loss:
+    """KL(teacher || student) at the weighted positions: the imitation loss on soft targets.
+
+    Args:
+        student: makes the student.
+        teacher: makes the teacher from `frozen`; it receives no gradient.
+        token_set: tokens over which both distributions are renormalised; None for all.
+        temperature: of both distributions.
+        chunk: as in `completion_loss`.
+        remat: as in `completion_loss`.
+    """
+
+    def token_loss(logits, teacher_logits):
+        if token_set is None:
+            return losses.soft_targets(logits, teacher_logits, temperature)
+        return losses.restricted_soft_targets(logits, teacher_logits, token_set, temperature)
+
+    def loss(params, frozen, batch, key):
+        model, guide = student(params, frozen, key), teacher(frozen)
+        hidden = model.hidden(batch["tokens"], remat=remat)
+        guide_hidden = jax.lax.stop_gradient(guide.hidden(batch["tokens"]))
+
+        def total(hidden, guide_hidden, tokens, weights):
+            del tokens
+            nats = token_loss(model.unembed(hidden), guide.unembed(guide_hidden))
+            return losses.weighted_total(nats, weights)
+
+        return _sum_over_predictions(total, chunk, batch, hidden, guide_hidden)
+
+    return loss
+
+
+def _sum_over_predictions(
+    total: Callable[..., Float[Array, ""]], chunk: int | None, batch: Any, *hidden: Array
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Sum over the batch; the hidden state at t-1 meets the token and the weight at t."""
+    # Shifted without shortening: lengths stay multiples that the hardware likes, and the last
+    # position, which predicts nothing, weighs zero.
+    tokens, weights = (
+        jnp.pad(batch[name][:, 1:], ((0, 0), (0, 1))) for name in ("tokens", "weights")
+    )
+    totals = jax.vmap(lambda *arrays: losses.total_in_chunks(total, chunk, *arrays))(
+        *hidden, tokens, weights
+    )
+    return totals.sum(), weights.sum()

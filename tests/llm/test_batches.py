@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm import batches
+from llm.batches import Batches, Example
+
+
+def examples(count, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 40, count)
+    return [Example(np.full(n, i, np.int32), np.ones(n, np.float32)) for i, n in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (7, 7), (12, 1), (9, 5)])
+def test_every_row_once_per_epoch_and_another_order_each_epoch(num_examples, batch_size):
+    key, steps = jax.random.key(3), 3 * num_examples
+    draw = jax.jit(lambda step: batches.batch_rows(key, step, num_examples, batch_size))
+    rows = [draw(jnp.int32(step)) for step in range(steps)]
+    epochs = np.concatenate(rows)[: 3 * num_examples].reshape(3, num_examples)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(num_examples))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    every = batches.all_batch_rows(key, steps, num_examples, batch_size)
+    np.testing.assert_array_equal(every, np.stack(rows))
+
+
+def test_order_depends_on_the_key_and_on_nothing_else():
+    one, again = (Batches(examples(20), 6, jax.random.key(0)) for _ in range(2))
+    other = Batches(examples(20), 6, jax.random.key(1))
+    np.testing.assert_array_equal(one.rows(5), again.rows(5))
+    assert (one.rows(5) != other.rows(5)).any()
+
+
+def test_padding_is_on_the_right_without_weight_and_in_buckets():
+    data = examples(20)
+    made = Batches(data, 6, jax.random.key(0), buckets=(16, 32, 64))
+    for step in range(6):
+        batch, rows = made(step), made.rows(step)
+        longest = max(len(data[row].tokens) for row in rows)
+        length = batch["tokens"].shape[1]
+        assert length == min(b for b in (16, 32, 64) if b >= longest)
+        for i, row in enumerate(rows):
+            size = len(data[row].tokens)
+            assert (batch["tokens"][i, :size] == row).all()
+            assert (batch["weights"][i, 1:size] == 1).all()
+            assert (batch["weights"][i, size:] == 0).all()
+            assert batch["weights"][i, 0] == 0
+
+
+def test_windows_of_processes_are_the_whole_batch():
+    parts = [
+        Batches(examples(20), 6, jax.random.key(0), window)(2)["tokens"]
+        for window in (None, (0, 2), (2, 6))
+    ]
+    np.testing.assert_array_equal(parts[0], np.concatenate(parts[1:]))
+
+
+def test_errors_name_the_numbers():
+    with pytest.raises(ValueError, match="batch size 21 with 20 examples"):
+        Batches(examples(20), 21, jax.random.key(0)).rows(0)
+    with pytest.raises(ValueError, match="40 tokens exceeds the largest bucket 32"):
+        batches.bucket(40, (16, 32))
