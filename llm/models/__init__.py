@@ -7,6 +7,8 @@ Parameters are nested dictionaries of arrays, e.g. `params["layers"][0]["attn"][
 """
 
 import functools
+import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
 from .config import SUPPORTED, ModelConfig, Rope
+from .hf_config import from_hf, to_hf
 from .transformer import Cache, Decoder, empty_cache
+from .weights import folder_of, load_config, load_params, module_name, save
 
 __all__ = [
     "SUPPORTED",
@@ -26,7 +30,14 @@ __all__ = [
     "apply",
     "bind",
     "empty_cache",
+    "folder_of",
+    "from_hf",
     "init",
+    "load",
+    "load_config",
+    "module_name",
+    "save",
+    "to_hf",
 ]
 
 Params = PyTree[Array]
@@ -59,6 +70,29 @@ def apply(
 ) -> Float[Array, "B T V"]:
     """Next-token logits in float32; `kwargs` go to `Decoder.__call__` (mask, positions, remat)."""
     return bind(config, params, dtype=dtype)(tokens, **kwargs)
+
+
+def load(
+    folder_or_name: str | os.PathLike,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    shardings: Callable[[tuple], jax.sharding.Sharding | None] | None = None,
+) -> tuple[ModelConfig, Params]:
+    """Config and parameters of a Hugging Face checkpoint folder or hub name.
+
+    Args:
+        folder_or_name: holds `config.json` and safetensors, one file or indexed shards.
+        dtype: of the parameters, whatever the files hold.
+        shardings: from a path such as `("layers", 0, "attn", "q", "kernel")` to the placement
+            of that parameter; each process then reads only the slices of its own devices.
+
+    Raises:
+        ValueError: no such folder or name, an unsupported model, or files that do not fit.
+    """
+    folder = folder_of(folder_or_name)
+    config = load_config(folder)
+    abstract = jax.eval_shape(lambda: init(config, key=jax.random.key(0)))
+    return config, load_params(folder, config, abstract, dtype, shardings)
 
 
 @functools.lru_cache

@@ -50,6 +50,7 @@ class Linear(nnx.Module):
         self.delta = None
 
     def __call__(self, x: Float[Array, "B T inputs"]) -> Float[Array, "B T outputs"]:
+        """The affine map, in the dtype of x."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)[None, None]
@@ -66,6 +67,7 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,), dtype)) if config.is_neox else None
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        """The normalised x, in its own dtype."""
         z = x.astype(_wide(x.dtype))
         if self.bias is not None:
             z = z - jnp.mean(z, axis=-1, keepdims=True)
@@ -96,7 +98,7 @@ class Attention(nnx.Module):
             self.k_norm = Norm(config, config.head_dim, dtype=dtype)
 
     def __call__(self, x, rotation, visible, cache=None):
-        """Output, and the layer's cache `(keys, values, index)` with the new tokens written."""
+        """Output and `(keys, values)`; given the layer's `(keys, values, index)`, these grow."""
         config = self.config
         heads = (*x.shape[:2], -1, config.head_dim)
         if config.is_neox:
@@ -129,6 +131,7 @@ class MLP(nnx.Module):
         self.down = linear(config.mlp_width, config.width)
 
     def __call__(self, x: Float[Array, "B T width"]) -> Float[Array, "B T width"]:
+        """The same at every token."""
         if self.gate is None:
             return self.down(_activate(self.activation, self.up(x)))
         return self.down(_activate(self.activation, self.gate(x)) * self.up(x))
@@ -148,6 +151,7 @@ class Block(nnx.Module):
         self.post_mlp_norm = norm() if config.post_norms else _identity
 
     def __call__(self, x, rotation, visible, cache=None):
+        """The residual stream after this block, and the layer's `(keys, values)`."""
         attended, cache = self.attn(self.attn_norm(x), rotation, visible, cache)
         attended = self.post_attn_norm(attended)
         if self.parallel:
@@ -182,10 +186,8 @@ class Decoder(nnx.Module):
             [Block(config, rngs=rngs, dtype=param_dtype) for _ in range(config.num_layers)]
         )
         self.norm = Norm(config, config.width, dtype=param_dtype)
-        self.head = None
-        if not config.tie_embeddings:
-            head = Linear(*shape[::-1], False, config.init_std, rngs=rngs, dtype=param_dtype)
-            self.head = head
+        head = functools.partial(Linear, *shape[::-1], False, config.init_std)
+        self.head = None if config.tie_embeddings else head(rngs=rngs, dtype=param_dtype)
 
     def __call__(
         self,

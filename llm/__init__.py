@@ -1,0 +1,1 @@
+"""Language models: load, fine-tune, sample and evaluate decoders with JAX and Flax."""
