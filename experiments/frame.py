@@ -9,6 +9,8 @@ An experiment is a module with
                                         is the user's to mend and is shown as one line
     plot(rows, config) -> Figure        drawn from the rows of results.csv alone
     claims(rows, config) -> [Claim]     what the rows say, beside what others reported
+    inputs(config) -> dict              optional: facts on what is read, recorded in config.json;
+                                        a resumed run must find the same
 """
 
 import dataclasses
@@ -21,8 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from experiments import cli, record
@@ -106,10 +114,14 @@ def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
 def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     """Run what is not yet in DIR, one part at a time; a kill loses the current part only."""
     out, config = command.out, command.config
-    meta = record.open_folder(out, config, command.overwrite)
-    pieces: dict[str, Callable[[], list[Row]]] = module.parts(config)
+    try:
+        inputs = module.inputs(config) if hasattr(module, "inputs") else {}
+        pieces: dict[str, Callable[[], list[Row]]] = module.parts(config)
+    except (ValueError, OSError) as error:
+        cli.fail(name, str(error))
+    meta = record.open_folder(out, config, inputs, command.overwrite)
     if meta is None:
-        meta = record.describe_run(name, config, shown)
+        meta = record.describe_run(name, config, inputs, shown)
         record.write_meta(out, meta)
     rows = record.read_rows(out)
     finished = {row["part"] for row in rows}
@@ -162,22 +174,10 @@ def main(module: Any, argv: Sequence[str] | None = None) -> None:
             save_figure(module, command.out, command.config)
         else:
             run(module, name, command, shown)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if isinstance(error, (record.RunFolderError, OSError)) or raised_in_parts(error, module):
-            cli.fail(name, str(error))
-        raise
+    except (record.RunFolderError, OSError, FloatingPointError) as error:
+        cli.fail(name, str(error))
     except KeyboardInterrupt:
         cli.fail(name, f"stopped; the same command continues from {command.out}")
     rows = record.read_rows(command.out)
     print_claims(module.claims(rows, command.config), Console(width=None))
     print(f"figure and rows: {command.out}/figure.png, {command.out}/results.csv")
-
-
-def raised_in_parts(error: BaseException, module: Any) -> bool:
-    """Whether the error arose while `parts` read and checked the input, before any work."""
-    frame = error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code is module.parts.__code__:
-            return True
-        frame = frame.tb_next
-    return False

@@ -1,9 +1,9 @@
 """The result store: one folder a run, written atomically, resumed part by part.
 
-    DIR/config.json   config, command, commit, versions, device, wall time
-    DIR/results.csv   one tidy row per condition and seed; `part` names the resumable piece
-    DIR/figure.png    drawn from results.csv alone
-    DIR/figure.svg
+DIR/config.json   config, command, commit, versions, device, wall time
+DIR/results.csv   one tidy row per condition and seed; `part` names the resumable piece
+DIR/figure.png    drawn from results.csv alone
+DIR/figure.svg
 """
 
 import csv
@@ -83,7 +83,9 @@ def read_meta(out: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunFolderError(f"no run in {out}: {path} is missing") from None
     except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is not JSON ({error}); delete it or use --overwrite") from None
+        raise RunFolderError(
+            f"{path} is not JSON ({error}); delete it or use --overwrite"
+        ) from None
 
 
 def describe_device() -> str:
@@ -121,12 +123,13 @@ def commit() -> str:
         return "unknown"
 
 
-def describe_run(name: str, config: Any, command: str) -> dict[str, Any]:
+def describe_run(name: str, config: Any, inputs: Row, command: str) -> dict[str, Any]:
     """What config.json holds before the first part has run."""
     return {
         "experiment": name,
         "command": command,
         "config": plain(config),
+        "inputs": inputs,
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -141,8 +144,16 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
     write_atomically(out / "config.json", json.dumps(meta, indent=2) + "\n")
 
 
-def open_folder(out: pathlib.Path, config: Any, overwrite: bool) -> dict[str, Any] | None:
+def open_folder(
+    out: pathlib.Path, config: Any, inputs: Row, overwrite: bool
+) -> dict[str, Any] | None:
     """Make DIR ready: the stored description of a run with the same config, or None for a new one.
+
+    Args:
+        out: DIR.
+        config: the experiment's config.
+        inputs: facts on the input of this run, which a stored run must share.
+        overwrite: replace a stored run.
 
     Raises:
         RunFolderError: DIR is no folder, holds foreign files, or a run with another config.
@@ -167,7 +178,8 @@ def open_folder(out: pathlib.Path, config: Any, overwrite: bool) -> dict[str, An
         (out / "results.csv").unlink(missing_ok=True)  # rows without a config belong to no run
         return None
     meta = read_meta(out)
-    stored, given = meta.get("config", {}), plain(config)
+    stored = {**meta.get("config", {}), **meta.get("inputs", {})}
+    given = {**plain(config), **inputs}
     if stored != given:
         keys = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
         first = keys[0]

@@ -141,7 +141,11 @@ def parse_idx(content: bytes, path: pathlib.Path) -> UInt8[np.ndarray, "..."]:
             ", images start with 00000803 and labels with 00000801"
         )
     rank = content[3]
-    shape = tuple(np.frombuffer(content, ">u4", rank, 4).tolist()) if len(content) >= 4 + 4 * rank else ()
+    shape = (
+        tuple(np.frombuffer(content, ">u4", rank, 4).tolist())
+        if len(content) >= 4 + 4 * rank
+        else ()
+    )
     body = len(content) - 4 - 4 * rank
     if len(shape) != rank or body != math.prod(shape):
         raise DataError(f"{path} is cut short or too long: {body} bytes of data for shape {shape}")

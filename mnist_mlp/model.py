@@ -1,5 +1,6 @@
 """The multilayer perceptron of the auxiliary-logit experiment, and how it multiplies."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -31,7 +32,7 @@ class MLP(nnx.Module):
                 dot_general=dot_general,
                 rngs=rngs,
             )
-            for num_in, num_out in zip(sizes[:-1], sizes[1:], strict=True)
+            for num_in, num_out in itertools.pairwise(sizes)
         )
 
     def __call__(self, pixels: Float[Array, "*batch pixels"]) -> Float[Array, "*batch outputs"]:
@@ -87,7 +88,7 @@ _bfloat16_product.defvjp(_forward, _backward)
 
 
 def bfloat16_dot_general(x: Array, w: Array, dimension_numbers, **_) -> Array:
-    """x [batch, in] times w [in, out]: bfloat16 factors, float32 sums, in both directions.
+    """X [batch, in] times w [in, out]: bfloat16 factors, float32 sums, in both directions.
 
     A drop-in for `dot_general` in a dense layer. Parameters, activations and the optimiser stay
     in float32. Only the layer's own contraction is supported.
