@@ -18,7 +18,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 from .config import SUPPORTED, ModelConfig, Rope
 from .hf_config import from_hf, to_hf
 from .transformer import Cache, Decoder, empty_cache
-from .weights import folder_of, load_config, load_params, module_name, save
+from .weights import folder_of, load_config, load_params, module_name, new_folder, save, to_host
 
 __all__ = [
     "SUPPORTED",
@@ -36,8 +36,10 @@ __all__ = [
     "load",
     "load_config",
     "module_name",
+    "new_folder",
     "save",
     "to_hf",
+    "to_host",
 ]
 
 Params = PyTree[Array]

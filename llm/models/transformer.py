@@ -30,10 +30,12 @@ class Cache(NamedTuple):
 def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: DTypeLike) -> Cache:
     """A cache of `slots` free slots; `dtype` is the compute dtype of the model."""
     shape = (rows, config.num_kv_heads, slots, config.head_dim)
-    layers = tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
+    keys, values = (
+        tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)) for _ in range(2)
+    )
     return Cache(
-        layers,
-        layers,
+        keys,
+        values,
         jnp.zeros((rows, slots), jnp.int32),
         jnp.zeros((rows,), jnp.int32),
         jnp.zeros((), jnp.int32),

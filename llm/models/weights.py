@@ -169,23 +169,41 @@ def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None
     Raises:
         ValueError: the folder exists already.
     """
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; choose a new folder or remove it first")
     leaves = jax.tree_util.tree_leaves_with_path(params)
     tensors = {tensor_name(config, keys(path)): (keys(path), leaf) for path, leaf in leaves}
     hf = to_hf(config)
     hf.dtype = leaves[0][1].dtype.name
+    with new_folder(folder) as scratch:
+        _write_shards(scratch, tensors)
+        hf.save_pretrained(scratch)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A scratch folder that takes the given name when the block ends without error.
+
+    Raises:
+        ValueError: the folder exists already.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; choose a new folder or remove it first")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_shards(scratch, tensors)
-        hf.save_pretrained(scratch)
-        if jax.process_index() == 0:
+        yield scratch
+        if jax.process_index() == 0:  # every process writes its own scratch folder, one is kept
             scratch.chmod(0o755)
             scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The whole array in this process, wherever its parts are."""
+    if not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def _tensors(folder: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, Any]]:
@@ -243,9 +261,13 @@ def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array]]) -> None
         for i in range(1, len(shards) + 1)
     ]
     for file, names in zip(files, shards, strict=True):
-        host = {name: _to_host(*tensors[name]) for name in names}
+        host = {name: to_host(array) for name, (_, array) in ((n, tensors[n]) for n in names)}
         if jax.process_index() == 0:
-            save_file(host, folder / file, metadata={"format": "pt"})
+            save_file(
+                {n: np.ascontiguousarray(_turned(tensors[n][0], x)) for n, x in host.items()},
+                folder / file,
+                metadata={"format": "pt"},
+            )
     if len(shards) > 1:
         total = sum(array.nbytes for _, array in tensors.values())
         weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
@@ -253,8 +275,6 @@ def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array]]) -> None
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def _to_host(path: Path_, array: Array) -> np.ndarray:
-    if not array.is_fully_addressable:
-        array = multihost_utils.process_allgather(array, tiled=True)
-    host = np.asarray(array)
-    return np.ascontiguousarray(host.T if path[-1] == "kernel" else host)
+def _turned(path: Path_, array: np.ndarray) -> np.ndarray:
+    """From our layout (inputs, outputs) of kernels to theirs, or back."""
+    return array.T if path[-1] == "kernel" else array

@@ -1,0 +1,138 @@
+"""LoRA adapters as folders in the format of PEFT, in and out, by safetensors only."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from . import lora, models
+
+
+def save(
+    folder: str | os.PathLike,
+    config: models.ModelConfig,
+    settings: lora.LoraConfig,
+    adapters: lora.Adapters,
+    *,
+    base: str = "",
+) -> None:
+    """Write a PEFT adapter folder; it appears whole or not at all.
+
+    Args:
+        folder: a new folder.
+        config: of the base model.
+        settings: rank, alpha, dropout.
+        adapters: the trained tree.
+        base: name or folder of the base model, recorded for PEFT.
+
+    Raises:
+        ValueError: the folder exists already.
+    """
+    tensors, modules = {}, []
+    for path, adapter in lora.adapted(adapters):
+        modules.append(models.module_name(config, path))
+        for name, leaf in (("lora_A", adapter["a"]), ("lora_B", adapter["b"])):
+            tensor = np.ascontiguousarray(models.to_host(leaf).T)
+            tensors[f"base_model.model.{modules[-1]}.{name}.weight"] = tensor
+    record = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "use_rslora": settings.rslora,
+        "target_modules": modules,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with models.new_folder(folder) as scratch:
+        save_file(tensors, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
+        (scratch / "adapter_config.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load(
+    folder: str | os.PathLike, config: models.ModelConfig
+) -> tuple[lora.LoraConfig, lora.Adapters]:
+    """Settings and adapters of a PEFT adapter folder for the base model `config`.
+
+    Raises:
+        ValueError: missing or damaged files, a PEFT feature without counterpart here, or
+            tensors that do not fit the base model (all listed).
+    """
+    folder = Path(folder).expanduser()
+    record_file, tensor_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (record_file, tensor_file):
+        if not file.is_file():
+            raise ValueError(f"no {file.name} in {folder}: not a PEFT adapter in safetensors form")
+    record = json.loads(record_file.read_text())
+    _refuse_foreign(folder, record)
+    try:
+        tensors = load_file(tensor_file)
+    except SafetensorError as error:
+        raise ValueError(f"{tensor_file} is damaged or cut short ({error})") from error
+    abstract = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
+    shapes = {
+        f"{_suffix(models.module_name(config, path))}.{part}": (path, part, shape)
+        for path, linear in lora.linears(abstract)
+        for part, shape in (
+            ("lora_A", (record["r"], linear["kernel"].shape[0])),
+            ("lora_B", (linear["kernel"].shape[1], record["r"])),
+        )
+    }
+    adapters: lora.Adapters = {}
+    problems, seen = [], set()
+    for name, tensor in tensors.items():
+        known = shapes.get(_suffix(name.removesuffix(".weight")))
+        if known is None:
+            problems.append(f"unexpected {name}")
+        elif tensor.shape != known[2]:
+            problems.append(f"{name} has shape {tensor.shape}, expected {known[2]}")
+        else:
+            path, part, _ = known
+            seen.add((path, part))
+            lora.put(adapters, (*path, part[-1].lower()), jnp.asarray(tensor.T, jnp.float32))
+    for path in {path for path, _ in seen}:
+        problems += [
+            f"missing {part} of {models.module_name(config, path)}"
+            for part in ("lora_A", "lora_B")
+            if (path, part) not in seen
+        ]
+    if problems or not adapters:
+        raise ValueError(
+            f"{folder} does not fit the base model: "
+            + ("; ".join(sorted(problems)) or "no tensors")
+        )
+    paths = ["/".join(map(str, path)) for path, _ in lora.adapted(adapters)]
+    settings = lora.LoraConfig(
+        rank=record["r"],
+        alpha=record["lora_alpha"],
+        targets="|".join(paths),
+        dropout=record.get("lora_dropout", 0.0),
+        rslora=bool(record.get("use_rslora", False)),
+    )
+    return settings, adapters
+
+
+def _suffix(name: str) -> str:
+    """The part of a module name that does not depend on what wraps the decoder."""
+    found = re.search(r"(layers\.\d+\.|lm_head).*", name)
+    return found[0] if found and "vision" not in name else name
+
+
+def _refuse_foreign(folder: Path, record: dict) -> None:
+    plain = {"bias": ("none", None), "use_dora": (False, None), "fan_in_fan_out": (False, None)}
+    foreign = [f"{k}={record[k]!r}" for k, ok in plain.items() if record.get(k) not in ok]
+    unknown = ("modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
+    foreign += [f"{name}={record[name]!r}" for name in unknown if record.get(name)]
+    if record.get("peft_type") != "LORA":
+        foreign.append(f"peft_type={record.get('peft_type')!r}")
+    if foreign:
+        raise ValueError(f"{folder}/adapter_config.json uses {', '.join(foreign)}: not supported")
