@@ -70,7 +70,7 @@ class Checkpoints:
             "config": self.config,
             "data_position": {"next_batch": step},
             "key": {"impl": str(jax.random.key_impl(key)), "data": _key_words(key)},
-            "checksums": _checksums(state),
+            "arrays": _describe(state),
         }
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=items, force=True)
@@ -113,7 +113,7 @@ class Checkpoints:
 
     def _read(self, step: int, state: TrainState, key: jax.Array) -> TrainState:
         meta = self._item(step, meta=ocp.args.JsonRestore())["meta"]
-        if missing := {"config", "data_position", "key", "checksums"} - set(meta or {}):
+        if missing := {"config", "data_position", "key", "arrays"} - set(meta or {}):
             raise CheckpointError(f"cut short (no {', '.join(sorted(missing))})")
         if difference := describe_difference(meta["config"], self.config):
             raise CheckpointError(f"written with another config ({difference})")
@@ -122,12 +122,13 @@ class Checkpoints:
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        if set(_leaves(target)) != set(meta["checksums"]):
-            raise CheckpointError("holds other arrays (another model, LoRA or optimiser)")
+        wanted = {name: _kind(x) for name, x in _leaves(target).items()}
+        found = {name: array["kind"] for name, array in meta["arrays"].items()}
+        if difference := describe_difference(found, wanted):
+            raise CheckpointError(f"holds other arrays ({difference[:300]})")
         restored = self._item(step, state=ocp.args.StandardRestore(target))["state"]
-        found = _checksums(restored)
-        if wrong := sorted(name for name in found if found[name] != meta["checksums"][name]):
-            raise CheckpointError(f"damaged: checksum of {wrong[0]} and {len(wrong) - 1} more")
+        if wrong := describe_difference(meta["arrays"], _describe(restored)):
+            raise CheckpointError(f"damaged ({wrong[:300]})")
         if int(restored.step) != meta["data_position"]["next_batch"] or int(restored.step) != step:
             raise CheckpointError("damaged: step and data position disagree")
         return restored
@@ -171,6 +172,12 @@ def _words(tree: Any) -> Any:
     return jax.tree.map(checksum, tree)
 
 
-def _checksums(tree: Any) -> dict[str, int]:
-    """A checksum of the bits of every array by its path; zeros and short reads are found."""
-    return {name: int(word) for name, word in _leaves(jax.device_get(_words(tree))).items()}
+def _kind(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _describe(tree: Any) -> dict[str, dict[str, Any]]:
+    """Kind and checksum of every array by its path; zeros and short reads are found."""
+    words = _leaves(jax.device_get(_words(tree)))
+    arrays = _leaves(tree)
+    return {n: {"kind": _kind(arrays[n]), "checksum": int(words[n])} for n in arrays}

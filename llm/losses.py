@@ -32,7 +32,7 @@ def soft_targets(
 ) -> Float[Array, " tokens"]:
     """Distillation loss KL(p_teacher || p_student) in nats over the last axis.
 
-    p = softmax(z / temperature) in float32 or wider, without the factor temperature² of Hinton et al.
+    p = softmax(z / temperature), float32 or wider, without the factor temperature² of Hinton et al.
     2015 (arXiv:1503.02531). No gradient reaches the teacher.
     """
     teacher_logits = jax.lax.stop_gradient(teacher_logits)

@@ -9,16 +9,51 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
-from . import losses
-from .models import Decoder
+from . import lora, losses, models
+from .models import Decoder, ModelConfig
 from .train import Loss
 
-# student(params, frozen, key) -> decoder: `models.bind` for full fine-tuning, LoRA's for adapters.
+# student(params, frozen, key) -> decoder, from `full_student` or `lora_student`.
 Student = Callable[[Any, Any, Array], Decoder]
 # teacher(frozen) -> decoder whose distribution is imitated.
 Teacher = Callable[[Any], Decoder]
+
+
+def full_student(config: ModelConfig, dtype: DTypeLike | None = None) -> Student:
+    """Student all of whose parameters are trained: `params` is the model's own tree.
+
+    Args:
+        config: the shape of the model.
+        dtype: compute dtype, e.g. bfloat16 over float32 master weights; that of params if None.
+    """
+    return lambda params, frozen, key: models.bind(config, params, dtype=dtype)
+
+
+def lora_student(
+    config: ModelConfig,
+    settings: lora.LoraConfig,
+    dtype: DTypeLike | None = None,
+    base: Callable[[Any], Any] = lambda frozen: frozen,
+) -> Student:
+    """Student whose `params` are LoRA adapters on frozen parameters.
+
+    Args:
+        config: the shape of the model.
+        settings: rank, strength and dropout.
+        dtype: compute dtype; that of the base if None.
+        base: picks the base parameters out of `frozen`, where that holds a teacher as well.
+    """
+    return lambda adapters, frozen, key: lora.bind(
+        config,
+        base(frozen),
+        adapters,
+        scale=settings.scale,
+        dropout=settings.dropout,
+        key=key,
+        dtype=dtype,
+    )
 
 
 def completion_loss(student: Student, *, chunk: int | None = None, remat: bool = False) -> Loss:

@@ -4,6 +4,7 @@ Batches are split over data and fsdp together; parameters and optimiser state ov
 (gathered layer by layer) and tensor (never gathered). One device is a mesh of one.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,17 +19,17 @@ BATCH = P(("data", "fsdp"))
 
 # (path of a parameter, spec), first match wins. Kernels are [inputs, outputs]. Layers that
 # widen are split over outputs and those that narrow over inputs, so that one sum over the
-# tensor axis per attention and per MLP is all the communication. LoRA factors are small: a is
-# [inputs, rank] and b [rank, outputs]. Moments of the optimiser end in the same path.
+# tensor axis per attention and per MLP is all the communication. A LoRA pair is a = [inputs,
+# rank] and b = [rank, outputs]. The moments of an optimiser end in the path of their parameter.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"embedding$", P("tensor", "fsdp")),
-    (r"(q|k|v|qkv|gate|up|head)/kernel$", P("fsdp", "tensor")),
-    (r"(o|down)/kernel$", P("tensor", "fsdp")),
-    (r"(q|k|v|qkv|gate|up)/bias$", P("tensor")),
-    (r"(q|k|v|qkv|gate|up|head)/.*a$", P("fsdp", None)),
-    (r"(q|k|v|qkv|gate|up|head)/.*b$", P(None, "tensor")),
-    (r"(o|down)/.*a$", P("tensor", None)),
-    (r"(o|down)/.*b$", P(None, "fsdp")),
+    (r"embedding$", P(("tensor", "fsdp"), None)),
+    (r"\b(q|k|v|qkv|gate|up|head)/kernel$", P("fsdp", "tensor")),
+    (r"\b(o|down)/kernel$", P("tensor", "fsdp")),
+    (r"\b(q|k|v|qkv|gate|up)/bias$", P("tensor")),
+    (r"\b(q|k|v|qkv|gate|up|head)/a$", P("fsdp", None)),
+    (r"\b(q|k|v|qkv|gate|up|head)/b$", P(None, "tensor")),
+    (r"\b(o|down)/a$", P("tensor", None)),
+    (r"\b(o|down)/b$", P(None, "fsdp")),
     (r"", P()),
 )
 
@@ -39,20 +40,19 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """Mesh over the given axis sizes; by default all devices present.
+    """Mesh over the given axis sizes; axes left out take the devices that remain.
 
-    The default shards parameters over the devices of a host (fsdp), where links are fast, and
-    repeats them over hosts (data).
+    With neither data nor fsdp given, parameters are sharded over the devices of a host (fsdp),
+    where links are fast, and repeated over hosts (data).
 
     Raises:
-        ValueError: the axes do not multiply to the devices, or ask for more than present.
+        ValueError: the axes ask for more devices than present, or leave some of several
+            processes without work.
     """
     devices = list(jax.devices() if devices is None else devices)
-    if data is None and fsdp is None:
-        hosts = len({device.process_index for device in devices})
-        fsdp = max(len(devices) // hosts // tensor, 1)
     if data is None:
-        data = max(len(devices) // (fsdp * tensor), 1)
+        hosts = len({device.process_index for device in devices})
+        data = hosts if fsdp is None else max(len(devices) // (fsdp * tensor), 1)
     if fsdp is None:
         fsdp = max(len(devices) // (data * tensor), 1)
     wanted = data * fsdp * tensor
@@ -61,11 +61,10 @@ def make_mesh(
         raise ValueError(
             f"the mesh asks for {shape}, but {len(devices)} are present: lower an axis"
         )
-    if wanted < len(devices):
-        raise ValueError(f"the mesh uses {shape} of {len(devices)}: pass the devices to be used")
-    return Mesh(
-        np.asarray(devices).reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3
-    )
+    if wanted < len(devices) and jax.process_count() > 1:
+        raise ValueError(f"the mesh uses {shape} of {len(devices)} in several processes: use all")
+    grid = np.asarray(devices[:wanted]).reshape(data, fsdp, tensor)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> Any:
@@ -84,11 +83,12 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> 
 
 def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     """`spec` cut to the rank of `shape`, without axes that do not divide their dimension."""
-    kept = [
-        axis if axis is not None and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(spec, shape, strict=False)
-    ]
-    return P(*kept)
+
+    def divides(axis: str | tuple[str, ...] | None, size: int) -> bool:
+        names = axis if isinstance(axis, tuple) else (axis,)
+        return axis is not None and size % math.prod(mesh.shape[name] for name in names) == 0
+
+    return P(*(a if divides(a, n) else None for a, n in zip(spec, shape, strict=False)))
 
 
 def place(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> Any:

@@ -152,7 +152,7 @@ def make_train_step(
         metrics = {
             "loss": total * scale,
             "weight": weight,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(params, opt_state, state.step + 1), metrics
 

@@ -71,7 +71,7 @@ def test_damage_is_named_by_readers_and_by_append(tmp_path, damage, message):
 
 def test_bad_input_writes_nothing(tmp_path):
     path = tmp_path / "rows.jsonl"
-    with pytest.raises(ValueError, match="row 1 .* needs text"):
+    with pytest.raises(ValueError, match=r"row 1 .* needs text"):
         data.write_rows(path, [ROWS[0], {"prompt": "p"}], SETTINGS)
     with pytest.raises(ValueError, match="lack template, sampling"):
         data.write_rows(path, ROWS, {"model": "tiny"})
