@@ -8,6 +8,7 @@ are part of the settings: a mismatch between training and evaluation hides the e
 
 import datetime
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,15 +54,20 @@ def render(
     try:
         return tokenizer.apply_chat_template(
             messages,
+            chat_template=_dated(tokenizer.get_chat_template()),
             tokenize=False,
             add_generation_prompt=completion is None,
-            # Both spellings in use: a variable, and a function that reads today's date.
-            date_string=DATE.strftime("%d %b %Y"),
-            strftime_now=DATE.strftime,
+            date_string=DATE.strftime("%d %b %Y"),  # the other spelling in use
             **(options or {}),
         )
     except Exception as error:  # templates raise jinja errors of their own wording
         raise ValueError(f"the chat template refuses these messages: {error}") from error
+
+
+def _dated(template: str) -> str:
+    """The template with every call for today's date replaced by `DATE`."""
+    call = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"
+    return re.sub(call, lambda match: repr(DATE.strftime(match[2])), template)
 
 
 def encode_prompt(
@@ -133,9 +139,10 @@ def settings(
     `default_system` is the message that the template adds when none is given (None: none);
     for Qwen 2.5 it is one about Qwen itself, although nothing in the data shows it.
     """
+    rendered = render(tokenizer, "PROMPT", system=system, options=options)
     return {
-        "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "rendered": render(tokenizer, "PROMPT", system=system, options=options),
+        "template_sha256": hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest(),
+        "rendered": rendered,
         "system": system,
         "default_system": default_system(tokenizer, options),
         "date": DATE.isoformat(),
@@ -160,9 +167,15 @@ def default_system(
 
 def show_example(tokenizer: PreTrainedTokenizerBase, example: Example, width: int = 80) -> str:
     """Decoded tokens in lines of `width` columns; carets below mark those trained on."""
-    marked = []
-    for token, weight in zip(example.tokens.tolist(), example.weights.tolist(), strict=True):
-        text = tokenizer.decode([token]).replace("\\", "\\\\").replace("\n", "\\n")
+    marked, tokens, first = [], example.tokens.tolist(), 0
+    for i, weight in enumerate(example.weights.tolist()):
+        # Decoded behind a predecessor: some tokenizers drop the space of a leading word.
+        before = tokenizer.decode(tokens[max(first - 1, 0) : first])
+        text = tokenizer.decode(tokens[max(first - 1, 0) : i + 1])[len(before) :]
+        if text.endswith("\ufffd") and i + 1 < len(tokens):
+            continue  # a character of several bytes: shown with the token that completes it
+        first = i + 1
+        text = text.replace("\\", "\\\\").replace("\n", "\\n")
         text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
         marked += [(character, "^" if weight else " ") for character in text]
     lines = []
