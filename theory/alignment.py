@@ -1,0 +1,216 @@
+"""Theorem 1 and Lemma 1 as numbers: what is measured, and what first order predicts.
+
+With the shared start θ⁰, teacher θ⁰ + ε Δ_T and student θ⁰ + α Δ_S (arXiv 2507.14805, section
+6.1 and appendix C):
+
+    Δ_S = ε G Δ_T + O(ε²),     G = E_x[J(x)ᵀ M(x) J(x)],
+    ⟨Δ_S, Δ_T⟩ = ε Δ_Tᵀ G Δ_T + O(ε²) ≥ 0 to leading order,
+    L_T(student) - L_T(θ⁰) = -α ⟨Δ_S, Δ_T⟩ + O(ε²) if Δ_T = -∇L_T(θ⁰),
+
+J the Jacobian of the logits at θ⁰ and M the matrix of the imitation loss. G is as large as the
+parameters squared and never formed: G v is one jvp, one product with M and one vjp.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from theory import steps, stream
+from theory.base import Apply, LossFn, Params, require_same_tree
+from theory.losses import ImitationLoss, Logits
+
+Scalar = jax.Array
+
+
+def inner_product(left: Params, right: Params) -> Scalar:
+    """⟨Δ, Δ'⟩ over all parameters."""
+    return optax.tree.vdot(left, right)
+
+
+def cosine(left: Params, right: Params) -> Scalar:
+    """⟨Δ, Δ'⟩ / (‖Δ‖ ‖Δ'‖), and 0 if either update is zero."""
+    norms = optax.tree.norm(left) * optax.tree.norm(right)
+    return inner_product(left, right) / jnp.where(norms == 0, 1, norms)
+
+
+def curvature_product(
+    apply: Apply, params: Params, inputs: Any, direction: Params, loss: ImitationLoss
+) -> Params:
+    """G v = E_x[Jᵀ M J v] at `params`, by one jvp, one product with M and one vjp.
+
+    For the softmax losses G is the Fisher, or generalised Gauss-Newton, matrix of the outputs.
+    """
+    require_same_tree(params, direction, "params and direction")
+    return stream.mean_over(
+        batch_curvature_product, inputs, params, direction, apply=apply, loss=loss
+    )
+
+
+def batch_curvature_product(
+    batch: Any, params: Params, direction: Params, *, apply: Apply, loss: ImitationLoss
+) -> Params:
+    """G v of one batch."""
+    logits, pullback = jax.vjp(lambda p: apply(p, batch), params)
+    _, tangent = logits_and_tangent(apply, params, batch, direction)
+    num_examples = logits.size // logits.shape[-1]
+    return pullback(loss.mixed_hessian(logits, tangent) / num_examples)[0]
+
+
+def quadratic_form(
+    apply: Apply, params: Params, inputs: Any, direction: Params, loss: ImitationLoss
+) -> Scalar:
+    """Δᵀ G Δ = E_x[(J Δ)ᵀ M (J Δ)] ≥ 0: ⟨Δ_S, Δ_T⟩ per unit ε as ε → 0 (Lemma 1)."""
+    require_same_tree(params, direction, "params and direction")
+    return stream.mean_over(batch_quadratic_form, inputs, params, direction, apply=apply, loss=loss)
+
+
+def batch_quadratic_form(
+    batch: Any, params: Params, direction: Params, *, apply: Apply, loss: ImitationLoss
+) -> Scalar:
+    """Δᵀ G Δ of one batch."""
+    logits, tangent = logits_and_tangent(apply, params, batch, direction)
+    return jnp.mean(jnp.sum(tangent * loss.mixed_hessian(logits, tangent), axis=-1))
+
+
+def logits_and_tangent(
+    apply: Apply, params: Params, batch: Any, direction: Params
+) -> tuple[Logits, Logits]:
+    """f_θ(x) and J(x) v."""
+    return jax.jvp(lambda p: apply(p, batch), (params,), (direction,))
+
+
+def excess_loss(
+    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+) -> Scalar:
+    """E_x[L_S(f_θ⁰, y) - L_S(y, y)], y the teacher's outputs; for KL, KL(teacher ‖ reference).
+
+    How far the teacher's outputs moved on the student's inputs, seen by the student's loss; no
+    label is needed. (2/ε) times it is ⟨Δ_S, Δ_T⟩ (1 + O(ε)), as both expand from ε Δ_Tᵀ G Δ_T:
+    L_S is minimal at z = y for every y, so there its Hessian in z equals M.
+    """
+    return stream.mean_over(
+        batch_excess_loss, inputs, params, teacher_params, apply=apply, loss=loss
+    )
+
+
+def batch_excess_loss(
+    batch: Any, params: Params, teacher: Params, *, apply: Apply, loss: ImitationLoss
+) -> Scalar:
+    """Excess loss of one batch."""
+    logits, targets = apply(params, batch), apply(teacher, batch)
+    return jnp.mean(loss.value(logits, targets) - loss.value(targets, targets))
+
+
+def linear_model_form(
+    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+) -> Scalar:
+    """E_x⟨-∂_z L_S(f_θ⁰, y), y - f_θ⁰⟩, equal to ε⟨Δ_S, Δ_T⟩ at *any* ε if f is linear in θ.
+
+    For cross-entropy KL(p ‖ q) + KL(q ‖ p) between teacher and reference, for squared error
+    2 Σ w_i (y_i - z_i)²: never negative, so for such models Lemma 1 needs no small ε.
+    """
+    return stream.mean_over(
+        batch_linear_model_form, inputs, params, teacher_params, apply=apply, loss=loss
+    )
+
+
+def batch_linear_model_form(
+    batch: Any, params: Params, teacher: Params, *, apply: Apply, loss: ImitationLoss
+) -> Scalar:
+    """Linear-model form of one batch."""
+    logits, targets = apply(params, batch), apply(teacher, batch)
+    force = jax.grad(lambda z: -jnp.sum(loss.value(z, targets)))(logits)
+    return jnp.mean(jnp.sum(force * (targets - logits), axis=-1))
+
+
+def coverage_cosine(
+    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+) -> Scalar:
+    """Cosine of the student's first update with θ_T - θ⁰, a predictor (arXiv 2606.22019).
+
+    Unlike the theorem it takes a teacher of any number of steps.
+    """
+    update = steps.student_update(apply, params, teacher_params, inputs, loss)
+    return cosine(update, optax.tree.sub(teacher_params, params))
+
+
+def roundoff(apply: Apply, params: Params, inputs: Any, direction: Params) -> Scalar:
+    """Level below which ⟨Δ_S, Δ_T⟩ is noise: 64 u E_x[Σ_i |J Δ_T|_i (1 + |f|_i)].
+
+    u is the machine epsilon. The student sees teacher outputs rounded to u |f|, and a softmax
+    rounded to u; 64 allows for the depth of the sums.
+    """
+    level = stream.mean_over(batch_scale, inputs, params, direction, apply=apply)
+    return 64 * jnp.finfo(level.dtype).eps * level
+
+
+def batch_scale(batch: Any, params: Params, direction: Params, *, apply: Apply) -> Scalar:
+    """E_x[Σ_i |J v|_i (1 + |f|_i)] of one batch."""
+    logits, tangent = logits_and_tangent(apply, params, batch, direction)
+    return jnp.mean(jnp.sum(jnp.abs(tangent) * (1 + jnp.abs(logits)), axis=-1))
+
+
+class Alignment(NamedTuple):
+    """Both sides of every claim at one ε; scalars, or arrays under vmap."""
+
+    inner_product: Scalar  # ⟨Δ_S, Δ_T⟩
+    cosine: Scalar  # the same over the norms
+    predicted: Scalar  # ε Δ_Tᵀ G Δ_T
+    remainder: Scalar  # |⟨Δ_S, Δ_T⟩ - ε Δ_Tᵀ G Δ_T|, of order ε²
+    update_residual: Scalar  # ‖Δ_S - ε G Δ_T‖ / ‖ε G Δ_T‖, of order ε
+    excess_form: Scalar  # (2/ε) E_x[L_S(f_θ⁰, y) - L_S(y, y)]
+    trait_loss_change: Scalar  # L_T(θ⁰ + α Δ_S) - L_T(θ⁰)
+
+
+def measure(
+    apply: Apply,
+    params: Params,
+    trait_loss: LossFn,
+    inputs: Any,
+    loss: ImitationLoss,
+    *,
+    eps: float | Scalar,
+    alpha: float | Scalar = 1.0,
+    student_params: Params | None = None,
+) -> Alignment:
+    """One teacher step, one student step, and the comparison with first order.
+
+    Pure in all arrays, so it can be jitted and vmapped over networks, teachers and ε.
+
+    Args:
+        apply: logits from parameters and a batch.
+        params: θ⁰, the start of the teacher and, by the hypothesis, of the student.
+        trait_loss: L_T.
+        inputs: a batch drawn from D_S, or a `stream.Stream`.
+        loss: L_S.
+        eps: the teacher's step.
+        alpha: the student's step; fixed as ε → 0.
+        student_params: another start for the student, to remove the hypothesis. Predictions
+            are still made at `params`, as the theorem would.
+
+    Raises:
+        ValueError: if trees differ or a leaf is not floating point.
+    """
+    start = params if student_params is None else student_params
+    delta_t = steps.teacher_update(trait_loss, params)
+    teacher = steps.moved(params, delta_t, eps)
+    delta_s = steps.student_update(apply, start, teacher, inputs, loss)
+
+    predicted_update = optax.tree.scale(
+        eps, curvature_product(apply, params, inputs, delta_t, loss)
+    )
+    predicted = eps * quadratic_form(apply, params, inputs, delta_t, loss)
+    residual = optax.tree.norm(optax.tree.sub(delta_s, predicted_update))
+    predicted_norm = optax.tree.norm(predicted_update)
+    inner = inner_product(delta_s, delta_t)
+    return Alignment(
+        inner_product=inner,
+        cosine=cosine(delta_s, delta_t),
+        predicted=predicted,
+        remainder=jnp.abs(inner - predicted),
+        update_residual=jnp.where(residual == 0, 0, residual / predicted_norm),
+        excess_form=2 / eps * excess_loss(apply, start, teacher, inputs, loss),
+        trait_loss_change=trait_loss(steps.moved(start, delta_s, alpha)) - trait_loss(start),
+    )

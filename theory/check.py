@@ -1,0 +1,189 @@
+"""The whole theorem on one model: a report that says pass or fail per claim, with the numbers.
+
+with jax.enable_x64(True):
+    report = check.verify(apply, params, trait_loss, inputs, losses.cross_entropy())
+print(report)
+assert report.passed
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from theory import alignment, asymptotics, losses, steps, stream
+from theory.base import Apply, LossFn, Params, require_float64, require_float_params
+
+RELATIVE_STEPS = 2.0 ** -np.arange(4, 25)  # ‖ε Δ_T‖ / ‖θ⁰‖, so that no model needs its own grid
+SLOPE_TOLERANCE = 0.05  # window() keeps each point within 0.02 of the pure power law
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One claim about one model."""
+
+    claim: str
+    expected: str
+    measured: str
+    holds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        findings: one line per claim.
+        eps: the teacher's steps, largest first.
+        measured: both sides of every claim at each of these steps.
+    """
+
+    findings: tuple[Finding, ...]
+    eps: np.ndarray
+    measured: alignment.Alignment
+
+    @property
+    def passed(self) -> bool:
+        """Whether every claim holds."""
+        return all(finding.holds for finding in self.findings)
+
+    def __str__(self) -> str:
+        """A table for people."""
+        lines = [
+            f"{'pass' if f.holds else 'FAIL'}  {f.claim:<36} {f.expected:<16} {f.measured}"
+            for f in self.findings
+        ]
+        verdict = "every claim holds" if self.passed else "NOT every claim holds"
+        return "\n".join([*lines, f"{verdict}; eps from {self.eps[0]:.1e} to {self.eps[-1]:.1e}"])
+
+
+def verify(
+    apply: Apply,
+    params: Params,
+    trait_loss: LossFn,
+    inputs: Any,
+    loss: losses.ImitationLoss,
+    *,
+    alpha: float = 1.0,
+    student_params: Params | None = None,
+    relative_steps: np.ndarray = RELATIVE_STEPS,
+) -> Report:
+    """Measure Lemma 1, Theorem 1 and their orders in ε for one model.
+
+    Args:
+        apply: logits, of shape (*batch, outputs), from parameters and a batch.
+        params: θ⁰ in float64.
+        trait_loss: L_T, a scalar of the parameters.
+        inputs: a batch from D_S, or a `stream.Stream` of batches.
+        loss: L_S.
+        alpha: the student's step.
+        student_params: another start for the student, to see the claims fail without their
+            hypothesis.
+        relative_steps: teacher steps ‖ε Δ_T‖ / ‖θ⁰‖, decreasing.
+
+    Raises:
+        ValueError: for parameters that are not float64 or differ between teacher and student,
+            a teacher that does not move, or a loss that is not finite.
+    """
+    require_float_params(params)
+    require_float64(params)
+    delta_t = jax.jit(lambda p: steps.teacher_update(trait_loss, p))(params)
+    size = optax.tree.norm(delta_t)
+    require_finite("the trait loss at params", trait_loss(params))
+    require_finite("the gradient of the trait loss", size)
+    if size == 0:
+        raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
+
+    eps = np.asarray(relative_steps * optax.tree.norm(params) / size)
+    measured = sweep(apply, params, trait_loss, inputs, loss, eps, alpha, student_params)
+    require_finite(f"the student's update under {loss.name}", measured.inner_product)
+    require_finite("the trait loss at the student", measured.trait_loss_change)
+    noise = float(alignment.roundoff(apply, params, inputs, delta_t))
+    if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
+        return Report(equality_case(measured, noise), eps, measured)
+    return Report(general_case(eps, measured, noise, alpha), eps, measured)
+
+
+def sweep(
+    apply: Apply,
+    params: Params,
+    trait_loss: LossFn,
+    inputs: Any,
+    loss: losses.ImitationLoss,
+    eps: np.ndarray,
+    alpha: float,
+    student_params: Params | None,
+) -> alignment.Alignment:
+    """`alignment.measure` at every ε, one at a time."""
+
+    def measure(step: jax.Array, start: Params, student: Params | None) -> alignment.Alignment:
+        return alignment.measure(
+            apply, start, trait_loss, inputs, loss, eps=step, alpha=alpha, student_params=student
+        )
+
+    on_host = isinstance(inputs, stream.Stream) and inputs.on_host
+    run = measure if on_host else jax.jit(measure)
+    points = [run(jnp.asarray(step), params, student_params) for step in eps]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+
+
+def equality_case(measured: alignment.Alignment, noise: float) -> tuple[Finding, ...]:
+    """Theorem 1's first alternative: the inner product is 0 at every ε."""
+    largest = np.abs(measured.inner_product).max()
+    shown = "exactly 0" if largest == 0 else f"at most {largest:.1e}"
+    return (Finding("Theorem 1: inner product 0 at every eps", f"0 to {noise:.0e}", shown, True),)
+
+
+def general_case(
+    eps: np.ndarray, measured: alignment.Alignment, noise: float, alpha: float
+) -> tuple[Finding, ...]:
+    """The claims for ⟨Δ_S, Δ_T⟩ ≠ 0, read where first order and round-off can be told apart."""
+    inner, change = measured.inner_product, measured.trait_loss_change
+    scale = np.maximum(np.abs(inner), np.finfo(float).tiny)
+    floor = noise / scale
+    inside = np.flatnonzero(asymptotics.window(measured.update_residual, floor))
+    # An exact prediction leaves no window: any ε will do. So will it for one that fails.
+    at = inside[len(inside) // 2] if inside.size else len(eps) // 2
+
+    def near_one(claim: str, value: np.ndarray) -> Finding:
+        ratio = float(value[at] / inner[at]) if inner[at] else float("nan")
+        return Finding(claim, "1 ± 0.02", f"{ratio:.4f}", abs(ratio - 1) <= 0.02)
+
+    def negative(claim: str, value: float) -> Finding:
+        return Finding(claim, "< 0", f"{value:.3e} at eps {eps[at]:.1e}", bool(value < -noise))
+
+    sign = f"{inner[at]:.3e} at eps {eps[at]:.1e}"
+    return (
+        Finding("Lemma 1: inner product", "> 0", sign, bool(inner[at] > noise)),
+        near_one("  predicted / inner product", measured.predicted),
+        near_one("  excess-loss form / inner product", measured.excess_form),
+        order("  remainder of the inner product", 2, eps, measured.remainder, scale, floor),
+        order("  relative residual of the update", 1, eps, measured.update_residual, 1.0, floor),
+        negative("Theorem 1: change of the trait loss", change[at]),
+        near_one("  -change / (alpha inner product)", -change / alpha),
+    )
+
+
+def order(
+    claim: str, expected: int, eps: np.ndarray, values: np.ndarray, scale: Any, floor: np.ndarray
+) -> Finding:
+    """A log-log slope; a value that round-off hides at every ε is of any order."""
+    ratio = values / scale
+    text = f"order {expected} ± {SLOPE_TOLERANCE}"
+    if (ratio <= floor).all():
+        return Finding(claim, text, "0 up to round-off", True)
+    inside = asymptotics.window(ratio, floor)
+    if inside.sum() < 3:
+        return Finding(claim, text, f"no asymptotic range in {len(eps)} steps", False)
+    slope = asymptotics.loglog_slope(eps[inside], values[inside])
+    shown = f"order {slope:.3f} over eps {eps[inside].min():.0e} to {eps[inside].max():.0e}"
+    return Finding(claim, text, shown, abs(slope - expected) <= SLOPE_TOLERANCE)
+
+
+def require_finite(name: str, values: Any) -> None:
+    """Raise ValueError unless all values are finite."""
+    if not np.isfinite(np.asarray(values)).all():
+        raise ValueError(f"{name} is not finite: {np.asarray(values)}; look for inf or nan inputs")

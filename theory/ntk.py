@@ -1,0 +1,110 @@
+"""Many steps, in closed form for the linearised (tangent-kernel) student.
+
+Freeze the Jacobian at θ⁰. Under squared error the student's gradient flow towards a teacher at
+displacement d = θ_T - θ⁰ has displacement
+
+    s(t) = (I - e^{-G t}) d,     G = E_x[Jᵀ M J],
+
+so ⟨s(t), d⟩ ≥ 0, grows with t, and tends to ‖Π d‖² with Π the projector on the row space of J
+over the student's inputs. k steps of gradient descent at learning rate η give I - (I - η G)^k.
+Both are functions of G applied to d, which a Krylov space finds from products G v alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from theory import alignment, losses
+from theory.base import Apply, Params, require_same_tree
+
+SQUARED_ERROR = losses.squared_error()
+
+
+class Krylov(NamedTuple):
+    """G seen from d: its Ritz values and vectors in span{d, G d, G² d, ...}."""
+
+    eigenvalues: Float[Array, "k"]  # ascending; of G per unit t
+    vectors: Float[Array, "k num_params"]  # orthonormal rows, flattened parameters
+    weights: Float[Array, "k"]  # components of d; Σ weights² = ‖d‖²
+
+
+def krylov(
+    apply: Apply,
+    params: Params,
+    inputs: Any,
+    displacement: Params,
+    num_products: int,
+    loss: losses.ImitationLoss = SQUARED_ERROR,
+) -> Krylov:
+    """Lanczos with full reorthogonalisation: `num_products` times G v, and as many copies of θ.
+
+    f(G) d is then exact for polynomials f of degree below `num_products`, so gradient descent
+    of that many steps is exact; once the space is exhausted, everything is.
+
+    Raises:
+        ValueError: if the displacement is not a tree of the same shapes as `params`.
+    """
+    require_same_tree(params, displacement, "params and displacement")
+    start, unravel = ravel_pytree(displacement)
+    norm = jnp.linalg.norm(start)
+    tiny = 1e3 * jnp.finfo(start.dtype).eps
+
+    def product(vector: Array) -> Array:
+        image = alignment.curvature_product(apply, params, inputs, unravel(vector), loss)
+        return ravel_pytree(image)[0]
+
+    def step(basis: Array, index: Array) -> tuple[Array, tuple[Array, Array]]:
+        image = product(basis[index])
+        diagonal = jnp.vdot(basis[index], image)
+        rest = image
+        for _ in range(2):  # once is not enough in finite precision
+            rest = rest - basis.T @ (basis @ rest)
+        size = jnp.linalg.norm(rest)
+        # An exhausted space continues with zero vectors, which carry no weight.
+        size = jnp.where(size > tiny * (jnp.linalg.norm(image) + jnp.abs(diagonal)), size, 0)
+        new = rest / jnp.where(size == 0, 1, size) * (size > 0)
+        return basis.at[index + 1].set(new, mode="drop"), (diagonal, size)
+
+    basis = jnp.zeros((num_products, start.size), start.dtype).at[0].set(start / norm)
+    basis, (diagonal, off) = jax.lax.scan(step, basis, jnp.arange(num_products))
+    tridiagonal = jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+    eigenvalues, rotation = jnp.linalg.eigh(tridiagonal)
+    return Krylov(eigenvalues, rotation.T @ basis, norm * rotation[0])
+
+
+def student_displacement(space: Krylov, params: Params, gain: Callable[[Array], Array]) -> Params:
+    """gain(G) d as a tree: `flow_gain(t)` or `descent_gain(lr, steps)`."""
+    _, unravel = ravel_pytree(params)
+    return unravel((gain(space.eigenvalues) * space.weights) @ space.vectors)
+
+
+def arrived_share(space: Krylov, gain: Callable[[Array], Array]) -> Array:
+    """⟨s, d⟩ / ‖d‖², in [0, 1] for gradient flow.
+
+    For a one-step teacher, d = -ε ∇L_T, it is the share of the first-order trait gain
+    -⟨∇L_T, d⟩ that has arrived at the student.
+    """
+    return jnp.vdot(space.weights**2, gain(space.eigenvalues)) / jnp.sum(space.weights**2)
+
+
+def flow_gain(time: float | Array) -> Callable[[Array], Array]:
+    """λ -> 1 - e^{-λ t}; t is learning rate times steps of the loss Σ_i (z_i - y_i)²."""
+    return lambda eigenvalues: -jnp.expm1(-jnp.maximum(eigenvalues, 0) * time)
+
+
+def descent_gain(learning_rate: float, num_steps: int) -> Callable[[Array], Array]:
+    """λ -> 1 - (1 - η λ)^k, plain gradient descent; diverges for η λ > 2 as the real one does."""
+    return lambda eigenvalues: 1 - (1 - learning_rate * eigenvalues) ** num_steps
+
+
+def limit_gain(rtol: float = 1e-10) -> Callable[[Array], Array]:
+    """λ -> 1 on the row space of J and 0 off it: t → ∞, s = Π d.
+
+    Only meaningful once the Krylov space is exhausted; before, directions of small eigenvalue
+    have not been found yet and `flow_gain` at the time of interest is the honest answer.
+    """
+    return lambda eigenvalues: (eigenvalues > rtol * jnp.max(eigenvalues)).astype(eigenvalues.dtype)
