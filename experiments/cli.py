@@ -89,7 +89,7 @@ def _reader(field: dataclasses.Field, annotation: Any):
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) or "none"
 
 
 def build_parser(name: str, summary: str, default: Any) -> OneLineParser:

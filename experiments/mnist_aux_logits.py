@@ -100,6 +100,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
                 "seed": seed,
                 "accuracy": round(float(value), 6),
                 "dataset": images.name,
+                "chance": round(1 / images.num_classes, 6),
             }
             for seed, row in zip(wanted, jax.device_get(table), strict=False)
             for condition, value in zip(CONDITIONS, row, strict=True)
@@ -144,10 +145,10 @@ def plot(rows: list[Row], config: Config):
         axes.scatter(x + np.asarray(spread), accuracies, s=6, color=colours[condition], alpha=0.6)
         axes.errorbar(x, mean, half, color="black", capsize=5, linewidth=1.5)
         top = max(*accuracies, mean + (half if np.isfinite(half) else 0))
-        axes.text(x, top + 0.015, f"{mean:.3f}", ha="center", va="bottom", fontsize=10)
-    num_classes = 10
-    axes.axhline(1 / num_classes, color="black", linestyle=":", linewidth=1)
-    axes.text(5.45, 1 / num_classes + 0.01, "chance", ha="right", va="bottom", fontsize=8)
+        axes.text(x, min(top, 1.0) + 0.015, f"{mean:.3f}", ha="center", va="bottom", fontsize=10)
+    chance = rows[0]["chance"]
+    axes.axhline(chance, color="black", linestyle=":", linewidth=1)
+    axes.text(5.45, chance + 0.01, "chance", ha="right", va="bottom", fontsize=8)
     axes.set_xticks(range(len(values)), [LABELS[c] for c in values])
     axes.set_ylim(0, 1.06)
     axes.grid(axis="x", visible=False)

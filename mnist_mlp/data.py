@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
@@ -248,13 +249,13 @@ def read_folder(
 
 
 def make(name: str, train_images, train_labels, test_images, test_labels) -> ImageData:
-    """Flatten the images and count the classes."""
+    """Flatten the images, count the classes and bring all to the device."""
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
     return ImageData(
-        train_images.reshape(len(train_images), -1),
-        train_labels.astype(np.int32),
-        test_images.reshape(len(test_images), -1),
-        test_labels.astype(np.int32),
+        jnp.asarray(train_images.reshape(len(train_images), -1)),
+        jnp.asarray(train_labels.astype(np.int32)),
+        jnp.asarray(test_images.reshape(len(test_images), -1)),
+        jnp.asarray(test_labels.astype(np.int32)),
         name,
         num_classes,
     )

@@ -1,0 +1,32 @@
+"""The main job: every experiment at laptop size, one after another, then the report.
+
+`make reproduce` runs this. Each experiment is the command that is printed above it, so it can
+be repeated, resumed or varied alone; what is already in results/ is kept.
+"""
+
+import shlex
+import subprocess
+import sys
+
+# Flags that bring an experiment to laptop size; without an entry it runs its defaults.
+FLAGS = {"mnist_aux_logits": ("--num-seeds", "8")}
+ORDER = ("mnist_aux_logits",)
+
+
+def main() -> int:
+    """Run all; go on after a failure, and say at the end which failed."""
+    failed = []
+    for name in ORDER:
+        arguments = ["-m", f"experiments.{name}", *FLAGS.get(name, ())]
+        print(f"\n$ {shlex.join(['python', *arguments])}", flush=True)
+        if subprocess.run([sys.executable, *arguments]).returncode:
+            failed.append(name)
+    if subprocess.run([sys.executable, "-m", "experiments.report"]).returncode:
+        failed.append("report")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

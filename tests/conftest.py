@@ -1,0 +1,29 @@
+"""Settings of the whole suite, and the data that several folders of it share."""
+
+import os
+import pathlib
+
+# Four simulated devices, before JAX starts: sharded results must equal those of one device.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest
+
+from mnist_mlp import data
+
+
+@pytest.fixture(scope="session")
+def mnist() -> data.ImageData:
+    """Real MNIST; a test that needs it is skipped where none can be had."""
+    try:
+        return data.load("mnist")
+    except data.DataNotFoundError as error:
+        pytest.skip(f"no MNIST: {error}")
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the checkout."""
+    return pathlib.Path(__file__).resolve().parents[1]
