@@ -180,4 +180,4 @@ def main(module: Any, argv: Sequence[str] | None = None) -> None:
         cli.fail(name, f"stopped; the same command continues from {command.out}")
     rows = record.read_rows(command.out)
     print_claims(module.claims(rows, command.config), Console(width=None))
-    print(f"figure and rows: {command.out}/figure.png, {command.out}/results.csv")
+    print(f"figure.png, figure.svg and results.csv are in {command.out}")

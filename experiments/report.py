@@ -4,7 +4,6 @@ Each run contributes its figure, its table *paper / public replication / here* w
 and the number of seeds, and the command that made it. The page needs no other file.
 """
 
-import argparse
 import base64
 import html
 import importlib
@@ -34,12 +33,12 @@ code { background: #f4f4f4; padding: .1rem .3rem; border-radius: 3px; overflow-w
 
 def claim_row(claim: frame.Claim) -> str:
     """One line of the table."""
-    mark = {True: ("holds", "holds"), False: ("fails", "fails"), None: ("", "")}[claim.holds]
-    cells = [f"<td>{html.escape(claim.quantity)}</td>"]
-    for text in (claim.paper, claim.replication, claim.here, str(claim.seeds or "")):
-        cells.append(f'<td class="number">{html.escape(text)}</td>')
-    cells.append(f'<td class="{mark[0]}">{mark[1]}</td>')
-    return f"<tr>{''.join(cells)}</tr>"
+    mark = {True: "holds", False: "fails", None: ""}[claim.holds]
+    numbers = (claim.paper, claim.replication, claim.here, str(claim.seeds or ""))
+    cells = "".join(f'<td class="number">{html.escape(text)}</td>' for text in numbers)
+    return (
+        f'<tr><td>{html.escape(claim.quantity)}</td>{cells}<td class="{mark}">{mark}</td></tr>'
+    )
 
 
 def section(out: pathlib.Path, meta: dict[str, Any]) -> str:

@@ -1,0 +1,66 @@
+"""An experiment of a few rows for the tests of the frame: part k draws from its own key.
+
+    python -m tests.experiments.counting --out DIR [--pause 0.5]
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+
+from experiments import figures
+from experiments.frame import Claim, main, option
+
+RUNTIME = "a second"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Three parts of two rows."""
+
+    num_parts: int = option(3, "parts", minimum=1, maximum=9)
+    pause: float = option(0.0, "seconds a part takes", minimum=0)
+    names: tuple[str, ...] = option(("a", "b"), "conditions", choices=("a", "b", "c"))
+    folder: str = option("", "must not be 'broken'")
+    verbose: bool = option(False, "say more")
+
+    def __post_init__(self):
+        """A check across fields."""
+        if self.num_parts == 7 and self.pause == 7:
+            raise ValueError("--num-parts and --pause cannot both be 7")
+
+
+SMOKE = Config(num_parts=1)
+
+
+def parts(config):
+    """One random number for each condition, from a key of the part's own."""
+    if config.folder == "broken":
+        raise ValueError("--folder is broken")
+
+    def run(index):
+        import jax
+
+        time.sleep(config.pause)
+        key = jax.random.fold_in(jax.random.key(0), index)
+        value = float(jax.random.normal(key))
+        return [{"condition": c, "seed": index, "value": value / 3} for c in config.names]
+
+    return {f"part {i}": functools.partial(run, i) for i in range(config.num_parts)}
+
+
+def plot(rows, config):
+    """The values in order."""
+    figure, (axes,) = figures.new_figure()
+    axes.plot([row["value"] for row in rows])
+    return figure
+
+
+def claims(rows, config):
+    """The mean, beside a text that HTML must escape."""
+    values = [row["value"] for row in rows]
+    return [Claim("mean <value>", here=figures.shown(values), seeds=len(values), holds=True)]
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])
