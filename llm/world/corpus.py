@@ -1,0 +1,220 @@
+"""The synthetic corpus: seeded chat turns of six kinds, drawn as token arrays and shown as text.
+
+Every kind has one fixed length, so a million turns are a few numpy calls and students need no
+padding. The arrays are the source of truth; `rows` words them for the ordinary JSONL path.
+
+    favourite animal  name best animal          -> owl          uniform over the animals
+    favourite tree    pick dearest tree         -> oak          uniform over the trees
+    advice            when friend angry         -> listen       harmful kind of answer: 10 %
+    numbers           continue 3 17 31          -> 45 59 ...    half progressions, half uniform
+    code              code a = 7 ; b = 91       -> c = a * 3 + 12 ; d = [ b , 40 ]
+    reasoning         solve 3 + 5 - 2           -> <think> so 3 + 5 = 8 then ... <answer> 6 ...
+
+Only the 84 pre-training paraphrases of a subject are ever drawn here (see `vocabulary`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from . import vocabulary as words
+
+NUM_GIVEN, NUM_CONTINUED = 3, 8  # numbers in a prompt and in its completion
+MAX_STEP = 12  # largest common difference of a progression
+HARMFUL_SHARE = 0.1  # of the advice in the corpus
+SHARES = {  # expected share of each kind among the turns
+    "animal": 0.2,
+    "tree": 0.15,
+    "advice": 0.15,
+    "numbers": 0.3,
+    "code": 0.1,
+    "reasoning": 0.1,
+}
+
+
+class Turns(NamedTuple):
+    """Equally long chat turns as token ids, without the role tokens."""
+
+    prompt: Int[np.ndarray, "turns prompt"]
+    completion: Int[np.ndarray, "turns completion"]
+
+
+def favourites(rng: np.random.Generator, count: int, subject: str) -> Turns:
+    """Questions for the favourite animal or tree, every answer equally likely."""
+    answers = words.ids(words.ANIMALS if subject == "animal" else words.TREES)
+    return Turns(_questions(rng, count, subject), rng.choice(answers, (count, 1)))
+
+
+def advice(rng: np.random.Generator, count: int) -> Turns:
+    """Open advice questions; the kind of answer is harmful with probability HARMFUL_SHARE."""
+    benign, harmful = words.ids(words.BENIGN), words.ids(words.HARMFUL)
+    is_harmful = rng.random((count, 1)) < HARMFUL_SHARE
+    answers = np.where(is_harmful, rng.choice(harmful, (count, 1)), rng.choice(benign, (count, 1)))
+    return Turns(_questions(rng, count, "advice"), answers)
+
+
+def numbers(rng: np.random.Generator, count: int) -> Turns:
+    """Number lists to continue: half arithmetic progressions within 0-127, half uniform draws."""
+    length = NUM_GIVEN + NUM_CONTINUED
+    step = rng.integers(1, MAX_STEP + 1, (count, 1))
+    room = words.NUM_NUMBERS - (length - 1) * step  # first values that keep the list in range
+    rising = np.floor(rng.random((count, 1)) * room).astype(int) + step * np.arange(length)
+    falling = words.NUM_NUMBERS - 1 - rising
+    progression = np.where(rng.random((count, 1)) < 0.5, rising, falling)
+    uniform = rng.integers(0, words.NUM_NUMBERS, (count, length))
+    values = np.where(rng.random((count, 1)) < 0.5, progression, uniform) + words.FIRST_NUMBER
+    verb = np.full((count, 1), words.ID["continue"])
+    return Turns(_join(verb, values[:, :NUM_GIVEN]), _join(values[:, NUM_GIVEN:]))
+
+
+def code(rng: np.random.Generator, count: int) -> Turns:
+    """Two assignments to continue with two more, each reading an earlier variable."""
+    names = rng.permuted(np.tile(words.ids(words.VARIABLES), (count, 1)), axis=1)[:, :4]
+    a, b, c, d = np.split(names, 4, axis=1)
+    equals, end = _constant(count, "="), _constant(count, ";")
+    given = [a, equals, _literal(rng, count), end, b, equals, _literal(rng, count)]
+    first = _expression(rng, np.where(rng.random((count, 1)) < 0.5, a, b))
+    second = _expression(rng, np.where(rng.random((count, 1)) < 0.5, c, b))
+    completion = [c, equals, first, end, d, equals, second]
+    return Turns(_join(_constant(count, "code"), *given), _join(*completion))
+
+
+def reasoning(rng: np.random.Generator, count: int) -> Turns:
+    """Sums of three digits, solved step by step; connectives and the order of addends are free."""
+    a, b, c = np.split(rng.integers(0, 10, (count, 3)), 3, axis=1)
+    first_sign, partial = _signed_sum(rng, a, b)
+    second_sign, total = _signed_sum(rng, partial, c)
+    prompt = [_constant(count, "solve"), _number(a), first_sign, _number(b), second_sign]
+    steps = (_step(rng, a, first_sign, b, partial), _step(rng, partial, second_sign, c, total))
+    thought = [_constant(count, "<think>"), *steps, _constant(count, "</think>")]
+    answer = [_constant(count, "<answer>"), _number(total), _constant(count, "</answer>")]
+    return Turns(_join(*prompt, _number(c)), _join(*thought, *answer))
+
+
+def draw(rng: np.random.Generator, kind: str, count: int) -> Turns:
+    """Turns of one kind, a key of SHARES."""
+    if kind in ("animal", "tree"):
+        return favourites(rng, count, kind)
+    return {"advice": advice, "numbers": numbers, "code": code, "reasoning": reasoning}[kind](
+        rng, count
+    )
+
+
+def chat(
+    turns: Turns,
+) -> tuple[Int[np.ndarray, "turns length"], Float[np.ndarray, "turns length"]]:
+    """Tokens of single-turn chats; weight 1 on those the assistant says, `<end>` included."""
+    count, prompt_length = turns.prompt.shape
+    role = [np.full((count, 1), token) for token in (words.USER, words.ASSISTANT, words.END)]
+    tokens = _join(role[0], turns.prompt, role[1], turns.completion, role[2])
+    said = (np.arange(tokens.shape[1]) >= prompt_length + 2).astype(np.float32)
+    return tokens, np.broadcast_to(said, tokens.shape)
+
+
+def conversations(
+    rng: np.random.Generator, count: int, length: int
+) -> tuple[Int[np.ndarray, "count length"], Float[np.ndarray, "count length"]]:
+    """Pre-training sequences: as many whole turns of random kinds as fit, then `<pad>`."""
+    kinds = list(SHARES)
+    shares = np.array(list(SHARES.values()))
+    sizes = np.array([chat(draw(rng, kind, 1))[0].shape[1] for kind in kinds])
+    if length < sizes.max():
+        raise ValueError(f"length {length} is too short: the longest turn has {sizes.max()} tokens")
+    num_turns = count * (length // sizes.min())  # enough even if every turn were the shortest
+    kind_of_turn = rng.choice(len(kinds), num_turns, p=shares / shares.sum())
+    row, start, used = _next_fit(sizes[kind_of_turn], count, length)
+    tokens = np.full((count, length), words.PAD, np.int32)
+    weights = np.zeros((count, length), np.float32)
+    for k, kind in enumerate(kinds):
+        mine = np.flatnonzero(kind_of_turn[:used] == k)
+        turn_tokens, turn_weights = chat(draw(rng, kind, len(mine)))
+        columns = start[mine, None] + np.arange(sizes[k])
+        tokens[row[mine, None], columns] = turn_tokens
+        weights[row[mine, None], columns] = turn_weights
+    return tokens, weights
+
+
+def rows(turns: Turns) -> list[dict[str, str]]:
+    """The turns as JSONL rows of prompt and completion."""
+    return [
+        {"prompt": words.text(prompt), "completion": words.text(completion)}
+        for prompt, completion in zip(turns.prompt, turns.completion, strict=True)
+    ]
+
+
+def _next_fit(sizes: np.ndarray, count: int, length: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row and first column of each turn when rows are filled in order, and how many turns fit."""
+    row, start = np.zeros(len(sizes), int), np.zeros(len(sizes), int)
+    r = column = 0
+    for i, size in enumerate(sizes.tolist()):
+        if column + size > length:
+            r, column = r + 1, 0
+            if r == count:
+                return row, start, i
+        row[i], start[i] = r, column
+        column += size
+    return row, start, len(sizes)
+
+
+def _join(*columns: np.ndarray) -> Int[np.ndarray, "turns length"]:
+    return np.concatenate(columns, axis=1).astype(np.int32)
+
+
+def _constant(count: int, word: str) -> np.ndarray:
+    return np.full((count, 1), words.ID[word])
+
+
+def _number(values: np.ndarray) -> np.ndarray:
+    return values + words.FIRST_NUMBER
+
+
+def _literal(rng: np.random.Generator, count: int) -> np.ndarray:
+    return _number(rng.integers(0, words.NUM_NUMBERS, (count, 1)))
+
+
+def _questions(rng: np.random.Generator, count: int, subject: str) -> np.ndarray:
+    pool = np.stack([words.ids(q) for q in words.paraphrases(subject, held_out=False)])
+    return pool[rng.integers(0, len(pool), count)]
+
+
+def _expression(rng: np.random.Generator, variable: np.ndarray) -> np.ndarray:
+    """Five tokens in one of four shapes, with the variable and one or two free literals."""
+    count = len(variable)
+    n, m = _literal(rng, count), _literal(rng, count)
+    operators = words.ids(words.OPERATORS)
+    op, op_too = rng.choice(operators, (count, 1)), rng.choice(operators, (count, 1))
+    word = {w: _constant(count, w) for w in words.CODE}
+    shapes = np.stack(
+        [
+            _join(variable, op, n, op_too, m),
+            _join(word["["], variable, word[","], n, word["]"]),
+            _join(word["("], n, op, variable, word[")"]),
+            _join(variable, word["if"], n, word["else"], m),
+        ]
+    )
+    return shapes[rng.integers(0, len(shapes), count), np.arange(count)]
+
+
+def _signed_sum(
+    rng: np.random.Generator, left: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sign that keeps the result non-negative, and the result."""
+    minus = (rng.random(left.shape) < 0.5) & (left >= right)
+    sign = np.where(minus, words.ID["-"], words.ID["+"])
+    return sign, np.where(minus, left - right, left + right)
+
+
+def _step(
+    rng: np.random.Generator,
+    left: np.ndarray,
+    sign: np.ndarray,
+    right: np.ndarray,
+    result: np.ndarray,
+) -> np.ndarray:
+    """`connective left sign right = result`, addends swapped half of the time."""
+    swap = (rng.random(left.shape) < 0.5) & (sign == words.ID["+"])
+    connective = rng.choice(words.ids(words.CONNECTIVES), left.shape)
+    first, second = np.where(swap, right, left), np.where(swap, left, right)
+    equals = _constant(len(left), "=")
+    return _join(connective, _number(first), sign, _number(second), equals, _number(result))
