@@ -53,7 +53,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T inputs"]) -> Float[Array, "B T outputs"]:
         """The affine map, in the dtype of x."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = flat_matmul(x, self.kernel[...])
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)[None, None]
         return y if self.delta is None else y + self.delta(x)
@@ -265,10 +265,20 @@ class Decoder(nnx.Module):
     def unembed(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows V"]:
         """Logits of hidden states, accumulated and returned in float32 or wider."""
         table = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        logits = jnp.matmul(x, table.astype(x.dtype), preferred_element_type=_wide(x.dtype))
+        logits = flat_matmul(x, table, preferred_element_type=_wide(x.dtype))
         if self.head is not None and self.head.delta is not None:
             logits = logits + self.head.delta(x).astype(logits.dtype)
         return _soft_cap(logits, self.config.logit_softcap)
+
+
+def flat_matmul(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"], **kwargs):
+    """x W with all rows in one axis; the gradient of W is then one plain product.
+
+    With two row axes XLA for CPUs transposes the incoming gradient first, which made the backward
+    pass of an MLP take 1.7 times as long.
+    """
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), **kwargs)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def rotate(x: Float[Array, "B T K D"], rotation) -> Float[Array, "B T K D"]:
