@@ -26,7 +26,7 @@ Scalar = jax.Array
 
 def inner_product(left: Params, right: Params) -> Scalar:
     """⟨Δ, Δ'⟩ over all parameters."""
-    return optax.tree.vdot(left, right)
+    return jnp.asarray(optax.tree.vdot(left, right))
 
 
 def cosine(left: Params, right: Params) -> Scalar:
@@ -36,7 +36,7 @@ def cosine(left: Params, right: Params) -> Scalar:
 
 
 def curvature_product(
-    apply: Apply, params: Params, inputs: Any, direction: Params, loss: ImitationLoss
+    apply: Apply, params: Params, direction: Params, inputs: Any, loss: ImitationLoss
 ) -> Params:
     """G v = E_x[Jᵀ M J v] at `params`, by one jvp, one product with M and one vjp.
 
@@ -53,13 +53,13 @@ def batch_curvature_product(
 ) -> Params:
     """G v of one batch."""
     logits, pullback = jax.vjp(lambda p: apply(p, batch), params)
-    _, tangent = logits_and_tangent(apply, params, batch, direction)
+    _, tangent = logits_and_tangent(apply, params, direction, batch)
     num_examples = logits.size // logits.shape[-1]
     return pullback(loss.mixed_hessian(logits, tangent) / num_examples)[0]
 
 
 def quadratic_form(
-    apply: Apply, params: Params, inputs: Any, direction: Params, loss: ImitationLoss
+    apply: Apply, params: Params, direction: Params, inputs: Any, loss: ImitationLoss
 ) -> Scalar:
     """Δᵀ G Δ = E_x[(J Δ)ᵀ M (J Δ)] ≥ 0: ⟨Δ_S, Δ_T⟩ per unit ε as ε → 0 (Lemma 1)."""
     require_same_tree(params, direction, "params and direction")
@@ -70,12 +70,12 @@ def batch_quadratic_form(
     batch: Any, params: Params, direction: Params, *, apply: Apply, loss: ImitationLoss
 ) -> Scalar:
     """Δᵀ G Δ of one batch."""
-    logits, tangent = logits_and_tangent(apply, params, batch, direction)
+    logits, tangent = logits_and_tangent(apply, params, direction, batch)
     return jnp.mean(jnp.sum(tangent * loss.mixed_hessian(logits, tangent), axis=-1))
 
 
 def logits_and_tangent(
-    apply: Apply, params: Params, batch: Any, direction: Params
+    apply: Apply, params: Params, direction: Params, batch: Any
 ) -> tuple[Logits, Logits]:
     """f_θ(x) and J(x) v."""
     return jax.jvp(lambda p: apply(p, batch), (params,), (direction,))
@@ -136,7 +136,7 @@ def coverage_cosine(
     return cosine(update, optax.tree.sub(teacher_params, params))
 
 
-def roundoff(apply: Apply, params: Params, inputs: Any, direction: Params) -> Scalar:
+def roundoff(apply: Apply, params: Params, direction: Params, inputs: Any) -> Scalar:
     """Level below which ⟨Δ_S, Δ_T⟩ is noise: 64 u E_x[Σ_i |J Δ_T|_i (1 + |f|_i)].
 
     u is the machine epsilon. The student sees teacher outputs rounded to u |f|, and a softmax
@@ -148,7 +148,7 @@ def roundoff(apply: Apply, params: Params, inputs: Any, direction: Params) -> Sc
 
 def batch_scale(batch: Any, params: Params, direction: Params, *, apply: Apply) -> Scalar:
     """E_x[Σ_i |J v|_i (1 + |f|_i)] of one batch."""
-    logits, tangent = logits_and_tangent(apply, params, batch, direction)
+    logits, tangent = logits_and_tangent(apply, params, direction, batch)
     return jnp.mean(jnp.sum(jnp.abs(tangent) * (1 + jnp.abs(logits)), axis=-1))
 
 
@@ -199,9 +199,9 @@ def measure(
     delta_s = steps.student_update(apply, start, teacher, inputs, loss)
 
     predicted_update = optax.tree.scale(
-        eps, curvature_product(apply, params, inputs, delta_t, loss)
+        eps, curvature_product(apply, params, delta_t, inputs, loss)
     )
-    predicted = eps * quadratic_form(apply, params, inputs, delta_t, loss)
+    predicted = eps * quadratic_form(apply, params, delta_t, inputs, loss)
     residual = optax.tree.norm(optax.tree.sub(delta_s, predicted_update))
     predicted_norm = optax.tree.norm(predicted_update)
     inner = inner_product(delta_s, delta_t)

@@ -1,13 +1,12 @@
 """Orders of convergence: log-log slopes, fitted where the asymptotics are visible."""
 
 import numpy as np
-from jaxtyping import Bool, Float
-
-Series = Float[np.ndarray, "num_eps"]
+from jaxtyping import Bool
+from numpy.typing import ArrayLike
 
 
 def window(
-    ratio: Series, floor: Series, ceiling: float = 0.02, num_steps: int = 6
+    ratio: ArrayLike, floor: ArrayLike, ceiling: float = 0.02, num_steps: int = 6
 ) -> Bool[np.ndarray, "num_eps"]:
     """Which step sizes to fit: the finest `num_steps` of those that round-off leaves legible.
 
@@ -27,7 +26,7 @@ def window(
     return legible & (finer <= num_steps)
 
 
-def loglog_slope(eps: Series, values: Series) -> float:
+def loglog_slope(eps: ArrayLike, values: ArrayLike) -> float:
     """Least-squares slope of log |values| against log ε.
 
     Raises:

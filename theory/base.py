@@ -55,6 +55,6 @@ def as_float64(params: Params) -> Params:
     Raises:
         ValueError: outside `with jax.enable_x64(True):`, where JAX would silently keep float32.
     """
-    if not jax.config.jax_enable_x64:
+    if jnp.zeros((), float).dtype != jnp.float64:
         raise ValueError("float64 is switched off; wrap the call in `with jax.enable_x64(True):`")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from theory import alignment, asymptotics, losses, steps, stream
 from theory.base import Apply, LossFn, Params, require_float64, require_float_params
@@ -101,7 +102,7 @@ def verify(
     measured = sweep(apply, params, trait_loss, inputs, loss, eps, alpha, student_params)
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)
-    noise = float(alignment.roundoff(apply, params, inputs, delta_t))
+    noise = float(alignment.roundoff(apply, params, delta_t, inputs))
     if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
         return Report(equality_case(measured, noise), eps, measured)
     return Report(general_case(eps, measured, noise, alpha), eps, measured)
@@ -141,15 +142,15 @@ def general_case(
     eps: np.ndarray, measured: alignment.Alignment, noise: float, alpha: float
 ) -> tuple[Finding, ...]:
     """The claims for ⟨Δ_S, Δ_T⟩ ≠ 0, read where first order and round-off can be told apart."""
-    inner, change = measured.inner_product, measured.trait_loss_change
+    inner, change = np.asarray(measured.inner_product), np.asarray(measured.trait_loss_change)
     scale = np.maximum(np.abs(inner), np.finfo(float).tiny)
     floor = noise / scale
     inside = np.flatnonzero(asymptotics.window(measured.update_residual, floor))
     # An exact prediction leaves no window: any ε will do. So will it for one that fails.
     at = inside[len(inside) // 2] if inside.size else len(eps) // 2
 
-    def near_one(claim: str, value: np.ndarray) -> Finding:
-        ratio = float(value[at] / inner[at]) if inner[at] else float("nan")
+    def near_one(claim: str, value: ArrayLike) -> Finding:
+        ratio = float(np.asarray(value)[at] / inner[at]) if inner[at] else float("nan")
         return Finding(claim, "1 ± 0.02", f"{ratio:.4f}", abs(ratio - 1) <= 0.02)
 
     def negative(claim: str, value: float) -> Finding:
@@ -168,10 +169,16 @@ def general_case(
 
 
 def order(
-    claim: str, expected: int, eps: np.ndarray, values: np.ndarray, scale: Any, floor: np.ndarray
+    claim: str,
+    expected: int,
+    eps: np.ndarray,
+    values: ArrayLike,
+    scale: ArrayLike,
+    floor: np.ndarray,
 ) -> Finding:
     """A log-log slope; a value that round-off hides at every ε is of any order."""
-    ratio = values / scale
+    values = np.asarray(values)
+    ratio = values / np.asarray(scale)
     text = f"order {expected} ± {SLOPE_TOLERANCE}"
     if (ratio <= floor).all():
         return Finding(claim, text, "0 up to round-off", True)

@@ -35,8 +35,8 @@ class Krylov(NamedTuple):
 def krylov(
     apply: Apply,
     params: Params,
-    inputs: Any,
     displacement: Params,
+    inputs: Any,
     num_products: int,
     loss: losses.ImitationLoss = SQUARED_ERROR,
 ) -> Krylov:
@@ -54,7 +54,7 @@ def krylov(
     tiny = 1e3 * jnp.finfo(start.dtype).eps
 
     def product(vector: Array) -> Array:
-        image = alignment.curvature_product(apply, params, inputs, unravel(vector), loss)
+        image = alignment.curvature_product(apply, params, unravel(vector), inputs, loss)
         return ravel_pytree(image)[0]
 
     def step(basis: Array, index: Array) -> tuple[Array, tuple[Array, Array]]:

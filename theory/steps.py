@@ -67,5 +67,23 @@ def batch_student_update(
     batch: Any, student: Params, teacher: Params, *, apply: Apply, loss: ImitationLoss
 ) -> Params:
     """Δ_S of one batch."""
-    targets = apply(teacher, batch)
-    return descent(lambda p: jnp.mean(loss.value(apply(p, batch), targets)), student)
+    return descent(
+        lambda p: batch_imitation_loss(batch, p, teacher, apply=apply, loss=loss), student
+    )
+
+
+def imitation_loss(
+    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+) -> jax.Array:
+    """E_x[L_S(f_θ(x), f_teacher(x))], in nats for the softmax losses."""
+    require_same_tree(params, teacher_params, "student and teacher params")
+    return stream.mean_over(
+        batch_imitation_loss, inputs, params, teacher_params, apply=apply, loss=loss
+    )
+
+
+def batch_imitation_loss(
+    batch: Any, student: Params, teacher: Params, *, apply: Apply, loss: ImitationLoss
+) -> jax.Array:
+    """The imitation loss of one batch."""
+    return jnp.mean(loss.value(apply(student, batch), apply(teacher, batch)))

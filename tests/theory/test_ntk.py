@@ -1,0 +1,104 @@
+"""The linearised student against a dense eigendecomposition and against real gradient descent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from theory import losses, ntk, steps
+
+LOSS = losses.squared_error()
+NUM_PARAMS = 8 * 4 + 8 + 5 * 8 + 5
+
+
+@pytest.fixture(scope="module")
+def spectrum(tanh, case, direction, dense_g):
+    """Eigenvalues and vectors of G, and the components of the displacement, all dense."""
+    with jax.enable_x64(True):
+        g = dense_g(tanh.apply, case.params, case.inputs, LOSS)
+        eigenvalues, vectors = np.linalg.eigh(np.asarray(g))
+        return eigenvalues, vectors, np.asarray(ravel_pytree(direction)[0])
+
+
+@pytest.fixture(scope="module")
+def space(tanh, case, direction):
+    """The Krylov space with as many products as G has rank (7 inputs, 5 outputs) and more."""
+    with jax.enable_x64(True):
+        return jax.jit(lambda p, d: ntk.krylov(tanh.apply, p, d, case.inputs, 40, LOSS))(
+            case.params, direction
+        )
+
+
+def displacement(space, case, gain):
+    return np.asarray(ravel_pytree(ntk.student_displacement(space, case.params, gain))[0])
+
+
+@pytest.mark.parametrize("time", [0.1, 1.0, 10.0, 1e3])
+def test_gradient_flow_against_the_dense_exponential(space, spectrum, case, time):
+    eigenvalues, vectors, d = spectrum
+    dense = vectors @ (-np.expm1(-eigenvalues * time) * (vectors.T @ d))
+    mine = displacement(space, case, ntk.flow_gain(time))
+    np.testing.assert_allclose(mine, dense, atol=1e-8 * np.linalg.norm(d))
+    share = d @ dense / (d @ d)
+    assert float(ntk.arrived_share(space, ntk.flow_gain(time))) == pytest.approx(share, abs=1e-9)
+
+
+def test_a_long_time_gives_the_projection_on_the_row_space(space, spectrum, case):
+    eigenvalues, vectors, d = spectrum
+    row_space = vectors[:, eigenvalues > 1e-12 * eigenvalues.max()]
+    assert 20 < row_space.shape[1] < NUM_PARAMS  # a real projection, neither all nor nothing
+    projected = row_space @ (row_space.T @ d)
+    share = np.sum(projected**2) / (d @ d)
+    assert 0.05 < share < 0.95
+    found = float(ntk.arrived_share(space, ntk.limit_gain()))
+    assert found == pytest.approx(share, abs=1e-6)
+    assert float(ntk.arrived_share(space, ntk.flow_gain(1e12))) == pytest.approx(share, abs=1e-3)
+
+
+def test_share_rises_with_time_and_stays_in_the_unit_interval(space):
+    times = jnp.logspace(-3, 6, 40)
+    shares = jax.vmap(lambda t: ntk.arrived_share(space, ntk.flow_gain(t)))(times)
+    assert (jnp.diff(shares) > -1e-12).all()
+    assert shares[0] > 0
+    assert shares[-1] <= 1
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 60])
+def test_descent_gain_is_gradient_descent_on_the_linearised_network(
+    tanh, case, direction, space, num_steps
+):
+    """Steps of plain gradient descent on f_θ⁰ + J s against the linearised teacher."""
+    learning_rate = 0.3 / float(space.eigenvalues.max())
+
+    def linearised(s, x):
+        logits, tangent = jax.jvp(lambda p: tanh.apply(p, x), (case.params,), (s,))
+        return logits + tangent
+
+    def step(s, _):
+        update = steps.student_update(linearised, s, direction, case.inputs, LOSS)
+        return steps.moved(s, update, learning_rate), None
+
+    start = jax.tree.map(jnp.zeros_like, direction)
+    real, _ = jax.lax.scan(step, start, length=num_steps)
+    predicted = displacement(space, case, ntk.descent_gain(learning_rate, num_steps))
+    np.testing.assert_allclose(ravel_pytree(real)[0], predicted, atol=1e-9)
+
+
+def test_one_product_is_the_theorem(tanh, case, direction, dense_g):
+    """With a single product the space holds d only: share = η dᵀGd / dᵀd after one step."""
+    tiny = ntk.krylov(tanh.apply, case.params, direction, case.inputs, 1, LOSS)
+    g = np.asarray(dense_g(tanh.apply, case.params, case.inputs, LOSS))
+    d = np.asarray(ravel_pytree(direction)[0])
+    share = float(ntk.arrived_share(tiny, ntk.descent_gain(1e-3, 1)))
+    assert share == pytest.approx(1e-3 * d @ g @ d / (d @ d), rel=1e-10)
+
+
+def test_softmax_losses_are_allowed_as_the_quadratic_model_at_the_start(tanh, case, direction):
+    space = ntk.krylov(tanh.apply, case.params, direction, case.inputs, 3, losses.kl())
+    assert (space.eigenvalues > -1e-15).all()
+
+
+def test_another_tree_is_an_error(tanh, case):
+    with pytest.raises(ValueError, match="params and displacement"):
+        ntk.krylov(tanh.apply, case.params, {"kernel_0": jnp.ones(3)}, case.inputs, 3, LOSS)
