@@ -272,7 +272,7 @@ class Decoder(nnx.Module):
 
 
 def flat_matmul(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"], **kwargs):
-    """x W with all rows in one axis; the gradient of W is then one plain product.
+    """Product x W with all rows in one axis; the gradient of W is then one plain product.
 
     With two row axes XLA for CPUs transposes the incoming gradient first, which made the backward
     pass of an MLP take 1.7 times as long.
@@ -309,8 +309,13 @@ def attend(q, k, v, visible, *, scale: float | None = None, softcap: float | Non
     scores = _soft_cap(scores * (D**-0.5 if scale is None else scale), softcap)
     # Every token sees itself, so no row is empty and the fill never becomes a probability.
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bksd->btkgd", weights, v).reshape(B, T, H * D)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    y = jnp.einsum(
+        "bkgts,bksd->bkgtd", weights.astype(v.dtype), v, preferred_element_type=scores.dtype
+    )
+    # Dividing after the sum over values spares the backward pass a reduction over the keys.
+    y = y / jnp.sum(weights, axis=-1, keepdims=True)
+    return y.transpose(0, 3, 1, 2, 4).astype(v.dtype).reshape(B, T, H * D)
 
 
 def _wide(dtype) -> jnp.dtype:
