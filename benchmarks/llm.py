@@ -1,0 +1,346 @@
+"""Training and sampling speed of the language-model path against transformers + peft.
+
+    python -m benchmarks.llm              # about 4 minutes on two cores; more on an accelerator
+    python -m benchmarks.llm --smoke      # toy shapes, seconds
+
+Weights are random, so nothing is downloaded. Each case is timed in turns (ours, theirs, ours,
+...) in one process; medians and their ratio go into benchmarks/results/ with the machine. The
+opponent is optional: `make opponents` installs it.
+"""
+
+import argparse
+import datetime
+import functools
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Two frameworks share the accelerator here: neither may reserve all of it in advance.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import llm_shapes
+from benchmarks.llm_shapes import Shape
+from llm import lora, models, objectives, sampling, train
+
+ON_CPU = jax.default_backend() == "cpu"
+RANK = 8
+
+
+# Our side: functions without arguments that do one unit of work and wait for it.
+
+
+def make_train(
+    shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
+) -> tuple[Callable[[], None], int]:
+    """One optimiser step as a function, and the bytes that its program needs."""
+    config, dtype = shape.config, jnp.bfloat16 if bfloat16 else jnp.float32
+    weights = dtype if rank else jnp.float32  # a LoRA base needs no master copy
+    params = _init(config, weights)
+    settings = lora.LoraConfig(rank=rank or 1, alpha=float(rank or 1))
+    if rank:
+        student = objectives.lora_student(config, settings, dtype)
+        frozen, params = params, lora.init(settings, params, key=jax.random.key(1))
+    else:
+        student, frozen = objectives.full_student(config, dtype), None
+    optimizer = train.make_optimizer("adamw", 1e-4, clip_norm=1.0)
+    loss = objectives.completion_loss(student, chunk=shape.chunk)
+    state = jax.jit(functools.partial(train.init_state, optimizer=optimizer), donate_argnums=0)(
+        params
+    )
+    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(tokens.shape, jnp.float32)}
+    key = jax.random.key(2)
+    step = jax.jit(train.make_train_step(loss, optimizer), donate_argnums=0)
+    compiled = step.lower(state, batch, key, frozen).compile()
+    held = [state]
+
+    def run() -> None:
+        held[0], metrics = compiled(held[0], batch, key, frozen)
+        float(metrics["loss"])
+
+    memory = compiled.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return run, used - memory.alias_size_in_bytes
+
+
+def make_sample(
+    shape: Shape, bfloat16: bool, prompts: np.ndarray
+) -> tuple[Callable[[], None], int]:
+    """Sampling of the whole batch as a function, and the bytes of weights and cache."""
+    params = _init(shape.config, jnp.bfloat16 if bfloat16 else jnp.float32)
+    sampler = sampling.make_sampler(
+        functools.partial(models.bind, shape.config), batch_size=len(prompts)
+    )
+    rows = prompts.tolist()
+
+    def run() -> None:
+        completions = sampler(
+            params,
+            rows,
+            key=jax.random.key(3),
+            max_new_tokens=shape.num_new,
+            choice=sampling.Choice(temperature=1.0),
+        )
+        if {len(completion) for completion in completions} != {shape.num_new}:
+            raise ValueError("a completion ended early")
+
+    return run, _bytes(params) + llm_shapes.cache_bytes(shape, 2 if bfloat16 else 4)
+
+
+def _init(config: models.ModelConfig, dtype: Any) -> models.Params:
+    return jax.jit(lambda: models.init(config, key=jax.random.key(0), dtype=dtype))()
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def matmul_rate(bfloat16: bool, size: int) -> float:
+    """Measured floating-point operations per second of one large matrix product."""
+    a = jnp.ones((size, size), jnp.bfloat16 if bfloat16 else jnp.float32)
+    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
+    return 2 * size**3 / best_time(lambda: product(a).block_until_ready())
+
+
+def bandwidth(num_bytes: int) -> float:
+    """Measured bytes per second of reading and writing a large array."""
+    x = jnp.ones(num_bytes // 4, jnp.float32)
+    scale = jax.jit(lambda x: x * 1.5)
+    return 2 * num_bytes / best_time(lambda: scale(x).block_until_ready())
+
+
+def best_time(run: Callable[[], Any], repeats: int = 10) -> float:
+    """Seconds of the fastest of several runs, after one to warm up."""
+    run()
+    return min(_time(run) for _ in range(repeats))
+
+
+def _time(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+# The comparison.
+
+
+def in_turns(ours: Callable[[], None], theirs: Callable[[], None] | None, repeats: int):
+    """Median seconds of each side, run alternately after two warm-up turns."""
+    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for turn in range(repeats + 2):
+        for name, run in (("ours", ours), ("theirs", theirs)):
+            if run is not None:
+                seconds = _time(run)
+                if turn >= 2:
+                    times[name].append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in times.items() if seconds}
+
+
+def measure(shape: Shape, kind: str, bfloat16: bool, opponent: Any, repeats: int) -> dict:
+    """One row of the results; a side that runs out of memory says so in its place."""
+    rng = np.random.default_rng(0)
+    rank = RANK if kind == "LoRA" else None
+    theirs, errors = None, {}
+    if kind == "sampling":
+        tokens = rng.integers(1, shape.config.vocab_size, (shape.prompts, shape.prompt_length))
+        count = shape.prompts * shape.num_new
+        make = functools.partial(make_sample, shape, bfloat16)
+        their_make = functools.partial(
+            opponent.make_sample if opponent else _absent, shape.config, bfloat16
+        )
+        their_arguments = (tokens, shape.num_new)
+    else:
+        tokens = rng.integers(1, shape.config.vocab_size, (shape.rows, shape.length))
+        count = shape.rows * shape.length
+        make = functools.partial(make_train, shape, rank, bfloat16)
+        their_make = functools.partial(
+            opponent.make_train if opponent else _absent, shape.config, rank, bfloat16
+        )
+        their_arguments = (tokens,)
+    tokens = tokens.astype(np.int32)
+    row = {"shape": shape.name, "kind": kind, "dtype": "bfloat16" if bfloat16 else "float32"}
+    try:
+        ours, row["our_bytes"] = make(tokens)
+        if opponent:
+            theirs = their_make(*their_arguments)
+        times = in_turns(ours, theirs, repeats)
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error):
+            raise
+        times = {}
+        errors = {"error": "out of memory: " + str(error).splitlines()[0][:120]}
+    row |= {f"{name}_tokens_per_s": count / seconds for name, seconds in times.items()}
+    if len(times) == 2:
+        row["ratio"] = times["theirs"] / times["ours"]
+    if theirs is not None:
+        row["their_bytes"] = opponent.peak_bytes()
+    del theirs
+    gc.collect()
+    if opponent:
+        opponent.release()
+    return row | errors
+
+
+def _absent(*_: Any) -> None:
+    raise ValueError("the opponent is not installed")
+
+
+def run(shapes: tuple[Shape, ...], opponent: Any, repeats: int, toy: bool) -> list[dict]:
+    """All rows of the results, with the share of what the hardware allows."""
+    dtypes = (False, True) if ON_CPU else (True,)
+    size = 256 if toy else 1536 if ON_CPU else 8192
+    speed = bandwidth(1 << 20 if toy else 1 << 28 if ON_CPU else 1 << 31)
+    rates = {bfloat16: matmul_rate(bfloat16, size) for bfloat16 in dtypes}
+    rows = []
+    for shape in shapes:
+        for kind in ("full", "LoRA", "sampling"):
+            for bfloat16 in dtypes:
+                row = measure(shape, kind, bfloat16, opponent, repeats)
+                if rate := row.get("ours_tokens_per_s"):
+                    if kind == "sampling":
+                        step = llm_shapes.sample_bytes(shape, 2 if bfloat16 else 4) / speed
+                        row["limit"], row["limit_name"] = shape.prompts / step, "bandwidth"
+                    else:
+                        flops = llm_shapes.train_flops(shape, RANK if kind == "LoRA" else None)
+                        per_token = flops / (shape.rows * shape.length)
+                        row["limit"], row["limit_name"] = rates[bfloat16] / per_token, "matmul"
+                    row["share"] = rate / row["limit"]
+                rows.append(row)
+                print(describe(row), flush=True)
+    return [*rows, {"kind": "hardware", "bytes_per_s": speed, **_named(rates)}]
+
+
+def _named(rates: dict[bool, float]) -> dict[str, float]:
+    names = {True: "bfloat16_flops_per_s", False: "float32_flops_per_s"}
+    return {names[bfloat16]: rate for bfloat16, rate in rates.items()}
+
+
+def machine(opponent: Any) -> dict[str, Any]:
+    """The machine and the versions, and how busy it was when the run began."""
+    device = jax.devices()[0]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": "CPU" if ON_CPU else device.device_kind,
+        "devices": jax.device_count(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        **(opponent.VERSIONS if opponent else {}),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def describe(row: dict) -> str:
+    """One row of the table in Markdown."""
+
+    def number(name: str, form: str, scale: float = 1.0) -> str:
+        return "–" if row.get(name) is None else format(row[name] * scale, form)
+
+    cells = [
+        row["shape"],
+        row["kind"],
+        row["dtype"],
+        number("ours_tokens_per_s", ",.0f"),
+        number("theirs_tokens_per_s", ",.0f"),
+        number("ratio", ".2f"),
+        f"{number('share', '.0%')} of {row.get('limit_name', '–')}",
+        number("our_bytes", ".2f", 1e-9),
+        number("their_bytes", ".2f", 1e-9),
+        row.get("error", ""),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+HEADER = """\
+| shape | kind | compute | ours, tokens/s | transformers, tokens/s | ratio | share of the limit \
+| ours, GB | theirs, GB | note |
+|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def report(rows: list[dict], about: dict[str, Any]) -> str:
+    """The results as a Markdown page."""
+    hardware, cases = rows[-1], rows[:-1]
+    table = "\n".join([HEADER, *map(describe, cases)])
+    limits = ", ".join(f"{name} {value:.3g}" for name, value in hardware.items() if name != "kind")
+    accelerator = table if not ON_CPU else "not measured yet"
+    return f"""# Language-model path against transformers + peft, {about["date"]}
+
+{"; ".join(f"{name} {value}" for name, value in about.items())}
+
+Measured limits: {limits}.
+
+Medians of alternate runs in one process. Ratio: our speed over theirs. Share: of the measured
+matrix-product rate in training (model operations only, so 1 would be perfect), of the measured
+memory bandwidth in sampling (weights and cache read once per token). LoRA has rank {RANK} on all
+linear layers. Ours, GB: what the compiled program holds; theirs: peak of the allocator.
+
+## CPU
+
+{table if ON_CPU else "not measured in this run"}
+
+## Accelerator
+
+{accelerator}
+"""
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--smoke", action="store_true", help="toy shapes, no meaning in the numbers"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns per case")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--no-opponent", action="store_true", help="time our side only")
+    given = parser.parse_args()
+    opponent = None if given.no_opponent else load_opponent()
+    about = machine(opponent)
+    shapes = (
+        llm_shapes.TOYS
+        if given.smoke
+        else llm_shapes.CPU_SHAPES
+        if ON_CPU
+        else llm_shapes.ACCELERATOR_SHAPES
+    )
+    print(HEADER)
+    rows = run(shapes, opponent, given.repeats, given.smoke)
+    given.out.mkdir(parents=True, exist_ok=True)
+    name = f"llm-{about['date']}-{'cpu' if ON_CPU else 'accelerator'}"
+    (given.out / f"{name}.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
+    (given.out / f"{name}.md").write_text(report(rows, about))
+    print(f"written to {given.out / name}.md")
+
+
+def load_opponent() -> Any:
+    """The opponent's side, or None with a word on how to get it."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers' own
+    try:
+        return importlib.import_module("benchmarks.llm_torch")
+    except ImportError as error:
+        print(f"no opponent ({error}): our side only. Install it with: make opponents")
+        return None
+
+
+if __name__ == "__main__":
+    main()

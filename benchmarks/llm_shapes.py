@@ -1,0 +1,87 @@
+"""The models that benchmarks/llm.py measures, and what their steps cost at least."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from llm import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A model with the batches it is measured on."""
+
+    name: str
+    config: models.ModelConfig
+    rows: int  # training batch
+    length: int  # tokens per row
+    chunk: int | None  # positions whose logits exist at a time in training
+    prompts: int  # sampling batch
+    prompt_length: int
+    num_new: int  # tokens drawn per prompt
+
+
+def _qwen(**sizes: Any) -> models.ModelConfig:
+    """The layout of Qwen2.5; the sizes are those of its published config.json files."""
+    return models.ModelConfig(
+        family="qwen2",
+        head_dim=128,
+        max_positions=32768,
+        rope=models.Rope(theta=1e6, dim=128),
+        qkv_bias=True,
+        **sizes,
+    )
+
+
+TOY = models.ModelConfig(vocab_size=512, width=64, num_heads=4, num_kv_heads=4, head_dim=16,
+                         mlp_width=128, rope=models.Rope(dim=16))  # fmt: skip
+SMALL = models.ModelConfig(vocab_size=8192, width=384, num_layers=9, num_heads=6, num_kv_heads=6,
+                           head_dim=64, mlp_width=1536, rope=models.Rope(dim=64))  # fmt: skip
+LARGE = _qwen(vocab_size=151936, width=1536, num_layers=28, num_heads=12, num_kv_heads=2,
+              mlp_width=8960, tie_embeddings=True)  # fmt: skip
+LARGER = _qwen(vocab_size=152064, width=3584, num_layers=28, num_heads=28, num_kv_heads=4,
+               mlp_width=18944, tie_embeddings=False)  # fmt: skip
+
+TOYS = (Shape("toy", TOY, 2, 32, None, 4, 16, 8),)
+CPU_SHAPES = (Shape("25M", SMALL, 8, 128, None, 32, 32, 64),)
+ACCELERATOR_SHAPES = (
+    Shape("1.5B", LARGE, 16, 512, 128, 256, 128, 128),
+    Shape("7B", LARGER, 8, 512, 128, 256, 128, 128),
+)
+
+
+def matmul_weights(config: models.ModelConfig) -> int:
+    """Weights that multiply activations: all kernels, and the head (tied or not)."""
+    shapes = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["layers"]) if leaf.ndim == 2)
+    return count + config.vocab_size * config.width
+
+
+def train_flops(shape: Shape, rank: int | None) -> float:
+    """Useful floating-point operations of one step; recomputation counts nothing.
+
+    Per token 2 per weight forward, 2 for the gradient of the input and, in full fine-tuning, 2
+    for that of the weight; causal attention adds 2 · length · heads · head_dim per layer and
+    pass (Chowdhery et al. 2022, arXiv:2204.02311, appendix B, halved for causality).
+    """
+    config = shape.config
+    attention = 2 * shape.length * config.num_heads * config.head_dim * config.num_layers
+    passes = 2 if rank else 3
+    per_token = 2 * passes * matmul_weights(config) + 3 * attention
+    return float(per_token * shape.rows * shape.length)
+
+
+def cache_bytes(shape: Shape, item: int, tokens: float | None = None) -> int:
+    """Keys and values of the whole batch at `tokens` per row, by default when full."""
+    tokens = shape.prompt_length + shape.num_new if tokens is None else tokens
+    config = shape.config
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item
+    return int(per_token * tokens * shape.prompts)
+
+
+def sample_bytes(shape: Shape, item: int) -> float:
+    """Memory traffic of one decoding step: all weights once, and the cache half way through."""
+    return matmul_weights(shape.config) * item + cache_bytes(
+        shape, item, shape.prompt_length + shape.num_new / 2
+    )
