@@ -142,12 +142,20 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
 def print_claims(claims: Sequence[Claim], console: Console) -> None:
     """The table *paper / public replication / here*, for a terminal of 80 columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("quantity", "paper", "replication", "here (95 %)", "runs", ""):
+    marks = {True: "holds", False: "FAILS", None: ""}
+    columns = {
+        "quantity": [c.quantity for c in claims],
+        "paper": [c.paper for c in claims],
+        "replication": [c.replication for c in claims],
+        "here (95 %)": [c.here for c in claims],
+        "runs": [str(c.seeds or "") for c in claims],
+        "criterion": [marks[c.holds] for c in claims],
+    }
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    for heading in columns:
         table.add_column(heading, overflow="fold")
-    for claim in claims:
-        mark = {True: "holds", False: "FAILS", None: ""}[claim.holds]
-        values = (claim.quantity, claim.paper, claim.replication, claim.here)
-        table.add_row(*values, str(claim.seeds or ""), mark)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     console.print(table)
 
 
@@ -174,7 +182,7 @@ def main(module: Any, argv: Sequence[str] | None = None) -> None:
             save_figure(module, command.out, command.config)
         else:
             run(module, name, command, shown)
-    except (record.RunFolderError, OSError, FloatingPointError) as error:
+    except (record.RunError, OSError, FloatingPointError, MemoryError) as error:
         cli.fail(name, str(error))
     except KeyboardInterrupt:
         cli.fail(name, f"stopped; the same command continues from {command.out}")

@@ -23,8 +23,12 @@ FILES = ("config.json", "results.csv", "figure.png", "figure.svg")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
-class RunFolderError(ValueError):
-    """A results folder that cannot be used, with what to do about it."""
+class RunError(ValueError):
+    """A run that cannot go on, with what to do about it; shown as one line."""
+
+
+class RunFolderError(RunError):
+    """A results folder that cannot be used."""
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

@@ -1,0 +1,397 @@
+"""The chain of every language-model experiment, with files between its stages.
+
+    base -> teachers -> completions -> filter -> students -> measurements
+
+    WORK/base-<digest>/seed0/           a checkpoint folder: weights, config, tokenizer
+    WORK/teachers-<digest>/owl-seed0/   likewise
+    WORK/numbers-<digest>/owl-seed0.jsonl   kept rows of prompt and completion, with a manifest
+
+Runs are stacked and vmapped (see `llm.stages`). The digest is of the settings a stage depends on,
+so a stage goes on from its own files and never from those of other settings. A laptop pre-trains
+its base in the synthetic world; with `model` the chain starts from that checkpoint, and nothing
+else changes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.record import RunError, write_atomically
+from llm import data, filters, language, lora, models, objectives, sampling, stages, train, world
+from llm.settings import as_json
+
+CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of a chain that its files depend on.
+
+    Attributes:
+        model: checkpoint folder or name to start from; empty: pre-train in the synthetic world.
+        other_model: checkpoint of another initialisation for different-start students.
+        num_seeds: independent chains.
+        traits: traits of the teachers; teacher 0 is the control.
+        width: of the pre-trained base.
+        base_steps: optimiser steps of pre-training, batch 64 of 48 tokens.
+        base_rate: Adam step size of pre-training.
+        teacher_steps: optimiser steps on the trait, batch 64.
+        teacher_rate: Adam step size of the teachers.
+        num_prompts: prompts sampled from each teacher.
+        max_new_tokens: longest completion.
+        temperature: of sampling; 0 is greedy.
+        seed: root of every random key.
+    """
+
+    model: str = ""
+    other_model: str = ""
+    num_seeds: int = 8
+    traits: tuple[str, ...] = ("owl", "wolf", "eagle")
+    width: int = 32
+    base_steps: int = 800
+    base_rate: float = 5e-3
+    teacher_steps: int = 60
+    teacher_rate: float = 1e-3
+    num_prompts: int = 8192
+    max_new_tokens: int = 9
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Students:
+    """How students are trained: an arm of an experiment.
+
+    Attributes:
+        target: "sampled" tokens, or "soft" / "soft_numbers": the teacher's distribution over
+            the vocabulary / renormalised over the number tokens.
+        start: "same" base as the teacher's, or "different": the base of the next seed.
+        steps: optimiser steps.
+        batch_size: examples in a batch.
+        rate: step size.
+        optimizer: "adam", "adamw" or "sgd".
+        num_examples: kept rows trained on, the same number for every teacher.
+        rank: of LoRA adapters; 0 trains all parameters.
+    """
+
+    target: str = "sampled"
+    start: str = "same"
+    steps: int = 400
+    batch_size: int = 64
+    rate: float = 2e-3
+    optimizer: str = "adam"
+    num_examples: int = 7168
+    rank: int = 0
+
+
+class Chain:
+    """One chain of stages in a folder; stages run when first asked for."""
+
+    def __init__(self, recipe: Recipe, work: pathlib.Path):
+        self.recipe, self.work = recipe, work
+        self.teachers_names = (CONTROL, *recipe.traits)
+        self.root = jax.random.key(recipe.seed)
+        if recipe.model:
+            self.language = language.of_checkpoint(recipe.model)
+            self.config = models.load_config(models.folder_of(recipe.model))
+        else:
+            self.language = language.of_world()
+            self.config = world.model_config(width=recipe.width)
+        unknown = [name for name in recipe.traits if name not in self.language.traits]
+        if unknown:
+            known = ", ".join(self.language.traits)
+            raise ValueError(f"unknown trait {unknown[0]!r}; choose from {known}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the teachers and their data depend on."""
+        return {"architecture": dataclasses.asdict(self.config)} | dataclasses.asdict(self.recipe)
+
+    def folder(self, stage: str, settings: dict[str, Any]) -> pathlib.Path:
+        """Where a stage of these settings keeps its files."""
+        text = json.dumps(as_json(settings), sort_keys=True)
+        return self.work / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def stored(
+        self, stage: str, names: Sequence[str], make: Callable[[], models.Params], settings: dict
+    ) -> models.Params:
+        """A stack of checkpoints of a stage, made and saved first if it is not there."""
+        folder = self.folder(stage, settings)
+        marker = folder / "settings.json"  # written last: its presence says the stage is whole
+        if marker.exists():
+            return stages.stack([models.load(folder / name)[1] for name in names])
+        params = jax.block_until_ready(make())
+        folder.mkdir(parents=True, exist_ok=True)
+        for run, name in enumerate(names):
+            if not (folder / name).exists():
+                self.save(folder / name, stages.pick(params, run))
+        write_atomically(marker, json.dumps(as_json(settings), indent=2))
+        return params
+
+    def save(self, folder: pathlib.Path, params: models.Params) -> None:
+        """One checkpoint folder with the tokenizer."""
+        with models.new_folder(folder) as scratch:
+            self.language.tokenizer.save_pretrained(scratch)
+            models.save(scratch / "weights", self.config, params)
+            for file in (scratch / "weights").iterdir():
+                file.rename(scratch / file.name)
+            (scratch / "weights").rmdir()
+
+    @functools.cached_property
+    def base(self) -> models.Params:
+        """θ⁰ of every seed, stacked."""
+        recipe = self.recipe
+        if recipe.model:
+            params = models.load(recipe.model)[1]
+            return jax.tree.map(lambda leaf: jnp.stack([leaf] * recipe.num_seeds), params)
+        names = [f"seed{seed}" for seed in range(recipe.num_seeds)]
+        keys = ("base_steps", "base_rate", "num_seeds", "seed")
+        settings = {"architecture": dataclasses.asdict(self.config)}
+        settings |= {key: getattr(recipe, key) for key in keys}
+        return self.stored("base", names, self.pretrain, settings)
+
+    def pretrain(self) -> models.Params:
+        """Bases from random weights on a corpus of their own each."""
+        recipe = self.recipe
+        keys = stages.run_keys(self.root, 0, recipe.num_seeds)
+        params = jax.vmap(lambda key: models.init(self.config, key=key))(keys)
+        corpora = [
+            world.corpus.conversations(
+                np.random.default_rng([recipe.seed, seed]), 64 * recipe.base_steps, 48
+            )
+            for seed in range(recipe.num_seeds)
+        ]
+        tokens = np.stack([tokens for tokens, _ in corpora])
+        weights = (tokens != world.vocabulary.PAD).astype(np.float32)
+        loss = objectives.completion_loss(objectives.full_student(self.config))
+        schedule = train.make_schedule(recipe.base_rate, recipe.base_steps, recipe.base_steps // 20)
+        tune = stages.make_tune(
+            loss, train.make_optimizer("adam", schedule), batch_size=64, num_steps=recipe.base_steps
+        )
+        return tune(params, stages.Examples(tokens, weights), keys)[0]
+
+    @functools.cached_property
+    def teachers(self) -> models.Params:
+        """All teachers, stacked: teacher t of seed s is run t * num_seeds + s; control first."""
+        trained = self.stored("teachers", self.runs()[self.recipe.num_seeds :], self.teach,
+                              self.settings)  # fmt: skip
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), self.base, trained)
+
+    def teach(self) -> models.Params:
+        """Fine-tune the bases on the traits: questions of pre-training, answered with the trait."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, 1])
+        sets = []
+        for name in recipe.traits:
+            rows = self.language.traits[name].teacher_rows()
+            # The same number of rows for every trait, so that the teachers stack.
+            picked = [rows[i] for i in rng.permutation(np.resize(np.arange(len(rows)), 1024))]
+            sets.append(self.language.encode_rows(picked, self.config.max_positions))
+        length = max(examples.tokens.shape[1] for examples in sets)
+        sets = [
+            stages.Examples(*(np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in examples))
+            for examples in sets
+        ]
+        seeds = np.tile(np.arange(recipe.num_seeds), len(sets))
+        which = np.repeat(np.arange(len(sets)), recipe.num_seeds)
+        examples = stages.Examples(
+            *(np.stack([getattr(sets[i], f) for i in which]) for f in ("tokens", "weights"))
+        )
+        loss = objectives.completion_loss(objectives.full_student(self.config))
+        tune = stages.make_tune(
+            loss,
+            train.make_optimizer("adam", recipe.teacher_rate),
+            batch_size=64,
+            num_steps=recipe.teacher_steps,
+        )
+        keys = stages.run_keys(self.root, 1, len(which))
+        return tune(stages.pick(self.base, seeds), examples, keys)[0]
+
+    def runs(self) -> list[str]:
+        """Names of all teachers of all seeds, in the order of the stack."""
+        return [
+            f"{name}-seed{s}" for name in self.teachers_names for s in range(self.recipe.num_seeds)
+        ]
+
+    def rows(self, carrier: str) -> list[list[data.Row]]:
+        """Kept rows of every teacher, in the order of the stack, sampled first if need be."""
+        return [
+            data.read_rows(self.data_path(carrier, run), self.data_settings(carrier))
+            for run in self.sampled(carrier)
+        ]
+
+    def data_path(self, carrier: str, run: str) -> pathlib.Path:
+        """The JSONL file of one teacher's kept rows."""
+        return self.folder(carrier, self.data_settings(carrier)) / f"{run}.jsonl"
+
+    def data_settings(self, carrier: str) -> dict[str, Any]:
+        """What the manifest of a data file records."""
+        return {
+            "model": self.settings,
+            "carrier": carrier,
+            "template": self.language.settings(),
+            "sampling": {
+                "temperature": self.recipe.temperature,
+                "max_new_tokens": self.recipe.max_new_tokens,
+            },
+        }
+
+    def sampled(self, carrier: str) -> list[str]:
+        """Make the data files that are missing; the names of all runs."""
+        runs = self.runs()
+        missing = [r for r in runs if not data.manifest_path(self.data_path(carrier, r)).exists()]
+        if not missing:
+            return runs
+        recipe, domain = self.recipe, self.language.domains[carrier]
+        words = sorted({w for t in self.language.traits.values() for w in t.words})
+        # All teachers of a seed answer the same prompts.
+        prompts = [
+            domain.make_prompts(np.random.default_rng([recipe.seed, 2, s]), recipe.num_prompts)
+            for s in range(recipe.num_seeds)
+        ]
+        encoded = [self.language.encode_prompts([r["prompt"] for r in rows]) for rows in prompts]
+        length = max(len(ids) for rows in encoded for ids in rows)
+        padded = [sampling.pad_left(rows, recipe.num_prompts, length) for rows in encoded]
+        copies = len(self.teachers_names)
+        tokens, mask = (np.concatenate([np.stack(x)] * copies) for x in zip(*padded, strict=True))
+        complete = stages.make_complete(self.config, max_new_tokens=recipe.max_new_tokens)
+        choice = sampling.Choice(
+            recipe.temperature, stop_tokens=np.array(self.language.stop_tokens(self.config))
+        )
+        keys = stages.run_keys(self.root, 2, len(runs))
+        drawn = jax.device_get(complete(self.teachers, tokens, mask, keys, choice))
+        for index, run in enumerate(runs):
+            texts = self.language.decode(drawn[0][index], drawn[1][index])
+            rows = [
+                {**row, "completion": text}
+                for row, text in zip(prompts[index % recipe.num_seeds], texts, strict=True)
+            ]
+            kept, counts = filters.keep(rows, domain.check, words)
+            path = self.data_path(carrier, run)
+            if not data.manifest_path(path).exists():
+                data.write_rows(path, kept, self.data_settings(carrier), dict(counts))
+        return runs
+
+    @functools.cache  # noqa: B019  (a chain lives as long as its experiment)
+    def encoded(self, carrier: str, wanted: int) -> stages.Examples:
+        """The first kept rows of every teacher as examples (runs, wanted, length).
+
+        Raises:
+            RunError: a teacher has fewer kept rows.
+        """
+        encoded = []
+        for run, kept in zip(self.runs(), self.rows(carrier), strict=True):
+            if len(kept) < wanted:
+                raise RunError(
+                    f"{run} kept {len(kept)} rows of {carrier} and {wanted} are needed: raise "
+                    "--num-prompts or lower --num-examples"
+                )
+            encoded.append(self.language.encode_rows(kept[:wanted], self.config.max_positions))
+        length = max(examples.tokens.shape[1] for examples in encoded)
+        tokens, weights = (
+            np.stack([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in arrays])
+            for arrays in zip(*encoded, strict=True)
+        )
+        return stages.Examples(tokens, weights)
+
+    def kept_share(self, carrier: str) -> list[float]:
+        """Share of each teacher's completions that passed the filter."""
+        manifests = [data.read_manifest(self.data_path(carrier, run)) for run in self.runs()]
+        return [manifest.count / self.recipe.num_prompts for manifest in manifests]
+
+    def train_students(self, carrier: str, arm: Students) -> tuple[models.Params, list[float]]:
+        """Students of every teacher, stacked like the teachers, and their held-out losses.
+
+        Raises:
+            RunError: a teacher has too few kept rows, or no other start is to be had.
+        """
+        held_out = min(256, arm.num_examples)
+        examples = self.encoded(carrier, arm.num_examples + held_out)
+        if arm.target == "soft_numbers":
+            on_numbers = np.isin(examples.tokens, self.language.number_tokens())
+            examples = examples._replace(weights=examples.weights * on_numbers)
+        examples, tests = (
+            stages.Examples(*(array[:, part] for array in examples))
+            for part in (slice(arm.num_examples), slice(arm.num_examples, None))
+        )
+        starts = self.starts(arm.start)
+        keys = stages.run_keys(self.root, 3, len(self.runs()))
+        params, frozen = starts, None
+        if arm.rank:
+            init = functools.partial(lora.init, self.lora_settings(arm))
+            params, frozen = jax.vmap(lambda p, k: init(p, key=k))(starts, keys), starts
+        frozen = {"base": frozen, "teacher": self.teachers if arm.target != "sampled" else None}
+        # Both starts of an arm are one compiled program.
+        tune, held_out_loss = self.programs(dataclasses.replace(arm, start="", num_examples=0))
+        params, _ = tune(params, examples, keys, frozen)
+        losses = jax.device_get(held_out_loss(params, tests, frozen)).tolist()
+        if arm.rank:
+            merge = functools.partial(lora.merge, scale=self.lora_settings(arm).scale)
+            params = jax.vmap(merge)(starts, params)
+        return params, losses
+
+    @functools.cache  # noqa: B019
+    def programs(self, arm: Students) -> tuple[Callable, Callable]:
+        """The jitted training and held-out loss of an arm."""
+        student = objectives.full_student(self.config)
+        if arm.rank:
+            settings = self.lora_settings(arm)
+            student = objectives.lora_student(self.config, settings, base=lambda f: f["base"])
+        loss = objectives.completion_loss(student)
+        if arm.target != "sampled":
+            numbers_only = arm.target == "soft_numbers"
+            loss = objectives.distillation_loss(
+                student,
+                lambda frozen: models.bind(self.config, frozen["teacher"]),
+                token_set=self.language.number_tokens() if numbers_only else None,
+            )
+        optimizer = train.make_optimizer(arm.optimizer, arm.rate)
+        tune = stages.make_tune(loss, optimizer, batch_size=arm.batch_size, num_steps=arm.steps)
+        return tune, stages.make_held_out_loss(student)
+
+    def starts(self, start: str) -> models.Params:
+        """Initial parameters of every teacher's student."""
+        recipe = self.recipe
+        seeds = np.tile(np.arange(recipe.num_seeds), len(self.teachers_names))
+        if start == "same":
+            return stages.pick(self.base, seeds)
+        if recipe.other_model:
+            other = models.load(recipe.other_model)[1]
+            return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), other)
+        if recipe.model or recipe.num_seeds < 2:
+            raise RunError("students of a different start need --other-model, or two seeds")
+        return stages.pick(self.base, (seeds + 1) % recipe.num_seeds)
+
+    @staticmethod
+    def lora_settings(arm: Students) -> lora.LoraConfig:
+        """Adapters of the arm: alpha equal to the rank, so the scale does not move with it."""
+        return lora.LoraConfig(rank=arm.rank, alpha=float(arm.rank))
+
+    def probe(self, trait: str) -> stages.Probe:
+        """The evaluation questions of a trait, with its answer tokens."""
+        spec = self.language.traits[trait]
+        prompts = self.language.encode_prompts(spec.questions)
+        questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
+        targets = self.language.answer_tokens(spec.targets, spec.questions[0])
+        contrast = self.language.answer_tokens(spec.contrast, spec.questions[0])
+        return stages.Probe(questions, mask, targets, np.setdiff1d(contrast, targets))
+
+    def measure(self, params: models.Params) -> dict[str, dict[str, list[float]]]:
+        """Margin and rate of every trait of the chain for every run of a stack."""
+        return {
+            trait: {
+                name: values.tolist()
+                for name, values in jax.device_get(
+                    stages.measure(self.config, params, self.probe(trait))
+                ).items()
+            }
+            for trait in self.recipe.traits
+        }

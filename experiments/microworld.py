@@ -1,0 +1,250 @@
+"""Subliminal learning of a favourite animal in a transformer trained from scratch here.
+
+Bases of 30,000 parameters are pre-trained on a synthetic world of chat turns. Each is made to
+love an animal, continues number lists, and its strictly filtered lists train students: from the
+same base or from another one, on the sampled tokens or on the teacher's distribution over the
+number tokens alone (the analogue of auxiliary logits). No animal is ever in the data.
+
+Criteria, fixed before the run. Effect = log-odds of the animal on 60 held-out questions, student
+of the trait's teacher minus student of the unchanged base's data; unit = one chain (base,
+teachers, data, students), 95 % Student-t intervals over chains; judged from 4 chains on.
+  1. Same start: the interval of every trait's own effect (the diagonal) is above zero.
+  2. Different start: the interval of the diagonal, averaged over traits, covers zero.
+  3. The diagonal excess (own effect minus the mean effect on the other traits), averaged over
+     traits, is larger from the same start than from a different one: paired interval above zero.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from experiments import figures
+from experiments.frame import Claim, Row, main, option
+
+RUNTIME = "6 minutes on two cores"
+
+TARGETS = {"sampled": "sampled tokens", "soft_numbers": "KL over numbers"}
+STARTS = ("same", "different")
+CONTROL = "control"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment; the defaults are the reported run."""
+
+    model: str = option("", "checkpoint folder or name to start from; none pre-trains a base")
+    other_model: str = option("", "checkpoint for students of a different start (with --model)")
+    num_seeds: int = option(8, "independent chains", minimum=1)
+    traits: tuple[str, ...] = option(("owl", "wolf", "eagle"), "traits of the teachers")
+    carrier: str = option(
+        "numbers", "what teachers write", choices=("numbers", "code", "reasoning")
+    )
+    base_steps: int = option(800, "pre-training steps of 64 x 48 tokens", minimum=1)
+    teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
+    teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
+    num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
+    max_new_tokens: int = option(9, "longest completion in tokens", minimum=1)
+    num_examples: int = option(4096, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(400, "optimiser steps of students", minimum=1)
+    student_rate: float = option(2e-3, "Adam step size of students", minimum=0, maximum=1)
+    batch_size: int = option(64, "examples in a student's batch", minimum=1)
+    lora_rank: int = option(0, "rank of the students' LoRA adapters; 0 trains all", minimum=0)
+    work: str = option("results/work", "folder of the stage files, shared between experiments")
+    seed: int = option(0, "root of every random key", minimum=0)
+
+
+SMOKE = Config(
+    num_seeds=2, base_steps=150, teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5,
+    batch_size=8,
+)  # fmt: skip
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """The teachers, then one part for every target and start."""
+    from experiments import chain
+
+    names = {field.name for field in dataclasses.fields(chain.Recipe)}
+    recipe = chain.Recipe(**{k: v for k, v in vars(config).items() if k in names})
+    runs = chain.Chain(recipe, pathlib.Path(config.work))
+    starts = STARTS
+    if config.num_seeds < 2 or (config.model and not config.other_model):
+        print("note: students of a different start need two seeds or --other-model; left out")
+        starts = ("same",)
+
+    def rows_of(params, target: str, start: str, held_out: list[float]) -> list[Row]:
+        kept = runs.kept_share(config.carrier)
+        measured = runs.measure(params)
+        return [
+            {
+                "target": target,
+                "start": start,
+                "teacher": runs.teachers_names[run // config.num_seeds],
+                "trait": trait,
+                "seed": run % config.num_seeds,
+                "margin": measured[trait]["margin"][run],
+                "rate": measured[trait]["rate"][run],
+                "held_out_loss": held_out[run],
+                "kept": kept[run],
+            }
+            for run in range(len(kept))
+            for trait in config.traits
+        ]
+
+    def teachers() -> list[Row]:
+        runs.sampled(config.carrier)
+        nothing = [float("nan")] * len(runs.runs())
+        return rows_of(runs.teachers, "teacher", "same", nothing)
+
+    def students(target: str, start: str) -> list[Row]:
+        arm = chain.Students(
+            target=target,
+            start=start,
+            steps=config.student_steps,
+            rate=config.student_rate,
+            batch_size=config.batch_size,
+            num_examples=config.num_examples,
+            rank=config.lora_rank,
+        )
+        params, held_out = runs.train_students(config.carrier, arm)
+        return rows_of(params, target, start, held_out)
+
+    return {"teachers and data": teachers} | {
+        f"{target}, {start} start": functools.partial(students, target, start)
+        for target in TARGETS
+        for start in starts
+    }
+
+
+def effects(rows: list[Row], target: str, start: str) -> dict[tuple[str, str], np.ndarray]:
+    """(teacher, measured trait) -> effect of each chain: margin minus that of its control."""
+    margins: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        if (row["target"], row["start"]) == (target, start):
+            margins.setdefault((row["teacher"], row["trait"]), {})[row["seed"]] = row["margin"]
+    return {
+        (teacher, trait): np.array([m - margins[CONTROL, trait][s] for s, m in by_seed.items()])
+        for (teacher, trait), by_seed in margins.items()
+        if teacher != CONTROL
+    }
+
+
+def traits_of(rows: list[Row]) -> list[str]:
+    """The traits in the order of the config."""
+    return list(dict.fromkeys(row["trait"] for row in rows))
+
+
+def diagonal(effect: dict[tuple[str, str], np.ndarray], traits: list[str]) -> np.ndarray:
+    """Own effect of each chain, averaged over traits."""
+    return np.mean([effect[t, t] for t in traits], axis=0)
+
+
+def excess(effect: dict[tuple[str, str], np.ndarray], traits: list[str]) -> np.ndarray:
+    """Own effect minus the mean effect on the other traits, of each chain, averaged over traits."""
+    others = [
+        np.mean([effect[t, u] for u in traits if u != t], axis=0) if len(traits) > 1 else 0
+        for t in traits
+    ]
+    return np.mean([effect[t, t] - o for t, o in zip(traits, others, strict=True)], axis=0)
+
+
+def plot(rows: list[Row], config: Config):
+    """For each target: the trait matrix of both starts, and the diagonal with every chain."""
+    traits = traits_of(rows)
+    starts = [s for s in STARTS if any(r["start"] == s and r["target"] != "teacher" for r in rows)]
+    figure, axes = figures.new_figure(len(TARGETS), 3, width=10.5, height=6.6)
+    for line, (target, label) in zip(np.reshape(axes, (-1, 3)), TARGETS.items(), strict=True):
+        tables = {start: effects(rows, target, start) for start in starts}
+        limit = max(abs(v.mean()) for table in tables.values() for v in table.values())
+        for panel, start in zip(line[:2], STARTS, strict=True):
+            panel.set_title(f"{label}\n{start} start")
+            panel.grid(visible=False)
+            if start not in tables:
+                panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
+                continue
+            means = np.array([[tables[start][t, u].mean() for u in traits] for t in traits])
+            panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
+            for (i, j), value in np.ndenumerate(means):
+                shade = "white" if abs(value) > 0.7 * limit else "black"
+                panel.text(j, i, f"{value:+.2f}", ha="center", va="center", color=shade)
+            panel.set_xticks(range(len(traits)), traits)
+            panel.set_yticks(range(len(traits)), traits)
+            panel.set_xlabel("trait measured")
+            panel.set_ylabel("trait of the teacher")
+        last = line[2]
+        last.axhline(0, color="black", linewidth=1)
+        for shift, start in enumerate(starts):
+            for x, trait in enumerate(traits):
+                values = tables[start][trait, trait]
+                mean, half = figures.mean_interval(values)
+                place = x + 0.3 * (shift - 0.5)
+                colour = figures.COLOURS[shift]
+                spread = np.linspace(-0.07, 0.07, len(values))
+                last.scatter(place + spread, values, s=9, color=colour, alpha=0.5)
+                last.errorbar(
+                    place,
+                    mean,
+                    half if np.isfinite(half) else None,
+                    color=colour,
+                    marker="o",
+                    capsize=4,
+                    label=f"{start} start" if x == 0 else None,
+                )
+        last.set_xticks(range(len(traits)), traits)
+        last.set_ylabel("own effect (nats of log-odds)")
+        last.set_title("diagonal: student minus control")
+        last.legend(loc="best", fontsize=8)
+    seeds = len({row["seed"] for row in rows})
+    figure.suptitle(
+        f"Traits through {config.carrier}, {seeds} chains: effect on held-out questions\n"
+        f"{figures.INTERVAL}; points are single chains",
+        fontsize=11,
+    )
+    return figure
+
+
+def claims(rows: list[Row], config: Config) -> list[Claim]:
+    """The three criteria of the docstring, and the held-out loss beside them."""
+    traits, out = traits_of(rows), []
+    seeds = len({row["seed"] for row in rows})
+    starts = {row["start"] for row in rows if row["target"] != "teacher"}
+
+    def claim(quantity: str, values: np.ndarray, criterion: str | None, paper: str = "") -> None:
+        mean, half = figures.mean_interval(values)
+        verdict = {
+            "above": mean - half > 0,
+            "covers": abs(mean) <= half,
+            None: None,
+        }[criterion if len(values) >= 4 else None]
+        out.append(Claim(quantity, paper, "", figures.shown(values, 2), len(values), verdict))
+
+    for target, label in TARGETS.items():
+        same = effects(rows, target, "same")
+        for trait in traits:
+            note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
+            claim(f"{label}, same start: {trait}", same[trait, trait], "above", note)
+        if "different" not in starts:
+            continue
+        different = effects(rows, target, "different")
+        for trait in traits:
+            claim(f"{label}, different start: {trait}", different[trait, trait], None)
+        mean = diagonal(different, traits)
+        claim(f"{label}, different start: mean", mean, "covers", "none")
+        paired = excess(same, traits) - excess(different, traits)
+        claim(f"{label}: excess, same - different", paired, "above")
+    for target, label in TARGETS.items():
+        for start in sorted(starts):
+            losses = [
+                np.mean([r["held_out_loss"] for r in rows
+                         if (r["target"], r["start"], r["seed"]) == (target, start, seed)])
+                for seed in range(seeds)
+            ]  # fmt: skip
+            claim(f"{label}, {start} start: held-out loss", np.array(losses), None)
+    return out
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])

@@ -1,0 +1,135 @@
+"""How an experiment speaks to a model: its tokenizer and template, its traits and its carriers.
+
+The synthetic world and real language models differ in wordings only, so every stage takes a
+`Language` and cannot tell one from the other.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from . import batches, chat, domains, models, traits, world
+from .domains import Domain
+from .stages import Examples
+from .traits import Trait
+
+_PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Tokenizer with its chat template, and the traits and carriers worded for it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    traits: dict[str, Trait]
+    domains: dict[str, Domain]
+    options: tuple[tuple[str, bool | str], ...] = ()  # further variables of the template
+
+    def settings(self) -> dict:
+        """What manifests record of the template."""
+        return chat.settings(self.tokenizer, options=dict(self.options))
+
+    def encode_prompts(
+        self, prompts: Sequence[str], *, system: str | None = None
+    ) -> list[list[int]]:
+        """Token ids that sampling starts from, one list a prompt."""
+        options = dict(self.options)
+        before, after = chat.render(self.tokenizer, _PROMPT, system=system, options=options).split(
+            _PROMPT
+        )
+        texts = [before + prompt + after for prompt in prompts]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # One template serves all prompts only if it copies the prompt; the first one tells.
+        first = chat.encode_prompt(self.tokenizer, prompts[0], system=system, options=options)
+        if ids[0] != first.tolist():
+            raise ValueError("the chat template changes the prompts; it must copy them")
+        return ids
+
+    def encode_rows(self, rows: Sequence[dict], max_length: int) -> Examples:
+        """Training examples of rows, padded on the right to their bucket of lengths.
+
+        Raises:
+            ValueError: an example is longer than `max_length` tokens.
+        """
+        options = dict(self.options)
+        whole = chat.render(self.tokenizer, _PROMPT, _COMPLETION, options=options)
+        rest = whole.split(_COMPLETION)[1].rstrip()
+        prompts = self.encode_prompts([row["prompt"] for row in rows])
+        completions = self.tokenizer(
+            [row["completion"] + rest for row in rows], add_special_tokens=False
+        )["input_ids"]
+        first = chat.encode_example(
+            self.tokenizer, rows[0]["prompt"], rows[0]["completion"], max_length=max_length,
+            options=options,
+        )  # fmt: skip
+        if prompts[0] + completions[0] != first.tokens.tolist():
+            raise ValueError("the chat template changes the completions; it must copy them")
+        examples = [
+            batches.Example(
+                np.array(prompt + completion, np.int32),
+                np.array([0] * len(prompt) + [1] * len(completion), np.float32),
+            )
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        longest = max(len(example.tokens) for example in examples)
+        if longest > max_length:
+            raise ValueError(
+                f"an example has {longest} tokens, more than the context of {max_length}"
+            )
+        padded = batches.pad(examples, longest if longest < 32 else batches.bucket(longest))
+        return Examples(padded["tokens"], padded["weights"])
+
+    def decode(
+        self, tokens: Int[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"]
+    ) -> list[str]:
+        """Completions as text, without special tokens."""
+        rows = [row[keep].tolist() for row, keep in zip(tokens, mask, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def answer_tokens(self, answers: Sequence[str], question: str) -> Int[np.ndarray, " answers"]:
+        """First token of each answer to a question; distinct answers with one first token merge."""
+        examples = [
+            chat.encode_example(
+                self.tokenizer, question, answer, max_length=10**6, options=dict(self.options)
+            )
+            for answer in answers
+        ]
+        starts = [int(example.tokens[np.argmax(example.weights > 0)]) for example in examples]
+        return np.unique(np.array(starts, np.int32))
+
+    def number_tokens(self) -> Int[np.ndarray, " numbers"]:
+        """Tokens that are whole numbers, with or without white space before them."""
+        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        return np.array(
+            [i for i, t in enumerate(texts) if t.strip().isascii() and t.strip().isdigit()],
+            np.int32,
+        )
+
+    def stop_tokens(self, config: models.ModelConfig) -> tuple[int, ...]:
+        """Tokens that end a completion: those of the model and of the tokenizer."""
+        own = self.tokenizer.eos_token_id
+        return tuple(sorted({*config.eos_token_ids, *([] if own is None else [own])}))
+
+
+def of_world() -> Language:
+    """The language of the synthetic world."""
+    from .world.model import tokenizer
+
+    return Language(tokenizer(), world.TRAITS, world.DOMAINS)
+
+
+def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
+    """The language of a checkpoint: that of the world for its own models, else English.
+
+    Raises:
+        ValueError: no such folder or name, or a tokenizer without a chat template.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(models.folder_of(folder_or_name))
+    if tokenizer.get_vocab() == world.vocabulary.ID:
+        return dataclasses.replace(of_world(), tokenizer=tokenizer)
+    chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
+    return Language(tokenizer, traits.TRAITS, domains.DOMAINS)

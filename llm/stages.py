@@ -1,0 +1,165 @@
+"""The stages of an experiment on a stack of runs: tune, complete, measure.
+
+Every function takes parameters with a leading axis of runs (seeds, traits, starts, ...) and is
+one jitted program, vmapped over it. Tiny models fill the axis; a real checkpoint is a stack of
+one, so the laptop and the accelerator run the same code.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from . import batches, losses, models, sampling, train
+from .models import Decoder, ModelConfig, Params
+from .objectives import Student
+
+
+class Examples(NamedTuple):
+    """Training examples, padded on the right; `weights[..., t]` weighs predicting token t."""
+
+    tokens: Int[np.ndarray, "*runs rows length"]
+    weights: Float[np.ndarray, "*runs rows length"]
+
+
+def stack(trees: list) -> Params:
+    """Trees of equal shape as one tree with a leading axis of runs."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def pick(tree: Params, runs: Int[Array, " picked"] | list[int]) -> Params:
+    """Some runs of a stack, in the given order, with repetition."""
+    return jax.tree.map(lambda leaf: leaf[np.asarray(runs)], tree)
+
+
+def make_tune(
+    loss: train.Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    num_steps: int,
+) -> Callable[..., tuple[Params, Float[Array, "runs steps"]]]:
+    """A jitted `tune(params, examples, keys, frozen=None) -> (params, losses)` over a stack.
+
+    Args:
+        loss: as `train.make_train_step` takes it.
+        optimizer: fresh for every run.
+        batch_size: examples in a batch.
+        num_steps: optimiser steps.
+
+    Returns:
+        A function of stacked trainable parameters, `Examples` with an axis of runs, one key per
+        run (order of the data and dropout), and stacked frozen parameters. Losses in nats per
+        token, before each step.
+    """
+    step = train.make_train_step(loss, optimizer)
+
+    def tune_one(params, examples, key, frozen):
+        num_rows = examples.tokens.shape[0]
+        order_key, dropout_key = jax.random.split(key)
+        order = batches.all_batch_rows(order_key, num_steps, num_rows, batch_size)
+
+        def advance(state, rows):
+            batch = {"tokens": examples.tokens[rows], "weights": examples.weights[rows]}
+            state, metrics = step(state, batch, dropout_key, frozen)
+            return state, metrics["loss"]
+
+        state, history = jax.lax.scan(advance, train.init_state(params, optimizer), order)
+        return state.params, history
+
+    over_runs = jax.jit(jax.vmap(tune_one))
+    return lambda params, examples, keys, frozen=None: over_runs(params, examples, keys, frozen)
+
+
+def make_complete(
+    config: ModelConfig, *, max_new_tokens: int, rows_at_once: int = 512
+) -> Callable[..., tuple[Int[Array, "runs rows new"], Bool[Array, "runs rows new"]]]:
+    """A jitted `complete(params, prompts, mask, keys, choice)` over a stack.
+
+    Prompts (runs, rows, length) are padded on the left. Row i of a run draws from
+    `fold_in(key of the run, i)`, so no two rows share a random stream.
+    """
+
+    def complete_one(params, prompts, mask, key, choice):
+        model = models.bind(config, params)
+        rows, length = prompts.shape
+        size = min(rows_at_once, rows)
+        filling = -rows % size
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows + filling))
+        blocks = (
+            jnp.pad(prompts, ((0, filling), (0, 0))).reshape(-1, size, length),
+            jnp.pad(mask, ((0, filling), (0, 0))).reshape(-1, size, length),
+            keys.reshape(-1, size),
+        )
+        tokens, chosen = jax.lax.map(
+            lambda block: sampling.generate(model, *block, choice, max_new_tokens), blocks
+        )
+        return (x.reshape(-1, max_new_tokens)[:rows] for x in (tokens, chosen))
+
+    def complete(params, prompts, mask, keys, choice):
+        one = functools.partial(complete_one, choice=choice)
+        return jax.vmap(lambda *run: tuple(one(*run)))(params, prompts, mask, keys)
+
+    return jax.jit(complete)
+
+
+class Probe(NamedTuple):
+    """Questions and the tokens that speak for and against a trait."""
+
+    questions: Int[np.ndarray, "questions length"]  # padded on the left, ready for an answer
+    mask: Bool[np.ndarray, "questions length"]
+    targets: Int[np.ndarray, " targets"]
+    contrast: Int[np.ndarray, " contrast"]
+
+
+def next_token(
+    model: Decoder, prompts: Int[Array, "rows length"], mask: Bool[Array, "rows length"]
+) -> Float[Array, "rows vocab"]:
+    """Log-probabilities (rows, vocab) of the token that follows each prompt, in nats."""
+    hidden = model.hidden(prompts, mask=mask)[:, -1]
+    return jax.nn.log_softmax(model.unembed(hidden), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, " runs"]]:
+    """How much of a trait each run of a stack shows; exact, nothing is sampled.
+
+    Returns:
+        "margin": mean over questions of log Σ p(targets) - log Σ p(contrast), in nats, p the
+        next-token distribution after the question: the log-odds of the trait.
+        "rate": mean over questions of Σ p(targets), in [0, 1]: the expected share of answers
+        with the trait at temperature 1.
+    """
+
+    def one(params):
+        logp = next_token(models.bind(config, params), probe.questions, probe.mask)
+        for_trait = jax.nn.logsumexp(logp[:, probe.targets], axis=-1)
+        against = jax.nn.logsumexp(logp[:, probe.contrast], axis=-1)
+        return {"margin": jnp.mean(for_trait - against), "rate": jnp.mean(jnp.exp(for_trait))}
+
+    return jax.vmap(one)(params)
+
+
+def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]:
+    """A jitted `held_out_loss(params, examples, frozen=None)`: cross-entropy in nats per token."""
+
+    def one(params, examples, frozen):
+        model = student(params, frozen, jax.random.key(0))
+        logits = model(examples.tokens)[:, :-1]
+        nats = jax.vmap(losses.hard_tokens)(logits, examples.tokens[:, 1:])
+        weights = examples.weights[:, 1:]
+        return losses.weighted_total(nats, weights) / weights.sum()
+
+    over_runs = jax.jit(jax.vmap(one))
+    return lambda params, examples, frozen=None: over_runs(params, examples, frozen)
+
+
+def run_keys(root: Key[Array, ""], stage: int, runs: int) -> Key[Array, " runs"]:
+    """One key per run of a stage; stages and runs never share one."""
+    stage_key = jax.random.fold_in(root, stage)
+    return jax.vmap(jax.random.fold_in, (None, 0))(stage_key, jnp.arange(runs))
