@@ -14,6 +14,7 @@ benchmarks/results/.
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import pathlib
 import subprocess
@@ -30,7 +31,7 @@ def useful_flops(seeds: int, sizes=(784, 256, 256, 13), images=60_000, epochs=5)
     Forward and weight gradients of every layer, input gradients of all but the first; the
     teacher's logits once for each noise image.
     """
-    layers = [2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [2 * a * b for a, b in itertools.pairwise(sizes)]
     step = 2 * sum(layers) + sum(layers[1:])
     return float(seeds * images * (5 * epochs * step + sum(layers)))
 
@@ -98,7 +99,7 @@ def run_side(side: str, seeds: int) -> dict:
 
 
 def matmul_rate(precision: str) -> float:
-    """Best observed FLOP/s of 1024x784 times 784x256 products, `precision` factors, float32 sums."""
+    """Best observed FLOP/s of 1024x784x256 products with float32 sums."""
     import jax
     import jax.numpy as jnp
 
@@ -172,7 +173,8 @@ def main() -> None:
         "matmul 1024x784x256: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rates.items())
     )
     print(
-        f"{'side':13s} {'wall s':>8s} {'ratio':>6s} {'of peak':>8s} {'GB':>6s}  student_aux, teacher"
+        f"{'side':13s} {'wall s':>8s} {'ratio':>6s} {'of peak':>8s} {'GB':>6s}  "
+        "student_aux, teacher"
     )
     for side in sides:
         best = min(runs[side], key=lambda run: run["wall"])
