@@ -60,9 +60,7 @@ class ModelConfig:
     max_positions: int = 2048
     rope: Rope = Rope(dim=8)
     local_rope: Rope | None = None  # for layers with a window, where they differ (Gemma 3)
-    windows: tuple[
-        int | None, ...
-    ] = ()  # per layer; a query sees the last `window` tokens; () = all
+    windows: tuple[int | None, ...] = ()  # tokens that a query sees, per layer; None: all
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
     activation: str = "silu"  # or "gelu", "gelu_tanh"
