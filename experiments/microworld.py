@@ -27,7 +27,11 @@ from experiments.frame import Claim, Row, main, option
 
 RUNTIME = "6 minutes on two cores"
 
-TARGETS = {"sampled": "sampled tokens", "soft_numbers": "KL over numbers"}
+TARGETS = {
+    "sampled": "sampled tokens",
+    "soft_numbers": "KL over numbers",
+    "soft": "KL over all tokens",
+}
 STARTS = ("same", "different")
 CONTROL = "control"
 
@@ -40,6 +44,9 @@ class Config:
     other_model: str = option("", "checkpoint for students of a different start (with --model)")
     num_seeds: int = option(8, "independent chains", minimum=1)
     traits: tuple[str, ...] = option(("owl", "wolf", "eagle"), "traits of the teachers")
+    targets: tuple[str, ...] = option(
+        ("sampled", "soft_numbers"), "what students imitate", choices=tuple(TARGETS)
+    )
     carrier: str = option(
         "numbers", "what teachers write", choices=("numbers", "code", "reasoning")
     )
@@ -71,11 +78,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     recipe = chain.Recipe(**{k: v for k, v in vars(config).items() if k in names})
     runs = chain.Chain(recipe, pathlib.Path(config.work))
     starts = STARTS
-    if config.num_seeds < 2 or (config.model and not config.other_model):
+    if not config.other_model and (config.model or config.num_seeds < 2):
         print("note: students of a different start need two seeds or --other-model; left out")
         starts = ("same",)
 
-    def rows_of(params, target: str, start: str, held_out: list[float]) -> list[Row]:
+    def rows_of(params, target: str, start: str, held_out: list) -> list[Row]:
         kept = runs.kept_share(config.carrier)
         measured = runs.measure(params)
         return [
@@ -96,7 +103,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def teachers() -> list[Row]:
         runs.sampled(config.carrier)
-        nothing = [float("nan")] * len(runs.runs())
+        nothing = [""] * len(runs.runs())  # teachers are not trained on completions
         return rows_of(runs.teachers, "teacher", "same", nothing)
 
     def students(target: str, start: str) -> list[Row]:
@@ -114,7 +121,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     return {"teachers and data": teachers} | {
         f"{target}, {start} start": functools.partial(students, target, start)
-        for target in TARGETS
+        for target in config.targets
         for start in starts
     }
 
@@ -130,6 +137,11 @@ def effects(rows: list[Row], target: str, start: str) -> dict[tuple[str, str], n
         for (teacher, trait), by_seed in margins.items()
         if teacher != CONTROL
     }
+
+
+def targets_of(rows: list[Row]) -> dict[str, str]:
+    """The students' targets with their labels, in the order of the config."""
+    return {r["target"]: TARGETS[r["target"]] for r in rows if r["target"] in TARGETS}
 
 
 def traits_of(rows: list[Row]) -> list[str]:
@@ -155,8 +167,9 @@ def plot(rows: list[Row], config: Config):
     """For each target: the trait matrix of both starts, and the diagonal with every chain."""
     traits = traits_of(rows)
     starts = [s for s in STARTS if any(r["start"] == s and r["target"] != "teacher" for r in rows)]
-    figure, axes = figures.new_figure(len(TARGETS), 3, width=10.5, height=6.6)
-    for line, (target, label) in zip(np.reshape(axes, (-1, 3)), TARGETS.items(), strict=True):
+    targets = targets_of(rows)
+    figure, axes = figures.new_figure(len(targets), 3, width=10.5, height=0.6 + 3 * len(targets))
+    for line, (target, label) in zip(np.reshape(axes, (-1, 3)), targets.items(), strict=True):
         tables = {start: effects(rows, target, start) for start in starts}
         limit = max(abs(v.mean()) for table in tables.values() for v in table.values())
         for panel, start in zip(line[:2], STARTS, strict=True):
@@ -168,7 +181,7 @@ def plot(rows: list[Row], config: Config):
             means = np.array([[tables[start][t, u].mean() for u in traits] for t in traits])
             panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
             for (i, j), value in np.ndenumerate(means):
-                shade = "white" if abs(value) > 0.7 * limit else "black"
+                shade = "white" if abs(value) > 0.55 * limit else "black"
                 panel.text(j, i, f"{value:+.2f}", ha="center", va="center", color=shade)
             panel.set_xticks(range(len(traits)), traits)
             panel.set_yticks(range(len(traits)), traits)
@@ -221,7 +234,7 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         }[criterion if len(values) >= 4 else None]
         out.append(Claim(quantity, paper, "", figures.shown(values, 2), len(values), verdict))
 
-    for target, label in TARGETS.items():
+    for target, label in targets_of(rows).items():
         same = effects(rows, target, "same")
         for trait in traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
@@ -235,7 +248,7 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         claim(f"{label}, different start: mean", mean, "covers", "none")
         paired = excess(same, traits) - excess(different, traits)
         claim(f"{label}: excess, same - different", paired, "above")
-    for target, label in TARGETS.items():
+    for target, label in targets_of(rows).items():
         for start in sorted(starts):
             losses = [
                 np.mean([r["held_out_loss"] for r in rows

@@ -36,9 +36,7 @@ def claim_row(claim: frame.Claim) -> str:
     mark = {True: "holds", False: "fails", None: ""}[claim.holds]
     numbers = (claim.paper, claim.replication, claim.here, str(claim.seeds or ""))
     cells = "".join(f'<td class="number">{html.escape(text)}</td>' for text in numbers)
-    return (
-        f'<tr><td>{html.escape(claim.quantity)}</td>{cells}<td class="{mark}">{mark}</td></tr>'
-    )
+    return f'<tr><td>{html.escape(claim.quantity)}</td>{cells}<td class="{mark}">{mark}</td></tr>'
 
 
 def section(out: pathlib.Path, meta: dict[str, Any]) -> str:

@@ -2,10 +2,15 @@
 
 import os
 import pathlib
+import tempfile
 
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One program that several tests (or the processes they start) compile is compiled once.
+_cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

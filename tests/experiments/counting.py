@@ -1,6 +1,6 @@
 """An experiment of a few rows for the tests of the frame: part k draws from its own key.
 
-    python -m tests.experiments.counting --out DIR [--pause 0.5]
+python -m tests.experiments.counting --out DIR [--pause 0.5]
 """
 
 import dataclasses

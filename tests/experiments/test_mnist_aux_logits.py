@@ -57,9 +57,7 @@ def test_without_mnist_the_digits_are_used_aloud(monkeypatch, capsys):
 def test_a_broken_file_is_never_replaced_by_other_data(tmp_path, capsys):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"cut")
     with pytest.raises(SystemExit) as stopped:
-        frame.main(
-            mnist_aux_logits, ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
-        )
+        frame.main(mnist_aux_logits, ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "train-images-idx3-ubyte" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -115,7 +113,13 @@ def test_criteria_are_judged_only_for_the_official_recipe():
         mean = {"reference": 0.1, "teacher": 0.943, "student_aux": aux, "student_all": 0.91,
                 "cross_aux": 0.1, "cross_all": 0.74}  # fmt: skip
         return [
-            {"condition": c, "seed": s, "accuracy": a + 0.001 * s, "dataset": "mnist", "chance": 0.1}
+            {
+                "condition": c,
+                "seed": s,
+                "accuracy": a + 0.001 * s,
+                "dataset": "mnist",
+                "chance": 0.1,
+            }
             for c, a in mean.items()
             for s in (0, 1)
         ]
