@@ -114,17 +114,21 @@ def make_train_step(
 
     With `accumulate` = A the batch is cut into A microbatches; their gradient *sums* are added
     and divided once by the total weight, so microbatches with different numbers of completion
-    tokens give the gradient of the large batch. A batch of weight zero changes no gradient.
+    tokens give the gradient of the large batch. A batch of weight zero has gradient zero.
 
     Returns:
         `train_step(state, batch, key, frozen=None) -> (state, metrics)` with metrics `loss`
-        (nats per token), `weight` (tokens) and `grad_norm`, all before the update.
+        (nats per token), `weight` (tokens) and `grad_norm`, all before the update. Raises
+        ValueError when traced with a batch that does not divide into `accumulate` parts.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
 
     def summed(params, frozen, batch, key):
         if accumulate == 1:
             return value_and_grad(params, frozen, batch, key)
+        rows = len(jax.tree.leaves(batch)[0])
+        if rows % accumulate:
+            raise ValueError(f"a batch of {rows} rows does not divide into {accumulate} parts")
         # Microbatch i takes rows i, i+A, ...: a batch axis sharded over devices stays sharded.
         micro = jax.tree.map(
             lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1),

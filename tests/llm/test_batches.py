@@ -13,7 +13,7 @@ def examples(count, seed=0):
     return [Example(np.full(n, i, np.int32), np.ones(n, np.float32)) for i, n in enumerate(lengths)]
 
 
-@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (7, 7), (12, 1), (9, 5)])
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 4), (7, 7)])
 def test_every_row_once_per_epoch_and_another_order_each_epoch(num_examples, batch_size):
     key, steps = jax.random.key(3), 3 * num_examples
     draw = jax.jit(lambda step: batches.batch_rows(key, step, num_examples, batch_size))

@@ -10,100 +10,115 @@ T, V = 7, 11
 
 
 def draw(seed, *shape):
-    return 3 * jax.random.normal(jax.random.key(seed), shape)
+    return 3 * np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+hard_tokens = jax.jit(losses.hard_tokens)
+soft_targets = jax.jit(losses.soft_targets)
+restricted = jax.jit(losses.restricted_soft_targets)
+
+
+def log_softmax(logits):
+    """In float64, on the host."""
+    logits = np.float64(logits)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def test_hard_tokens_is_the_negative_log_probability():
-    logits, targets = draw(0, T, V), jax.random.randint(jax.random.key(1), (T,), 0, V)
-    expected = [-jax.nn.log_softmax(logits[t])[targets[t]] for t in range(T)]
-    np.testing.assert_allclose(losses.hard_tokens(logits, targets), jnp.stack(expected), rtol=1e-5)
+    logits, targets = draw(0, T, V), np.arange(T) % 5
+    expected = -log_softmax(logits)[np.arange(T), targets]
+    np.testing.assert_allclose(hard_tokens(logits, targets), expected, rtol=1e-5)
 
 
 def test_soft_targets_is_the_divergence_and_zero_at_the_teacher():
-    student, teacher = np.float64(draw(0, T, V)), np.float64(draw(1, T, V))
-    p = np.exp(teacher / 2) / np.exp(teacher / 2).sum(-1, keepdims=True)
-    q = np.exp(student / 2) / np.exp(student / 2).sum(-1, keepdims=True)
-    found = losses.soft_targets(jnp.float32(student), jnp.float32(teacher), 2.0)
-    np.testing.assert_allclose(found, (p * np.log(p / q)).sum(-1), rtol=1e-5)
-    at_teacher = losses.soft_targets(jnp.float32(teacher), jnp.float32(teacher))
-    np.testing.assert_allclose(at_teacher, np.zeros(T), atol=1e-6)
+    student, teacher = draw(0, T, V), draw(1, T, V)
+    p, q = log_softmax(teacher / 2), log_softmax(student / 2)
+    expected = (np.exp(p) * (p - q)).sum(-1)
+    np.testing.assert_allclose(soft_targets(student, teacher, 2.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(soft_targets(teacher, teacher, 1.0), np.zeros(T), atol=1e-6)
 
 
 def test_soft_targets_with_a_point_mass_are_hard_tokens():
-    logits, targets = draw(0, T, V), jax.random.randint(jax.random.key(1), (T,), 0, V)
-    teacher = jnp.where(jax.nn.one_hot(targets, V) > 0, 0.0, -jnp.inf)
+    logits, targets = draw(0, T, V), np.arange(T) % 5
+    teacher = np.where(np.eye(V)[targets] > 0, 0, -np.inf).astype(np.float32)
     np.testing.assert_allclose(
-        losses.soft_targets(logits, teacher), losses.hard_tokens(logits, targets), rtol=1e-5
+        soft_targets(logits, teacher, 1.0), hard_tokens(logits, targets), rtol=1e-5
     )
-    assert jnp.isfinite(jax.grad(lambda z: losses.soft_targets(z, teacher).sum())(logits)).all()
+    grad = jax.jit(jax.grad(lambda z: losses.soft_targets(z, teacher).sum()))(logits)
+    assert np.isfinite(grad).all()
 
 
 def test_restricted_targets_ignore_and_spare_every_logit_outside_the_set():
-    student, teacher, inside = draw(0, T, V), draw(1, T, V), jnp.array([2, 5, 7])
-    outside = jnp.setdiff1d(jnp.arange(V), inside)
-    found = losses.restricted_soft_targets(student, teacher, inside)
-    moved = losses.restricted_soft_targets(
-        student.at[:, outside].add(5.0), teacher.at[:, outside].add(-3.0), inside
+    student, teacher, inside = draw(0, T, V), draw(1, T, V), np.array([2, 5, 7])
+    outside = np.setdiff1d(np.arange(V), inside)
+    other_student, other_teacher = np.array(student), np.array(teacher)
+    other_student[:, outside] += 5
+    other_teacher[:, outside] -= 3
+    np.testing.assert_array_equal(
+        restricted(student, teacher, inside), restricted(other_student, other_teacher, inside)
     )
-    np.testing.assert_array_equal(found, moved)
-    full = losses.restricted_soft_targets(student, teacher, jnp.arange(V))
-    np.testing.assert_allclose(full, losses.soft_targets(student, teacher), rtol=1e-5)
-    grad = jax.grad(lambda z: losses.restricted_soft_targets(z, teacher, inside).sum())(student)
+    np.testing.assert_allclose(
+        restricted(student, teacher, np.arange(V)), soft_targets(student, teacher, 1.0), rtol=1e-5
+    )
+    loss = lambda z: losses.restricted_soft_targets(z, teacher, inside).sum()  # noqa: E731
+    grad = np.asarray(jax.jit(jax.grad(loss))(student))
     assert (grad[:, outside] == 0).all()
-    assert (jnp.abs(grad[:, inside]).max(axis=1) > 1e-3).all()
+    assert (np.abs(grad[:, inside]).max(axis=1) > 1e-3).all()
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft", "restricted"])
 def test_gradients_and_shift_invariance(kind):
-    teacher, targets = draw(1, T, V), jax.random.randint(jax.random.key(1), (T,), 0, V)
+    teacher, targets = draw(1, T, V), np.arange(T) % 5
     loss = {
         "hard": lambda z: losses.hard_tokens(z, targets),
         "soft": lambda z: losses.soft_targets(z, teacher),
-        "restricted": lambda z: losses.restricted_soft_targets(z, teacher, jnp.array([1, 2, 9])),
+        "restricted": lambda z: losses.restricted_soft_targets(z, teacher, np.array([1, 2, 9])),
     }[kind]
     logits = draw(0, T, V)
     with jax.enable_x64(True):
-        check_grads(lambda z: loss(z).sum(), (logits.astype(jnp.float64),), 1, modes=["rev"])
-    np.testing.assert_allclose(loss(logits + 4.0), loss(logits), rtol=2e-5, atol=2e-6)
+        check_grads(jax.jit(lambda z: loss(z).sum()), (np.float64(logits),), 1, modes=["rev"])
+    loss = jax.jit(loss)
+    np.testing.assert_allclose(loss(logits + 4), loss(logits), rtol=2e-5, atol=2e-6)
 
 
 def test_softmax_is_float32_under_bfloat16_logits():
-    logits = draw(0, T, 1000).astype(jnp.bfloat16)
-    targets = jnp.arange(T)
-    found = losses.hard_tokens(logits, targets)
+    logits = jnp.asarray(draw(0, T, 1000), jnp.bfloat16)
+    found = hard_tokens(logits, np.arange(T))
     assert found.dtype == jnp.float32
-    exact = losses.hard_tokens(logits.astype(jnp.float32), targets)
-    np.testing.assert_array_equal(found, exact)
+    np.testing.assert_array_equal(found, hard_tokens(np.float32(logits), np.arange(T)))
 
 
 def test_masked_tokens_get_gradient_exactly_zero():
-    logits, targets = draw(0, T, V), jnp.zeros((T,), jnp.int32)
-    weights = jnp.array([0.0, 1.0, 0.0, 2.5, 0.0, 0.5, 0.0])
+    logits, targets = draw(0, T, V), np.zeros(T, np.int32)
+    weights = np.array([0.0, 1.0, 0.0, 2.5, 0.0, 0.5, 0.0])
 
+    @jax.jit
+    @jax.value_and_grad
     def total(z):
         return losses.weighted_total(losses.hard_tokens(z, targets), weights)
 
-    grad = jax.grad(total)(logits)
-    assert (grad[weights == 0] == 0).all()
-    assert (jnp.abs(grad[weights != 0]).max(axis=1) > 1e-3).all()
+    value, grad = total(logits)
+    assert (np.asarray(grad)[weights == 0] == 0).all()
+    assert (np.abs(grad)[weights != 0].max(axis=1) > 1e-3).all()
     # even where the masked token itself has an infinite loss
-    impossible = logits.at[0, 0].set(-jnp.inf)
-    np.testing.assert_array_equal(total(impossible), total(logits))
+    impossible = logits.copy()
+    impossible[0, 0] = -np.inf
+    assert total(impossible)[0] == value
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 50, None])
+@pytest.mark.parametrize("size", [1, 3, 50])
 def test_chunks_change_neither_value_nor_gradient(size):
     hidden, head = draw(0, T, 5), draw(1, 5, V)
-    targets, weights = jnp.arange(T), jnp.array([0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 2.0])
+    targets, weights = np.arange(T), np.array([0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 2.0])
 
     def loss(hidden, head, size):
         def total(h, t, w):
             return losses.weighted_total(losses.hard_tokens(h @ head, t), w)
 
-        return losses.total_in_chunks(total, size, hidden, targets, weights)
+        return losses.total_in_chunks(total, size, hidden, jnp.asarray(targets), weights)
 
-    value, grads = jax.value_and_grad(loss, (0, 1))(hidden, head, size)
-    whole, whole_grads = jax.value_and_grad(loss, (0, 1))(hidden, head, None)
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
+    (value, grads), (whole, whole_grads) = run(hidden, head, size), run(hidden, head, None)
     np.testing.assert_allclose(value, whole, rtol=1e-6)
     for grad, expected in zip(grads, whole_grads, strict=True):
         np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-5)

@@ -7,14 +7,15 @@ import pytest
 from llm import lora, models, objectives, train
 from llm.batches import Batches, Example
 
-CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=2, num_heads=2, num_kv_heads=1,
+CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=1,
                             head_dim=16, mlp_width=48)  # fmt: skip
 KEY = jax.random.key(7)
+init = jax.jit(lambda key: models.init(CONFIG, key=key))
 
 
 @pytest.fixture(scope="module")
 def params():
-    return models.init(CONFIG, key=jax.random.key(0))
+    return init(jax.random.key(0))
 
 
 def make_batch(rows, length, seed=0):
@@ -45,16 +46,19 @@ def assert_trees_close(found, expected, **tolerance):
 
 def test_completion_loss_is_the_weighted_negative_log_likelihood(params):
     batch = make_batch(3, 16)
-    logp = jax.nn.log_softmax(models.apply(CONFIG, params, batch["tokens"]))
-    expected = -sum(
-        float(batch["weights"][b, t] * logp[b, t - 1, batch["tokens"][b, t]])
-        for b in range(3)
-        for t in range(1, 16)
-    )
+    logits = jax.jit(lambda p: models.apply(CONFIG, p, batch["tokens"]))(params)
+    logp = np.asarray(jax.nn.log_softmax(logits))
+    weights, tokens = np.asarray(batch["weights"]), np.asarray(batch["tokens"])
+    pairs = [(b, t) for b in range(3) for t in range(1, 16)]
+    expected = -sum(weights[b, t] * logp[b, t - 1, tokens[b, t]] for b, t in pairs)
+    grads = []
     for chunk, remat in ((None, False), (5, True)):
-        total, weight = full_loss(chunk=chunk, remat=remat)(params, None, batch, KEY)
-        assert float(weight) == float(batch["weights"].sum())
+        loss = jax.jit(jax.value_and_grad(full_loss(chunk=chunk, remat=remat), has_aux=True))
+        (total, weight), grad = loss(params, None, batch, KEY)
+        assert float(weight) == weights.sum()
         np.testing.assert_allclose(total, expected, rtol=1e-5)
+        grads.append(grad)
+    assert_trees_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_after_the_last_weight_do_not_matter(params):
@@ -78,7 +82,7 @@ def test_distillation_vanishes_at_the_teacher_and_descends_to_it(params):
     step = jax.jit(train.make_train_step(loss, optimizer))
     _, metrics = step(train.init_state(params, optimizer), batch, KEY, params)
     assert float(metrics["loss"]) < 1e-6
-    teacher = models.init(CONFIG, key=jax.random.key(5))
+    teacher = init(jax.random.key(5))
     state, values = train.init_state(params, optimizer), []
     for _ in range(30):
         state, metrics = step(state, batch, KEY, teacher)
@@ -97,8 +101,8 @@ def test_accumulation_is_the_large_batch(params):
     (large, large_metrics), (small, small_metrics) = results
     assert_trees_close(small.params, large.params, atol=2e-6)
     assert_trees_close(small_metrics, large_metrics, rtol=1e-5)
-    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), large.params, params)
-    assert float(jax.tree.reduce(jnp.maximum, moved)) > 1e-3  # the step does something
+    moved = np.abs(large.params["embedding"] - params["embedding"]).max()
+    assert moved > 1e-3  # the step does something
     # the mean of the microbatches' mean losses is something else: the weights differ
     parts = [{name: x[i::4] for name, x in batch.items()} for i in range(4)]
     means = [jax.jit(full_loss())(params, None, part, KEY) for part in parts]
@@ -142,11 +146,11 @@ def test_bfloat16_compute_keeps_float32_master_weights(params):
     batch, state = make_batch(4, 16), train.init_state(params, optimizer)
     after, metrics = jax.jit(train.make_train_step(loss, optimizer))(state, batch, KEY)
     assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
-    exact, weight = full_loss()(params, None, batch, KEY)
+    exact, weight = jax.jit(full_loss())(params, None, batch, KEY)
     np.testing.assert_allclose(metrics["loss"], exact / weight, rtol=2**-8)
     # an update far below bfloat16 resolution is not lost
-    change = jax.tree.map(lambda a, b: jnp.mean(a != b), after.params, params)
-    assert float(change["layers"][0]["mlp"]["up"]["kernel"]) > 0.9
+    kernels = [tree["layers"][0]["mlp"]["up"]["kernel"] for tree in (after.params, params)]
+    assert np.mean(np.not_equal(*kernels)) > 0.9
 
 
 def test_seeds_in_one_scan_are_the_python_loop(params):
@@ -161,7 +165,7 @@ def test_seeds_in_one_scan_are_the_python_loop(params):
 
     states, metrics = jax.jit(jax.vmap(run))(jnp.arange(2))
     init_key, key = jax.random.split(jax.random.key(1))
-    one = train.init_state(models.init(CONFIG, key=init_key), optimizer)
+    one = train.init_state(init(init_key), optimizer)
     one, history = train.fit(step, one, lambda _: batch, 3, key=key)
     # Adam divides small gradients by their size, so round-off shows up to a part of the step.
     assert_trees_close(jax.tree.map(lambda x: x[1], states.params), one.params, atol=2e-4)
@@ -209,8 +213,8 @@ def test_weight_decay_spares_norms_and_biases_and_needs_adamw(params):
     spared = train.decayed({**params, "q": {"bias": jnp.zeros(3), "kernel": jnp.zeros((3, 3))}})
     assert spared["q"] == {"bias": False, "kernel": True}
     assert spared["norm"] == {"scale": False}
-    assert spared["layers"][1]["attn_norm"]["scale"] is False
-    assert spared["layers"][1]["attn"]["q"]["kernel"] is True
+    assert spared["layers"][0]["attn_norm"]["scale"] is False
+    assert spared["layers"][0]["attn"]["q"]["kernel"] is True
     with pytest.raises(ValueError, match="needs adamw"):
         train.make_optimizer("sgd", 0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="unknown optimizer 'lion': choose one of adamw"):

@@ -16,7 +16,7 @@ from llm import distributed, models, objectives, sharding, train
 from llm.batches import Batches, Example
 from llm.checkpoint import Checkpoints
 
-CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=2, num_heads=2, num_kv_heads=2,
+CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=2,
                             head_dim=16, mlp_width=64)  # fmt: skip
 
 
