@@ -183,11 +183,11 @@ def order(
     if (ratio <= floor).all():
         return Finding(claim, text, "0 up to round-off", True)
     inside = asymptotics.window(ratio, floor)
-    if inside.sum() < 3:
+    slope = asymptotics.loglog_slope(eps, values, inside)
+    if np.isnan(slope):
         return Finding(claim, text, f"no asymptotic range in {len(eps)} steps", False)
-    slope = asymptotics.loglog_slope(eps[inside], values[inside])
     shown = f"order {slope:.3f} over eps {eps[inside].min():.0e} to {eps[inside].max():.0e}"
-    return Finding(claim, text, shown, abs(slope - expected) <= SLOPE_TOLERANCE)
+    return Finding(claim, text, shown, bool(abs(slope - expected) <= SLOPE_TOLERANCE))
 
 
 def require_finite(name: str, values: Any) -> None:

@@ -151,6 +151,17 @@ def on_outputs(loss: ImitationLoss, outputs: Sequence[int]) -> ImitationLoss:
     return ImitationLoss(name, lambda z, y: loss.value(pick(z), pick(y)), mixed_hessian)
 
 
+def one_of(index: Array, candidates: Sequence[ImitationLoss]) -> ImitationLoss:
+    """The loss of that number; under vmap over numbers one compiled program serves them all."""
+    values = [loss.value for loss in candidates]
+    products = [loss.mixed_hessian for loss in candidates]
+    return ImitationLoss(
+        "one of " + ", ".join(loss.name for loss in candidates),
+        lambda z, y: jax.lax.switch(index, values, z, y),
+        lambda y, v: jax.lax.switch(index, products, y, v),
+    )
+
+
 def divergence(a: Logits, b: Logits) -> PerExample:
     """KL(softmax(a) ‖ softmax(b)) in nats."""
     log_p, log_q = jax.nn.log_softmax(a, axis=-1), jax.nn.log_softmax(b, axis=-1)

@@ -127,7 +127,7 @@ def transformer(name: str, vocab: int, length: int, width: int) -> Family:
 def draw_params(family: Family, key: Array) -> Params:
     """A random start θ⁰."""
     shapes = [shape for shape, _ in family.weights.values()]
-    pieces = cut(jax.random.normal(key, (num_numbers(shapes),)), shapes)
+    pieces = cut(normals(key, num_numbers(shapes)), shapes)
     stds = [std for _, std in family.weights.values()]
     return {n: std * w for n, std, w in zip(family.weights, stds, pieces, strict=True)}
 
@@ -140,7 +140,7 @@ def draw_case(family: Family, key: Array, num_inputs: int) -> Case:
     logits = jax.eval_shape(lambda x: family.apply(params, family.read(x)), jnp.zeros(batch))
     shapes = [(), raw, batch, (), raw, batch, logits.shape, (3,)]
     # One call for all numbers: every call to the generator costs seconds of compilation.
-    numbers = cut(jax.random.normal(case_key, (num_numbers(shapes),)), shapes)
+    numbers = cut(normals(case_key, num_numbers(shapes)), shapes)
     scale, mean, noise, trait_scale, trait_mean, trait_noise, targets, signs = numbers
     return Case(
         params,
@@ -149,6 +149,11 @@ def draw_case(family: Family, key: Array, num_inputs: int) -> Case:
         targets,
         signs,
     )
+
+
+def normals(key: Array, num: int) -> Float[Array, "num"]:
+    """Standard normal numbers, drawn in float32 (three times as fast) also where float64 is on."""
+    return jax.random.normal(key, (num,), jnp.float32).astype(float)
 
 
 def num_numbers(shapes: Iterable[Shape]) -> int:

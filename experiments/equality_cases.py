@@ -1,0 +1,236 @@
+"""The exact zeros of Theorem 1, each beside the smallest change that removes it.
+
+Theorem 1 (arXiv 2507.14805, section 6.1) leaves one way out: the inner product of the updates is
+0 for every eps. These are the ways it happens, on random networks, teacher steps and losses.
+
+Criteria, fixed before the run: in each zero case every inner product is exactly 0.0, in floating
+point and at every eps (for the shift of all logits, whose softmax is rounded anew: at most the
+level of `alignment.roundoff`); in each control every one is positive at the smallest eps.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import figures
+from experiments.frame import Claim, Row, main, option
+from theory import alignment, losses, steps, toys
+from theory.base import LossFn, Params
+
+RUNTIME = "15 s on two cores"
+NUM_CLASSES, NUM_AUX = 4, 3
+AUX = tuple(range(NUM_CLASSES, NUM_CLASSES + NUM_AUX))
+FAMILIES = {
+    name: toys.mlp(name, sizes, activation)
+    for name, sizes, activation in (
+        ("tanh", (6, 8, NUM_CLASSES + NUM_AUX), jnp.tanh),
+        ("one layer", (6, NUM_CLASSES + NUM_AUX), jnp.tanh),
+        ("two linear layers", (6, 8, NUM_CLASSES + NUM_AUX), lambda x: x),
+    )
+}
+EPS = (1e-3, 0.1, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    num_nets: int = option(1000, "random networks per case", minimum=1)
+    seed: int = option(0, "root of every random key", minimum=0)
+
+
+SMOKE = Config(num_nets=20)
+
+
+def head_of(params: Params) -> Params:
+    """The rows of the last layer that make the class logits, and its biases."""
+    last = max(int(name.split("_")[1]) for name in params)
+    return params[f"kernel_{last}"][:NUM_CLASSES], params[f"bias_{last}"][:NUM_CLASSES]
+
+
+def class_loss(family: toys.Family, case: toys.Case) -> LossFn:
+    """Squared error of the class logits on the teacher's own inputs."""
+    targets = case.targets[:, :NUM_CLASSES]
+    return lambda p: jnp.mean((family.apply(p, case.trait_inputs)[:, :NUM_CLASSES] - targets) ** 2)
+
+
+def frozen_body(family: toys.Family, case: toys.Case) -> LossFn:
+    """The class loss as a function of the class head alone."""
+
+    def loss(params: Params):
+        kernel, bias = head_of(params)
+        body = jax.lax.stop_gradient(params)
+        head = {
+            "kernel_1": body["kernel_1"].at[:NUM_CLASSES].set(kernel),
+            "bias_1": body["bias_1"].at[:NUM_CLASSES].set(bias),
+        }
+        return class_loss(family, case)(body | head)
+
+    return loss
+
+
+def logit_shift(family: toys.Family, case: toys.Case) -> LossFn:
+    """Adds one constant to all logits."""
+    return lambda p: case.signs[0] * jnp.sum(p["bias_1"])
+
+
+def aux_logit_loss(family: toys.Family, case: toys.Case) -> LossFn:
+    """Moves the auxiliary rows of the last layer only."""
+    return lambda p: jnp.sum(p["kernel_1"][NUM_CLASSES:] * case.targets[:NUM_AUX, :1])
+
+
+def head_norm(family: toys.Family, case: toys.Case) -> LossFn:
+    """A regulariser of the class head, which no auxiliary logit depends on."""
+    return lambda p: jnp.sum(head_of(p)[0] ** 2)
+
+
+def body_norm(family: toys.Family, case: toys.Case) -> LossFn:
+    """A regulariser of the first layer."""
+    return lambda p: jnp.sum(p["kernel_0"] ** 2)
+
+
+class Case(NamedTuple):
+    """A zero, or the control beside it."""
+
+    name: str
+    variant: str  # what is shown of it: the zero, or the change that removes it
+    is_zero: bool
+    family: str
+    trait: Callable[[toys.Family, toys.Case], LossFn]
+    loss: losses.ImitationLoss
+
+
+KL = losses.kl()
+ONLY_CLASSES = losses.squared_error((1.0,) * NUM_CLASSES + (0.0,) * NUM_AUX)
+ALSO_AUX = losses.squared_error((1.0,) * NUM_CLASSES + (0.1,) * NUM_AUX)
+ONE, TWO, THREE = (losses.on_outputs(KL, AUX[:n]) for n in (1, 2, 3))
+ONE_SQUARED = losses.on_outputs(losses.squared_error(), AUX[:1])
+SQUARED = losses.squared_error()
+CASES = (
+    Case("a single auxiliary logit", "under softmax", True, "tanh", class_loss, ONE),
+    Case("a single auxiliary logit", "two of them", False, "tanh", class_loss, TWO),
+    Case("a single auxiliary logit", "squared error", False, "tanh", class_loss, ONE_SQUARED),
+    Case("teacher's body frozen", "aux logits", True, "tanh", frozen_body, THREE),
+    Case("teacher's body frozen", "all logits", False, "tanh", frozen_body, KL),
+    Case("disjoint rows", "one linear layer", True, "one layer", class_loss, THREE),
+    Case("disjoint rows", "two linear layers", False, "two linear layers", class_loss, THREE),
+    Case("all logits shifted", "softmax", True, "tanh", logit_shift, KL),
+    Case("all logits shifted", "squared error", False, "tanh", logit_shift, SQUARED),
+    Case("moved outputs of weight 0", "weight 0", True, "tanh", aux_logit_loss, ONLY_CLASSES),
+    Case("moved outputs of weight 0", "weight 0.1", False, "tanh", aux_logit_loss, ALSO_AUX),
+    Case("trait out of reach", "class head's norm", True, "tanh", head_norm, THREE),
+    Case("trait out of reach", "first layer's norm", False, "tanh", body_norm, THREE),
+)
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part per case and control."""
+    return {f"{c.name}: {c.variant}": functools.partial(run_case, config, c) for c in CASES}
+
+
+@functools.cache
+def draw(family_name: str, config: Config) -> toys.Case:
+    """The random networks of a family with their inputs and targets."""
+    keys = jax.random.split(jax.random.key(config.seed), config.num_nets)
+    return jax.jit(jax.vmap(lambda key: toys.draw_case(FAMILIES[family_name], key, 8)))(keys)
+
+
+def run_case(config: Config, case: Case) -> list[Row]:
+    """Inner products over random networks at every ε."""
+    family = FAMILIES[case.family]
+
+    def one(instance):
+        trait = case.trait(family, instance)
+        delta_t = steps.teacher_update(trait, instance.params)
+
+        def at(eps):
+            teacher = steps.moved(instance.params, delta_t, eps)
+            delta_s = steps.student_update(
+                family.apply, instance.params, teacher, instance.inputs, case.loss
+            )
+            return alignment.inner_product(delta_s, delta_t)
+
+        noise = alignment.roundoff(family.apply, instance.params, delta_t, instance.inputs)
+        return jax.vmap(at)(jnp.array(EPS)), noise
+
+    with jax.enable_x64(True):
+        instances = draw(case.family, config)
+        inner, noise = jax.device_get(jax.jit(jax.vmap(one))(instances))
+    return [
+        {
+            "case": case.name,
+            "variant": case.variant,
+            "expected": "zero" if case.is_zero else "positive",
+            "eps": eps,
+            "nets": len(inner),
+            "exactly_0": int((values == 0).sum()),
+            "within_roundoff": int((np.abs(values) <= noise).sum()),
+            "negative": int((values < -noise).sum()),
+            "lowest": float(values.min()),
+            "median": float(np.median(values)),
+            "highest": float(values.max()),
+            "largest_size": float(np.abs(values).max()),
+        }
+        for eps, values in zip(EPS, inner.T, strict=True)
+    ]
+
+
+def plot(rows: list[Row], config: Config):
+    """Range of the inner products at the smallest ε; the zeros sit on the left edge."""
+    figure, (axes,) = figures.new_figure(width=8.5, height=5.2)
+    rows = [r for r in rows if r["eps"] == EPS[0]]
+    edge = 1e-19
+    for y, row in enumerate(rows):
+        zero = row["expected"] == "zero"
+        colour = figures.COLOURS[0] if zero else figures.COLOURS[1]
+        if zero and row["largest_size"] == 0:
+            axes.plot(edge, y, "D", color=colour, markersize=7)
+            axes.text(edge * 2.5, y, "exactly 0", va="center", fontsize=8.5)
+        elif zero:
+            axes.plot([edge, row["largest_size"]], [y, y], color=colour, linewidth=3)
+            axes.text(row["largest_size"] * 2.5, y, "round-off", va="center", fontsize=8.5)
+        else:
+            axes.plot([row["lowest"], row["highest"]], [y, y], color=colour, linewidth=3)
+            axes.plot(row["median"], y, "o", color=colour, markersize=6)
+    axes.set_xscale("log")
+    axes.set_xlim(edge / 3, 100)
+    axes.set_yticks(range(len(rows)), [f"{r['case']}: {r['variant']}" for r in rows])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"inner product of the two updates at ε = {EPS[0]:g} (range and median)")
+    axes.set_title(
+        f"Where nothing can be transmitted (blue), and the change that removes it (orange)\n"
+        f"{rows[0]['nets']} random networks in each row",
+        fontsize=10,
+    )
+    return figure
+
+
+def claims(rows: list[Row], config: Config) -> list[Claim]:
+    """Zeros that are not 0, and controls that are not positive."""
+    out = []
+    for case in CASES:
+        mine = [r for r in rows if (r["case"], r["variant"]) == (case.name, case.variant)]
+        nets = sum(r["nets"] for r in mine)
+        if case.is_zero:
+            exact = sum(r["exactly_0"] for r in mine)
+            within = sum(r["within_roundoff"] for r in mine)
+            holds = within == nets if case.trait is logit_shift else exact == nets
+            here = f"{exact} of {nets} exactly 0, {within} within round-off"
+        else:
+            mine = [r for r in mine if r["eps"] == EPS[0]]
+            lowest = min(r["lowest"] for r in mine)
+            holds, here = lowest > 0, f"lowest {lowest:.1e}"
+        name = f"{case.name}, {case.variant}"
+        out.append(Claim(name, "0" if case.is_zero else "> 0", "", here, config.num_nets, holds))
+    return out
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])

@@ -1,0 +1,346 @@
+"""Lemma 1 and Theorem 1 on thousands of random networks: sign, size and order in eps.
+
+Every network of every family gets its own random inputs and its own random teacher loss
+(arXiv 2507.14805, section 6.1 and appendix C). The teacher takes one step of relative size
+eps = ‖ε Δ_T‖ / ‖θ⁰‖, the student one step (alpha = 1) towards the teacher's outputs.
+
+Criteria, fixed before the run. With a shared start: no negative inner product, no trait loss
+that rises, log-log slopes 2 ± 0.05 (remainder of the inner product) and 1 ± 0.05 (relative
+residual of the update) over the finest four steps, halving, above round-off. At most 1 % of the
+slopes may miss: those with a ReLU kink among their steps or a coefficient of ε² that cancels.
+Counted apart: exact zeros, and |inner product| below the level of `alignment.roundoff`.
+With another start: a third to two thirds negative in every family and loss (a half by symmetry,
+since the teacher is as likely to learn as to unlearn), and no order: slope 0.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import figures
+from experiments.frame import Claim, Row, main, option
+from theory import alignment, asymptotics, losses, steps, toys
+
+RUNTIME = "45 s on two cores"
+
+# The last three outputs of each play the auxiliary logits.
+FAMILIES = {
+    family.name: (family, num_outputs)
+    for family, num_outputs in (
+        (toys.mlp("two-layer linear", (6, 8, 7), lambda x: x), 7),
+        (toys.mlp("two-layer tanh", (6, 8, 7), jnp.tanh), 7),
+        (toys.mlp("two-layer ReLU", (6, 8, 7), jax.nn.relu), 7),
+        (toys.cnn("CNN", 6, 4, 7, jax.nn.gelu), 7),
+        (toys.transformer("transformer", 7, 5, 8), 7),
+        (toys.mlp("MNIST MLP", (784, 256, 256, 13), jax.nn.relu), 13),
+    )
+}
+LOSS_NAMES = ("squared error", "cross-entropy", "reverse KL at T = 2", "aux logits only")
+STARTS = ("shared", "other")
+STEPS = 2.0 ** -np.arange(11, 24)  # relative teacher steps of the slopes
+# Which start and which step: three steps suffice to see that nothing falls without the shared one.
+POINTS = (
+    np.repeat([0, 1], [len(STEPS), 3]),
+    np.concatenate([STEPS, STEPS[[0, 6, 12]]]),
+)
+SLOPE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    num_nets: int = option(1000, "random networks per family and loss", minimum=2)
+    num_slopes: int = option(100, "networks among them whose orders are fitted", minimum=2)
+    num_inputs: int = option(8, "inputs of student and teacher per network", minimum=1)
+    relative_step: float = option(
+        1e-7, "teacher's step relative to its start, for the signs", minimum=1e-8, maximum=1.0
+    )
+    families: tuple[str, ...] = option(tuple(FAMILIES), "network families", choices=tuple(FAMILIES))
+    seed: int = option(0, "root of every random key", minimum=0)
+
+
+SMOKE = Config(num_nets=40, num_slopes=10, families=("two-layer tanh",))
+
+
+def imitation_loss(index: jax.Array, num_outputs: int) -> losses.ImitationLoss:
+    """The loss of that number in LOSS_NAMES."""
+    aux_only = losses.on_outputs(losses.cross_entropy(), range(num_outputs - 3, num_outputs))
+    each = (losses.squared_error(), losses.cross_entropy(), losses.reverse_kl(2.0), aux_only)
+    return losses.one_of(index, each)
+
+
+def teacher_of(family: toys.Family, case: toys.Case):
+    """The trait loss, Δ_T, and the ε that makes a relative step of 1."""
+    trait = toys.trait_loss(case, family.apply)
+    delta_t = steps.teacher_update(trait, case.params)
+    return trait, delta_t, optax.tree.norm(case.params) / optax.tree.norm(delta_t)
+
+
+def signs(family: toys.Family, num_outputs: int, relative_step: float, case: toys.Case, starts):
+    """By loss and start: inner product, cosine, change of L_T; and the round-off level."""
+    trait, delta_t, unit = teacher_of(family, case)
+    teacher = steps.moved(case.params, delta_t, relative_step * unit)
+
+    def measure(index, start):
+        loss = imitation_loss(index, num_outputs)
+        delta_s = steps.student_update(family.apply, start, teacher, case.inputs, loss)
+        change = trait(steps.moved(start, delta_s, 1.0)) - trait(start)
+        inner = alignment.inner_product(delta_s, delta_t)
+        return inner, alignment.cosine(delta_s, delta_t), change
+
+    indices = jnp.arange(len(LOSS_NAMES))
+    each = jax.vmap(jax.vmap(measure, (None, 0)), (0, None))(indices, starts)
+    return *each, alignment.roundoff(family.apply, case.params, delta_t, case.inputs)
+
+
+def orders(family: toys.Family, num_outputs: int, case: toys.Case, starts):
+    """By loss and POINTS: |inner - prediction|, ‖Δ_S - ε G Δ_T‖ and round-off, relative."""
+    _, delta_t, unit = teacher_of(family, case)
+    noise = alignment.roundoff(family.apply, case.params, delta_t, case.inputs)
+
+    def sweep(index):
+        loss = imitation_loss(index, num_outputs)
+        arguments = (family.apply, case.params, delta_t, case.inputs, loss)
+        g_delta = alignment.curvature_product(*arguments)
+        form = alignment.quadratic_form(*arguments)
+
+        def at(point):
+            which, step = point
+            start = jax.tree.map(lambda leaf: leaf[which], starts)
+            eps = step * unit
+            teacher = steps.moved(case.params, delta_t, eps)
+            update = steps.student_update(family.apply, start, teacher, case.inputs, loss)
+            miss = optax.tree.norm(optax.tree.add_scale(update, -eps, g_delta))
+            remainder = jnp.abs(alignment.inner_product(update, delta_t) - eps * form)
+            relative = remainder, noise, miss * form / optax.tree.norm(g_delta)
+            return jnp.stack(relative) / (eps * form)
+
+        return jax.lax.map(at, POINTS)
+
+    return jax.vmap(sweep)(jnp.arange(len(LOSS_NAMES)))
+
+
+def in_chunks(function, family: toys.Family, keys, num_inputs: int, num: int):
+    """`function(case, starts)` vmapped over the first `num` networks, a chunk at a time.
+
+    The other start is the next network's (roll by one), so it is never the network's own.
+    """
+
+    def draw(keys):
+        cases = jax.vmap(lambda key: toys.draw_case(family, key, num_inputs))(keys)
+        rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), cases.params)
+        return cases, jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cases.params, rolled)
+
+    def run(keys):
+        cases, starts = draw(keys)
+        if family.name == "MNIST MLP":  # large products are faster one network at a time
+            return jax.lax.map(lambda pair: function(*pair), (cases, starts))
+        return jax.vmap(function)(cases, starts)
+
+    run = jax.jit(run)
+    chunk = min(num, 10 if family.name == "MNIST MLP" else 250)
+    results = [jax.device_get(run(keys[first : first + chunk])) for first in range(0, num, chunk)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *results)
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part per family."""
+    if config.num_slopes > config.num_nets:
+        raise ValueError("num-slopes must not exceed num-nets")
+    return {name: functools.partial(run_family, config, name) for name in config.families}
+
+
+def run_family(config: Config, name: str) -> list[Row]:
+    """All networks of a family, as counts, quantiles and slopes."""
+    family, num_outputs = FAMILIES[name]
+    with jax.enable_x64(True):
+        root = jax.random.fold_in(jax.random.key(config.seed), tuple(FAMILIES).index(name))
+        # Whole chunks: surplus networks are drawn and dropped.
+        keys = jax.random.split(root, config.num_nets + 250)
+        sign = functools.partial(signs, family, num_outputs, config.relative_step)
+        order = functools.partial(orders, family, num_outputs)
+        signed = in_chunks(sign, family, keys, config.num_inputs, config.num_nets)
+        ordered = in_chunks(order, family, keys, config.num_inputs, config.num_slopes)
+    rows = []
+    for i, loss in enumerate(LOSS_NAMES):
+        for which, start in enumerate(STARTS):
+            head = {"family": name, "loss": loss, "start": start}
+            at = np.asarray(POINTS[0]) == which
+            measured = [values[:, i, which] for values in signed[:3]]
+            rows += sign_rows(head, *measured, signed[3])
+            rows += order_rows(head, np.asarray(POINTS[1])[at], ordered[:, i, at])
+    return rows
+
+
+def sign_rows(head: Row, inner, cosine, change, noise) -> list[Row]:
+    """Counts over networks and quantiles of the cosine."""
+    values = {
+        "nets": len(inner),
+        "negative": int((inner < -noise).sum()),
+        "exactly 0": int((inner == 0).sum()),
+        "within round-off": int(((np.abs(inner) <= noise) & (inner != 0)).sum()),
+        "trait loss rises": int((change > 0).sum()),
+    }
+    for level in (0, 5, 25, 50, 75, 95, 100):
+        values[f"cosine {level} %"] = round(float(np.percentile(cosine, level)), 6)
+    return [head | {"quantity": q, "relative_step": 0.0, "value": v} for q, v in values.items()]
+
+
+def order_rows(head: Row, relative_steps, ratios) -> list[Row]:
+    """Slopes over networks, and the median residual at every step.
+
+    Args:
+        head: cells that all rows share.
+        relative_steps: teacher steps.
+        ratios: remainder, round-off and residual, relative, by network and step.
+    """
+    remainder, floor, residual = np.moveaxis(ratios, -1, 0)
+    values = {"slope nets": len(ratios)}
+    for quantity, order, ratio in (("remainder", 2, remainder), ("residual", 1, residual)):
+        # Without the shared start nothing falls and there is no window: take all steps.
+        shared = head["start"] == "shared"
+        inside = asymptotics.window(ratio, floor) if shared else np.ones(ratio.shape, bool)
+        # A ratio to the prediction has one order less than the remainder itself.
+        slope = asymptotics.loglog_slope(relative_steps, ratio, inside) + order - 1
+        values[f"{quantity} order outside"] = int((~(np.abs(slope - order) <= SLOPE)).sum())
+        for label, level in (("lowest", 0), ("median", 50), ("highest", 100)):
+            values[f"{quantity} order {label}"] = round(float(np.nanpercentile(slope, level)), 4)
+    rows = [head | {"quantity": q, "relative_step": 0.0, "value": v} for q, v in values.items()]
+    medians = zip(relative_steps, np.median(residual, axis=0), strict=True)
+    return rows + [
+        head | {"quantity": "median residual", "relative_step": float(step), "value": float(median)}
+        for step, median in medians
+    ]
+
+
+def table(rows: list[Row], quantity: str, start: str) -> dict[tuple[str, str], float]:
+    """One quantity by family and loss."""
+    return {
+        (r["family"], r["loss"]): r["value"]
+        for r in rows
+        if r["quantity"] == quantity and r["start"] == start
+    }
+
+
+def plot(rows: list[Row], config: Config):
+    """Cosines with and without the shared start, share of negative signs, residual against eps."""
+    figure, (left, middle, right) = figures.new_figure(1, 3, width=12.5, height=5.2)
+    families = list(config.families)
+    colours = dict(zip(STARTS, figures.COLOURS, strict=False))
+    lanes = [(f, loss) for f in families for loss in LOSS_NAMES]
+    for start, colour in colours.items():
+        level = {q: table(rows, f"cosine {q} %", start) for q in (0, 5, 25, 50, 75, 95, 100)}
+        nets, negative = table(rows, "nets", start), table(rows, "negative", start)
+        for y, lane in enumerate(lanes):
+            y = y + y // len(LOSS_NAMES)  # a gap between families
+            left.plot([level[0][lane], level[100][lane]], [y, y], color=colour, linewidth=0.8)
+            left.plot([level[25][lane], level[75][lane]], [y, y], color=colour, linewidth=3.5)
+            left.plot(level[50][lane], y, "o", color=colour, markersize=4)
+            middle.plot(100 * negative[lane] / nets[lane], y, "o", color=colour, markersize=5)
+    names = [f"{loss}" for _, loss in lanes]
+    ticks = [y + y // len(LOSS_NAMES) for y in range(len(lanes))]
+    left.set_yticks(ticks, names, fontsize=7.5)
+    middle.set_yticks(ticks, [])
+    for axes in (left, middle):
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+    for i, family in enumerate(families):
+        y = i * (len(LOSS_NAMES) + 1) - 0.75
+        left.text(
+            0.995,
+            y,
+            family,
+            transform=left.get_yaxis_transform(),
+            ha="right",
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+        )
+    left.axvline(0, color="black", linewidth=1)
+    left.set_xlabel(
+        "cosine of student's and teacher's update\n(range, quartiles, median over networks)"
+    )
+    left.set_title("Sign: never negative with a shared start")
+    middle.axvline(50, color="black", linewidth=1, linestyle=":")
+    middle.set_xlim(-4, 104)
+    middle.set_xlabel("networks with negative inner product in %")
+    middle.set_title("Without it, a coin flip")
+    for start, colour in colours.items():
+        middle.plot([], [], "o", color=colour, label=f"{start} start")
+    middle.legend(loc="lower right")
+    draw_residuals(right, rows, families)
+    return figure
+
+
+def draw_residuals(axes, rows: list[Row], families: list[str]) -> None:
+    """Median relative residual of the update against the teacher's step, log-log."""
+    markers = dict(zip(families, "osv^DX", strict=False))
+    for family in families:
+        for start, colour in zip(STARTS, figures.COLOURS, strict=False):
+            points = [
+                (r["relative_step"], r["value"])
+                for r in rows
+                if (r["family"], r["start"], r["loss"]) == (family, start, "cross-entropy")
+                and r["quantity"] == "median residual"
+            ]
+            label = family if start == "shared" else None
+            axes.loglog(
+                *zip(*points, strict=True),
+                marker=markers[family],
+                color=colour,
+                markersize=4,
+                linewidth=0.9,
+                alpha=0.8,
+                label=label,
+            )
+    guide = np.array([STEPS[-1], STEPS[0]])
+    axes.loglog(guide, 0.1 * guide, color="black", linestyle="--", linewidth=1, label="slope 1")
+    axes.set_xlabel("teacher step  ‖ε Δ_T‖ / ‖θ⁰‖")
+    axes.set_ylabel("‖Δ_S − ε G Δ_T‖ / ‖ε G Δ_T‖  (median)")
+    axes.set_title("Size: first order, cross-entropy")
+    axes.legend(fontsize=7.5, loc="center right")
+
+
+def claims(rows: list[Row], config: Config) -> list[Claim]:
+    """The criteria of the docstring, with violations counted over families and losses."""
+
+    def total(quantity: str) -> int:
+        return int(sum(table(rows, quantity, "shared").values()))
+
+    nets, slopes = total("nets"), total("slope nets")
+    negative, rises = total("negative"), total("trait loss rises")
+    near = f"{total('exactly 0')} and {total('within round-off')} of {nets}"
+    all_apart = table(rows, "nets", "other")
+    apart = [n / all_apart[lane] for lane, n in table(rows, "negative", "other").items()]
+    low, high = min(apart), max(apart)
+    balanced = low >= 1 / 3 and high <= 2 / 3
+    here = f"{negative} of {nets}"
+    return [
+        Claim("shared start: negative inner products", "0", "", here, nets, negative == 0),
+        Claim("shared start: exactly 0, and within round-off", "", "", near, nets),
+        Claim("shared start: trait loss rises", "0", "", f"{rises} of {nets}", nets, rises == 0),
+        Claim("other start: share negative", "", "", f"{low:.3f} to {high:.3f}", nets, balanced),
+        order_claim(rows, "remainder", 2, slopes),
+        order_claim(rows, "residual", 1, slopes),
+    ]
+
+
+def order_claim(rows: list[Row], quantity: str, order: int, slopes: int) -> Claim:
+    """How many slopes miss their order, and the range of all."""
+    low = min(table(rows, f"{quantity} order lowest", "shared").values())
+    high = max(table(rows, f"{quantity} order highest", "shared").values())
+    outside = int(sum(table(rows, f"{quantity} order outside", "shared").values()))
+    here = f"{outside} of {slopes} ({low:.3f} to {high:.3f})"
+    name = f"{quantity}: order outside {order} ± {SLOPE}"
+    return Claim(name, "0", "", here, slopes, outside <= 0.01 * slopes)
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])
