@@ -150,22 +150,19 @@ def nucleus(weights: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Arra
     return kept(low)
 
 
-def make_sampler(
-    bind: Callable[[Params], Decoder], *, batch_size: int = 64
-) -> Callable[..., list[list[int]]]:
+def make_sampler(bind: Callable[[Params], Decoder]) -> Callable[..., list[list[int]]]:
     """A function that completes lists of prompts, compiled once per bucket of prompt lengths.
 
         sample = make_sampler(functools.partial(models.bind, config))
         completions = sample(params, prompts, key=key, max_new_tokens=64, choice=Choice(0.7))
 
-    Prompts are sorted by length, padded to the next power of two and run `batch_size` at a time.
-    When three quarters of a batch have finished, the rest moves to a batch a quarter the size.
-    Row i draws from `fold_in(key, i)`, so its completion depends neither on the batch size nor
-    on the other prompts.
+    Prompts are sorted by length, padded to the next power of two and run `batch_size` at a time
+    (64 unless told). When three quarters of a batch have finished, the rest moves to a batch a
+    quarter the size. Row i draws from `fold_in(key, i)`, so its completion depends neither on
+    the batch size nor on the other prompts.
 
     Args:
         bind: from parameters to a bound decoder, e.g. `models.bind` or `lora.bind`.
-        batch_size: rows at a time; more is faster until memory or arithmetic runs out.
     """
 
     def start(params, prompts, mask, keys, choice, max_new_tokens):
@@ -178,8 +175,7 @@ def make_sampler(
     proceed = jax.jit(proceed, donate_argnums=1)
     take = jax.jit(_take)
 
-    def run(params, rows: list[Sequence[int]], keys, choice, max_new_tokens) -> list[list[int]]:
-        size = batch_size
+    def run(params, rows, keys, choice, max_new_tokens, size) -> list[list[int]]:
         while size // _SHRINK >= len(rows):
             size //= _SHRINK
         prompts, mask = pad_left(rows, size, _bucket(max(map(len, rows))))
@@ -209,6 +205,7 @@ def make_sampler(
         key: Key[Array, ""],
         max_new_tokens: int,
         choice: Choice,
+        batch_size: int = 64,
     ) -> list[list[int]]:
         if not all(prompts):
             raise ValueError("a prompt to sample from has no tokens; start with the bos token")
@@ -221,10 +218,10 @@ def make_sampler(
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             batch = [prompts[i] for i in rows]
-            for i, done in zip(
-                rows, run(params, batch, keys[np.array(rows)], choice, max_new_tokens), strict=True
-            ):
-                completions[i] = done
+            row_keys = keys[np.array(rows)]
+            done = run(params, batch, row_keys, choice, max_new_tokens, batch_size)
+            for i, completion in zip(rows, done, strict=True):
+                completions[i] = completion
         return completions
 
     return sample

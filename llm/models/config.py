@@ -12,7 +12,7 @@ SUPPORTED = {
     "qwen3": "Qwen3",
     "gemma": "Gemma 1",
     "gemma2": "Gemma 2",
-    "gemma3_text": "Gemma 3 (the text part of `gemma3` checkpoints too)",
+    "gemma3_text": "Gemma 3, also the text part of `gemma3` checkpoints",
     "gpt_neox": "GPT-NeoX, Pythia",
 }
 
@@ -79,7 +79,7 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.family not in SUPPORTED:
-            raise ValueError(unsupported(self.family))
+            raise ValueError(f"model type {self.family!r} is not supported. {supported_models()}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads ({self.num_heads}) is not a multiple of num_kv_heads "
@@ -101,7 +101,7 @@ class ModelConfig:
         return self.family == "gpt_neox"
 
 
-def unsupported(family: str) -> str:
+def supported_models() -> str:
     """One line that says what can be loaded."""
     known = "; ".join(f"{name} ({models})" for name, models in SUPPORTED.items())
-    return f"model type {family!r} is not supported. Supported: {known}"
+    return f"Supported: {known}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .config import SUPPORTED, ModelConfig, Rope, unsupported
+from .config import SUPPORTED, ModelConfig, Rope, supported_models
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -23,7 +23,7 @@ def from_hf(hf: Any) -> ModelConfig:
         hf = hf.text_config
     family = hf.model_type
     if family not in SUPPORTED:
-        raise ValueError(unsupported(family))
+        raise ValueError(f"model type {family!r} is not supported. {supported_models()}")
     if getattr(hf, "use_bidirectional_attention", None):
         raise ValueError(f"{family} with bidirectional attention is not supported")
     heads = hf.num_attention_heads

@@ -19,7 +19,7 @@ from jaxtyping import Array, DTypeLike, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .config import ModelConfig, unsupported
+from .config import ModelConfig, supported_models
 from .hf_config import from_hf, to_hf
 
 Params = PyTree[Array]
@@ -102,7 +102,7 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
         name = str(folder_or_name)
         return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(
             f"{name!r} is no folder here and could not be downloaded from the Hugging Face hub "
             f"({type(error).__name__}: {reason})"
@@ -119,8 +119,8 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     try:
         hf = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{folder}/config.json: {reason} {unsupported('unknown')}") from error
+        reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+        raise ValueError(f"{folder}/config.json: {reason}. {supported_models()}") from error
     if getattr(hf, "quantization_config", None) is not None:
         raise ValueError(f"{folder} holds quantised weights; use a bf16, f16 or f32 checkpoint")
     return from_hf(hf)
