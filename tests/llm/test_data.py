@@ -30,8 +30,8 @@ def test_an_interrupted_append_is_refused_and_then_cut_off(tmp_path):
     path = tmp_path / "rows.jsonl"
     data.write_rows(path, ROWS[:2], SETTINGS)
     with open(path, "a") as file:
-        file.write('{"prompt": "half a li')
-    with pytest.raises(ValueError, match="21 bytes more than its manifest"):
+        file.write('{"prompt": "half a li' + 500 * "x")  # longer than what is appended below
+    with pytest.raises(ValueError, match="521 bytes more than its manifest"):
         data.read_rows(path)
     data.append_rows(path, ROWS[2:], SETTINGS)
     assert data.read_rows(path) == ROWS

@@ -38,6 +38,12 @@ def test_soft_targets_is_the_divergence_and_zero_at_the_teacher():
     np.testing.assert_allclose(soft_targets(teacher, teacher, 1.0), np.zeros(T), atol=1e-6)
 
 
+def test_the_teacher_gets_no_gradient():
+    student, teacher = draw(0, T, V), draw(1, T, V)
+    grad = jax.jit(jax.grad(lambda z: losses.soft_targets(student, z).sum()))(teacher)
+    assert (np.asarray(grad) == 0).all()
+
+
 def test_soft_targets_with_a_point_mass_are_hard_tokens():
     logits, targets = draw(0, T, V), np.arange(T) % 5
     teacher = np.where(np.eye(V)[targets] > 0, 0, -np.inf).astype(np.float32)

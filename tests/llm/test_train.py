@@ -134,10 +134,12 @@ def test_lora_trains_adapters_only_with_the_same_step(params):
         state, metrics = step(state, batch, KEY, params)
         values.append(float(metrics["loss"]))
     assert values[-1] < values[0] - 0.2
-    # dropout draws from fold_in(key, step): another root key, another loss
+    # dropout draws from fold_in(key, step): another step or another root key, another loss
     again = step(state, batch, KEY, params)[1]["loss"]
     assert again == step(state, batch, KEY, params)[1]["loss"]
     assert again != step(state, batch, jax.random.key(8), params)[1]["loss"]
+    later = state._replace(step=state.step + 1)
+    assert again != step(later, batch, KEY, params)[1]["loss"]
 
 
 def test_bfloat16_compute_keeps_float32_master_weights(params):
