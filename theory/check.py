@@ -98,7 +98,7 @@ def verify(
     if size == 0:
         raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
 
-    eps = np.asarray(relative_steps * optax.tree.norm(params) / size)
+    eps = np.asarray(relative_steps * steps.unit_step(params, delta_t))
     measured = sweep(apply, params, trait_loss, inputs, loss, eps, alpha, student_params)
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)

@@ -25,6 +25,11 @@ def moved(params: Params, update: Params, step: float | jax.Array) -> Params:
     return optax.tree.add_scale(params, step, update)
 
 
+def unit_step(params: Params, update: Params) -> jax.Array:
+    """The step that moves the parameters by their own norm, ‖θ‖ / ‖Δ‖: a scale for ε."""
+    return optax.tree.norm(params) / optax.tree.norm(update)
+
+
 def teacher_update(trait_loss: LossFn, params: Params) -> Params:
     """Δ_T = -∇L_T(θ⁰), for any differentiable scalar L_T of the parameters.
 
