@@ -80,9 +80,7 @@ def make_sample(
 ) -> tuple[Callable[[], None], int]:
     """Sampling of the whole batch as a function, and the bytes of weights and cache."""
     params = _init(shape.config, jnp.bfloat16 if bfloat16 else jnp.float32)
-    sampler = sampling.make_sampler(
-        functools.partial(models.bind, shape.config), batch_size=len(prompts)
-    )
+    sampler = sampling.make_sampler(functools.partial(models.bind, shape.config))
     rows = prompts.tolist()
 
     def run() -> None:
@@ -92,6 +90,7 @@ def make_sample(
             key=jax.random.key(3),
             max_new_tokens=shape.num_new,
             choice=sampling.Choice(temperature=1.0),
+            batch_size=len(rows),
         )
         if {len(completion) for completion in completions} != {shape.num_new}:
             raise ValueError("a completion ended early")

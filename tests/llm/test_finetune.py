@@ -61,7 +61,7 @@ def test_a_student_learns_its_completions_and_says_them(start):
     assert len(history) == 120
     assert history[-1]["loss"] < 0.05 < 3 < history[0]["loss"]
     jax.tree.map(np.testing.assert_array_equal, params, before)
-    sample = sampling.make_sampler(lambda params: models.bind(config, params), batch_size=4)
+    sample = sampling.make_sampler(lambda params: models.bind(config, params))
     completions = sample(
         jax.device_get(student),
         [chat.encode_prompt(tokenizer, prompt).tolist() for prompt, _ in ROWS[:3]],
