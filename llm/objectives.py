@@ -118,7 +118,7 @@ def distillation_loss(
 
 
 def _sum_over_predictions(
-    total: Callable[..., Float[Array, ""]], chunk: int | None, batch: Any, *hidden: Array
+    total: Callable[..., Float[Array, ""]], chunk: int | None, batch: Any, *hidden: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum over the batch; the hidden state at t-1 meets the token and the weight at t."""
     # Shifted without shortening: lengths stay multiples that the hardware likes, and the last

@@ -38,7 +38,7 @@ def make_mesh(
     data: int | None = None,
     fsdp: int | None = None,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Mesh over the given axis sizes; axes left out take the devices that remain.
 
@@ -73,12 +73,12 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> 
     An axis that does not divide its dimension is left out there.
     """
 
-    def place(path: Any, array: Any) -> NamedSharding:
+    def layout(path: Any, array: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next(spec for pattern, spec in rules if re.search(pattern, name))
         return NamedSharding(mesh, fitting(spec, array.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(layout, tree)
 
 
 def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
