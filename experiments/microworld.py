@@ -55,7 +55,7 @@ class Config:
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
     num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
     max_new_tokens: int = option(9, "longest completion in tokens", minimum=1)
-    num_examples: int = option(4096, "kept rows each student is trained on", minimum=8)
+    num_examples: int = option(2560, "kept rows each student is trained on", minimum=8)
     student_steps: int = option(300, "optimiser steps of students", minimum=1)
     student_rate: float = option(2e-3, "Adam step size of students", minimum=0, maximum=1)
     batch_size: int = option(64, "examples in a student's batch", minimum=1)
