@@ -70,7 +70,7 @@ def make_train(
         held[0], metrics = compiled(held[0], batch, key, frozen)
         float(metrics["loss"])
 
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     return run, used - memory.alias_size_in_bytes
 
@@ -169,7 +169,11 @@ def measure(shape: Shape, kind: str, bfloat16: bool, opponent: Any, repeats: int
         )
         their_arguments = (tokens,)
     tokens = tokens.astype(np.int32)
-    row = {"shape": shape.name, "kind": kind, "dtype": "bfloat16" if bfloat16 else "float32"}
+    row: dict[str, Any] = {
+        "shape": shape.name,
+        "kind": kind,
+        "dtype": "bfloat16" if bfloat16 else "float32",
+    }
     try:
         ours, row["our_bytes"] = make(tokens)
         if opponent:
@@ -305,7 +309,7 @@ linear layers. Ours, GB: what the compiled program holds; theirs: peak of the al
 
 def main() -> None:
     """Measure, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--smoke", action="store_true", help="toy shapes, no meaning in the numbers"
     )

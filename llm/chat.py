@@ -52,7 +52,7 @@ def render(
     if completion is not None:
         messages.append({"role": "assistant", "content": completion})
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             messages,
             chat_template=_dated(tokenizer.get_chat_template()),
             tokenize=False,
@@ -60,6 +60,7 @@ def render(
             date_string=DATE.strftime("%d %b %Y"),  # the other spelling in use
             **(options or {}),
         )
+        return str(text)
     except Exception as error:  # templates raise jinja errors of their own wording
         raise ValueError(f"the chat template refuses these messages: {error}") from error
 
@@ -170,8 +171,8 @@ def show_example(tokenizer: PreTrainedTokenizerBase, example: Example, width: in
     marked, tokens, first = [], example.tokens.tolist(), 0
     for i, weight in enumerate(example.weights.tolist()):
         # Decoded behind a predecessor: some tokenizers drop the space of a leading word.
-        before = tokenizer.decode(tokens[max(first - 1, 0) : first])
-        text = tokenizer.decode(tokens[max(first - 1, 0) : i + 1])[len(before) :]
+        before = str(tokenizer.decode(tokens[max(first - 1, 0) : first]))
+        text = str(tokenizer.decode(tokens[max(first - 1, 0) : i + 1]))[len(before) :]
         if text.endswith("\ufffd") and i + 1 < len(tokens):
             continue  # a character of several bytes: shown with the token that completes it
         first = i + 1

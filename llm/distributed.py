@@ -64,10 +64,9 @@ def process_window(mesh: Mesh, batch_size: int) -> tuple[int, int]:
         raise ValueError(
             f"batch size {batch_size} does not divide over data × fsdp = {shards}: change one"
         )
-    spans = {
-        (rows.start or 0, batch_size if rows.stop is None else rows.stop)
-        for (rows,) in _batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    }
+    indices = _batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    slices = [index[0] for index in indices.values() if index]
+    spans = {(s.start or 0, batch_size if s.stop is None else s.stop) for s in slices}
     start, stop = min(a for a, _ in spans), max(b for _, b in spans)
     if sum(b - a for a, b in spans) != stop - start:
         raise ValueError("this process' rows of a batch are not contiguous: order the mesh by host")
