@@ -11,7 +11,7 @@ from llm import models, sampling
 from llm.models import ModelConfig
 from llm.sampling import Choice
 
-CONFIG = ModelConfig(vocab_size=64, num_kv_heads=2, init_std=0.3, max_positions=256)
+CONFIG = ModelConfig(vocab_size=64, num_layers=1, num_kv_heads=2, init_std=0.3, max_positions=256)
 KEY = jax.random.key(5)
 
 
