@@ -11,4 +11,5 @@ NAMES = (
     "beyond_the_theorem",
     "multi_step",
     "alignment_along_training",
+    "microworld",
 )

@@ -8,15 +8,19 @@ import shlex
 import subprocess
 import sys
 
+import experiments
+
 # Flags that bring an experiment to laptop size; without an entry it runs its defaults.
-FLAGS = {"mnist_aux_logits": ("--num-seeds", "8")}
-ORDER = ("mnist_aux_logits",)
+FLAGS = {
+    "mnist_aux_logits": ("--num-seeds", "8"),
+    "microworld": ("--num-seeds", "4", "--targets", "soft_numbers"),
+}
 
 
 def main() -> int:
     """Run all; go on after a failure, and say at the end which failed."""
     failed = []
-    for name in ORDER:
+    for name in experiments.NAMES:
         arguments = ["-m", f"experiments.{name}", *FLAGS.get(name, ())]
         print(f"\n$ {shlex.join(['python', *arguments])}", flush=True)
         if subprocess.run([sys.executable, *arguments]).returncode:
