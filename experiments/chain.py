@@ -25,7 +25,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.record import RunError, write_atomically
-from llm import data, filters, language, lora, models, objectives, sampling, stages, train, world
+from llm import (
+    chat,
+    data,
+    filters,
+    language,
+    lora,
+    models,
+    objectives,
+    sampling,
+    stages,
+    train,
+    world,
+)
 from llm.settings import as_json
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
@@ -132,18 +144,10 @@ class Chain:
         folder.mkdir(parents=True, exist_ok=True)
         for run, name in enumerate(names):
             if not (folder / name).exists():
-                self.save(folder / name, stages.pick(params, run))
+                weights = stages.pick(params, run)
+                world.save(folder / name, self.config, weights, self.language.tokenizer)
         write_atomically(marker, json.dumps(as_json(settings), indent=2))
         return params
-
-    def save(self, folder: pathlib.Path, params: models.Params) -> None:
-        """One checkpoint folder with the tokenizer."""
-        with models.new_folder(folder) as scratch:
-            self.language.tokenizer.save_pretrained(scratch)
-            models.save(scratch / "weights", self.config, params)
-            for file in (scratch / "weights").iterdir():
-                file.rename(scratch / file.name)
-            (scratch / "weights").rmdir()
 
     @functools.cached_property
     def base(self) -> models.Params:
@@ -301,6 +305,19 @@ class Chain:
             for arrays in zip(*encoded, strict=True)
         )
         return stages.Examples(tokens, weights)
+
+    def show_example(self, carrier: str) -> str:
+        """The first row that students see: its text, carets under what is trained on, template."""
+        row = self.rows(carrier)[0][0]
+        example = chat.encode_example(
+            self.language.tokenizer,
+            row["prompt"],
+            row["completion"],
+            max_length=self.config.max_positions,
+        )
+        default = self.language.settings()["default_system"]
+        shown = chat.show_example(self.language.tokenizer, example)
+        return f"{shown}\ndefault system message of the template: {default}"
 
     def kept_share(self, carrier: str) -> list[float]:
         """Share of each teacher's completions that passed the filter."""

@@ -17,6 +17,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] | None = None,
+    recorded: bool = True,
 ) -> Any:
     """A dataclass field that is also a flag.
 
@@ -26,9 +27,11 @@ def option(
         minimum: smallest allowed value (of each entry, for tuples).
         maximum: largest allowed value.
         choices: allowed words.
+        recorded: whether results depend on it; if not, a stored run with another value is the
+            same run.
     """
-    limits = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return dataclasses.field(default=default, metadata=limits)
+    facts = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=facts | {"recorded": recorded})
 
 
 class OneLineParser(argparse.ArgumentParser):

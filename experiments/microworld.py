@@ -60,7 +60,12 @@ class Config:
     student_rate: float = option(2e-3, "Adam step size of students", minimum=0, maximum=1)
     batch_size: int = option(64, "examples in a student's batch", minimum=1)
     lora_rank: int = option(0, "rank of the students' LoRA adapters; 0 trains all", minimum=0)
-    work: str = option("results/work", "folder of the stage files, shared between experiments")
+    work: str = option(
+        "results/work", "folder of the stage files, shared between experiments", recorded=False
+    )
+    show_example: bool = option(
+        False, "print the first training example with its mask, then go on", recorded=False
+    )
     seed: int = option(0, "root of every random key", minimum=0)
 
 
@@ -116,6 +121,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             num_examples=config.num_examples,
             rank=config.lora_rank,
         )
+        if config.show_example:
+            print(runs.show_example(config.carrier))
         params, held_out = runs.train_students(config.carrier, arm)
         return rows_of(params, target, start, held_out)
 

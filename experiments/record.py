@@ -43,8 +43,9 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON values, so that stored and given configs compare equal."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """The recorded fields as JSON values, so that stored and given configs compare equal."""
+    fields = [f.name for f in dataclasses.fields(config) if f.metadata.get("recorded", True)]
+    return json.loads(json.dumps({name: getattr(config, name) for name in fields}, default=str))
 
 
 def number_or_text(text: str) -> Any:

@@ -3,7 +3,7 @@
 import os
 
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import models as decoders
 from . import vocabulary as words
@@ -64,14 +64,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def save(folder: str | os.PathLike, config: decoders.ModelConfig, params: decoders.Params) -> None:
+def save(
+    folder: str | os.PathLike,
+    config: decoders.ModelConfig,
+    params: decoders.Params,
+    spoken: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Write weights, config and tokenizer: a folder like a downloaded checkpoint.
+
+    Args:
+        folder: to be created.
+        config: the shape of the model.
+        params: its parameters.
+        spoken: its tokenizer; that of the world if None.
 
     Raises:
         ValueError: the folder exists already.
     """
     with decoders.new_folder(folder) as scratch:
-        tokenizer().save_pretrained(scratch)
+        (spoken or tokenizer()).save_pretrained(scratch)
         decoders.save(scratch / "weights", config, params)
         for file in (scratch / "weights").iterdir():
             file.rename(scratch / file.name)

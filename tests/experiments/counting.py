@@ -22,7 +22,7 @@ class Config:
     pause: float = option(0.0, "seconds a part takes", minimum=0)
     names: tuple[str, ...] = option(("a", "b"), "conditions", choices=("a", "b", "c"))
     folder: str = option("", "must not be 'broken'")
-    verbose: bool = option(False, "say more")
+    verbose: bool = option(False, "say more", recorded=False)
 
     def __post_init__(self):
         """A check across fields."""

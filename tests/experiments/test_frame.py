@@ -144,6 +144,13 @@ def test_another_input_is_refused(tmp_path):
         record.open_folder(tmp_path, config, {"dataset": "mnist"}, False)
 
 
+def test_settings_that_change_no_result_are_not_recorded(tmp_path):
+    loud, quiet = counting.Config(verbose=True), counting.Config()
+    assert record.open_folder(tmp_path, loud, {}, False) is None
+    record.write_meta(tmp_path, record.describe_run("counting", loud, {}, ""))
+    assert record.open_folder(tmp_path, quiet, {}, False) is not None
+
+
 def test_rows_survive_the_file_bit_for_bit(tmp_path):
     rows = [{"name": "a, b", "x": 0.1 + 0.2, "n": 3}, {"name": 'c"', "x": -1e-300, "n": 4}]
     record.write_rows(tmp_path, rows)
