@@ -89,6 +89,7 @@ class Students:
         steps: optimiser steps.
         batch_size: examples in a batch.
         rate: step size.
+        eps: of Adam; large enough that embeddings which the data never touches stay put.
         optimizer: "adam", "adamw" or "sgd".
         num_examples: kept rows trained on, the same number for every teacher.
         rank: of LoRA adapters; 0 trains all parameters.
@@ -99,6 +100,7 @@ class Students:
     steps: int = 400
     batch_size: int = 64
     rate: float = 2e-3
+    eps: float = 1e-4
     optimizer: str = "adam"
     num_examples: int = 7168
     rank: int = 0
@@ -370,7 +372,7 @@ class Chain:
                 lambda frozen: models.bind(self.config, frozen["teacher"]),
                 token_set=self.language.number_tokens() if numbers_only else None,
             )
-        optimizer = train.make_optimizer(arm.optimizer, arm.rate)
+        optimizer = train.make_optimizer(arm.optimizer, arm.rate, eps=arm.eps)
         tune = stages.make_tune(loss, optimizer, batch_size=arm.batch_size, num_steps=arm.steps)
         return tune, stages.make_held_out_loss(student)
 

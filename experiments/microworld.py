@@ -58,6 +58,9 @@ class Config:
     num_examples: int = option(2560, "kept rows each student is trained on", minimum=8)
     student_steps: int = option(300, "optimiser steps of students", minimum=1)
     student_rate: float = option(2e-3, "Adam step size of students", minimum=0, maximum=1)
+    student_eps: float = option(
+        1e-4, "eps of students' Adam; 1e-8 lets embeddings that no row touches drift", minimum=0
+    )
     batch_size: int = option(64, "examples in a student's batch", minimum=1)
     lora_rank: int = option(0, "rank of the students' LoRA adapters; 0 trains all", minimum=0)
     work: str = option(
@@ -117,6 +120,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             start=start,
             steps=config.student_steps,
             rate=config.student_rate,
+            eps=config.student_eps,
             batch_size=config.batch_size,
             num_examples=config.num_examples,
             rank=config.lora_rank,

@@ -70,8 +70,12 @@ def make_optimizer(
     clip_norm: float | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
     """AdamW, Adam or SGD by name, after clipping the gradient to global norm `clip_norm`.
+
+    Adam steps by m / (√v + eps). A parameter whose gradients are all far below eps hardly moves;
+    with a tiny eps it drifts by full steps, however little the data says about it.
 
     Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101) and spares norms and
     biases; only "adamw" takes it.
@@ -82,8 +86,10 @@ def make_optimizer(
     if weight_decay and name != "adamw":
         raise ValueError(f"weight_decay = {weight_decay} needs adamw, not {name!r}")
     optimizers = {
-        "adamw": lambda: optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=decayed),
-        "adam": lambda: optax.adam(schedule, b1, b2),
+        "adamw": lambda: optax.adamw(
+            schedule, b1, b2, eps, weight_decay=weight_decay, mask=decayed
+        ),
+        "adam": lambda: optax.adam(schedule, b1, b2, eps),
         "sgd": lambda: optax.sgd(schedule),
     }
     if name not in optimizers:
