@@ -130,17 +130,22 @@ def test_remat_changes_no_gradient():
     config = dataclasses.replace(CONFIGS["gemma3"], num_layers=1, windows=())
     params, tokens = models.init(config, key=KEY), some_tokens(2)
 
-    def gradient(remat):
+    def gradient(params, remat):
         def loss(params):
             return jnp.mean(models.apply(config, params, tokens, remat=remat) ** 2)
 
-        return jax.jit(jax.grad(loss))(params)
+        return jax.grad(loss)(params)
 
+    plain, recomputed = (jax.jit(gradient, static_argnums=1)(params, r) for r in (False, True))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        gradient(False),
-        gradient(True),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, recomputed
     )
+    products = [
+        sum(str(op.primitive) == "dot_general" for op in equations(traced.jaxpr))
+        for traced in (jax.make_jaxpr(gradient, static_argnums=1)(params, r) for r in (False, True))
+    ]
+    # All products of the block but the last are computed a second time.
+    assert products[1] - products[0] >= 8
 
 
 def test_half_precision_stays_out_of_norms_softmax_and_logits():
