@@ -8,14 +8,14 @@ whole batch go to one common slot of the cache, and the last logits sit in one c
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .models import Cache, Decoder, Params, empty_cache
+from .models import Cache, Decoder, Params, empty_cache, to_host
 
 _BLOCK = 256  # tokens per block of the two-level search in `choose`
 _SHRINK = 4  # a batch is compacted when it has this many times fewer live rows,
@@ -150,7 +150,9 @@ def nucleus(weights: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Arra
     return kept(low)
 
 
-def make_sampler(bind: Callable[[Params], Decoder]) -> Callable[..., list[list[int]]]:
+def make_sampler(
+    bind: Callable[[Params], Decoder], *, place: Callable[[np.ndarray], Any] = lambda rows: rows
+) -> Callable[..., list[list[int]]]:
     """A function that completes lists of prompts, compiled once per bucket of prompt lengths.
 
         sample = make_sampler(functools.partial(models.bind, config))
@@ -163,6 +165,7 @@ def make_sampler(bind: Callable[[Params], Decoder]) -> Callable[..., list[list[i
 
     Args:
         bind: from parameters to a bound decoder, e.g. `models.bind` or `lora.bind`.
+        place: puts the rows of a batch onto devices, e.g. split over the data axis of a mesh.
     """
 
     def start(params, prompts, mask, keys, choice, max_new_tokens):
@@ -182,12 +185,11 @@ def make_sampler(bind: Callable[[Params], Decoder]) -> Callable[..., list[list[i
         index = np.arange(size)  # which prompt each row of the state belongs to
         results: list[list[int]] = [[]] * size
         keys = keys[np.minimum(index, len(rows) - 1)]
-        state = start(params, prompts, mask, keys, choice, max_new_tokens)
+        state = start(params, place(prompts), place(mask), keys, choice, max_new_tokens)
         while True:
             state = proceed(params, state, choice, size // _SHRINK)
-            tokens, chosen, done, step = jax.device_get(
-                (state.tokens, state.mask, state.done, state.step)
-            )
+            shown = (state.tokens, state.mask, state.done, state.step)
+            tokens, chosen, done, step = map(to_host, shown)
             done = done | (step == max_new_tokens)
             for row in np.flatnonzero(done):
                 results[index[row]] = tokens[row, chosen[row]].tolist()

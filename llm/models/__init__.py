@@ -78,15 +78,15 @@ def load(
     folder_or_name: str | os.PathLike,
     dtype: DTypeLike = jnp.float32,
     *,
-    shardings: Callable[[tuple], jax.sharding.Sharding | None] | None = None,
+    layout: Callable[[PyTree], PyTree[jax.sharding.Sharding]] | None = None,
 ) -> tuple[ModelConfig, Params]:
     """Config and parameters of a Hugging Face checkpoint folder or hub name.
 
     Args:
         folder_or_name: holds `config.json` and safetensors, one file or indexed shards.
         dtype: of the parameters, whatever the files hold.
-        shardings: from a path such as `("layers", 0, "attn", "q", "kernel")` to the placement
-            of that parameter; each process then reads only the slices of its own devices.
+        layout: from the tree of shapes to a tree of shardings, such as `sharding.shardings`
+            with its mesh bound; each process then reads only the parts of its own devices.
 
     Raises:
         ValueError: no such folder or name, an unsupported model, or files that do not fit.
@@ -94,7 +94,7 @@ def load(
     folder = folder_of(folder_or_name)
     config = load_config(folder)
     abstract = jax.eval_shape(lambda: init(config, key=jax.random.key(0)))
-    return config, load_params(folder, config, abstract, dtype, shardings)
+    return config, load_params(folder, config, abstract, dtype, layout and layout(abstract))
 
 
 @functools.lru_cache

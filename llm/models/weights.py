@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def load_params(
     config: ModelConfig,
     abstract: Params,
     dtype: DTypeLike,
-    shardings: Callable[[Path_], jax.sharding.Sharding | None] | None = None,
+    shardings: PyTree[jax.sharding.Sharding] | None = None,
 ) -> Params:
     """Read the tensors that `abstract` asks for, each straight onto its devices.
 
@@ -146,7 +146,7 @@ def load_params(
         stored = dict(_tensors(folder, stack))
         _check(folder, config, wanted, {name: t.get_shape() for name, t in stored.items()})
 
-        def read(name: str) -> Array:
+        def read(name: str, sharding: jax.sharding.Sharding | None) -> Array:
             path, shape = wanted[name]
             tensor, turned = stored[name], path[-1] == "kernel"
 
@@ -154,13 +154,14 @@ def load_params(
                 block = tensor[index[::-1] if turned else index]
                 return np.ascontiguousarray((block.T if turned else block).astype(dtype))
 
-            sharding = shardings(path) if shardings else None
             if sharding is None:
                 return jnp.asarray(part((slice(None),) * len(shape)))
             return jax.make_array_from_callback(shape, sharding, part)
 
         # `wanted` follows the order of the leaves.
-        return jax.tree.unflatten(jax.tree.structure(abstract), [read(name) for name in wanted])
+        placements = jax.tree.leaves(shardings) if shardings else [None] * len(wanted)
+        leaves = [read(name, place) for name, place in zip(wanted, placements, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None:

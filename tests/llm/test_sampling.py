@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import models, sampling
+from llm import models, sampling, sharding
 from llm.models import ModelConfig
 from llm.sampling import Choice
 
@@ -183,6 +183,25 @@ def test_stacked_models_sample_as_each_alone(prompts):
             np.testing.assert_array_equal, alone(params[i]), (together[0][i], together[1][i])
         )
     assert (together[0][0] != together[0][1]).any()
+
+
+def test_a_mesh_samples_as_one_device(params, prompts, sampler):
+    mesh = sharding.make_mesh(data=2, tensor=2)
+
+    def split(rows):
+        spec = sharding.fitting(sharding.BATCH, rows.shape, mesh)
+        return jax.device_put(rows, jax.sharding.NamedSharding(mesh, spec))
+
+    sample = sampling.make_sampler(functools.partial(models.bind, CONFIG), place=split)
+    ours = sample(
+        sharding.place(mesh, params),
+        prompts[:4],
+        key=KEY,
+        max_new_tokens=60,
+        batch_size=4,
+        choice=Choice(),
+    )
+    assert ours == sampler[0](params, prompts[:4], choice=Choice(), batch_size=4)
 
 
 def test_bad_requests_are_refused(params, sampler):

@@ -1,16 +1,16 @@
 """Checkpoint folders: every layout of files, every kind of damage."""
 
 import dataclasses
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from llm import models
+from llm import models, sharding
 from llm.models import ModelConfig, weights
 
 CONFIG = ModelConfig(vocab_size=31, num_kv_heads=2, max_positions=32)
@@ -71,14 +71,8 @@ def test_half_precision_is_stored_and_read_exactly(params, tmp_path):
 
 
 def test_each_device_reads_its_own_part(folder, params):
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-
-    def placed(path):
-        if path[-1] == "kernel":
-            return NamedSharding(mesh, PartitionSpec("a", "b"))
-        return NamedSharding(mesh, PartitionSpec()) if path == ("norm", "scale") else None
-
-    _, loaded = models.load(folder, shardings=placed)
+    mesh = sharding.make_mesh(fsdp=2, tensor=2)
+    _, loaded = models.load(folder, layout=functools.partial(sharding.shardings, mesh))
     kernel = loaded["layers"][0]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (16, 64)
     assert len(loaded["norm"]["scale"].sharding.device_set) == 4
