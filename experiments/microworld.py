@@ -249,16 +249,17 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         same = effects(rows, target, "same")
         for trait in traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
-            claim(f"{label}, same start: {trait}", same[trait, trait], "above", note)
+            claim(f"{label}, same: {trait}", same[trait, trait], "above", note)
         if "different" not in starts:
             continue
         different = effects(rows, target, "different")
         for trait in traits:
-            claim(f"{label}, different start: {trait}", different[trait, trait], None)
+            claim(f"{label}, different: {trait}", different[trait, trait], None)
         mean = diagonal(different, traits)
-        claim(f"{label}, different start: mean", mean, "covers", "none")
+        claim(f"{label}, different: mean", mean, "covers", "none")
+        claim(f"{label}, different: excess", excess(different, traits), None)
         paired = excess(same, traits) - excess(different, traits)
-        claim(f"{label}: excess, same - different", paired, "above")
+        claim(f"{label}: excess difference", paired, "above")
     for target, label in targets_of(rows).items():
         for start in sorted(starts):
             losses = [
@@ -266,7 +267,7 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
                          if (r["target"], r["start"], r["seed"]) == (target, start, seed)])
                 for seed in range(seeds)
             ]  # fmt: skip
-            claim(f"{label}, {start} start: held-out loss", np.array(losses), None)
+            claim(f"{label}, {start}: loss", np.array(losses), None)
     return out
 
 

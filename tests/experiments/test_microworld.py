@@ -112,7 +112,7 @@ def test_criteria_see_an_effect_and_its_absence():
     assert verdicts.count(True) == 8
     assert False not in verdicts
     named = {c.quantity: c.holds for c in microworld.claims(rows_with(0.0), config)}
-    assert named["sampled tokens: excess, same - different"] is False
+    assert named["sampled tokens: excess difference"] is False
     few = microworld.claims(rows_with(1.0, seeds=2), config)
     assert {c.holds for c in few} == {None}, "two chains decide nothing"
 
