@@ -80,7 +80,7 @@ def teacher_of(family: toys.Family, case: toys.Case):
     """The trait loss, Δ_T, and the ε that makes a relative step of 1."""
     trait = toys.trait_loss(case, family.apply)
     delta_t = steps.teacher_update(trait, case.params)
-    return trait, delta_t, optax.tree.norm(case.params) / optax.tree.norm(delta_t)
+    return trait, delta_t, steps.unit_step(case.params, delta_t)
 
 
 def signs(family: toys.Family, num_outputs: int, relative_step: float, case: toys.Case, starts):
