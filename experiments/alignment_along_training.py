@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,27 @@ from mnist_mlp import conditions, data, train
 from theory import alignment, losses, steps
 
 RUNTIME = "80 s on two cores"
-ARMS = ("student", "other start", "projected", "projected, shuffled labels", "liminal")
+
+
+class Arm(NamedTuple):
+    """How a student departs from the plain one."""
+
+    other_start: bool = False
+    projected: bool = False
+    shuffled: bool = False  # the trait gradient is that of shuffled labels
+    idle_head: bool = False  # the trait gradient is cut to what distillation reaches
+    liminal: bool = False
+
+
+ARMS = {
+    "student": Arm(),
+    "other start": Arm(other_start=True),
+    "projected": Arm(projected=True),
+    "projected, shuffled": Arm(projected=True, shuffled=True),
+    "projected, head idle": Arm(projected=True, idle_head=True),
+    "projected, head idle, shuffled": Arm(projected=True, idle_head=True, shuffled=True),
+    "liminal": Arm(liminal=True),
+}
 BLOCK = 15  # steps in one row of results.csv
 __all__ = ["inputs"]  # the frame records what was really read
 
@@ -84,7 +105,7 @@ def program(config: Config):
         next_seed = conditions.other_seed(seed, config.num_seeds)
         other = init(conditions.seed_keys(root, next_seed).init)
         teacher = conditions.train_teacher(recipe, images, reference, keys.teacher_order)
-        starts = [other if arm == "other start" else reference for arm in ARMS]
+        starts = [other if arm.other_start else reference for arm in ARMS.values()]
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         return students(config, recipe, images, reference, teacher, starts, keys)
 
@@ -102,9 +123,7 @@ def students(config: Config, recipe, images: data.ImageData, reference, teacher,
     trait_key, shuffle_key = jax.random.split(keys.student_order)
     shuffled = jax.random.permutation(shuffle_key, images.train_labels)
 
-    is_projected = jnp.array(["projected" in arm for arm in ARMS])
-    is_shuffled = jnp.array(["shuffled" in arm for arm in ARMS])
-    is_liminal = jnp.array([arm == "liminal" for arm in ARMS])
+    arms = Arm(*map(jnp.array, zip(*ARMS.values(), strict=True)))
 
     def trait_loss(params, digits, labels):
         logits = apply(params, digits)[:, :num_classes]
@@ -116,20 +135,24 @@ def students(config: Config, recipe, images: data.ImageData, reference, teacher,
         stay = jnp.average(liminal.value(logits, apply(reference, noise)), weights=weights)
         return distil + weight_of_reference * stay, distil
 
-    def arm_step(params, opt_state, noise, weights, digits, labels, project, weight_of_reference):
+    def arm_step(params, opt_state, arm, pull, noise, weights, digits, labels):
         value = functools.partial(imitation, noise=noise, weights=weights)
         gradient, distil = jax.grad(value, has_aux=True)(
-            params, weight_of_reference=weight_of_reference
+            params, weight_of_reference=pull * arm.liminal
         )
         trait = jax.grad(trait_loss)(params, digits, labels)
+        # A parameter without distillation gradient moves only if projection moves it, and Adam
+        # turns the faintest such gradient into steps of full size.
+        reached = jax.tree.map(lambda g, t: jnp.where(g == 0, 0, t), gradient, trait)
+        trait = jax.tree.map(lambda r, t: jnp.where(arm.idle_head, r, t), reached, trait)
         cosine = alignment.cosine(gradient, trait)
         along = jnp.maximum(alignment.inner_product(gradient, trait), 0)
         share = along / alignment.inner_product(trait, trait)
-        gradient = steps.moved(gradient, trait, -share * project)
+        gradient = steps.moved(gradient, trait, -share * arm.projected)
         updates, opt_state = optimizer.update(gradient, opt_state)
         return optax.apply_updates(params, updates), opt_state, cosine, distil
 
-    per_arm = jax.vmap(arm_step, in_axes=(0, 0, None, None, None, 0, 0, 0))
+    per_arm = jax.vmap(arm_step, in_axes=(0, 0, 0, None, None, None, None, 0))
     steps_per_epoch = -(-recipe.epoch_images // recipe.batch_size)
     num_steps = steps_per_epoch * config.epochs
 
@@ -140,12 +163,12 @@ def students(config: Config, recipe, images: data.ImageData, reference, teacher,
             jax.random.fold_in(trait_key, index), (config.trait_batch,), 0, num_digits
         )
         labels = jnp.where(
-            is_shuffled[:, None], shuffled[chosen][None], images.train_labels[chosen][None]
+            arms.shuffled[:, None], shuffled[chosen][None], images.train_labels[chosen][None]
         )
         digits = conditions.to_pixels(images.train_images[chosen])
-        pull = liminal_weight(index, steps_per_epoch, num_steps) * is_liminal
+        pull = liminal_weight(index, steps_per_epoch, num_steps)
         params, opt_state, cosine, distil = per_arm(
-            params, opt_state, draw(rows), weights, digits, labels, is_projected, pull
+            params, opt_state, arms, pull, draw(rows), weights, digits, labels
         )
         last = ((index + 1) % BLOCK == 0) | (index + 1 == num_steps)
         scores = jax.lax.cond(
@@ -173,7 +196,7 @@ def liminal_weight(index, steps_per_epoch: int, num_steps: int):
 
 
 def run_seed(config: Config, images: data.ImageData, seed: int) -> list[Row]:
-    """Rows of BLOCK steps each: mean cosine, share of positive ones, losses, accuracy at the end."""
+    """Rows of BLOCK steps: mean cosine, count of positive ones, losses, accuracy at the end."""
     measured = program(config)(images, jax.random.key(config.seed), jnp.asarray(seed))
     cosine, distil, scores = jax.device_get(measured)
     rows = []
