@@ -15,6 +15,7 @@ An experiment is a module with
 
 import dataclasses
 import io
+import os
 import pathlib
 import shlex
 import sys
@@ -36,6 +37,8 @@ from rich.table import Table
 from experiments import cli, record
 from experiments.cli import option
 from experiments.record import Row
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that PyTorch is absent
 
 __all__ = ["Claim", "Row", "main", "option"]
 
