@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import textwrap
 
 import experiments
 
@@ -26,7 +27,8 @@ def listing() -> str:
     lines = ["Run one with: python -m experiments.<name> [--smoke] [--out DIR] [--help]", ""]
     for name in experiments.NAMES:
         summary, runtime = describe(name)
-        lines += [f"{name}  ({runtime})", f"    {summary}"]
+        lines += textwrap.wrap(f"{name}  ({runtime})", 80, subsequent_indent="    ")
+        lines += textwrap.wrap(summary, 80, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 

@@ -178,4 +178,4 @@ def test_every_experiment_is_listed_with_a_line_and_a_runtime(repository):
         summary, runtime = listing.describe(name)
         assert summary.endswith((".", "?"))
         assert runtime in text
-    assert max(map(len, text.splitlines())) <= 90
+    assert max(map(len, text.splitlines())) <= 80
