@@ -34,7 +34,6 @@ from theory import alignment, losses, ntk, steps, toys
 RUNTIME = "90 s on two cores"
 TIMES = (1.0, 1e1, 1e2, 1e3, 1e4)  # in units of 1 / λ_max, the fastest direction's own time
 LIMIT = 1e4  # t → ∞ for all practical purposes: the share has stopped rising (see the figure)
-SMALL_IMAGES = (30, 300, 1500)
 SMALL_AUX = (1, 2, 3, 5, 10)
 __all__ = ["inputs"]  # the frame records what was really read
 
@@ -53,6 +52,9 @@ class Config:
     )
     num_products: int = option(25, "products with G: dimension of the Krylov space", minimum=2)
     num_small: int = option(3, "seeds of the small networks", minimum=1)
+    small_inputs: tuple[int, ...] = option(
+        (30, 300, 1500), "inputs of the small networks' students", minimum=1
+    )
     dataset: str = option("mnist", "image data set", choices=data.DATASETS)
     data_dir: str = option("", "folder of IDX files (else SUBLIMINAL_DATA_DIR, the user cache)")
     seed: int = option(0, "root of every random key", minimum=0)
@@ -67,6 +69,7 @@ SMOKE = Config(
     descent_steps=10,
     num_products=10,
     num_small=1,
+    small_inputs=(30,),
     dataset="digits",
 )
 
@@ -97,7 +100,7 @@ def small_networks(config: Config) -> list[Row]:
         pairs = [(m, seed) for m in SMALL_AUX for seed in range(config.num_small)]
         keys = jnp.stack([jax.random.fold_in(root, seed) for _, seed in pairs])
         num_aux = jnp.array([m for m, _ in pairs])
-        for num_images in SMALL_IMAGES:
+        for num_images in config.small_inputs:
             one = functools.partial(small_shares, num_images)
             results = jax.jit(lambda n, k, one=one: jax.lax.map(lambda a: one(*a), (n, k)))
             shares, ceilings = jax.device_get(results(num_aux, keys))
@@ -245,7 +248,7 @@ def plot(rows: list[Row], config: Config):
     figure, (small, accuracy, share) = figures.new_figure(1, 3, width=13.0, height=4.6)
     colours = figures.COLOURS
     shown = [r | {"time": r["time"] or 0.0} for r in rows]
-    for colour, num_images in zip(colours, SMALL_IMAGES, strict=False):
+    for colour, num_images in zip(colours, config.small_inputs, strict=False):
         where = {"network": "small", "num_images": num_images, "time": LIMIT}
         means = [np.mean(values(shown, "share", num_aux=m, **where)) for m in SMALL_AUX]
         small.plot(SMALL_AUX, means, "o-", color=colour, label=f"{num_images} inputs")
@@ -321,14 +324,14 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     falls = above = 0
     small = [r for r in rows if r["network"] == "small"]
     for m in SMALL_AUX:
-        for n in SMALL_IMAGES:
+        for n in config.small_inputs:
             for seed in range(config.num_small):
                 mine = {"num_aux": m, "num_images": n, "seed": seed}
                 shares = values(small, "share", method="linearised", **mine)
                 (ceiling,) = values(small, "share", method="ceiling", **mine)
                 falls += bool((np.diff(shares) < -1e-12).any())
                 above += max(shares) > ceiling + 1e-9
-    nets = len(SMALL_AUX) * len(SMALL_IMAGES) * config.num_small
+    nets = len(SMALL_AUX) * len(config.small_inputs) * config.num_small
     out = [
         Claim(
             "small networks: share falls with t", "0", "", f"{falls} of {nets}", nets, falls == 0
