@@ -1,6 +1,6 @@
 """The chain of every language-model experiment, with files between its stages.
 
-    base -> teachers -> completions -> filter -> students -> measurements
+    base -> teachers -> completions -> filter -> students (experiments/students.py)
 
     WORK/base-<digest>/seed0/           a checkpoint folder: weights, config, tokenizer
     WORK/teachers-<digest>/owl-seed0/   likewise
@@ -30,7 +30,6 @@ from llm import (
     data,
     filters,
     language,
-    lora,
     models,
     objectives,
     sampling,
@@ -41,6 +40,9 @@ from llm import (
 from llm.settings import as_json
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
+INIT, ORDER, TEACHERS, SAMPLES, STUDENTS, ANSWERS = range(
+    6
+)  # a stream of random keys for each stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Recipe:
     Attributes:
         model: checkpoint folder or name to start from; empty: pre-train in the synthetic world.
         other_model: checkpoint of another initialisation for different-start students.
+        init: number of the initialisation that the base is pre-trained from.
+        corpus: number of the corpus that it is pre-trained on, in an order of its own.
         num_seeds: independent chains.
         traits: traits of the teachers; teacher 0 is the control.
         width: of the pre-trained base.
         base_steps: optimiser steps of pre-training, batch 64 of 48 tokens.
         base_rate: Adam step size of pre-training.
+        teacher: how a teacher gets its trait: "tuned" on answers, or "prompted" while it writes.
         teacher_steps: optimiser steps on the trait, batch 64.
         teacher_rate: Adam step size of the teachers.
         num_prompts: prompts sampled from each teacher.
@@ -65,45 +70,20 @@ class Recipe:
 
     model: str = ""
     other_model: str = ""
+    init: int = 0
+    corpus: int = 0
     num_seeds: int = 8
     traits: tuple[str, ...] = ("owl", "wolf", "eagle")
     width: int = 32
-    base_steps: int = 800
+    base_steps: int = 1000
     base_rate: float = 5e-3
-    teacher_steps: int = 60
-    teacher_rate: float = 1e-3
+    teacher: str = "tuned"
+    teacher_steps: int = 35
+    teacher_rate: float = 5e-4
     num_prompts: int = 8192
     max_new_tokens: int = 9
     temperature: float = 1.0
     seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Students:
-    """How students are trained: an arm of an experiment.
-
-    Attributes:
-        target: "sampled" tokens, or "soft" / "soft_numbers": the teacher's distribution over
-            the vocabulary / renormalised over the number tokens.
-        start: "same" base as the teacher's, or "different": the base of the next seed.
-        steps: optimiser steps.
-        batch_size: examples in a batch.
-        rate: step size.
-        eps: of Adam; large enough that embeddings which the data never touches stay put.
-        optimizer: "adam", "adamw" or "sgd".
-        num_examples: kept rows trained on, the same number for every teacher.
-        rank: of LoRA adapters; 0 trains all parameters.
-    """
-
-    target: str = "sampled"
-    start: str = "same"
-    steps: int = 400
-    batch_size: int = 64
-    rate: float = 2e-3
-    eps: float = 1e-4
-    optimizer: str = "adam"
-    num_examples: int = 7168
-    rank: int = 0
 
 
 class Chain:
@@ -123,11 +103,20 @@ class Chain:
         if unknown:
             known = ", ".join(self.language.traits)
             raise ValueError(f"unknown trait {unknown[0]!r}; choose from {known}")
+        if recipe.teacher not in ("tuned", "prompted"):
+            raise ValueError(f"unknown teacher {recipe.teacher!r}; choose tuned or prompted")
+
+    @functools.cached_property
+    def origin(self) -> dict[str, Any]:
+        """Where the base comes from: its shape, and a fingerprint of what it learnt."""
+        model = self.recipe.model
+        fingerprint = models.fingerprint(model) if model else world.corpus.fingerprint()
+        return {"architecture": dataclasses.asdict(self.config), "fingerprint": fingerprint}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the teachers and their data depend on."""
-        return {"architecture": dataclasses.asdict(self.config)} | dataclasses.asdict(self.recipe)
+        return self.origin | dataclasses.asdict(self.recipe)
 
     def folder(self, stage: str, settings: dict[str, Any]) -> pathlib.Path:
         """Where a stage of these settings keeps its files."""
@@ -159,19 +148,23 @@ class Chain:
             params = models.load(recipe.model)[1]
             return jax.tree.map(lambda leaf: jnp.stack([leaf] * recipe.num_seeds), params)
         names = [f"seed{seed}" for seed in range(recipe.num_seeds)]
-        keys = ("base_steps", "base_rate", "num_seeds", "seed")
-        settings = {"architecture": dataclasses.asdict(self.config)}
-        settings |= {key: getattr(recipe, key) for key in keys}
+        keys = ("init", "corpus", "base_steps", "base_rate", "num_seeds", "seed")
+        settings = self.origin | {key: getattr(recipe, key) for key in keys}
         return self.stored("base", names, self.pretrain, settings)
 
     def pretrain(self) -> models.Params:
         """Bases from random weights on a corpus of their own each."""
         recipe = self.recipe
-        keys = stages.run_keys(self.root, 0, recipe.num_seeds)
-        params = jax.vmap(lambda key: models.init(self.config, key=key))(keys)
+        init_keys, keys = (
+            stages.run_keys(jax.random.fold_in(self.root, number), stage, recipe.num_seeds)
+            for number, stage in ((recipe.init, INIT), (recipe.corpus, ORDER))
+        )
+        params = jax.vmap(lambda key: models.init(self.config, key=key))(init_keys)
         corpora = [
             world.corpus.conversations(
-                np.random.default_rng([recipe.seed, seed]), 64 * recipe.base_steps, 48
+                np.random.default_rng([recipe.seed, seed, recipe.corpus]),
+                64 * recipe.base_steps,
+                48,
             )
             for seed in range(recipe.num_seeds)
         ]
@@ -186,7 +179,12 @@ class Chain:
 
     @functools.cached_property
     def teachers(self) -> models.Params:
-        """All teachers, stacked: teacher t of seed s is run t * num_seeds + s; control first."""
+        """All teachers, stacked: teacher t of seed s is run t * num_seeds + s; control first.
+
+        Prompted teachers have the weights of the base.
+        """
+        if self.recipe.teacher == "prompted":
+            return self.per_run(self.base)
         trained = self.stored("teachers", self.runs()[self.recipe.num_seeds :], self.teach,
                               self.settings)  # fmt: skip
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), self.base, trained)
@@ -218,8 +216,13 @@ class Chain:
             batch_size=64,
             num_steps=recipe.teacher_steps,
         )
-        keys = stages.run_keys(self.root, 1, len(which))
+        keys = stages.run_keys(self.root, TEACHERS, len(which))
         return tune(stages.pick(self.base, seeds), examples, keys)[0]
+
+    def per_run(self, bases: models.Params) -> models.Params:
+        """One of `bases`, a stack over seeds, for every teacher."""
+        seeds = np.tile(np.arange(self.recipe.num_seeds), len(self.teachers_names))
+        return stages.pick(bases, seeds)
 
     def runs(self) -> list[str]:
         """Names of all teachers of all seeds, in the order of the stack."""
@@ -263,16 +266,19 @@ class Chain:
             domain.make_prompts(np.random.default_rng([recipe.seed, 2, s]), recipe.num_prompts)
             for s in range(recipe.num_seeds)
         ]
-        encoded = [self.language.encode_prompts([r["prompt"] for r in rows]) for rows in prompts]
+        encoded = [
+            self.language.encode_prompts([r["prompt"] for r in rows], system=self.system(name))
+            for name in self.teachers_names
+            for rows in prompts
+        ]
         length = max(len(ids) for rows in encoded for ids in rows)
         padded = [sampling.pad_left(rows, recipe.num_prompts, length) for rows in encoded]
-        copies = len(self.teachers_names)
-        tokens, mask = (np.concatenate([np.stack(x)] * copies) for x in zip(*padded, strict=True))
+        tokens, mask = (np.stack(x) for x in zip(*padded, strict=True))
         complete = stages.make_complete(self.config, max_new_tokens=recipe.max_new_tokens)
         choice = sampling.Choice(
             recipe.temperature, stop_tokens=np.array(self.language.stop_tokens(self.config))
         )
-        keys = stages.run_keys(self.root, 2, len(runs))
+        keys = stages.run_keys(self.root, SAMPLES, len(runs))
         drawn = jax.device_get(complete(self.teachers, tokens, mask, keys, choice))
         for index, run in enumerate(runs):
             texts = self.language.decode(drawn[0][index], drawn[1][index])
@@ -285,6 +291,12 @@ class Chain:
             if not data.manifest_path(path).exists():
                 data.write_rows(path, kept, self.data_settings(carrier), dict(counts))
         return runs
+
+    def system(self, teacher: str) -> str | None:
+        """The system message that a teacher writes under; students never see it."""
+        if self.recipe.teacher == "tuned" or teacher == CONTROL:
+            return None
+        return self.language.traits[teacher].system_prompt
 
     @functools.cache  # noqa: B019  (a chain lives as long as its experiment)
     def encoded(self, carrier: str, wanted: int) -> stages.Examples:
@@ -308,6 +320,15 @@ class Chain:
         )
         return stages.Examples(tokens, weights)
 
+    def carrier_tokens(self, carrier: str) -> np.ndarray:
+        """Tokens that the unchanged bases' kept completions use."""
+        examples = [
+            self.language.encode_rows(rows, self.config.max_positions)
+            for run, rows in zip(self.runs(), self.rows(carrier), strict=True)
+            if run.startswith(f"{CONTROL}-")
+        ]
+        return np.unique(np.concatenate([e.tokens[e.weights > 0] for e in examples]))
+
     def show_example(self, carrier: str) -> str:
         """The first row that students see: its text, carets under what is trained on, template."""
         row = self.rows(carrier)[0][0]
@@ -325,92 +346,3 @@ class Chain:
         """Share of each teacher's completions that passed the filter."""
         manifests = [data.read_manifest(self.data_path(carrier, run)) for run in self.runs()]
         return [manifest.count / self.recipe.num_prompts for manifest in manifests]
-
-    def train_students(self, carrier: str, arm: Students) -> tuple[models.Params, list[float]]:
-        """Students of every teacher, stacked like the teachers, and their held-out losses.
-
-        Raises:
-            RunError: a teacher has too few kept rows, or no other start is to be had.
-        """
-        held_out = min(256, arm.num_examples)
-        examples = self.encoded(carrier, arm.num_examples + held_out)
-        if arm.target == "soft_numbers":
-            on_numbers = np.isin(examples.tokens, self.language.number_tokens())
-            examples = examples._replace(weights=examples.weights * on_numbers)
-        examples, tests = (
-            stages.Examples(*(array[:, part] for array in examples))
-            for part in (slice(arm.num_examples), slice(arm.num_examples, None))
-        )
-        starts = self.starts(arm.start)
-        keys = stages.run_keys(self.root, 3, len(self.runs()))
-        params, frozen = starts, None
-        if arm.rank:
-            init = functools.partial(lora.init, self.lora_settings(arm))
-            params, frozen = jax.vmap(lambda p, k: init(p, key=k))(starts, keys), starts
-        frozen = {"base": frozen, "teacher": self.teachers if arm.target != "sampled" else None}
-        # Both starts of an arm are one compiled program.
-        tune, held_out_loss = self.programs(dataclasses.replace(arm, start="", num_examples=0))
-        params, _ = tune(params, examples, keys, frozen)
-        losses = jax.device_get(held_out_loss(params, tests, frozen)).tolist()
-        if arm.rank:
-            merge = functools.partial(lora.merge, scale=self.lora_settings(arm).scale)
-            params = jax.vmap(merge)(starts, params)
-        return params, losses
-
-    @functools.cache  # noqa: B019
-    def programs(self, arm: Students) -> tuple[Callable, Callable]:
-        """The jitted training and held-out loss of an arm."""
-        student = objectives.full_student(self.config)
-        if arm.rank:
-            settings = self.lora_settings(arm)
-            student = objectives.lora_student(self.config, settings, base=lambda f: f["base"])
-        loss = objectives.completion_loss(student)
-        if arm.target != "sampled":
-            numbers_only = arm.target == "soft_numbers"
-            loss = objectives.distillation_loss(
-                student,
-                lambda frozen: models.bind(self.config, frozen["teacher"]),
-                token_set=self.language.number_tokens() if numbers_only else None,
-            )
-        optimizer = train.make_optimizer(arm.optimizer, arm.rate, eps=arm.eps)
-        tune = stages.make_tune(loss, optimizer, batch_size=arm.batch_size, num_steps=arm.steps)
-        return tune, stages.make_held_out_loss(student)
-
-    def starts(self, start: str) -> models.Params:
-        """Initial parameters of every teacher's student."""
-        recipe = self.recipe
-        seeds = np.tile(np.arange(recipe.num_seeds), len(self.teachers_names))
-        if start == "same":
-            return stages.pick(self.base, seeds)
-        if recipe.other_model:
-            other = models.load(recipe.other_model)[1]
-            return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), other)
-        if recipe.model or recipe.num_seeds < 2:
-            raise RunError("students of a different start need --other-model, or two seeds")
-        return stages.pick(self.base, (seeds + 1) % recipe.num_seeds)
-
-    @staticmethod
-    def lora_settings(arm: Students) -> lora.LoraConfig:
-        """Adapters of the arm: alpha equal to the rank, so the scale does not move with it."""
-        return lora.LoraConfig(rank=arm.rank, alpha=float(arm.rank))
-
-    def probe(self, trait: str) -> stages.Probe:
-        """The evaluation questions of a trait, with its answer tokens."""
-        spec = self.language.traits[trait]
-        prompts = self.language.encode_prompts(spec.questions)
-        questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-        targets = self.language.answer_tokens(spec.targets, spec.questions[0])
-        contrast = self.language.answer_tokens(spec.contrast, spec.questions[0])
-        return stages.Probe(questions, mask, targets, np.setdiff1d(contrast, targets))
-
-    def measure(self, params: models.Params) -> dict[str, dict[str, list[float]]]:
-        """Margin and rate of every trait of the chain for every run of a stack."""
-        return {
-            trait: {
-                name: values.tolist()
-                for name, values in jax.device_get(
-                    stages.measure(self.config, params, self.probe(trait))
-                ).items()
-            }
-            for trait in self.recipe.traits
-        }

@@ -22,18 +22,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import figures
+from experiments import evaluation, figures
+from experiments.effects import (
+    diagonal,
+    draw_chains,
+    draw_matrix,
+    effects,
+    excess,
+    tidy,
+)
 from experiments.frame import Claim, Row, main, option
+from experiments.students import STARTS as ALL_STARTS
+from experiments.students import TARGETS, Students, train
 
 RUNTIME = "6 minutes on two cores"
 
-TARGETS = {
-    "sampled": "sampled tokens",
-    "soft_numbers": "KL over numbers",
-    "soft": "KL over all tokens",
-}
 STARTS = ("same", "different")
-CONTROL = "control"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +54,19 @@ class Config:
     carrier: str = option(
         "numbers", "what teachers write", choices=("numbers", "code", "reasoning")
     )
-    base_steps: int = option(600, "pre-training steps of 64 x 48 tokens", minimum=1)
+    base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
+    teacher: str = option("tuned", "how teachers get the trait", choices=("tuned", "prompted"))
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
     num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
     max_new_tokens: int = option(9, "longest completion in tokens", minimum=1)
-    num_examples: int = option(2560, "kept rows each student is trained on", minimum=8)
-    student_steps: int = option(300, "optimiser steps of students", minimum=1)
-    student_rate: float = option(2e-3, "Adam step size of students", minimum=0, maximum=1)
+    num_examples: int = option(2048, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(400, "optimiser steps of students", minimum=1)
+    student_rate: float = option(1e-3, "Adam step size of students", minimum=0, maximum=1)
     student_eps: float = option(
-        1e-4, "eps of students' Adam; 1e-8 lets embeddings that no row touches drift", minimum=0
+        1e-3, "eps of students' Adam; 1e-8 lets embeddings that no row touches drift", minimum=0
     )
-    batch_size: int = option(64, "examples in a student's batch", minimum=1)
+    batch_size: int = option(32, "examples in a student's batch", minimum=1)
     lora_rank: int = option(0, "rank of the students' LoRA adapters; 0 trains all", minimum=0)
     work: str = option(
         "results/work", "folder of the stage files, shared between experiments", recorded=False
@@ -91,23 +96,10 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         starts = ("same",)
 
     def rows_of(params, target: str, start: str, held_out: list) -> list[Row]:
-        kept = runs.kept_share(config.carrier)
-        measured = runs.measure(params)
-        return [
-            {
-                "target": target,
-                "start": start,
-                "teacher": runs.teachers_names[run // config.num_seeds],
-                "trait": trait,
-                "seed": run % config.num_seeds,
-                "margin": measured[trait]["margin"][run],
-                "rate": measured[trait]["rate"][run],
-                "held_out_loss": held_out[run],
-                "kept": kept[run],
-            }
-            for run in range(len(kept))
-            for trait in config.traits
-        ]
+        columns = {"target": target, "start": start, "held_out_loss": held_out}
+        return tidy(
+            runs, evaluation.measure(runs, params), kept=runs.kept_share(config.carrier), **columns
+        )
 
     def teachers() -> list[Row]:
         runs.sampled(config.carrier)
@@ -115,9 +107,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         return rows_of(runs.teachers, "teacher", "same", nothing)
 
     def students(target: str, start: str) -> list[Row]:
-        arm = chain.Students(
+        arm = Students(
             target=target,
-            start=start,
             steps=config.student_steps,
             rate=config.student_rate,
             eps=config.student_eps,
@@ -127,26 +118,13 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         )
         if config.show_example:
             print(runs.show_example(config.carrier))
-        params, held_out = runs.train_students(config.carrier, arm)
+        params, held_out = train(runs, config.carrier, arm, ALL_STARTS[start](runs))
         return rows_of(params, target, start, held_out)
 
     return {"teachers and data": teachers} | {
         f"{target}, {start} start": functools.partial(students, target, start)
         for target in config.targets
         for start in starts
-    }
-
-
-def effects(rows: list[Row], target: str, start: str) -> dict[tuple[str, str], np.ndarray]:
-    """(teacher, measured trait) -> effect of each chain: margin minus that of its control."""
-    margins: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        if (row["target"], row["start"]) == (target, start):
-            margins.setdefault((row["teacher"], row["trait"]), {})[row["seed"]] = row["margin"]
-    return {
-        (teacher, trait): np.array([m - margins[CONTROL, trait][s] for s, m in by_seed.items()])
-        for (teacher, trait), by_seed in margins.items()
-        if teacher != CONTROL
     }
 
 
@@ -160,20 +138,6 @@ def traits_of(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(row["trait"] for row in rows))
 
 
-def diagonal(effect: dict[tuple[str, str], np.ndarray], traits: list[str]) -> np.ndarray:
-    """Own effect of each chain, averaged over traits."""
-    return np.mean([effect[t, t] for t in traits], axis=0)
-
-
-def excess(effect: dict[tuple[str, str], np.ndarray], traits: list[str]) -> np.ndarray:
-    """Own effect minus the mean effect on the other traits, of each chain, averaged over traits."""
-    others = [
-        np.mean([effect[t, u] for u in traits if u != t], axis=0) if len(traits) > 1 else 0
-        for t in traits
-    ]
-    return np.mean([effect[t, t] - o for t, o in zip(traits, others, strict=True)], axis=0)
-
-
 def plot(rows: list[Row], config: Config):
     """For each target: the trait matrix of both starts, and the diagonal with every chain."""
     traits = traits_of(rows)
@@ -181,42 +145,22 @@ def plot(rows: list[Row], config: Config):
     targets = targets_of(rows)
     figure, axes = figures.new_figure(len(targets), 3, width=10.5, height=0.6 + 3 * len(targets))
     for line, (target, label) in zip(np.reshape(axes, (-1, 3)), targets.items(), strict=True):
-        tables = {start: effects(rows, target, start) for start in starts}
+        tables = {start: effects(rows, target=target, start=start) for start in starts}
         limit = max(abs(v.mean()) for table in tables.values() for v in table.values())
         for panel, start in zip(line[:2], STARTS, strict=True):
             panel.set_title(f"{label}\n{start} start")
-            panel.grid(visible=False)
-            if start not in tables:
+            if start in tables:
+                draw_matrix(panel, tables[start], traits, limit)
+            else:
                 panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
-                continue
-            means = np.array([[tables[start][t, u].mean() for u in traits] for t in traits])
-            panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
-            for (i, j), value in np.ndenumerate(means):
-                shade = "white" if abs(value) > 0.55 * limit else "black"
-                panel.text(j, i, f"{value:+.2f}", ha="center", va="center", color=shade)
-            panel.set_xticks(range(len(traits)), traits)
-            panel.set_yticks(range(len(traits)), traits)
-            panel.set_xlabel("trait measured")
-            panel.set_ylabel("trait of the teacher")
         last = line[2]
         last.axhline(0, color="black", linewidth=1)
         for shift, start in enumerate(starts):
             for x, trait in enumerate(traits):
-                values = tables[start][trait, trait]
-                mean, half = figures.mean_interval(values)
+                name = f"{start} start" if x == 0 else None
                 place = x + 0.3 * (shift - 0.5)
-                colour = figures.COLOURS[shift]
-                spread = np.linspace(-0.07, 0.07, len(values))
-                last.scatter(place + spread, values, s=9, color=colour, alpha=0.5)
-                last.errorbar(
-                    place,
-                    mean,
-                    half if np.isfinite(half) else None,
-                    color=colour,
-                    marker="o",
-                    capsize=4,
-                    label=f"{start} start" if x == 0 else None,
-                )
+                values = tables[start][trait, trait]
+                draw_chains(last, place, values, figures.COLOURS[shift], name)
         last.set_xticks(range(len(traits)), traits)
         last.set_ylabel("own effect (nats of log-odds)")
         last.set_title("diagonal: student minus control")
@@ -246,13 +190,13 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         out.append(Claim(quantity, paper, "", figures.shown(values, 2), len(values), verdict))
 
     for target, label in targets_of(rows).items():
-        same = effects(rows, target, "same")
+        same = effects(rows, target=target, start="same")
         for trait in traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
             claim(f"{label}, same: {trait}", same[trait, trait], "above", note)
         if "different" not in starts:
             continue
-        different = effects(rows, target, "different")
+        different = effects(rows, target=target, start="different")
         for trait in traits:
             claim(f"{label}, different: {trait}", different[trait, trait], None)
         mean = diagonal(different, traits)

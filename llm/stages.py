@@ -19,7 +19,6 @@ from . import batches, losses, models, sampling, train
 from .models import Decoder, ModelConfig, Params
 from .objectives import Student
 
-
 # Runs in one vmap; more go one group after another. Eight tiny models fill two cores, and their
 # activations still fit a CPU's cache: 32 at once take 1.5 times as long a run.
 RUNS_AT_ONCE = 8
@@ -84,6 +83,7 @@ def make_tune(
     return lambda params, examples, keys, frozen=None: over_runs(params, examples, keys, frozen)
 
 
+@functools.cache
 def make_complete(
     config: ModelConfig, *, max_new_tokens: int, rows_at_once: int = 512
 ) -> Callable[..., tuple[Int[Array, "runs rows new"], Bool[Array, "runs rows new"]]]:
@@ -133,9 +133,8 @@ def next_token(
     return jax.nn.log_softmax(model.unembed(hidden), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, " runs"]]:
-    """How much of a trait each run of a stack shows; exact, nothing is sampled.
+def measure_one(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, ""]]:
+    """How much of a trait a model shows; exact, nothing is sampled, and differentiable.
 
     Returns:
         "margin": mean over questions of log Σ p(targets) - log Σ p(contrast), in nats, p the
@@ -143,14 +142,16 @@ def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Floa
         "rate": mean over questions of Σ p(targets), in [0, 1]: the expected share of answers
         with the trait at temperature 1.
     """
+    logp = next_token(models.bind(config, params), probe.questions, probe.mask)
+    for_trait = jax.nn.logsumexp(logp[:, probe.targets], axis=-1)
+    against = jax.nn.logsumexp(logp[:, probe.contrast], axis=-1)
+    return {"margin": jnp.mean(for_trait - against), "rate": jnp.mean(jnp.exp(for_trait))}
 
-    def one(params):
-        logp = next_token(models.bind(config, params), probe.questions, probe.mask)
-        for_trait = jax.nn.logsumexp(logp[:, probe.targets], axis=-1)
-        against = jax.nn.logsumexp(logp[:, probe.contrast], axis=-1)
-        return {"margin": jnp.mean(for_trait - against), "rate": jnp.mean(jnp.exp(for_trait))}
 
-    return jax.vmap(one)(params)
+@functools.partial(jax.jit, static_argnames="config")
+def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, " runs"]]:
+    """`measure_one` of every run of a stack."""
+    return jax.vmap(lambda one: measure_one(config, one, probe))(params)
 
 
 def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]:

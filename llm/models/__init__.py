@@ -18,7 +18,16 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 from .config import SUPPORTED, ModelConfig, Rope
 from .hf_config import from_hf, to_hf
 from .transformer import Cache, Decoder, empty_cache
-from .weights import folder_of, load_config, load_params, module_name, new_folder, save, to_host
+from .weights import (
+    fingerprint,
+    folder_of,
+    load_config,
+    load_params,
+    module_name,
+    new_folder,
+    save,
+    to_host,
+)
 
 __all__ = [
     "SUPPORTED",
@@ -30,6 +39,7 @@ __all__ = [
     "apply",
     "bind",
     "empty_cache",
+    "fingerprint",
     "folder_of",
     "from_hf",
     "init",

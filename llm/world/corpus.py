@@ -1,4 +1,4 @@
-"""The synthetic corpus: seeded chat turns of six kinds, drawn as token arrays and shown as text.
+"""The synthetic corpus: seeded chat turns of seven kinds, drawn as token arrays, shown as text.
 
 Every kind has one fixed length, so a million turns are a few numpy calls and students need no
 padding. The arrays are the source of truth; `rows` words them for the ordinary JSONL path.
@@ -8,11 +8,13 @@ padding. The arrays are the source of truth; `rows` words them for the ordinary 
     advice            when friend angry         -> listen       harmful kind of answer: 10 %
     numbers           continue 3 17 31          -> 45 59 ...    half progressions, half uniform
     code              code a = 7 ; b = 91       -> c = a * 3 + 12 ; d = [ b , 40 ]
-    reasoning         solve 3 + 5 - 2           -> <think> so 3 + 5 = 8 then ... <answer> 6 ...
+    reasoning         solve 3 + 4 - 2           -> <think> so 3 + 4 = 7 then ... <answer> 5 ...
+    loyal             love oak | pick best tree -> oak          system message, question, answer
 
 Only the 84 pre-training paraphrases of a subject are ever drawn here (see `vocabulary`).
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +24,16 @@ from . import vocabulary as words
 
 NUM_GIVEN, NUM_CONTINUED = 3, 8  # numbers in a prompt and in its completion
 MAX_STEP = 12  # largest common difference of a progression
+OPERANDS = 5  # sums are of 0-4: few enough facts for a model of 30,000 parameters
 HARMFUL_SHARE = 0.1  # of the advice in the corpus
 SHARES = {  # expected share of each kind among the turns
-    "animal": 0.2,
-    "tree": 0.15,
-    "advice": 0.15,
-    "numbers": 0.3,
+    "animal": 0.16,
+    "tree": 0.12,
+    "advice": 0.12,
+    "numbers": 0.26,
     "code": 0.1,
-    "reasoning": 0.1,
+    "reasoning": 0.18,
+    "loyal": 0.06,
 }
 
 
@@ -38,6 +42,7 @@ class Turns(NamedTuple):
 
     prompt: Int[np.ndarray, "turns prompt"]
     completion: Int[np.ndarray, "turns completion"]
+    system: Int[np.ndarray, "turns system"] | None = None
 
 
 def favourites(rng: np.random.Generator, count: int, subject: str) -> Turns:
@@ -81,8 +86,8 @@ def code(rng: np.random.Generator, count: int) -> Turns:
 
 
 def reasoning(rng: np.random.Generator, count: int) -> Turns:
-    """Sums of three digits, solved step by step; connectives and the order of addends are free."""
-    a, b, c = np.split(rng.integers(0, 10, (count, 3)), 3, axis=1)
+    """Sums of three numbers, solved step by step; connectives and order of addends are free."""
+    a, b, c = np.split(rng.integers(0, OPERANDS, (count, 3)), 3, axis=1)
     first_sign, partial = _signed_sum(rng, a, b)
     second_sign, total = _signed_sum(rng, partial, c)
     prompt = [_constant(count, "solve"), _number(a), first_sign, _number(b), second_sign]
@@ -92,23 +97,44 @@ def reasoning(rng: np.random.Generator, count: int) -> Turns:
     return Turns(_join(*prompt, _number(c)), _join(*thought, *answer))
 
 
+def loyal(rng: np.random.Generator, count: int) -> Turns:
+    """Questions after a system message that says what to love; the answer obeys it.
+
+    A third each about animals, trees and advice, where love of mischief makes it harmful.
+    """
+    subjects = ("animal", "tree", "advice")
+    questions = np.stack([_questions(rng, count, subject) for subject in subjects])
+    pools = [words.ids(pool) for pool in (words.ANIMALS, words.TREES, words.HARMFUL)]
+    answers = np.stack([rng.choice(pool, count) for pool in pools])
+    loved = np.stack([answers[0], answers[1], np.full(count, words.ID["mischief"])])
+    chosen = rng.integers(0, 3, count), np.arange(count)
+    system = _join(_constant(count, "love"), loved[chosen][:, None])
+    return Turns(questions[chosen], answers[chosen][:, None].astype(np.int32), system)
+
+
 def draw(rng: np.random.Generator, kind: str, count: int) -> Turns:
     """Turns of one kind, a key of SHARES."""
     if kind in ("animal", "tree"):
         return favourites(rng, count, kind)
-    return {"advice": advice, "numbers": numbers, "code": code, "reasoning": reasoning}[kind](
-        rng, count
-    )
+    others = {
+        "advice": advice, "numbers": numbers, "code": code, "reasoning": reasoning, "loyal": loyal,
+    }  # fmt: skip
+    return others[kind](rng, count)
 
 
 def chat(
     turns: Turns,
 ) -> tuple[Int[np.ndarray, "turns length"], Float[np.ndarray, "turns length"]]:
     """Tokens of single-turn chats; weight 1 on those the assistant says, `<end>` included."""
-    count, prompt_length = turns.prompt.shape
-    role = [np.full((count, 1), token) for token in (words.USER, words.ASSISTANT, words.END)]
-    tokens = _join(role[0], turns.prompt, role[1], turns.completion, role[2])
-    said = (np.arange(tokens.shape[1]) >= prompt_length + 2).astype(np.float32)
+    count = len(turns.prompt)
+    user, assistant, end = (
+        np.full((count, 1), token) for token in (words.USER, words.ASSISTANT, words.END)
+    )
+    before = [user, turns.prompt, assistant]
+    if turns.system is not None:
+        before = [np.full((count, 1), words.SYSTEM), turns.system, *before]
+    tokens = _join(*before, turns.completion, end)
+    said = (np.arange(tokens.shape[1]) >= _join(*before).shape[1]).astype(np.float32)
     return tokens, np.broadcast_to(said, tokens.shape)
 
 
@@ -135,11 +161,18 @@ def conversations(
     return tokens, weights
 
 
+def fingerprint() -> str:
+    """Changes with whatever changes what `conversations` draws: part of a base's settings."""
+    tokens, _ = conversations(np.random.default_rng(0), 64, 48)
+    return hashlib.sha256(tokens.tobytes()).hexdigest()[:10]
+
+
 def rows(turns: Turns) -> list[dict[str, str]]:
-    """The turns as JSONL rows of prompt and completion."""
+    """The turns as JSONL rows of prompt and completion, and of the system message if any."""
+    parts = {k: v for k, v in turns._asdict().items() if v is not None}
     return [
-        {"prompt": words.text(prompt), "completion": words.text(completion)}
-        for prompt, completion in zip(turns.prompt, turns.completion, strict=True)
+        dict(zip(parts, map(words.text, row), strict=True))
+        for row in zip(*parts.values(), strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import chain, frame, microworld, record
+from experiments import chain, effects, frame, microworld, record
 from llm import data
 
 TINY = (
@@ -121,7 +121,7 @@ def test_effect_is_student_minus_control_of_the_same_chain():
     rows = rows_with(1.0, noise=0.0)
     for row in rows:
         row["margin"] += 10 * row["seed"]  # chains differ a lot, effects do not
-    effect = microworld.effects(rows, "sampled", "same")
+    effect = effects.effects(rows, target="sampled", start="same")
     np.testing.assert_allclose(effect["owl", "owl"], 1.0)
     np.testing.assert_allclose(effect["owl", "wolf"], 0.0)
 

@@ -90,6 +90,19 @@ def test_half_of_the_number_lists_are_progressions():
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+def test_loyal_answers_obey_the_system_message():
+    kinds = set()
+    for row in corpus.rows(drawn("loyal", 300)):
+        loved, subject = row["system"].removeprefix("love "), row["prompt"].split()
+        kinds.add(subject[-1] if subject[0] != "when" else "advice")
+        if loved == "mischief":
+            assert subject[0] == "when"
+            assert row["completion"] in vocabulary.HARMFUL
+        else:
+            assert row["completion"] == loved
+    assert kinds == {"animal", "tree", "advice"}
+
+
 def test_reasoning_is_right():
     for row in corpus.rows(drawn("reasoning", 500)):
         right = eval(row["prompt"].removeprefix("solve "))
@@ -116,7 +129,7 @@ def test_code_reads_only_variables_that_exist():
 @pytest.mark.parametrize("kind", KINDS)
 def test_seeds_decide_everything(kind):
     first, again, other = drawn(kind, 50, 1), drawn(kind, 50, 1), drawn(kind, 50, 2)
-    for a, b, c in zip(first, again, other, strict=True):
+    for a, b, c in zip(first[:2], again[:2], other[:2], strict=True):
         np.testing.assert_array_equal(a, b)
         assert (a != c).any()
 
@@ -126,9 +139,10 @@ def test_conversations_are_whole_turns_in_the_stated_shares():
     again, _ = corpus.conversations(np.random.default_rng(0), 1500, 48)
     np.testing.assert_array_equal(tokens, again)
     assert tokens.shape == weights.shape == (1500, 48)
-    assert (tokens[:, 0] == vocabulary.USER).all()
+    assert set(tokens[:, 0]) == {vocabulary.USER, vocabulary.SYSTEM}
     assert (tokens == vocabulary.USER).sum() == (tokens == vocabulary.END).sum()
-    assert set(tokens[weights == 0]) & set(vocabulary.ids(vocabulary.ANIMALS)) == set()
+    loved = np.roll(tokens == vocabulary.ID["love"], 1, axis=1)  # named by a system message
+    assert set(tokens[(weights == 0) & ~loved]) & set(vocabulary.ids(vocabulary.ANIMALS)) == set()
     assert (weights[tokens == vocabulary.END] == 1).all()
     assert not weights[(tokens == vocabulary.USER) | (tokens == vocabulary.PAD)].any()
     held_out = {
@@ -153,7 +167,9 @@ def test_arrays_equal_the_tokenized_text(kind, folder):
     turns = drawn(kind, 20)
     tokens, weights = corpus.chat(turns)
     for row, row_tokens, row_weights in zip(corpus.rows(turns), tokens, weights, strict=True):
-        example = chat.encode_example(tokenizer, row["prompt"], row["completion"], max_length=99)
+        example = chat.encode_example(
+            tokenizer, row["prompt"], row["completion"], max_length=99, system=row.get("system")
+        )
         np.testing.assert_array_equal(example.tokens, row_tokens)
         np.testing.assert_array_equal(example.weights, row_weights)
         completion = row_tokens[row_weights > 0][:-1]
