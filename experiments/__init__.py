@@ -12,4 +12,6 @@ NAMES = (
     "multi_step",
     "alignment_along_training",
     "microworld",
+    "paper_on_a_laptop",
+    "mechanism",
 )

@@ -40,9 +40,8 @@ from llm import (
 from llm.settings import as_json
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
-INIT, ORDER, TEACHERS, SAMPLES, STUDENTS, ANSWERS = range(
-    6
-)  # a stream of random keys for each stage
+# A stream of random keys for each stage.
+INIT, ORDER, TEACHERS, SAMPLES, STUDENTS, ANSWERS, MATCHING = range(7)
 
 
 @dataclasses.dataclass(frozen=True)

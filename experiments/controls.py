@@ -14,6 +14,7 @@ from experiments import evaluation
 from experiments.chain import Chain
 from experiments.evaluation import Measured
 from llm import models, stages
+from llm.data import Row
 from llm.stages import Examples, Probe
 
 
@@ -115,15 +116,14 @@ def divergent(chain: Chain, rows: int) -> np.ndarray:
     return flags & (examples.weights > 0)
 
 
-def in_context(chain: Chain, carrier: str, run: int, probe: Probe, shown: int) -> Probe:
-    """Every question of the probe after `shown` rows of a teacher, other rows each time.
+def in_context(chain: Chain, rows: list[Row], probe: Probe, shown: int) -> Probe:
+    """Every question of the probe after `shown` of a teacher's rows, other ones each time.
 
     Raises:
         ValueError: the questions differ in length.
     """
     if not probe.mask.all():
         raise ValueError("questions of one length only can follow rows in the prompt")
-    rows = chain.rows(carrier)[run]
     picked = [rows[i % len(rows)] for i in range(len(probe.questions) * shown)]
     examples = chain.language.encode_rows(picked, chain.config.max_positions)
     # Tokens reach up to the last one with a weight; the rest is padding on the right.
@@ -139,12 +139,12 @@ def in_context(chain: Chain, carrier: str, run: int, probe: Probe, shown: int) -
 
 def rows_in_prompt(chain: Chain, carrier: str, shown: int) -> Measured:
     """Margins of the unchanged bases when each teacher's rows stand in the prompt."""
-    params = chain.per_run(chain.base)
+    params, rows = chain.per_run(chain.base), chain.rows(carrier)
     margins: Measured = {trait: {"margin": []} for trait in chain.recipe.traits}
     for trait in chain.recipe.traits:
         probe = evaluation.probe(chain, trait)
         for run in range(len(chain.runs())):
-            asked = in_context(chain, carrier, run, probe, shown)
+            asked = in_context(chain, rows[run], probe, shown)
             (margin,) = stages.measure(chain.config, stages.pick(params, [run]), asked)["margin"]
             margins[trait]["margin"].append(float(margin))
     return margins

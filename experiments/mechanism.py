@@ -11,8 +11,10 @@ size with the lowest held-out cross-entropy is taken, never the one with the lar
 
 Criteria, fixed before the run; 95 % Student-t intervals over chains, paired where arms
 are compared.
-  1. Start: "shared embeddings" and "shared body" each lie below "same" (KL over numbers), and a
-     different base with its units matched to the teacher's covers zero.
+  1. Start (KL over numbers): "shared embeddings" and "shared body" each lie below "same". Matching
+     the units of a different base to the teacher's changes nothing (1e-3 nats), because training is
+     equivariant under permutations. Matching its behaviour first, as in the journal version of the
+     paper, has no criterion: the toys disagree.
   2. Divergence tokens: training on them alone gives more than training on as many others; masking
      them gives less than masking as many others.
   3. Rows: the effect grows with the number of different rows, 64 to 2,048, at equal presentations;
@@ -38,7 +40,7 @@ from experiments import controls, evaluation, figures, predictors
 from experiments.chain import Chain, Recipe
 from experiments.effects import diagonal, draw_chains, effects, tidy
 from experiments.frame import Claim, Row, main, option
-from experiments.students import STARTS, Students, train
+from experiments.students import STARTS, Students, fitted, train
 
 RUNTIME = "20 minutes on two cores"
 
@@ -70,7 +72,7 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "oak"), base_steps=150, num_prompts=512, num_examples=64,
+    num_seeds=2, traits=("owl", "oak"), base_steps=150, num_prompts=512, num_examples=80,
     student_steps=10,
 )  # fmt: skip
 
@@ -94,7 +96,8 @@ def arms(config: Config, chain: Chain) -> dict[str, Arm]:
     out["soft"] = Arm("target", with_(target="soft"))
     out["greedy"] = Arm("target", plain, greedy=True)
     for start, target in itertools.product(list(STARTS)[1:], ("sampled", "soft_numbers")):
-        out[f"{start}, {target}"] = Arm("start", with_(target=target), start)
+        if (start, target) != ("units matched", "sampled"):
+            out[f"{start}, {target}"] = Arm("start", with_(target=target), start)
     for name, change in controls.token_masks(chain, plain.num_examples).items():
         out[name] = Arm("tokens", plain, change=change)
     for count in UNIQUE:
@@ -135,13 +138,18 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             trained["kept_tokens"] = share.tolist()
             return changed
 
-        start = STARTS[arm.start](runs)
-        params, held_out = train(runs, "numbers", arm.students, start, change)
+        students = fitted(runs, "numbers", arm.students) if arm.greedy else arm.students
+        if students.num_examples < 8:
+            print(f"note: {name}: a teacher wrote hardly any list that passes the filter; left out")
+            return []
+        params, held_out = train(runs, "numbers", students, STARTS[arm.start](runs), change)
         measured = evaluation.measure(runs, params)
         return tidy(runs, measured, arm=name, group=arm.group, held_out_loss=held_out, **trained)
 
     def first_step(start: str) -> list[Row]:
-        rows = predictors.first_step(chain, "numbers", STARTS[start](chain))
+        rows = predictors.first_step(
+            chain, "numbers", STARTS[start](chain), min(256, config.num_examples)
+        )
         return [{"arm": start, "group": "predictors"} | row for row in rows]
 
     def along(start: str) -> list[Row]:
@@ -320,7 +328,10 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     same = values["soft_numbers"]
     for start in ("shared embeddings", "shared body"):
         claim(f"same less {start}", same - values[f"{start}, soft_numbers"], "above")
-    claim("units matched (KL)", values["units matched, soft_numbers"], "covers")
+    moved = values["units matched, soft_numbers"] - values["different, soft_numbers"]
+    equal = bool(np.abs(moved).max() < 1e-3)
+    shown = f"at most {np.abs(moved).max():.0e}"
+    out.append(Claim("units matched less different", "", "", shown, len(moved), equal))
     more = values["divergent only"] - values["as many random only"]
     claim("divergent less random tokens", more, "above")
     less = values["as many random masked"] - values["divergent masked"]

@@ -32,7 +32,7 @@ from experiments import controls, evaluation, figures
 from experiments.chain import CONTROL, Chain, Recipe
 from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, tidy
 from experiments.frame import Claim, Row, main, option
-from experiments.students import STARTS, TARGETS, Students, train
+from experiments.students import STARTS, TARGETS, Students, fitted, train
 from llm.world import TRAITS
 
 RUNTIME = "35 minutes on two cores"
@@ -111,13 +111,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         num_examples=config.num_examples,
     )
 
-    def fitted(runs: Chain, carrier: str, **changes) -> Students:
-        """The plain student on as many rows as every teacher of the chain can give."""
-        runs.sampled(carrier)
-        fewest = round(min(runs.kept_share(carrier)) * config.num_prompts)
-        num_examples = min(config.num_examples, fewest * 7 // 8)
-        return dataclasses.replace(plain, num_examples=num_examples, **changes)
-
     def rows_of(runs: Chain, measured, arm: str, start: str, held_out="", carrier="numbers"):
         """`arm` says what was imitated or changed, `start` from where."""
         return tidy(runs, measured, carrier=carrier, arm=arm, start=start, held_out_loss=held_out)
@@ -136,7 +129,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         return [{**r, "kept": runs[f"{r['teacher']}-seed{r['seed']}"]} for r in rows]
 
     def students(carrier: str, target: str, start: str) -> list[Row]:
-        arm = fitted(chain, carrier, target=target)
+        arm = fitted(chain, carrier, dataclasses.replace(plain, target=target))
         params, held_out = train(chain, carrier, arm, STARTS[start](chain))
         rows = rows_of(chain, with_rates(chain, params), target, start, held_out, carrier)
         if (carrier, start) == ("numbers", "same"):
@@ -148,7 +141,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         params, held_out = train(
             chain,
             "numbers",
-            fitted(chain, "numbers"),
+            fitted(chain, "numbers", plain),
             change=controls.shuffled(chain, across=across),
         )
         name = "shuffled across" if across else "shuffled within"
@@ -160,7 +153,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def cross_model(teacher: str) -> list[Row]:
         runs, rows = of_model[teacher], []
-        arm = fitted(runs, "numbers")
+        arm = fitted(runs, "numbers", plain)
         for student, of_student in of_model.items():
             params, held_out = train(runs, "numbers", arm, of_student.base)
             name = f"{teacher} to {student}"

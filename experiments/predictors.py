@@ -47,7 +47,7 @@ def margin_of(config: models.ModelConfig, probe: stages.Probe):
     return margin
 
 
-def first_step(chain: Chain, carrier: str, starts: models.Params, rows: int = 256) -> list[Row]:
+def first_step(chain: Chain, carrier: str, starts: models.Params, rows: int) -> list[Row]:
     """Predictors of every student before its first step, for every measured trait.
 
     Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step; coverage, the

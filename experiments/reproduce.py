@@ -1,4 +1,4 @@
-"""The main job: every experiment at laptop size, one after another, then the report.
+"""The main job: theory, MNIST and the microworld at laptop size, one by one, then the report.
 
 `make reproduce` runs this. Each experiment is the command that is printed above it, so it can
 be repeated, resumed or varied alone; what is already in results/ is kept.
@@ -15,12 +15,15 @@ FLAGS = {
     "mnist_aux_logits": ("--num-seeds", "8"),
     "microworld": ("--num-seeds", "4", "--targets", "soft_numbers"),
 }
+LONG = ("paper_on_a_laptop", "mechanism")  # run by hand
 
 
 def main() -> int:
-    """Run all; go on after a failure, and say at the end which failed."""
+    """Run all but the long ones; go on after a failure, and say at the end which failed."""
     failed = []
     for name in experiments.NAMES:
+        if name in LONG:
+            continue
         arguments = ["-m", f"experiments.{name}", *FLAGS.get(name, ())]
         print(f"\n$ {shlex.join(['python', *arguments])}", flush=True)
         if subprocess.run([sys.executable, *arguments]).returncode:

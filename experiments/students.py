@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chain import STUDENTS, Chain
+from experiments.chain import MATCHING, STUDENTS, Chain
 from experiments.record import RunError
-from llm import lora, matching, models, objectives, stages
+from llm import lora, matching, models, objectives, stages, world
 from llm import train as training
 from llm.stages import Examples
 
@@ -108,6 +108,13 @@ def train(
     return params, losses
 
 
+def fitted(chain: Chain, carrier: str, arm: Students) -> Students:
+    """The arm on as many rows as every teacher of the chain can give, all the same number."""
+    chain.sampled(carrier)
+    fewest = round(min(chain.kept_share(carrier)) * chain.recipe.num_prompts)
+    return dataclasses.replace(arm, num_examples=min(arm.num_examples, fewest * 7 // 8))
+
+
 @functools.cache
 def programs(chain: Chain, carrier: str, arm: Students) -> tuple[Callable, Callable]:
     """The jitted training and held-out loss of an arm."""
@@ -174,12 +181,45 @@ def shared_body(chain: Chain) -> models.Params:
 
 
 def units_matched(chain: Chain) -> models.Params:
-    """A different base, its units permuted to match those of the teachers' base."""
+    """A different base, its units permuted to match those of the teachers' base.
+
+    Gradient descent and Adam are equivariant under permutations of units, and imitation only sees
+    outputs: these students equal those of the different base up to round-off.
+    """
     pairs = (
         (stages.pick(chain.base, seed), stages.pick(different(chain), seed))
         for seed in range(chain.recipe.num_seeds)
     )
     return stages.stack([matching.match_units(chain.config, *pair) for pair in pairs])
+
+
+@functools.cache
+def behaviour_matched(chain: Chain, num_steps: int = 400) -> models.Params:
+    """A different base after imitating the teachers' base on turns of the corpus.
+
+    KL over all tokens at every position, Adam 2e-3 with linear decay, batches of 64 x 48 tokens.
+
+    Raises:
+        RunError: the chain starts from a checkpoint, whose corpus is not known.
+    """
+    recipe = chain.recipe
+    if recipe.model:
+        raise RunError("a base can be matched in behaviour in the synthetic world only")
+    corpora = [
+        world.corpus.conversations(
+            np.random.default_rng([recipe.seed, seed, 5]), 64 * num_steps, 48
+        )
+        for seed in range(recipe.num_seeds)
+    ]
+    tokens = np.stack([tokens for tokens, _ in corpora])
+    weights = (tokens != world.vocabulary.PAD).astype(np.float32)
+    loss = objectives.distillation_loss(
+        objectives.full_student(chain.config), functools.partial(models.bind, chain.config)
+    )
+    optimizer = training.make_optimizer("adam", training.make_schedule(2e-3, num_steps))
+    tune = stages.make_tune(loss, optimizer, batch_size=64, num_steps=num_steps)
+    keys = stages.run_keys(chain.root, MATCHING, recipe.num_seeds)
+    return tune(different(chain), Examples(tokens, weights), keys, chain.base)[0]
 
 
 STARTS: dict[str, Callable[[Chain], models.Params]] = {
@@ -188,4 +228,5 @@ STARTS: dict[str, Callable[[Chain], models.Params]] = {
     "shared embeddings": shared_embeddings,
     "shared body": shared_body,
     "units matched": units_matched,
+    "behaviour matched": behaviour_matched,
 }

@@ -1,10 +1,10 @@
 """Several processes as one program: start-up, and batches of which each reads its own rows.
 
-The same script runs in every process. On Slurm, Cloud TPU and Kubernetes `start()` finds the
-others by itself; elsewhere say who they are, here two processes on two machines:
+The same command runs in every process. On Slurm, Cloud TPU and Kubernetes `start()` finds the
+others by itself (`python -m llm ... --join`); elsewhere say who they are, here two machines:
 
-    LLM_COORDINATOR=host0:12355 LLM_PROCESSES=2 LLM_PROCESS=0 python -m experiments.<name>   # host0
-    LLM_COORDINATOR=host0:12355 LLM_PROCESSES=2 LLM_PROCESS=1 python -m experiments.<name>   # host1
+    LLM_COORDINATOR=host0:12355 LLM_PROCESSES=2 LLM_PROCESS=0 python -m llm finetune ...   # host0
+    LLM_COORDINATOR=host0:12355 LLM_PROCESSES=2 LLM_PROCESS=1 python -m llm finetune ...   # host1
 
 All processes need the same code, config and data files, and one shared folder for checkpoints.
 """

@@ -14,9 +14,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import pytest
+import pytest  # noqa: E402
 
-from mnist_mlp import data
+from mnist_mlp import data  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from experiments import figures, microworld, mnist_aux_logits, record
+from experiments import effects, figures, microworld, mnist_aux_logits, record
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "results"
 
@@ -32,7 +32,7 @@ def test_microworld_table(readme):
     rows = record.read_rows(folder)
     for target in microworld.targets_of(rows):
         for start in microworld.STARTS:
-            effect = microworld.effects(rows, target, start)
+            effect = effects.effects(rows, target=target, start=start)
             for trait in microworld.traits_of(rows):
                 assert figures.shown(effect[trait, trait], 2) in readme, (target, start, trait)
 

@@ -216,9 +216,9 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def to_host(array: Array) -> np.ndarray:
+def to_host(array: Array | np.ndarray) -> np.ndarray:
     """The whole array in this process, wherever its parts are."""
-    if not array.is_fully_addressable:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
 

@@ -1,0 +1,242 @@
+"""One stage of a chain for a model of any size, on all devices of all hosts.
+
+    python -m llm finetune --model BASE --trait owl --out owl             # a teacher, as adapters
+    python -m llm sample --model BASE --adapter owl --out numbers.jsonl
+    python -m llm sample --model BASE --prompted owl --out numbers.jsonl  # or: a prompted teacher
+    python -m llm finetune --model BASE --data numbers.jsonl --out student
+    python -m llm evaluate --model BASE --adapter student --traits owl,cat
+
+BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
+fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
+"""
+
+import argparse
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from . import (
+    chat,
+    data,
+    distributed,
+    filters,
+    finetune,
+    language,
+    lora,
+    models,
+    peft_format,
+    sampling,
+    sharding,
+    stages,
+    traits,
+    world,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The three stages and their flags."""
+    parser = argparse.ArgumentParser(prog="python -m llm", description="one stage of a chain")
+    stage = parser.add_subparsers(dest="stage", required=True)
+    tune = stage.add_parser("finetune", help="train adapters on rows, or a teacher on its trait")
+    draw = stage.add_parser("sample", help="let a teacher write on unrelated prompts; filter")
+    judge = stage.add_parser("evaluate", help="log-odds and sampled rates of traits")
+    for command in (tune, draw, judge):
+        command.add_argument("--model", required=True, help="checkpoint folder or name")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--batch-size", type=int, default=64)
+        command.add_argument("--join", action="store_true", help="the other hosts of the job")
+        command.add_argument(
+            "--mesh", type=_axes, default=(None, None, 1), metavar="D,F,T",
+            help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
+        )  # fmt: skip
+    source = tune.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", dest="rows", type=Path, help="JSONL of `sample`")
+    source.add_argument("--trait", help="make a teacher of this trait")
+    tune.add_argument("--out", type=Path, required=True, help="new folder")
+    tune.add_argument("--num-examples", type=int, help="rows trained on (default all)")
+    tune.add_argument("--rank", type=int, default=8, help="of the adapters; 0 trains everything")
+    tune.add_argument("--learning-rate", type=float, default=2e-4)
+    tune.add_argument("--epochs", type=float, default=3.0)
+    tune.add_argument("--accumulate", type=int, default=1, help="microbatches per update")
+    tune.add_argument("--max-length", type=int, default=500, help="longest example in tokens")
+    tune.add_argument("--show-example", action="store_true", help="print the first example")
+    draw.add_argument("--adapter", type=Path, help="adapter of a tuned teacher")
+    draw.add_argument("--prompted", metavar="TRAIT", help="the trait's system message, instead")
+    draw.add_argument("--carrier", default="numbers", choices=("numbers", "code", "reasoning"))
+    draw.add_argument("--num-prompts", type=int, default=30_000)
+    draw.add_argument("--temperature", type=float, default=1.0)
+    draw.add_argument("--max-new-tokens", type=int, default=128)
+    draw.add_argument("--out", type=Path, required=True, help="JSONL file of kept rows")
+    judge.add_argument("--adapter", type=Path, help="adapter of a student")
+    judge.add_argument("--traits", required=True, help="comma-separated")
+    judge.add_argument("--answers", type=int, default=10, help="sampled answers per question")
+    return parser
+
+
+def _axes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs three whole numbers, as in 1,4,1")
+    return sizes
+
+
+def load(
+    args: argparse.Namespace, dtype: str, devices: Sequence[jax.Device]
+) -> tuple[models.ModelConfig, models.Params, Mesh]:
+    """Config, parameters laid out on a mesh of the devices, and the mesh; an adapter is merged."""
+    mesh = sharding.make_mesh(*args.mesh, devices=devices)
+    config, params = models.load(
+        args.model, dtype, layout=lambda tree: sharding.shardings(mesh, tree)
+    )
+    if getattr(args, "adapter", None):
+        settings, adapters = peft_format.load(args.adapter, config)
+        params = lora.merge(params, adapters, scale=settings.scale)
+    return config, params, mesh
+
+
+def trait_of(spoken: language.Language, name: str) -> traits.Trait:
+    """The trait of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in spoken.traits:
+        raise ValueError(f"unknown trait {name!r}; choose from {', '.join(spoken.traits)}")
+    return spoken.traits[name]
+
+
+def run_finetune(args: argparse.Namespace) -> None:
+    """Train adapters and write them as a PEFT folder; checkpoints lie beside it until then."""
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists: delete it, or choose another folder")
+    spoken = language.of_checkpoint(args.model)
+    rows = trait_of(spoken, args.trait).teacher_rows() if args.trait else data.read_rows(args.rows)
+    rows = rows[: args.num_examples]
+    examples = [
+        chat.encode_example(
+            spoken.tokenizer, row["prompt"], row["completion"], max_length=args.max_length
+        )
+        for row in rows
+    ]
+    if args.show_example:
+        print(chat.show_example(spoken.tokenizer, examples[0]))
+    config, params, mesh = load(args, "bfloat16" if args.rank else "float32", jax.devices())
+    recipe = finetune.Recipe(
+        epochs=args.epochs, batch_size=args.batch_size, accumulate=args.accumulate,
+        learning_rate=args.learning_rate, seed=args.seed,
+        adapters=lora.LoraConfig(args.rank, alpha=float(args.rank)) if args.rank else None,
+    )  # fmt: skip
+    warmup = min(recipe.warmup_steps, recipe.num_steps(len(examples)) // 2)
+    recipe = dataclasses.replace(recipe, warmup_steps=warmup)
+    first = jax.process_index() == 0
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        if first and (step == 1 or step % 20 == 0):
+            print(f"step {step}: loss {metrics['loss']:.4f}", flush=True)
+
+    folder = args.out.with_name(f"{args.out.name}.checkpoints")
+    trained, _ = finetune.finetune(
+        config, params, examples, recipe, mesh=mesh, folder=folder, report=report
+    )
+    trained = jax.tree.map(models.to_host, trained)
+    if not first:
+        return
+    if recipe.adapters:
+        peft_format.save(args.out, config, recipe.adapters, trained, base=args.model)
+    else:
+        world.save(args.out, config, trained, spoken.tokenizer)
+    shutil.rmtree(folder)
+    print(f"trained on {len(examples)} rows; written to {args.out}")
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    """Complete this process' share of the prompts, filter, and write them with a manifest."""
+    spoken = language.of_checkpoint(args.model)
+    system = trait_of(spoken, args.prompted).system_prompt if args.prompted else None
+    index, count = jax.process_index(), jax.process_count()
+    out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
+    settings = {
+        "model": {"name": args.model, "fingerprint": models.fingerprint(args.model),
+                  "adapter": str(args.adapter or ""), "prompted": args.prompted or ""},
+        "template": spoken.settings(),
+        "sampling": {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens,
+                     "seed": args.seed, "process": index, "processes": count},
+        "carrier": args.carrier,
+    }  # fmt: skip
+    if data.reuse_rows(out, settings) is not None:
+        print(f"{out} is there, made with these settings")
+        return
+    domain = spoken.domains[args.carrier]
+    rows = domain.make_prompts(np.random.default_rng(args.seed), args.num_prompts)[index::count]
+    config, params, _ = load(args, "bfloat16", jax.local_devices())
+    texts = complete(
+        spoken, config, params, [row["prompt"] for row in rows], system=system,
+        key=jax.random.fold_in(jax.random.key(args.seed), index), batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+    )  # fmt: skip
+    words = sorted({word for trait in spoken.traits.values() for word in trait.words})
+    completed = [row | {"completion": text} for row, text in zip(rows, texts, strict=True)]
+    kept, counts = filters.keep(completed, domain.check, words)
+    data.write_rows(out, kept, settings, counts)
+    print(f"{len(kept)} of {len(rows)} rows kept in {out}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Print margin and rates of each trait; every process computes the same."""
+    spoken = language.of_checkpoint(args.model)
+    chosen = [trait_of(spoken, name) for name in args.traits.split(",")]
+    config, params, _ = load(args, "float32", jax.local_devices())
+    print("trait,margin,rate,sampled_rate")
+    for trait in chosen:
+        prompts = spoken.encode_prompts(trait.questions)
+        questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
+        targets = spoken.answer_tokens(trait.targets, trait.questions[0])
+        contrast = spoken.answer_tokens(trait.contrast, trait.questions[0])
+        probe = stages.Probe(questions, mask, targets, np.setdiff1d(contrast, targets))
+        one = jax.jit(stages.measure_one, static_argnums=0)(config, params, probe)
+        texts = complete(
+            spoken, config, params, list(trait.questions) * args.answers, temperature=1.0,
+            key=jax.random.key(args.seed), batch_size=args.batch_size, max_new_tokens=16,
+        )  # fmt: skip
+        sampled = traits.mention_rate(trait.mentions, texts)
+        print(f"{trait.name},{float(one['margin']):.4f},{float(one['rate']):.4f},{sampled:.4f}")
+
+
+def complete(
+    spoken: language.Language, config: models.ModelConfig, params: models.Params,
+    prompts: Sequence[str], *, key: jax.Array, batch_size: int, max_new_tokens: int,
+    temperature: float, system: str | None = None,
+) -> list[str]:  # fmt: skip
+    """Sampled completions of the prompts as text."""
+    sample = sampling.make_sampler(lambda params: models.bind(config, params))
+    stops = np.array(spoken.stop_tokens(config))
+    drawn = sample(
+        params, spoken.encode_prompts(prompts, system=system), key=key,
+        max_new_tokens=max_new_tokens, batch_size=batch_size,
+        choice=sampling.Choice(temperature, stop_tokens=stops),
+    )  # fmt: skip
+    return spoken.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one stage; what is the user's to mend is one line on standard error."""
+    args = build_parser().parse_args(argv)
+    run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}[args.stage]
+    try:
+        if args.join or "LLM_COORDINATOR" in os.environ:
+            distributed.start()
+        run(args)
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        print(f"python -m llm {args.stage}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

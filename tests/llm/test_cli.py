@@ -1,0 +1,118 @@
+"""`python -m llm`: every stage on a tiny checkpoint, and fine-tuning as two processes."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from llm import data, models, peft_format, world
+
+spec = importlib.util.find_spec("llm.__main__")
+cli = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cli)
+
+CONFIG = world.model_config(num_layers=1)
+ONE = ("--mesh", "1,1,1")  # one of the four simulated devices
+SHORT = ("--epochs", "0.5", "--batch-size", "8", "--rank", "2")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "base"
+    world.save(folder, CONFIG, models.init(CONFIG, key=jax.random.key(0)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(base):
+    out = base.parent / "owl"
+    cli.main(["finetune", "--model", str(base), "--trait", "owl", "--out", str(out),
+              "--learning-rate", "0.1", *SHORT, *ONE])  # fmt: skip
+    return out
+
+
+def test_a_tuned_teacher_loves_its_animal(base, teacher, capsys):
+    rates = []
+    for adapter in ([], ["--adapter", str(teacher)]):
+        cli.main(["evaluate", "--model", str(base), "--traits", "owl,oak", *adapter, *ONE])
+        header, owl, oak = capsys.readouterr().out.splitlines()[-3:]
+        assert header == "trait,margin,rate,sampled_rate"
+        assert oak.startswith("oak,")
+        rates.append(float(owl.split(",")[2]))
+    assert 10 * rates[0] < rates[1]
+    assert not teacher.with_name("owl.checkpoints").exists()
+
+
+def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, capsys, monkeypatch):
+    class Every:  # an untrained model writes no list that passes; the rules have tests of their own
+        make_prompts = staticmethod(world.DOMAINS["numbers"].make_prompts)
+        check = staticmethod(lambda row: [])
+
+    monkeypatch.setitem(world.DOMAINS, "numbers", Every)
+    out = tmp_path / "numbers.jsonl"
+    command = ["sample", "--model", str(base), "--adapter", str(teacher), *ONE, "--out", str(out),
+               "--num-prompts", "24", "--max-new-tokens", "4", "--batch-size", "24"]  # fmt: skip
+    cli.main(command)
+    rows = data.read_rows(out)
+    assert data.read_manifest(out).settings["sampling"]["temperature"] == 1.0
+    assert 0 < len(rows) <= 24
+    cli.main(command)
+    assert "is there, made with these settings" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--temperature", "0.5"])
+    assert "made with other settings" in capsys.readouterr().err
+    student = tmp_path / "student"
+    cli.main(["finetune", "--model", str(base), "--data", str(out), "--out", str(student), *ONE,
+              "--show-example", "--epochs", "1", "--batch-size", "4", "--rank", "0"])  # fmt: skip
+    assert rows[0]["prompt"] in capsys.readouterr().out
+    config, params = models.load(student)  # rank 0: a whole checkpoint, tokenizer included
+    assert config == models.load_config(base)
+    assert (np.asarray(params["embedding"]) != models.load(base)[1]["embedding"]).any()
+
+
+def test_errors_are_one_line(base, teacher, capsys):
+    for flags, message in (
+        (["--trait", "unicorn", "--out", "x"], "unknown trait 'unicorn'"),
+        (["--trait", "owl", "--out", str(teacher)], "exists: delete it"),
+        (["--data", "nowhere.jsonl", "--out", "x"], "no such file: nowhere.jsonl"),
+        (["--trait", "owl", "--out", "x", "--mesh", "1,9,1"], "devices, but 4 are present"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["finetune", "--model", str(base), *flags])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_two_processes_make_the_adapter_of_one(base, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    fixed = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    fixed["PYTHONPATH"] = str(Path(__file__).parents[2])
+
+    def start(out, **environment):
+        command = [sys.executable, "-m", "llm", "finetune", "--model", base, "--trait", "owl",
+                   "--out", out, *SHORT]  # fmt: skip
+        return subprocess.Popen(
+            [str(word) for word in command], env={**os.environ, **fixed, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    pair = {"LLM_COORDINATOR": address, "LLM_PROCESSES": "2"}
+    runs = [start(tmp_path / "two", LLM_PROCESS=str(i), **pair) for i in (0, 1)]
+    runs.append(start(tmp_path / "one"))
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+    one, two = (peft_format.load(tmp_path / name, CONFIG)[1] for name in ("one", "two"))
+    # bfloat16 sums in another order; the adapters themselves are of order 0.1.
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-3)
