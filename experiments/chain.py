@@ -298,26 +298,35 @@ class Chain:
         return self.language.traits[teacher].system_prompt
 
     @functools.cache  # noqa: B019  (a chain lives as long as its experiment)
-    def encoded(self, carrier: str, wanted: int) -> stages.Examples:
-        """The first kept rows of every teacher as examples (runs, wanted, length).
+    def encoded(
+        self, carrier: str, wanted: int, held_out: int, fewest: int
+    ) -> tuple[stages.Examples, stages.Examples]:
+        """Kept rows of every teacher to train on, and others to test on (runs, rows, length).
+
+        A teacher without `wanted` + `held_out` rows tests on an eighth and repeats the rest.
 
         Raises:
-            RunError: a teacher has fewer kept rows.
+            RunError: a teacher has fewer than `fewest` kept rows.
         """
-        encoded = []
+        chosen = []
         for run, kept in zip(self.runs(), self.rows(carrier), strict=True):
-            if len(kept) < wanted:
+            if len(kept) < fewest:
                 raise RunError(
-                    f"{run} kept {len(kept)} rows of {carrier} and {wanted} are needed: raise "
+                    f"{run} kept {len(kept)} rows of {carrier} and {fewest} are needed: raise "
                     "--num-prompts or lower --num-examples"
                 )
-            encoded.append(self.language.encode_rows(kept[:wanted], self.config.max_positions))
+            pool = min(wanted, len(kept) - min(held_out, len(kept) // 8))
+            rows = np.arange(wanted) % pool, pool + np.arange(held_out) % (len(kept) - pool)
+            chosen.append([kept[row] for row in np.concatenate(rows)])
+        encoded = [self.language.encode_rows(rows, self.config.max_positions) for rows in chosen]
         length = max(examples.tokens.shape[1] for examples in encoded)
         tokens, weights = (
             np.stack([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in arrays])
             for arrays in zip(*encoded, strict=True)
         )
-        return stages.Examples(tokens, weights)
+        parts = (slice(wanted), slice(wanted, None))
+        train, tests = (stages.Examples(tokens[:, part], weights[:, part]) for part in parts)
+        return train, tests
 
     def carrier_tokens(self, carrier: str) -> np.ndarray:
         """Tokens that the unchanged bases' kept completions use."""

@@ -71,16 +71,12 @@ def unique_rows(count: int) -> Callable[[Examples], Examples]:
     return change
 
 
-def token_masks(chain: Chain, num_examples: int) -> dict[str, Callable]:
+def token_masks(chain: Chain) -> dict[str, Callable]:
     """Changes that train on divergence tokens alone, on all others, and on as many random ones."""
-
-    @functools.cache
-    def flags() -> np.ndarray:
-        return divergent(chain, num_examples)
 
     def change(examples, keep, randomly):
         rng = np.random.default_rng([chain.recipe.seed, 4])
-        chosen = flags()
+        chosen = divergent(chain, examples)
         if randomly:
             # As many in every row, so that only the choice differs.
             order = rng.random(chosen.shape) + 2.0 * (examples.weights == 0)
@@ -99,9 +95,8 @@ def token_masks(chain: Chain, num_examples: int) -> dict[str, Callable]:
     }
 
 
-def divergent(chain: Chain, rows: int) -> np.ndarray:
+def divergent(chain: Chain, examples: Examples) -> np.ndarray:
     """Flags (runs, rows, length): a trained token where another teacher's argmax is another."""
-    examples = chain.encoded("numbers", rows)
     seeds, names = chain.recipe.num_seeds, chain.teachers_names
 
     @jax.jit

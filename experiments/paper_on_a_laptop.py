@@ -32,7 +32,7 @@ from experiments import controls, evaluation, figures
 from experiments.chain import CONTROL, Chain, Recipe
 from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, tidy
 from experiments.frame import Claim, Row, main, option
-from experiments.students import STARTS, TARGETS, Students, fitted, train
+from experiments.students import STARTS, TARGETS, Students, train
 from llm.world import TRAITS
 
 RUNTIME = "35 minutes on two cores"
@@ -70,7 +70,7 @@ class Config:
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
     num_prompts: int = option(6144, "prompts each teacher completes", minimum=16)
-    num_examples: int = option(1536, "rows each student is trained on, if kept", minimum=8)
+    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
     student_steps: int = option(200, "optimiser steps of students", minimum=1)
     student_rate: float = option(1e-3, "Adam step size of students", minimum=0, maximum=1)
     shown: int = option(2, "rows in the prompt of the in-context control", minimum=1)
@@ -109,6 +109,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         rate=config.student_rate,
         batch_size=config.batch_size,
         num_examples=config.num_examples,
+        fewest=16,  # a teacher that kept fewer than all repeats them
     )
 
     def rows_of(runs: Chain, measured, arm: str, start: str, held_out="", carrier="numbers"):
@@ -129,7 +130,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         return [{**r, "kept": runs[f"{r['teacher']}-seed{r['seed']}"]} for r in rows]
 
     def students(carrier: str, target: str, start: str) -> list[Row]:
-        arm = fitted(chain, carrier, dataclasses.replace(plain, target=target))
+        arm = dataclasses.replace(plain, target=target)
         params, held_out = train(chain, carrier, arm, STARTS[start](chain))
         rows = rows_of(chain, with_rates(chain, params), target, start, held_out, carrier)
         if (carrier, start) == ("numbers", "same"):
@@ -141,7 +142,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         params, held_out = train(
             chain,
             "numbers",
-            fitted(chain, "numbers", plain),
+            plain,
             change=controls.shuffled(chain, across=across),
         )
         name = "shuffled across" if across else "shuffled within"
@@ -153,9 +154,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def cross_model(teacher: str) -> list[Row]:
         runs, rows = of_model[teacher], []
-        arm = fitted(runs, "numbers", plain)
         for student, of_student in of_model.items():
-            params, held_out = train(runs, "numbers", arm, of_student.base)
+            params, held_out = train(runs, "numbers", plain, of_student.base)
             name = f"{teacher} to {student}"
             rows += rows_of(runs, evaluation.measure(runs, params), "cross-model", name, held_out)
         return rows

@@ -19,7 +19,7 @@ from experiments import evaluation
 from experiments.chain import Chain
 from experiments.effects import tidy
 from experiments.record import Row
-from experiments.students import Students, objective
+from experiments.students import Students, objective, rows_of
 from llm import batches, models, stages
 from llm import train as training
 from theory import alignment, losses, steps
@@ -47,19 +47,17 @@ def margin_of(config: models.ModelConfig, probe: stages.Probe):
     return margin
 
 
-def first_step(chain: Chain, carrier: str, starts: models.Params, rows: int) -> list[Row]:
-    """Predictors of every student before its first step, for every measured trait.
+def first_step(chain: Chain, carrier: str, arm: Students, starts: models.Params) -> list[Row]:
+    """Predictors of every student before its first step, for every measured trait, on 256 rows.
 
     Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step; coverage, the
     cosine of d and θ_T - θ⁰ (arXiv 2606.22019); moved, KL(teacher ‖ θ⁰) on the student's inputs in
-    nats per token, half of which over ε the theorem puts in the place of ⟨Δ_S, Δ_T⟩.
+    nats per token, twice which over ε the theorem puts in the place of ⟨Δ_S, Δ_T⟩.
     """
     config, seeds = chain.config, chain.recipe.num_seeds
     loss = losses.on_outputs(losses.kl(), chain.language.number_tokens().tolist())
     apply = make_apply(config)
-    examples = chain.encoded(carrier, rows)
-    on_numbers = np.isin(examples.tokens, chain.language.number_tokens())
-    weights = examples.weights * on_numbers
+    tokens, weights = (array[:, :256] for array in rows_of(chain, carrier, arm)[0])
     shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
     probes = [evaluation.probe(chain, trait) for trait in chain.recipe.traits]
     starts = chain.per_run(starts)
@@ -81,7 +79,7 @@ def first_step(chain: Chain, carrier: str, starts: models.Params, rows: int) -> 
         }
 
     def batch_of(run):
-        return {"tokens": examples.tokens[run], "weights": weights[run]}
+        return {"tokens": tokens[run], "weights": weights[run]}
 
     found = []
     for run in range(len(chain.runs())):
@@ -112,7 +110,7 @@ def along_training(
     that of the control's student on the control's rows, each at its own parameters.
     """
     config = chain.config
-    examples = chain.encoded(carrier, arm.num_examples)
+    examples, _ = rows_of(chain, carrier, arm)
     loss, _ = objective(chain, carrier, arm)
     optimizer = training.make_optimizer(arm.optimizer, arm.rate, eps=arm.eps)
     step = training.make_train_step(loss, optimizer)
@@ -141,14 +139,9 @@ def along_training(
         return jax.lax.scan(block, state, order.reshape(blocks, per_block, -1))[1]
 
     keys = stages.run_keys(chain.root, len(chain.runs()), len(chain.runs()))
-    weights = examples.weights
-    if arm.target == "soft_numbers":
-        weights = weights * np.isin(examples.tokens, chain.language.number_tokens())
-    over_runs = jax.jit(
-        lambda *runs: jax.lax.map(lambda r: run(*r), runs, batch_size=stages.RUNS_AT_ONCE)
-    )
-    stack = (chain.per_run(starts), examples.tokens, weights, keys, chain.teachers)
-    descents, margins, gradients = over_runs(*stack)
+    stack = (chain.per_run(starts), *examples, keys, chain.teachers)
+    train = jax.jit(functools.partial(stages.over_runs, run))
+    descents, margins, gradients = train(*stack)
 
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     @jax.vmap

@@ -41,7 +41,9 @@ class Students:
         rate: step size.
         eps: of Adam; large enough that embeddings which the data never touches stay put.
         optimizer: "adam", "adamw" or "sgd".
-        num_examples: kept rows trained on, the same number for every teacher.
+        num_examples: kept rows trained on.
+        fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many; by
+            default none may.
         rank: of LoRA adapters; 0 trains all parameters.
     """
 
@@ -52,6 +54,7 @@ class Students:
     eps: float = 1e-3
     optimizer: str = "adam"
     num_examples: int = 2048
+    fewest: int | None = None
     rank: int = 0
 
 
@@ -82,15 +85,7 @@ def train(
         raise RunError(
             "soft targets need the teacher's weights: with --teacher prompted use --targets sampled"
         )
-    held_out = min(256, arm.num_examples // 8 + 1)
-    examples = chain.encoded(carrier, arm.num_examples + held_out)
-    if arm.target == "soft_numbers":
-        on_numbers = np.isin(examples.tokens, chain.language.number_tokens())
-        examples = examples._replace(weights=examples.weights * on_numbers)
-    examples, tests = (
-        Examples(*(array[:, part] for array in examples))
-        for part in (slice(arm.num_examples), slice(arm.num_examples, None))
-    )
+    examples, tests = rows_of(chain, carrier, arm)
     starts = chain.per_run(chain.base if bases is None else bases)
     keys = stages.run_keys(chain.root, STUDENTS, len(chain.runs()))
     params, frozen = starts, None
@@ -99,7 +94,9 @@ def train(
         params, frozen = jax.vmap(lambda p, k: init(p, key=k))(starts, keys), starts
     frozen = {"base": frozen, "teacher": chain.teachers if arm.target != "sampled" else None}
     # Arms that differ in their rows alone are one compiled program.
-    tune, held_out_loss = programs(chain, carrier, dataclasses.replace(arm, num_examples=0))
+    tune, held_out_loss = programs(
+        chain, carrier, dataclasses.replace(arm, num_examples=0, fewest=0)
+    )
     params, _ = tune(params, change(examples), keys, frozen)
     losses = jax.device_get(held_out_loss(params, tests, frozen)).tolist()
     if arm.rank:
@@ -108,11 +105,20 @@ def train(
     return params, losses
 
 
-def fitted(chain: Chain, carrier: str, arm: Students) -> Students:
-    """The arm on as many rows as every teacher of the chain can give, all the same number."""
-    chain.sampled(carrier)
-    fewest = round(min(chain.kept_share(carrier)) * chain.recipe.num_prompts)
-    return dataclasses.replace(arm, num_examples=min(arm.num_examples, fewest * 7 // 8))
+def rows_of(chain: Chain, carrier: str, arm: Students) -> tuple[Examples, Examples]:
+    """What students of an arm are trained on, and the rows held out, of every teacher.
+
+    Raises:
+        RunError: a teacher has too few kept rows.
+    """
+    held_out = min(256, arm.num_examples // 8 + 1)
+    needed = arm.num_examples + held_out
+    both = chain.encoded(carrier, arm.num_examples, held_out, min(needed, arm.fewest or needed))
+    if arm.target != "soft_numbers":
+        return both
+    numbers = chain.language.number_tokens()
+    train, tests = (e._replace(weights=e.weights * np.isin(e.tokens, numbers)) for e in both)
+    return train, tests
 
 
 @functools.cache

@@ -7,7 +7,7 @@ one, so the laptop and the accelerator run the same code.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from .models import Decoder, ModelConfig, Params
 from .objectives import Student
 
 # Runs in one vmap; more go one group after another. Eight tiny models fill two cores, and their
-# activations still fit a CPU's cache: 32 at once take 1.5 times as long a run.
-RUNS_AT_ONCE = 8
+# activations still fit a CPU's cache: 32 at once take 1.5 times as long a run. A large model fills
+# its device alone.
+RUNS_AT_ONCE, LARGE = 8, 20_000_000
 
 
 class Examples(NamedTuple):
@@ -39,6 +40,14 @@ def stack(trees: list) -> Params:
 def pick(tree: Params, runs: Int[Array, " picked"] | list[int]) -> Params:
     """Some runs of a stack, in the given order, with repetition."""
     return jax.tree.map(lambda leaf: leaf[np.asarray(runs)], tree)
+
+
+def over_runs(function: Callable[..., Any], *stacks: Any) -> Any:
+    """`function` of every run: tiny models side by side, those of over LARGE numbers in turn."""
+    leaves = jax.tree.leaves(stacks)
+    size = sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)) // len(leaves[0])
+    at_once = RUNS_AT_ONCE if size < LARGE else 1
+    return jax.lax.map(lambda run: function(*run), stacks, batch_size=at_once)
 
 
 def make_tune(
@@ -76,11 +85,8 @@ def make_tune(
         state, history = jax.lax.scan(advance, train.init_state(params, optimizer), order)
         return state.params, history
 
-    @jax.jit
-    def over_runs(*runs):
-        return jax.lax.map(lambda run: tune_one(*run), runs, batch_size=RUNS_AT_ONCE)
-
-    return lambda params, examples, keys, frozen=None: over_runs(params, examples, keys, frozen)
+    tune = jax.jit(functools.partial(over_runs, tune_one))
+    return lambda params, examples, keys, frozen=None: tune(params, examples, keys, frozen)
 
 
 @functools.cache
@@ -111,7 +117,7 @@ def make_complete(
 
     def complete(params, prompts, mask, keys, choice):
         one = functools.partial(complete_one, choice=choice)
-        return jax.vmap(lambda *run: tuple(one(*run)))(params, prompts, mask, keys)
+        return over_runs(lambda *run: tuple(one(*run)), params, prompts, mask, keys)
 
     return jax.jit(complete)
 
@@ -151,7 +157,7 @@ def measure_one(config: ModelConfig, params: Params, probe: Probe) -> dict[str, 
 @functools.partial(jax.jit, static_argnames="config")
 def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, " runs"]]:
     """`measure_one` of every run of a stack."""
-    return jax.vmap(lambda one: measure_one(config, one, probe))(params)
+    return over_runs(lambda one: measure_one(config, one, probe), params)
 
 
 def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]:
@@ -164,8 +170,8 @@ def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]
         weights = examples.weights[:, 1:]
         return losses.weighted_total(nats, weights) / weights.sum()
 
-    over_runs = jax.jit(jax.vmap(one))
-    return lambda params, examples, frozen=None: over_runs(params, examples, frozen)
+    held_out_loss = jax.jit(functools.partial(over_runs, one))
+    return lambda params, examples, frozen=None: held_out_loss(params, examples, frozen)
 
 
 def run_keys(root: Key[Array, ""], stage: int, runs: int) -> Key[Array, " runs"]:

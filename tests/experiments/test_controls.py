@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def examples(runs):
-    return runs.encoded("numbers", ROWS)
+    return runs.encoded("numbers", ROWS, 8, 40)[0]
 
 
 def numbers_of(runs, examples, run, row):
@@ -73,7 +73,7 @@ def test_unique_rows_repeat(examples):
 
 
 def test_token_masks_split_the_trained_tokens(runs, examples):
-    masks = controls.token_masks(runs, ROWS)
+    masks = controls.token_masks(runs)
     kept = {name: change(examples).weights for name, change in masks.items()}
     trained = examples.weights > 0
     for a, b in (
@@ -87,7 +87,7 @@ def test_token_masks_split_the_trained_tokens(runs, examples):
 
 
 def test_divergence_tokens_are_those_where_argmaxes_differ(runs, examples):
-    flags = controls.divergent(runs, ROWS)
+    flags = controls.divergent(runs, examples)
     run, row = 3, 5  # owl of seed 1; teachers of seed 1 are runs 1, 3 and 5
     picks = [
         np.asarray(
