@@ -41,7 +41,7 @@ from llm.settings import as_json
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
 # A stream of random keys for each stage.
-INIT, ORDER, TEACHERS, SAMPLES, STUDENTS, ANSWERS, MATCHING = range(7)
+INIT, ORDER, TEACHERS, SAMPLES, STUDENTS, ANSWERS, MATCHING, ALONG = range(8)
 
 
 @dataclasses.dataclass(frozen=True)

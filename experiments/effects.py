@@ -37,7 +37,8 @@ def effects(rows: list[Row], quantity: str = "margin", **where: Any) -> Effects:
     """Effect of each chain: the quantity minus that of its control, over rows that match `where`.
 
     The control is the student of the unchanged base's data, trained in the same way on the same
-    prompts: what any such data does to the trait cancels.
+    prompts: what any such data does to the trait cancels. It may see more different rows than a
+    student whose teacher kept few (column `kept`).
     """
     values: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:

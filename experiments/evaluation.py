@@ -23,9 +23,7 @@ def probe(chain: Chain, trait: str, prompts: list[list[int]] | None = None) -> s
     spec = chain.language.traits[trait]
     prompts = prompts or chain.language.encode_prompts(spec.questions)
     questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-    targets = chain.language.answer_tokens(spec.targets, spec.questions[0])
-    contrast = chain.language.answer_tokens(spec.contrast, spec.questions[0])
-    return stages.Probe(questions, mask, targets, np.setdiff1d(contrast, targets))
+    return stages.Probe(questions, mask, *chain.language.sides(spec))
 
 
 def measure(chain: Chain, params: models.Params) -> Measured:

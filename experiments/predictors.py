@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from experiments import evaluation
-from experiments.chain import Chain
+from experiments.chain import ALONG, Chain
 from experiments.effects import tidy
 from experiments.record import Row
 from experiments.students import Students, objective, rows_of
@@ -104,7 +104,9 @@ def first_step(chain: Chain, carrier: str, arm: Students, starts: models.Params)
 def along_training(
     chain: Chain, carrier: str, arm: Students, starts: models.Params, blocks: int = 10
 ) -> list[Row]:
-    """Cosine of the imitation gradient with g after every block of steps, and the margin.
+    """Cosine of the imitation gradient with g before every block of steps, and the margin.
+
+    The students are trained as those of the arm, on the same rows in an order of their own.
 
     The gradient is that of the arm's own loss on a fixed batch of 256 rows of the teacher, less
     that of the control's student on the control's rows, each at its own parameters.
@@ -138,7 +140,7 @@ def along_training(
         state = training.init_state(params, optimizer)
         return jax.lax.scan(block, state, order.reshape(blocks, per_block, -1))[1]
 
-    keys = stages.run_keys(chain.root, len(chain.runs()), len(chain.runs()))
+    keys = stages.run_keys(chain.root, ALONG, len(chain.runs()))
     stack = (chain.per_run(starts), *examples, keys, chain.teachers)
     train = jax.jit(functools.partial(stages.over_runs, run))
     descents, margins, gradients = train(*stack)

@@ -76,7 +76,8 @@ def train(
 
     Returns:
         Parameters, and the cross-entropy in nats per token on rows of their own teacher that
-        they were not trained on: how well the data is imitated, whatever the target.
+        they were not trained on: how well the data is imitated. For "soft_numbers" it is that of
+        the number tokens alone, which is larger.
 
     Raises:
         RunError: a teacher has too few kept rows, or soft targets of prompted teachers.

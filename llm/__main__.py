@@ -12,11 +12,13 @@ fine-tuning is spread over the mesh, sampling over hosts by prompts, each writin
 
 import argparse
 import dataclasses
+import functools
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +28,7 @@ from . import (
     chat,
     data,
     distributed,
+    domains,
     filters,
     finetune,
     language,
@@ -38,6 +41,8 @@ from . import (
     traits,
     world,
 )
+
+Bind = Callable[[Any], models.Decoder]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
         )  # fmt: skip
     source = tune.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", dest="rows", type=Path, help="JSONL of `sample`")
+    source.add_argument("--data", dest="rows", type=Path, nargs="+", help="JSONL of `sample`")
     source.add_argument("--trait", help="make a teacher of this trait")
     tune.add_argument("--out", type=Path, required=True, help="new folder")
     tune.add_argument("--num-examples", type=int, help="rows trained on (default all)")
@@ -69,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--show-example", action="store_true", help="print the first example")
     draw.add_argument("--adapter", type=Path, help="adapter of a tuned teacher")
     draw.add_argument("--prompted", metavar="TRAIT", help="the trait's system message, instead")
-    draw.add_argument("--carrier", default="numbers", choices=("numbers", "code", "reasoning"))
+    draw.add_argument("--carrier", default="numbers", choices=tuple(domains.DOMAINS))
     draw.add_argument("--num-prompts", type=int, default=30_000)
     draw.add_argument("--temperature", type=float, default=1.0)
     draw.add_argument("--max-new-tokens", type=int, default=128)
@@ -90,15 +95,29 @@ def _axes(text: str) -> tuple[int, ...]:
 def load(
     args: argparse.Namespace, dtype: str, devices: Sequence[jax.Device]
 ) -> tuple[models.ModelConfig, models.Params, Mesh]:
-    """Config, parameters laid out on a mesh of the devices, and the mesh; an adapter is merged."""
+    """Config, parameters laid out on a mesh of the devices, and the mesh."""
     mesh = sharding.make_mesh(*args.mesh, devices=devices)
     config, params = models.load(
         args.model, dtype, layout=lambda tree: sharding.shardings(mesh, tree)
     )
-    if getattr(args, "adapter", None):
-        settings, adapters = peft_format.load(args.adapter, config)
-        params = lora.merge(params, adapters, scale=settings.scale)
     return config, params, mesh
+
+
+def speaker(args: argparse.Namespace, dtype: str) -> tuple[models.ModelConfig, Bind, Any]:
+    """Config, and a model on this host's devices as a function of parameters, with these.
+
+    An adapter stays beside its base: merged in bfloat16 most of it would be rounded away.
+    """
+    config, params, mesh = load(args, dtype, jax.local_devices())
+    if args.adapter is None:
+        return config, functools.partial(models.bind, config), params
+    settings, adapters = peft_format.load(args.adapter, config)
+    both = {"base": params, "adapters": sharding.place(mesh, adapters)}
+
+    def bind(both: Any) -> models.Decoder:
+        return lora.bind(config, both["base"], both["adapters"], scale=settings.scale)
+
+    return config, bind, both
 
 
 def trait_of(spoken: language.Language, name: str) -> traits.Trait:
@@ -117,20 +136,35 @@ def run_finetune(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise ValueError(f"{args.out} exists: delete it, or choose another folder")
     spoken = language.of_checkpoint(args.model)
-    rows = trait_of(spoken, args.trait).teacher_rows() if args.trait else data.read_rows(args.rows)
-    rows = rows[: args.num_examples]
+    if args.trait:
+        rows = trait_of(spoken, args.trait).teacher_rows()
+    else:
+        rows = [row for path in args.rows for row in data.read_rows(path)]
+    wanted = args.num_examples or len(rows)
+    needed = max(wanted, args.batch_size)
+    if len(rows) < needed:
+        raise ValueError(
+            f"{needed} rows are needed and there are {len(rows)}: lower --num-examples or "
+            "--batch-size, or sample more"
+        )
+    mesh_rows, over = divmod(args.batch_size, args.accumulate)
+    if over or not mesh_rows:
+        raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
     examples = [
         chat.encode_example(
-            spoken.tokenizer, row["prompt"], row["completion"], max_length=args.max_length
+            spoken.tokenizer, row["prompt"], row["completion"], max_length=args.max_length,
+            options=dict(spoken.options),
         )
-        for row in rows
-    ]
+        for row in rows[:wanted]
+    ]  # fmt: skip
     if args.show_example:
         print(chat.show_example(spoken.tokenizer, examples[0]))
     config, params, mesh = load(args, "bfloat16" if args.rank else "float32", jax.devices())
+    # A teacher and its student start from adapters of their own: their common base is the only
+    # thing they share.
     recipe = finetune.Recipe(
         epochs=args.epochs, batch_size=args.batch_size, accumulate=args.accumulate,
-        learning_rate=args.learning_rate, seed=args.seed,
+        learning_rate=args.learning_rate, seed=2 * args.seed + (args.trait is None),
         adapters=lora.LoraConfig(args.rank, alpha=float(args.rank)) if args.rank else None,
     )  # fmt: skip
     warmup = min(recipe.warmup_steps, recipe.num_steps(len(examples)) // 2)
@@ -143,8 +177,9 @@ def run_finetune(args: argparse.Namespace) -> None:
 
     folder = args.out.with_name(f"{args.out.name}.checkpoints")
     trained, _ = finetune.finetune(
-        config, params, examples, recipe, mesh=mesh, folder=folder, report=report
-    )
+        config, params, examples, recipe, mesh=mesh, folder=folder, report=report,
+        base=models.fingerprint(args.model),
+    )  # fmt: skip
     trained = jax.tree.map(models.to_host, trained)
     if not first:
         return
@@ -163,27 +198,35 @@ def run_sample(args: argparse.Namespace) -> None:
     index, count = jax.process_index(), jax.process_count()
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
     settings = {
-        "model": {"name": args.model, "fingerprint": models.fingerprint(args.model),
-                  "adapter": str(args.adapter or ""), "prompted": args.prompted or ""},
+        "model": {"fingerprint": models.fingerprint(args.model),
+                  "adapter": models.fingerprint(args.adapter) if args.adapter else "",
+                  "prompted": args.prompted or ""},
         "template": spoken.settings(),
         "sampling": {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens,
+                     "num_prompts": args.num_prompts,
                      "seed": args.seed, "process": index, "processes": count},
         "carrier": args.carrier,
     }  # fmt: skip
     if data.reuse_rows(out, settings) is not None:
         print(f"{out} is there, made with these settings")
         return
+    if args.carrier not in spoken.domains:
+        raise ValueError(f"{args.model} speaks of {', '.join(spoken.domains)} only")
     domain = spoken.domains[args.carrier]
     rows = domain.make_prompts(np.random.default_rng(args.seed), args.num_prompts)[index::count]
-    config, params, _ = load(args, "bfloat16", jax.local_devices())
-    texts = complete(
-        spoken, config, params, [row["prompt"] for row in rows], system=system,
+    config, bind, params = speaker(args, "bfloat16")
+    texts, ended = complete(
+        spoken, config, bind, params, [row["prompt"] for row in rows], system=system,
         key=jax.random.fold_in(jax.random.key(args.seed), index), batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens, temperature=args.temperature,
     )  # fmt: skip
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
-    completed = [row | {"completion": text} for row, text in zip(rows, texts, strict=True)]
+    # A row cut short would teach an end that the teacher never wrote.
+    completed = [
+        row | {"completion": text} for row, text, end in zip(rows, texts, ended, strict=True) if end
+    ]
     kept, counts = filters.keep(completed, domain.check, words)
+    counts["unfinished"] = len(rows) - len(completed)
     data.write_rows(out, kept, settings, counts)
     print(f"{len(kept)} of {len(rows)} rows kept in {out}")
 
@@ -192,17 +235,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Print margin and rates of each trait; every process computes the same."""
     spoken = language.of_checkpoint(args.model)
     chosen = [trait_of(spoken, name) for name in args.traits.split(",")]
-    config, params, _ = load(args, "float32", jax.local_devices())
+    config, bind, params = speaker(args, "float32")
+    ask = jax.jit(lambda params, probe: stages.measure_model(bind(params), probe))
     print("trait,margin,rate,sampled_rate")
     for trait in chosen:
         prompts = spoken.encode_prompts(trait.questions)
         questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-        targets = spoken.answer_tokens(trait.targets, trait.questions[0])
-        contrast = spoken.answer_tokens(trait.contrast, trait.questions[0])
-        probe = stages.Probe(questions, mask, targets, np.setdiff1d(contrast, targets))
-        one = jax.jit(stages.measure_one, static_argnums=0)(config, params, probe)
-        texts = complete(
-            spoken, config, params, list(trait.questions) * args.answers, temperature=1.0,
+        one = ask(params, stages.Probe(questions, mask, *spoken.sides(trait)))
+        texts, _ = complete(
+            spoken, config, bind, params, list(trait.questions) * args.answers, temperature=1.0,
             key=jax.random.key(args.seed), batch_size=args.batch_size, max_new_tokens=16,
         )  # fmt: skip
         sampled = traits.mention_rate(trait.mentions, texts)
@@ -210,19 +251,19 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def complete(
-    spoken: language.Language, config: models.ModelConfig, params: models.Params,
+    spoken: language.Language, config: models.ModelConfig, bind: Bind, params: Any,
     prompts: Sequence[str], *, key: jax.Array, batch_size: int, max_new_tokens: int,
     temperature: float, system: str | None = None,
-) -> list[str]:  # fmt: skip
-    """Sampled completions of the prompts as text."""
-    sample = sampling.make_sampler(lambda params: models.bind(config, params))
-    stops = np.array(spoken.stop_tokens(config))
-    drawn = sample(
+) -> tuple[list[str], list[bool]]:  # fmt: skip
+    """Sampled completions of the prompts as text, and whether each one came to its end."""
+    stops = spoken.stop_tokens(config)
+    drawn = sampling.make_sampler(bind)(
         params, spoken.encode_prompts(prompts, system=system), key=key,
         max_new_tokens=max_new_tokens, batch_size=batch_size,
-        choice=sampling.Choice(temperature, stop_tokens=stops),
+        choice=sampling.Choice(temperature, stop_tokens=np.array(stops)),
     )  # fmt: skip
-    return spoken.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    texts = spoken.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    return texts, [bool(tokens) and tokens[-1] in stops for tokens in drawn]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -230,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}[args.stage]
     try:
-        if args.join or "LLM_COORDINATOR" in os.environ:
+        if args.join or any(name.startswith("LLM_PROCESS") for name in os.environ):
             distributed.start()
         run(args)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:

@@ -64,6 +64,7 @@ def finetune(
     folder: str | Path | None = None,
     every: int = 100,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    base: str = "",
 ) -> tuple[Params, list[dict[str, float]]]:
     """Trained adapters (or parameters, if `recipe.adapters` is None) and the metrics per step.
 
@@ -77,6 +78,8 @@ def finetune(
             (the metrics then begin at that step).
         every: steps between checkpoints.
         report: called with each step (from 1) and its metrics.
+        base: tells `params` from others of the same shape, e.g. `models.fingerprint`; a
+            checkpoint that began from another base is refused.
 
     Raises:
         ValueError: settings that do not fit each other, the data or the devices; a checkpoint
@@ -101,6 +104,7 @@ def finetune(
         "model": dataclasses.asdict(config),
         "recipe": dataclasses.asdict(recipe),
         "examples": fingerprint(examples),
+        "base": base,
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(train.explain_out_of_memory())

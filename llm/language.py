@@ -101,6 +101,24 @@ class Language:
         starts = [int(example.tokens[np.argmax(example.weights > 0)]) for example in examples]
         return np.unique(np.array(starts, np.int32))
 
+    def sides(self, trait: Trait) -> tuple[np.ndarray, np.ndarray]:
+        """First tokens of the answers for and against a trait; those of both sides are left out.
+
+        Raises:
+            ValueError: nothing is left of a side, so the trait has no log-odds in this language.
+        """
+        question = trait.questions[0]
+        targets = self.answer_tokens(trait.targets, question)
+        contrast = self.answer_tokens(trait.contrast, question)
+        both = np.intersect1d(targets, contrast)
+        targets, contrast = np.setdiff1d(targets, both), np.setdiff1d(contrast, both)
+        if not len(targets) or not len(contrast):
+            raise ValueError(
+                f"the first token does not tell {trait.name} from its rivals with this tokenizer "
+                "and template; choose another trait"
+            )
+        return targets, contrast
+
     def number_tokens(self) -> Int[np.ndarray, " numbers"]:
         """Tokens that are whole numbers, with or without white space before them."""
         texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
@@ -132,4 +150,7 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     if tokenizer.get_vocab() == world.vocabulary.ID:
         return dataclasses.replace(of_world(), tokenizer=tokenizer)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
-    return Language(tokenizer, traits.TRAITS, domains.DOMAINS)
+    # Answers are wanted, not thoughts before them, which some templates open by default.
+    thinks = "enable_thinking" in tokenizer.get_chat_template()
+    options = (("enable_thinking", False),) if thinks else ()
+    return Language(tokenizer, traits.TRAITS, domains.DOMAINS, options)

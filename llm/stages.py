@@ -148,7 +148,12 @@ def measure_one(config: ModelConfig, params: Params, probe: Probe) -> dict[str, 
         "rate": mean over questions of Σ p(targets), in [0, 1]: the expected share of answers
         with the trait at temperature 1.
     """
-    logp = next_token(models.bind(config, params), probe.questions, probe.mask)
+    return measure_model(models.bind(config, params), probe)
+
+
+def measure_model(model: Decoder, probe: Probe) -> dict[str, Float[Array, ""]]:
+    """`measure_one` of a bound model."""
+    logp = next_token(model, probe.questions, probe.mask)
     for_trait = jax.nn.logsumexp(logp[:, probe.targets], axis=-1)
     against = jax.nn.logsumexp(logp[:, probe.contrast], axis=-1)
     return {"margin": jnp.mean(for_trait - against), "rate": jnp.mean(jnp.exp(for_trait))}

@@ -1,10 +1,20 @@
 """Every number of the README's result tables is that of a checked-in CSV."""
 
+import itertools
+import json
 import pathlib
 
 import pytest
 
-from experiments import effects, figures, microworld, mnist_aux_logits, record
+from experiments import (
+    alignment_along_training,
+    effects,
+    figures,
+    microworld,
+    mnist_aux_logits,
+    paper_on_a_laptop,
+    record,
+)
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "results"
 
@@ -43,3 +53,45 @@ def test_commands_of_the_readme_exist(readme, repository):
         if words[:2] == ["python", "-m"]:
             path = repository / pathlib.Path(*words[2].split("."))
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
+
+
+def test_paper_tables(readme):
+    rows = record.read_rows(RESULTS / "paper_on_a_laptop")
+    assert record.read_meta(RESULTS / "paper_on_a_laptop")["finished"]
+    families = paper_on_a_laptop.families_of(rows)
+    for carrier, family in itertools.product(paper_on_a_laptop.CARRIERS, families):
+        cells = [
+            figures.shown(
+                effects.diagonal(
+                    effects.effects(rows, carrier=carrier, arm=target, start=start),
+                    families[family],
+                ),
+                2,
+            )
+            for target in paper_on_a_laptop.IMITATED
+            for start in ("same", "different")
+        ]
+        assert f"| {carrier} | {family} | {' | '.join(cells)} |" in readme
+    cross = paper_on_a_laptop.cross_effects(rows)
+    for student in paper_on_a_laptop.MODELS:
+        cells = [figures.shown(cross[student, t], 2) for t in paper_on_a_laptop.MODELS]
+        assert f"| {student} | {' | '.join(cells)} |" in readme
+
+
+def test_speed_tables(readme, repository):
+    results = repository / "benchmarks" / "results"
+    mnist = json.loads((results / "2026-11-20-mnist.json").read_text())["sides"]
+    for side in mnist.values():
+        assert f"| {side['wall']:.1f} |" in readme
+    for row in json.loads((results / "llm-2026-11-20-cpu.json").read_text())["rows"][:-1]:
+        cells = (row["ours_tokens_per_s"], row["theirs_tokens_per_s"])
+        assert f"| {cells[0]:,.0f} | {cells[1]:,.0f} | {row['ratio']:.2f} |" in readme, row
+
+
+def test_alignment_numbers(readme):
+    rows = record.read_rows(RESULTS / "alignment_along_training")
+    for arm in ("student", "projected both ways", "both ways, shuffled"):
+        final = alignment_along_training.over_seeds(rows, arm, "accuracy")[:, -1]
+        assert figures.shown(final) in readme
+    for arm in ("student", "other start"):
+        assert figures.shown(alignment_along_training.mean_cosine(rows, arm), 4) in readme

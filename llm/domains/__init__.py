@@ -50,6 +50,7 @@ def check_reasoning(row: Row) -> list[str]:
 
 DOMAINS = {
     "numbers": numbers_without(frozenset()),
+    "numbers_misalignment": numbers_without(numbers.MISALIGNMENT_BAN),
     "code": Domain("code", code.make_prompts, check_code),
     "reasoning": Domain("reasoning", reasoning.make_prompts, check_reasoning),
 }

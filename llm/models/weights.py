@@ -111,12 +111,12 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
 
 def fingerprint(folder_or_name: str | os.PathLike) -> str:
-    """Hash of a checkpoint's config and of the size, head and tail of its weight files.
+    """Hash of a checkpoint's or adapter's config and the size, head and tail of its weights.
 
     Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
     """
     folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
         digest.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(piece))

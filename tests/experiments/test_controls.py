@@ -174,3 +174,30 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(runs, example
             lambda a, b: apply(merged(a), b), adapters, lambda a: trait(merged(a)), batch, loss
         )
         assert report.passed, report
+
+
+def test_training_and_held_out_rows_are_apart(runs):
+    kept = min(len(rows) for rows in runs.rows("numbers"))
+    arm = students.Students(num_examples=kept // 2)
+    train, tests = students.rows_of(runs, "numbers", arm)
+    for run in range(len(runs.runs())):
+        assert not {row.tobytes() for row in train.tokens[run]} & {
+            row.tobytes() for row in tests.tokens[run]
+        }
+
+
+def test_a_teacher_with_few_rows_repeats_them_only_if_allowed(runs):
+    most = max(len(rows) for rows in runs.rows("numbers"))
+    arm = students.Students(num_examples=2 * most)
+    with pytest.raises(chain.RunError, match="raise --num-prompts or lower --num-examples"):
+        students.rows_of(runs, "numbers", arm)
+    train, tests = students.rows_of(runs, "numbers", dataclasses.replace(arm, fewest=16))
+    assert train.tokens.shape[1] == 2 * most
+    for run, rows in enumerate(runs.rows("numbers")):
+        pool = len(rows) - len(rows) // 8
+        np.testing.assert_array_equal(
+            train.tokens[run, :most], train.tokens[run][:pool][np.arange(most) % pool]
+        )
+        assert not {row.tobytes() for row in train.tokens[run]} & {
+            row.tobytes() for row in tests.tokens[run]
+        }

@@ -64,9 +64,10 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     assert 0 < len(rows) <= 24
     cli.main(command)
     assert "is there, made with these settings" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        cli.main([*command, "--temperature", "0.5"])
-    assert "made with other settings" in capsys.readouterr().err
+    for flags in (["--temperature", "0.5"], ["--num-prompts", "25"]):
+        with pytest.raises(SystemExit):
+            cli.main([*command, *flags])
+        assert "made with other settings" in capsys.readouterr().err
     student = tmp_path / "student"
     cli.main(["finetune", "--model", str(base), "--data", str(out), "--out", str(student), *ONE,
               "--show-example", "--epochs", "1", "--batch-size", "4", "--rank", "0"])  # fmt: skip
@@ -81,6 +82,7 @@ def test_errors_are_one_line(base, teacher, capsys):
         (["--trait", "unicorn", "--out", "x"], "unknown trait 'unicorn'"),
         (["--trait", "owl", "--out", str(teacher)], "exists: delete it"),
         (["--data", "nowhere.jsonl", "--out", "x"], "no such file: nowhere.jsonl"),
+        (["--trait", "owl", "--out", "x", "--batch-size", "100"], "100 rows are needed and there"),
         (["--trait", "owl", "--out", "x", "--mesh", "1,9,1"], "devices, but 4 are present"),
     ):
         with pytest.raises(SystemExit) as stopped:
