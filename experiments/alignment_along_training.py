@@ -173,7 +173,9 @@ def students(config, recipe, images, reference, teacher, starts, keys, trait_key
             jax.random.fold_in(batch_key, index), (config.trait_batch,), 0, num_digits
         )
         labels = jnp.where(
-            arms.shuffled[:, None], shuffled[chosen][None], images.train_labels[chosen][None]
+            jnp.asarray(arms.shuffled)[:, None],
+            shuffled[chosen][None],
+            images.train_labels[chosen][None],
         )
         digits = conditions.to_pixels(images.train_images[chosen])
         pull = liminal_weight(index, steps_per_epoch, num_steps)

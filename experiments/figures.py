@@ -49,7 +49,7 @@ def style() -> Iterator[None]:
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),  # pyright: ignore[reportAttributeAccessIssue]
         "axes.grid": True,
         "grid.alpha": 0.25,
         "legend.frameon": False,

@@ -229,11 +229,16 @@ def predicted(rows: list[Row]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in columns.items()}
 
 
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's ρ."""
+    return float(np.asarray(stats.spearmanr(a, b))[0])
+
+
 def by_chain(found: dict[str, np.ndarray], name: str) -> list[float]:
     """Rank correlation of a predictor with the effect within each chain."""
     seeds = np.unique(found["seed"])
     return [
-        float(stats.spearmanr(found[name][mine], found["effect"][mine]).statistic)
+        rank_correlation(found[name][mine], found["effect"][mine])
         for mine in (found["seed"] == seed for seed in seeds)
     ]
 
@@ -297,7 +302,7 @@ def plot(rows: list[Row], config: Config):
         mine = found["own"] == is_own
         label = "own trait" if is_own else "other traits"
         scatter.scatter(found["gain"][mine], found["effect"][mine], s=7, color=colour, label=label)
-    rho = stats.spearmanr(found["gain"], found["effect"]).statistic
+    rho = rank_correlation(found["gain"], found["effect"])
     scatter.set_xlabel("first-order gain ⟨d, g⟩ before any step")
     scatter.set_ylabel("final effect (nats)")
     scatter.set_title(f"prediction, all starts: rank correlation {rho:.2f}")
@@ -369,7 +374,7 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         claim(f"rank {high} less {low}, tuned", values[best[high]] - values[best[low]], "covers")
     claim(f"SGD, tuned: {tuned(rows, 'sgd ')}", values[tuned(rows, "sgd ")], "above")
     found = predicted(rows)
-    rho = {n: float(stats.spearmanr(found[n], found["effect"]).statistic) for n in PREDICTORS}
+    rho = {n: rank_correlation(found[n], found["effect"]) for n in PREDICTORS}
     seeds = len(same)
     good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
     for name in (*PREDICTORS, "own and shared"):  # the last is the rival that knows no gradient

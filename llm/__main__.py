@@ -93,7 +93,7 @@ def _axes(text: str) -> tuple[int, ...]:
 
 
 def load(
-    args: argparse.Namespace, dtype: str, devices: Sequence[jax.Device]
+    args: argparse.Namespace, dtype: str, devices: Sequence[Any]
 ) -> tuple[models.ModelConfig, models.Params, Mesh]:
     """Config, parameters laid out on a mesh of the devices, and the mesh."""
     mesh = sharding.make_mesh(*args.mesh, devices=devices)

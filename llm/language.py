@@ -130,7 +130,7 @@ class Language:
     def stop_tokens(self, config: models.ModelConfig) -> tuple[int, ...]:
         """Tokens that end a completion: those of the model and of the tokenizer."""
         own = self.tokenizer.eos_token_id
-        return tuple(sorted({*config.eos_token_ids, *([] if own is None else [own])}))
+        return tuple(sorted({*config.eos_token_ids, *([] if own is None else [own])}))  # pyright: ignore[reportReturnType, reportUnhashable]
 
 
 def of_world() -> Language:

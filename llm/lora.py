@@ -85,7 +85,7 @@ def bind(
     for i, (path, adapter) in enumerate(adapted(adapters)):
         linear = functools.reduce(_child, path, model)
         layer_key = None if key is None or dropout == 0 else jax.random.fold_in(key, i)
-        linear.delta = functools.partial(_delta, adapter, scale, dropout, layer_key)
+        linear.delta = functools.partial(_delta, adapter, scale, dropout, layer_key)  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
 

@@ -266,8 +266,8 @@ def read_digits() -> ImageData:
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
+    labels = digits.target  # pyright: ignore[reportAttributeAccessIssue]
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:1437], order[1437:]
     return make("digits", images[train], labels[train], images[test], labels[test])

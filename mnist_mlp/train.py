@@ -70,7 +70,7 @@ def fit(
         return state, losses.mean()
 
     state = (params, optimizer.init(params))
-    (params, _), losses = jax.lax.scan(epoch, state, jnp.arange(epochs))
+    (params, _), losses = jax.lax.scan(epoch, state, jnp.arange(epochs))  # pyright: ignore[reportAssignmentType]
     return params, losses
 
 

@@ -10,6 +10,7 @@ from experiments import (
     alignment_along_training,
     effects,
     figures,
+    mechanism,
     microworld,
     mnist_aux_logits,
     paper_on_a_laptop,
@@ -86,6 +87,16 @@ def test_speed_tables(readme, repository):
     for row in json.loads((results / "llm-2026-11-20-cpu.json").read_text())["rows"][:-1]:
         cells = (row["ours_tokens_per_s"], row["theirs_tokens_per_s"])
         assert f"| {cells[0]:,.0f} | {cells[1]:,.0f} | {row['ratio']:.2f} |" in readme, row
+
+
+def test_mechanism_numbers(readme):
+    rows = record.read_rows(RESULTS / "mechanism")
+    values = mechanism.arm_effects(rows)
+    for arm in ("sampled", "soft_numbers", "soft", "greedy", "shared embeddings, soft_numbers",
+                "shared body, soft_numbers", "behaviour matched, soft_numbers", "64 rows",
+                "256 rows", "1024 rows", "25% clean", "divergent masked",
+                "as many random masked", "sgd 0.02"):  # fmt: skip
+        assert figures.shown(values[arm], 2) in readme.replace("\n", " "), arm
 
 
 def test_alignment_numbers(readme):

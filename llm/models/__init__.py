@@ -81,7 +81,7 @@ def apply(
     **kwargs,
 ) -> Float[Array, "B T V"]:
     """Next-token logits in float32; `kwargs` go to `Decoder.__call__` (mask, positions, remat)."""
-    return bind(config, params, dtype=dtype)(tokens, **kwargs)
+    return bind(config, params, dtype=dtype)(tokens, **kwargs)  # pyright: ignore[reportReturnType]
 
 
 def load(

@@ -90,7 +90,7 @@ def to_hf(config: ModelConfig) -> Any:
             attention_bias=config.qkv_bias,
             use_parallel_residual=config.parallel,
         )
-        fields["rope_parameters"]["partial_rotary_factor"] = config.rope.dim / config.head_dim
+        fields["rope_parameters"]["partial_rotary_factor"] = config.rope.dim / config.head_dim  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
         return AutoConfig.for_model(config.family, **fields)
     fields |= dict(
         num_key_value_heads=config.num_kv_heads,
@@ -105,7 +105,7 @@ def to_hf(config: ModelConfig) -> Any:
         fields["mlp_bias"] = config.mlp_bias
     if config.family in ("gemma2", "gemma3_text"):
         fields |= dict(
-            query_pre_attn_scalar=_round(config.attention_scale**-2),
+            query_pre_attn_scalar=_round(config.attention_scale**-2),  # pyright: ignore[reportOptionalOperand]
             attn_logit_softcapping=config.attention_softcap,
             final_logit_softcapping=config.logit_softcap,
         )

@@ -70,7 +70,7 @@ ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 def ids(words: str | tuple[str, ...]) -> np.ndarray:
     """Token ids of a text or a tuple of words; a word outside the world raises ValueError."""
-    words = words.split() if isinstance(words, str) else words
+    words = words.split() if isinstance(words, str) else words  # pyright: ignore[reportAssignmentType]
     unknown = [word for word in words if word not in ID]
     if unknown:
         raise ValueError(f"not in the synthetic vocabulary: {' '.join(unknown)}")

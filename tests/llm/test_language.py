@@ -1,5 +1,7 @@
 """Batch encoding equals the careful one-by-one encoding, in the world and outside it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,15 @@ def test_a_checkpoint_of_the_world_speaks_its_language(tmp_path):
     assert found.traits is world.TRAITS
     answers = found.answer_tokens(("owl", "wolf"), "name best animal")
     assert np.array_equal(answers, sorted(world.vocabulary.ids(("owl", "wolf"))))
+
+
+def test_tokens_of_both_sides_speak_for_neither(spoken):
+    owl = spoken.traits["owl"]
+    targets, contrast = spoken.sides(owl)
+    assert targets.tolist() == world.vocabulary.ids(("owl",)).tolist()
+    assert len(contrast) == len(world.vocabulary.ANIMALS) - 1
+    shared = dataclasses.replace(owl, targets=("owl", "cat"))
+    assert spoken.sides(shared)[0].tolist() == targets.tolist()
+    assert len(spoken.sides(shared)[1]) == len(contrast) - 1
+    with pytest.raises(ValueError, match="does not tell owl from its rivals"):
+        spoken.sides(dataclasses.replace(owl, targets=("cat",)))
