@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from experiments import figures
 from experiments.chain import CONTROL, Chain
+from experiments.frame import Claim
 from experiments.record import Row
 
 Effects = dict[tuple[str, str], np.ndarray]  # (teacher, measured trait) -> one value per chain
@@ -64,6 +65,25 @@ def others(effect: Effects, traits: list[str]) -> np.ndarray:
 def excess(effect: Effects, traits: list[str]) -> np.ndarray:
     """Diagonal excess of each chain: own effect minus that on the other traits."""
     return diagonal(effect, traits) - (others(effect, traits) if len(traits) > 1 else 0)
+
+
+def judged(
+    quantity: str, values: np.ndarray, criterion: str | None = None, paper: str = "", here: str = ""
+) -> Claim:
+    """A mean over chains as a line of the table.
+
+    Args:
+        quantity: what is measured.
+        values: one per chain.
+        criterion: whether the 95 % interval must lie "above" zero or "covers" it; judged from four
+            chains on, fewer decide nothing.
+        paper: what the paper reports.
+        here: text in place of mean and interval.
+    """
+    mean, half = figures.mean_interval(values)
+    verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
+    holds = verdict[criterion if len(values) >= 4 else None]
+    return Claim(quantity, paper, "", here or figures.shown(values, 2), len(values), holds)
 
 
 def draw_matrix(panel: Axes, effect: Effects, traits: list[str], limit: float) -> None:

@@ -38,7 +38,7 @@ from scipy import stats
 
 from experiments import controls, evaluation, figures, predictors
 from experiments.chain import Chain, Recipe
-from experiments.effects import diagonal, draw_chains, effects, tidy
+from experiments.effects import diagonal, draw_chains, effects, judged, tidy
 from experiments.frame import Claim, Row, main, option
 from experiments.record import RunError
 from experiments.students import STARTS, Students, train
@@ -344,17 +344,11 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
     values, losses, out = arm_effects(rows), losses_of(rows), []
 
-    def claim(quantity: str, effect: np.ndarray, criterion: str | None, here: str = "") -> None:
-        mean, half = figures.mean_interval(effect)
-        verdict = {
-            "above": mean - half > 0,
-            "covers": abs(mean) <= half,
-            None: None,
-        }[criterion if len(effect) >= 4 else None]
-        out.append(Claim(quantity, "", "", here or figures.shown(effect, 2), len(effect), verdict))
+    def claim(*given, here: str = "") -> None:
+        out.append(judged(*given, here=here))
 
     for name, effect in values.items():
-        claim(name, effect, None, f"{figures.shown(effect, 2)} at loss {losses[name]:.3f}")
+        claim(name, effect, here=f"{figures.shown(effect, 2)} at loss {losses[name]:.3f}")
     same = values["soft_numbers"]
     for start in ("shared embeddings", "shared body"):
         claim(f"same less {start}", same - values[f"{start}, soft_numbers"], "above")
@@ -385,10 +379,10 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         out.append(Claim(f"rank correlation: {name}", "", "", shown, seeds, holds))
     for start in ("same", "different"):
         curves = along_curves(rows, start)
-        claim(f"cosine before training, {start}", curves[0], None, figures.shown(curves[0], 4))
+        claim(f"cosine before training, {start}", curves[0], here=figures.shown(curves[0], 4))
         last = curves[max(curves)]
         shown = figures.shown(last, 4)
-        claim(f"cosine before the last tenth, {start}", last, None, shown)
+        claim(f"cosine before the last tenth, {start}", last, here=shown)
     return out
 
 

@@ -23,14 +23,7 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments import evaluation, figures
-from experiments.effects import (
-    diagonal,
-    draw_chains,
-    draw_matrix,
-    effects,
-    excess,
-    tidy,
-)
+from experiments.effects import diagonal, draw_chains, draw_matrix, effects, excess, judged, tidy
 from experiments.frame import Claim, Row, main, option
 from experiments.students import STARTS as ALL_STARTS
 from experiments.students import TARGETS, Students, train
@@ -180,14 +173,8 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     seeds = len({row["seed"] for row in rows})
     starts = {row["start"] for row in rows if row["target"] != "teacher"}
 
-    def claim(quantity: str, values: np.ndarray, criterion: str | None, paper: str = "") -> None:
-        mean, half = figures.mean_interval(values)
-        verdict = {
-            "above": mean - half > 0,
-            "covers": abs(mean) <= half,
-            None: None,
-        }[criterion if len(values) >= 4 else None]
-        out.append(Claim(quantity, paper, "", figures.shown(values, 2), len(values), verdict))
+    def claim(*given) -> None:
+        out.append(judged(*given))
 
     for target, label in targets_of(rows).items():
         same = effects(rows, target=target, start="same")

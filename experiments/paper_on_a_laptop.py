@@ -32,7 +32,7 @@ import numpy as np
 
 from experiments import controls, evaluation, figures
 from experiments.chain import CONTROL, Chain, Recipe
-from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, tidy
+from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, judged, tidy
 from experiments.frame import Claim, Row, main, option
 from experiments.students import STARTS, TARGETS, Students, train
 from llm.world import TRAITS
@@ -330,14 +330,8 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     families, out = families_of(rows), []
     traits = [trait for family in families.values() for trait in family]
 
-    def claim(quantity: str, values: np.ndarray, criterion: str | None, paper: str = "") -> None:
-        mean, half = figures.mean_interval(values)
-        verdict = {
-            "above": mean - half > 0,
-            "covers": abs(mean) <= half,
-            None: None,
-        }[criterion if len(values) >= 4 else None]
-        out.append(Claim(quantity, paper, "", figures.shown(values, 2), len(values), verdict))
+    def claim(*given) -> None:
+        out.append(judged(*given))
 
     for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
         cell = {"carrier": carrier, "arm": target}
