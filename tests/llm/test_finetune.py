@@ -97,6 +97,8 @@ def test_lora_fine_tuning_goes_on_from_its_checkpoint(start, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     with pytest.raises(ValueError, match=r"examples: .* there"):
         finetune.finetune(config, params, examples[1:] + examples[:1], LORA, **arguments)
+    with pytest.raises(ValueError, match=r"base: '' there, 'another' here"):
+        finetune.finetune(config, params, examples, LORA, base="another", **arguments)
 
 
 def test_settings_that_do_not_fit_are_named(start):
