@@ -28,7 +28,7 @@ from experiments.frame import Claim, Row, main, option
 from experiments.students import STARTS as ALL_STARTS
 from experiments.students import TARGETS, Students, train
 
-RUNTIME = "5 minutes on two cores"
+RUNTIME = "5 to 6 minutes on two cores"
 
 STARTS = ("same", "different")
 
