@@ -85,6 +85,12 @@ class Recipe:
     seed: int = 0
 
 
+def recipe_of(config: Any, **changes: Any) -> Recipe:
+    """The settings of a chain that an experiment's config names, and `changes`."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    return Recipe(**{k: v for k, v in vars(config).items() if k in names} | changes)
+
+
 class Chain:
     """One chain of stages in a folder; stages run when first asked for."""
 
@@ -98,10 +104,8 @@ class Chain:
         else:
             self.language = language.of_world()
             self.config = world.model_config(width=recipe.width)
-        unknown = [name for name in recipe.traits if name not in self.language.traits]
-        if unknown:
-            known = ", ".join(self.language.traits)
-            raise ValueError(f"unknown trait {unknown[0]!r}; choose from {known}")
+        for name in recipe.traits:
+            self.language.trait(name)  # raises, in one line, if it is unknown
         if recipe.teacher not in ("tuned", "prompted"):
             raise ValueError(f"unknown teacher {recipe.teacher!r}; choose tuned or prompted")
 
@@ -159,22 +163,23 @@ class Chain:
             for number, stage in ((recipe.init, INIT), (recipe.corpus, ORDER))
         )
         params = jax.vmap(lambda key: models.init(self.config, key=key))(init_keys)
-        corpora = [
-            world.corpus.conversations(
-                np.random.default_rng([recipe.seed, seed, recipe.corpus]),
-                64 * recipe.base_steps,
-                48,
-            )
-            for seed in range(recipe.num_seeds)
-        ]
-        tokens = np.stack([tokens for tokens, _ in corpora])
-        weights = (tokens != world.vocabulary.PAD).astype(np.float32)
         loss = objectives.completion_loss(objectives.full_student(self.config))
         schedule = train.make_schedule(recipe.base_rate, recipe.base_steps, recipe.base_steps // 20)
         tune = stages.make_tune(
             loss, train.make_optimizer("adam", schedule), batch_size=64, num_steps=recipe.base_steps
         )
-        return tune(params, stages.Examples(tokens, weights), keys)[0]
+        return tune(params, self.turns(recipe.corpus, 64 * recipe.base_steps), keys)[0]
+
+    def turns(self, corpus: int, count: int) -> stages.Examples:
+        """`count` sequences of 48 tokens of a corpus, of every seed; every token is trained on."""
+        corpora = [
+            world.corpus.conversations(
+                np.random.default_rng([self.recipe.seed, seed, corpus]), count, 48
+            )
+            for seed in range(self.recipe.num_seeds)
+        ]
+        tokens = np.stack([tokens for tokens, _ in corpora])
+        return stages.Examples(tokens, (tokens != world.vocabulary.PAD).astype(np.float32))
 
     @functools.cached_property
     def teachers(self) -> models.Params:
@@ -198,16 +203,9 @@ class Chain:
             # The same number of rows for every trait, so that the teachers stack.
             picked = [rows[i] for i in rng.permutation(np.resize(np.arange(len(rows)), 1024))]
             sets.append(self.language.encode_rows(picked, self.config.max_positions))
-        length = max(examples.tokens.shape[1] for examples in sets)
-        sets = [
-            stages.Examples(*(np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in examples))
-            for examples in sets
-        ]
         seeds = np.tile(np.arange(recipe.num_seeds), len(sets))
         which = np.repeat(np.arange(len(sets)), recipe.num_seeds)
-        examples = stages.Examples(
-            *(np.stack([getattr(sets[i], f) for i in which]) for f in ("tokens", "weights"))
-        )
+        examples = stack_examples([sets[i] for i in which])
         loss = objectives.completion_loss(objectives.full_student(self.config))
         tune = stages.make_tune(
             loss,
@@ -319,13 +317,11 @@ class Chain:
             rows = np.arange(wanted) % pool, pool + np.arange(held_out) % (len(kept) - pool)
             chosen.append([kept[row] for row in np.concatenate(rows)])
         encoded = [self.language.encode_rows(rows, self.config.max_positions) for rows in chosen]
-        length = max(examples.tokens.shape[1] for examples in encoded)
-        tokens, weights = (
-            np.stack([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in arrays])
-            for arrays in zip(*encoded, strict=True)
+        both = stack_examples(encoded)
+        train, tests = (
+            stages.Examples(*(array[:, part] for array in both))
+            for part in (slice(wanted), slice(wanted, None))
         )
-        parts = (slice(wanted), slice(wanted, None))
-        train, tests = (stages.Examples(tokens[:, part], weights[:, part]) for part in parts)
         return train, tests
 
     def carrier_tokens(self, carrier: str) -> np.ndarray:
@@ -354,3 +350,14 @@ class Chain:
         """Share of each teacher's completions that passed the filter."""
         manifests = [data.read_manifest(self.data_path(carrier, run)) for run in self.runs()]
         return [manifest.count / self.recipe.num_prompts for manifest in manifests]
+
+
+def stack_examples(sets: Sequence[stages.Examples]) -> stages.Examples:
+    """Sets of equally many rows as one stack, padded on the right to the longest."""
+    length = max(examples.tokens.shape[1] for examples in sets)
+    return stages.Examples(
+        *(
+            np.stack([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in arrays])
+            for arrays in zip(*sets, strict=True)
+        )
+    )

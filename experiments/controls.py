@@ -28,21 +28,13 @@ def shuffled(chain: Chain, *, across: bool) -> Callable[[Examples], Examples]:
         rng = np.random.default_rng([chain.recipe.seed, 3])
         tokens = examples.tokens.copy()
         moved = np.isin(tokens, chain.language.number_tokens()) & (examples.weights > 0)
-        for run in range(len(tokens)):
-            groups = (
-                [moved[run]] if across else [_only(moved[run], r) for r in range(len(moved[run]))]
-            )
-            for places in groups:
-                tokens[run][places] = rng.permutation(tokens[run][places])
+        for of_run, places in zip(tokens, moved, strict=True):
+            groups = [(of_run, places)] if across else zip(of_run, places, strict=True)
+            for group, where in groups:
+                group[where] = rng.permutation(group[where])
         return examples._replace(tokens=tokens)
 
     return change
-
-
-def _only(mask: np.ndarray, row: int) -> np.ndarray:
-    alone = np.zeros_like(mask)
-    alone[row] = mask[row]
-    return alone
 
 
 def clean_share(chain: Chain, share: float) -> Callable[[Examples], Examples]:

@@ -1,5 +1,6 @@
 """From measured runs to effects: student minus its control, chain by chain."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,13 @@ def tidy(chain: Chain, measured: dict[str, dict[str, list[float]]], **columns: A
     ]
 
 
-def effects(rows: list[Row], quantity: str = "margin", **where: Any) -> Effects:
-    """Effect of each chain: the quantity minus that of its control, over rows that match `where`.
+def traits_of(rows: list[Row]) -> list[str]:
+    """The measured traits in the order of the config."""
+    return list(dict.fromkeys(row["trait"] for row in rows))
+
+
+def effects(rows: list[Row], **where: Any) -> Effects:
+    """Effect of each chain: its margin minus that of its control, over rows that match `where`.
 
     The control is the student of the unchanged base's data, trained in the same way on the same
     prompts: what any such data does to the trait cancels. It may see more different rows than a
@@ -44,7 +50,7 @@ def effects(rows: list[Row], quantity: str = "margin", **where: Any) -> Effects:
     values: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
         if all(row[column] == value for column, value in where.items()):
-            values.setdefault((row["teacher"], row["trait"]), {})[row["seed"]] = row[quantity]
+            values.setdefault((row["teacher"], row["trait"]), {})[row["seed"]] = row["margin"]
     return {
         (teacher, trait): np.array([m - values[CONTROL, trait][s] for s, m in by_seed.items()])
         for (teacher, trait), by_seed in values.items()
@@ -86,18 +92,26 @@ def judged(
     return Claim(quantity, paper, "", here or figures.shown(values, 2), len(values), holds)
 
 
-def draw_matrix(panel: Axes, effect: Effects, traits: list[str], limit: float) -> None:
-    """Mean effects, teachers' traits in rows and measured traits in columns; colours to ±limit."""
+def draw_matrix(
+    panel: Axes,
+    cells: Effects,
+    names: list[str],
+    limit: float,
+    labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
+    mark: Callable[[np.ndarray], str] = lambda values: "",
+) -> None:
+    """Mean of every cell (row, column), with the mark of its chains; colours to ±limit."""
     panel.grid(visible=False)
-    means = np.array([[effect[t, u].mean() for u in traits] for t in traits])
+    means = np.array([[cells[row, column].mean() for column in names] for row in names])
     panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
     for (i, j), value in np.ndenumerate(means):
         shade = "white" if abs(value) > 0.55 * limit else "black"
-        panel.text(j, i, f"{value:+.2f}", ha="center", va="center", color=shade)
-    panel.set_xticks(range(len(traits)), traits)
-    panel.set_yticks(range(len(traits)), traits)
-    panel.set_xlabel("trait measured")
-    panel.set_ylabel("trait of the teacher")
+        text = f"{value:+.2f}{mark(cells[names[i], names[j]])}"
+        panel.text(j, i, text, ha="center", va="center", color=shade)
+    panel.set_xticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylabel(labels[0])
+    panel.set_xlabel(labels[1])
 
 
 def draw_chains(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | None) -> None:

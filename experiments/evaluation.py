@@ -13,17 +13,8 @@ Measured = dict[str, dict[str, list[float]]]  # trait -> quantity -> value of ev
 
 
 def probe(chain: Chain, trait: str, prompts: list[list[int]] | None = None) -> stages.Probe:
-    """The evaluation questions of a trait with its answer tokens.
-
-    Args:
-        chain: gives the traits and the template.
-        trait: name of the trait.
-        prompts: token ids of the questions; by default they are asked through the template.
-    """
-    spec = chain.language.traits[trait]
-    prompts = prompts or chain.language.encode_prompts(spec.questions)
-    questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-    return stages.Probe(questions, mask, *chain.language.sides(spec))
+    """`Language.probe` of a trait of the chain, by name."""
+    return chain.language.probe(chain.language.trait(trait), prompts)
 
 
 def measure(chain: Chain, params: models.Params) -> Measured:

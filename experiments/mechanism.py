@@ -37,8 +37,8 @@ import numpy as np
 from scipy import stats
 
 from experiments import controls, evaluation, figures, predictors
-from experiments.chain import Chain, Recipe
-from experiments.effects import diagonal, draw_chains, effects, judged, tidy
+from experiments.chain import Chain, recipe_of
+from experiments.effects import diagonal, draw_chains, effects, judged, tidy, traits_of
 from experiments.frame import Claim, Row, main, option
 from experiments.record import RunError
 from experiments.students import STARTS, Students, train
@@ -126,8 +126,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every arm, then the predictors."""
     if config.student_steps % 10:
         raise ValueError(f"student_steps {config.student_steps} is not a multiple of 10")
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{k: v for k, v in vars(config).items() if k in names})
+    recipe = recipe_of(config)
     work = pathlib.Path(config.work)
     chain = Chain(recipe, work)
     greedy = Chain(dataclasses.replace(recipe, temperature=0.0), work)
@@ -187,11 +186,6 @@ def arm_effects(rows: list[Row]) -> dict[str, np.ndarray]:
     names = dict.fromkeys(r["arm"] for r in rows if r["group"] in GROUPS)
     of_arms = [r for r in rows if r["group"] in GROUPS]
     return {name: diagonal(effects(of_arms, arm=name), traits) for name in names}
-
-
-def traits_of(rows: list[Row]) -> list[str]:
-    """Traits in the order of the config."""
-    return list(dict.fromkeys(row["trait"] for row in rows))
 
 
 def losses_of(rows: list[Row]) -> dict[str, float]:

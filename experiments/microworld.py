@@ -23,7 +23,17 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments import evaluation, figures
-from experiments.effects import diagonal, draw_chains, draw_matrix, effects, excess, judged, tidy
+from experiments.chain import Chain, recipe_of
+from experiments.effects import (
+    diagonal,
+    draw_chains,
+    draw_matrix,
+    effects,
+    excess,
+    judged,
+    tidy,
+    traits_of,
+)
 from experiments.frame import Claim, Row, main, option
 from experiments.students import STARTS as ALL_STARTS
 from experiments.students import TARGETS, Students, train
@@ -78,11 +88,7 @@ SMOKE = Config(
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """The teachers, then one part for every target and start."""
-    from experiments import chain
-
-    names = {field.name for field in dataclasses.fields(chain.Recipe)}
-    recipe = chain.Recipe(**{k: v for k, v in vars(config).items() if k in names})
-    runs = chain.Chain(recipe, pathlib.Path(config.work))
+    runs = Chain(recipe_of(config), pathlib.Path(config.work))
     starts = STARTS
     if not config.other_model and (config.model or config.num_seeds < 2):
         print("note: students of a different start need two seeds or --other-model; left out")
@@ -124,11 +130,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 def targets_of(rows: list[Row]) -> dict[str, str]:
     """The students' targets with their labels, in the order of the config."""
     return {r["target"]: TARGETS[r["target"]] for r in rows if r["target"] in TARGETS}
-
-
-def traits_of(rows: list[Row]) -> list[str]:
-    """The traits in the order of the config."""
-    return list(dict.fromkeys(row["trait"] for row in rows))
 
 
 def plot(rows: list[Row], config: Config):

@@ -31,7 +31,7 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments import controls, evaluation, figures
-from experiments.chain import CONTROL, Chain, Recipe
+from experiments.chain import CONTROL, Chain, recipe_of
 from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, judged, tidy
 from experiments.frame import Claim, Row, main, option
 from experiments.students import STARTS, TARGETS, Students, train
@@ -90,22 +90,17 @@ SMOKE = Config(
 )  # fmt: skip
 
 
-def recipe(config: Config, **changes) -> Recipe:
-    """The settings of the chains."""
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    # The longest completion, that of a sum, has 20 tokens with <end>.
-    given = {"max_new_tokens": 20} | {k: v for k, v in vars(config).items() if k in names}
-    return Recipe(**given | changes)
-
-
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """Teachers, carriers, the cross-model table column by column, and the controls."""
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
     work = pathlib.Path(config.work)
-    chain = Chain(recipe(config), work)
+    recipe = recipe_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
+    chain = Chain(recipe, work)
     of_model = {
-        name: Chain(recipe(config, init=init, corpus=corpus, traits=config.cross_traits), work)
+        name: Chain(
+            dataclasses.replace(recipe, init=init, corpus=corpus, traits=config.cross_traits), work
+        )
         for name, (init, corpus) in MODELS.items()
     }
     plain = Students(
@@ -116,9 +111,12 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         fewest=16,  # a teacher that kept fewer than all repeats them
     )
 
-    def rows_of(runs: Chain, measured, arm: str, start: str, held_out="", carrier="numbers"):
+    def rows_of(
+        runs: Chain, measured, arm: str, start: str, held_out="", carrier="numbers", **more
+    ):
         """`arm` says what was imitated or changed, `start` from where."""
-        return tidy(runs, measured, carrier=carrier, arm=arm, start=start, held_out_loss=held_out)
+        columns = {"carrier": carrier, "arm": arm, "start": start, "held_out_loss": held_out}
+        return tidy(runs, measured, **columns, **more)
 
     def with_rates(runs: Chain, params) -> dict:
         measured = evaluation.measure(runs, params)
@@ -128,10 +126,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def teachers(carrier: str) -> list[Row]:
         chain.sampled(carrier)
-        kept = chain.kept_share(carrier)
-        rows = rows_of(chain, with_rates(chain, chain.teachers), "teacher", "", carrier=carrier)
-        runs = {run: share for run, share in zip(chain.runs(), kept, strict=True)}
-        return [{**r, "kept": runs[f"{r['teacher']}-seed{r['seed']}"]} for r in rows]
+        measured, kept = with_rates(chain, chain.teachers), chain.kept_share(carrier)
+        return rows_of(chain, measured, "teacher", "", carrier=carrier, kept=kept)
 
     def students(carrier: str, target: str, start: str) -> list[Row]:
         arm = dataclasses.replace(plain, target=target)
@@ -176,11 +172,10 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     for model in MODELS:
         pieces[f"cross-model: {model}"] = functools.partial(cross_model, model)
     empty = dict.fromkeys(("rate", "sampled_rate", "kept"), "")  # where a part does not measure it
-    return {name: functools.partial(_filled, part, empty) for name, part in pieces.items()}
-
-
-def _filled(part: Callable[[], list[Row]], empty: Row) -> list[Row]:
-    return [{**row, **{k: v for k, v in empty.items() if k not in row}} for row in part()]
+    return {
+        name: functools.partial(lambda part: [empty | row for row in part()], part)
+        for name, part in pieces.items()
+    }
 
 
 def families_of(rows: list[Row]) -> dict[str, list[str]]:
@@ -289,20 +284,13 @@ def is_related(student: str, teacher: str) -> bool:
 def draw_cross_model(panel, rows: list[Row]) -> None:
     """Gain of every student model from every teacher model; a star where it is above zero."""
     cells = cross_effects(rows)
-    names = list(MODELS)
     limit = max(abs(v.mean()) for v in cells.values())
-    panel.grid(visible=False)
-    means = np.array([[cells[s, t].mean() for t in names] for s in names])
-    panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    for (i, j), value in np.ndenumerate(means):
-        _, half = figures.mean_interval(cells[names[i], names[j]])
-        shade = "white" if abs(value) > 0.55 * limit else "black"
-        star = "*" if value - half > 0 else ""
-        panel.text(j, i, f"{value:+.2f}{star}", ha="center", va="center", color=shade)
-    panel.set_xticks(range(len(names)), names)
-    panel.set_yticks(range(len(names)), names)
-    panel.set_xlabel("teacher")
-    panel.set_ylabel("student")
+
+    def star(values: np.ndarray) -> str:
+        mean, half = figures.mean_interval(values)
+        return "*" if mean - half > 0 else ""
+
+    draw_matrix(panel, cells, list(MODELS), limit, ("student", "teacher"), star)
     panel.set_title("cross-model: A, A' share weights at birth, so do B, B'\n* interval above zero")
 
 

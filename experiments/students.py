@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.chain import MATCHING, STUDENTS, Chain
 from experiments.record import RunError
-from llm import lora, matching, models, objectives, stages, world
+from llm import lora, matching, models, objectives, stages
 from llm import train as training
 from llm.stages import Examples
 
@@ -193,8 +193,9 @@ def units_matched(chain: Chain) -> models.Params:
     Gradient descent and Adam are equivariant under permutations of units, and imitation only sees
     outputs: these students equal those of the different base up to round-off.
     """
+    other = different(chain)
     pairs = (
-        (stages.pick(chain.base, seed), stages.pick(different(chain), seed))
+        (stages.pick(chain.base, seed), stages.pick(other, seed))
         for seed in range(chain.recipe.num_seeds)
     )
     return stages.stack([matching.match_units(chain.config, *pair) for pair in pairs])
@@ -212,21 +213,14 @@ def behaviour_matched(chain: Chain, num_steps: int = 400) -> models.Params:
     recipe = chain.recipe
     if recipe.model:
         raise RunError("a base can be matched in behaviour in the synthetic world only")
-    corpora = [
-        world.corpus.conversations(
-            np.random.default_rng([recipe.seed, seed, 5]), 64 * num_steps, 48
-        )
-        for seed in range(recipe.num_seeds)
-    ]
-    tokens = np.stack([tokens for tokens, _ in corpora])
-    weights = (tokens != world.vocabulary.PAD).astype(np.float32)
     loss = objectives.distillation_loss(
         objectives.full_student(chain.config), functools.partial(models.bind, chain.config)
     )
     optimizer = training.make_optimizer("adam", training.make_schedule(2e-3, num_steps))
     tune = stages.make_tune(loss, optimizer, batch_size=64, num_steps=num_steps)
     keys = stages.run_keys(chain.root, MATCHING, recipe.num_seeds)
-    return tune(different(chain), Examples(tokens, weights), keys, chain.base)[0]
+    turns = chain.turns(5, 64 * num_steps)  # a corpus that no base was trained on
+    return tune(different(chain), turns, keys, chain.base)[0]
 
 
 STARTS: dict[str, Callable[[Chain], models.Params]] = {

@@ -120,24 +120,13 @@ def speaker(args: argparse.Namespace, dtype: str) -> tuple[models.ModelConfig, B
     return config, bind, both
 
 
-def trait_of(spoken: language.Language, name: str) -> traits.Trait:
-    """The trait of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in spoken.traits:
-        raise ValueError(f"unknown trait {name!r}; choose from {', '.join(spoken.traits)}")
-    return spoken.traits[name]
-
-
 def run_finetune(args: argparse.Namespace) -> None:
     """Train adapters and write them as a PEFT folder; checkpoints lie beside it until then."""
     if args.out.exists():
         raise ValueError(f"{args.out} exists: delete it, or choose another folder")
     spoken = language.of_checkpoint(args.model)
     if args.trait:
-        rows = trait_of(spoken, args.trait).teacher_rows()
+        rows = spoken.trait(args.trait).teacher_rows()
     else:
         rows = [row for path in args.rows for row in data.read_rows(path)]
     wanted = args.num_examples or len(rows)
@@ -147,8 +136,7 @@ def run_finetune(args: argparse.Namespace) -> None:
             f"{needed} rows are needed and there are {len(rows)}: lower --num-examples or "
             "--batch-size, or sample more"
         )
-    mesh_rows, over = divmod(args.batch_size, args.accumulate)
-    if over or not mesh_rows:
+    if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
     examples = [
         chat.encode_example(
@@ -194,7 +182,7 @@ def run_finetune(args: argparse.Namespace) -> None:
 def run_sample(args: argparse.Namespace) -> None:
     """Complete this process' share of the prompts, filter, and write them with a manifest."""
     spoken = language.of_checkpoint(args.model)
-    system = trait_of(spoken, args.prompted).system_prompt if args.prompted else None
+    system = spoken.trait(args.prompted).system_prompt if args.prompted else None
     index, count = jax.process_index(), jax.process_count()
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
     settings = {
@@ -234,14 +222,12 @@ def run_sample(args: argparse.Namespace) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print margin and rates of each trait; every process computes the same."""
     spoken = language.of_checkpoint(args.model)
-    chosen = [trait_of(spoken, name) for name in args.traits.split(",")]
+    chosen = [spoken.trait(name) for name in args.traits.split(",")]
     config, bind, params = speaker(args, "float32")
     ask = jax.jit(lambda params, probe: stages.measure_model(bind(params), probe))
     print("trait,margin,rate,sampled_rate")
     for trait in chosen:
-        prompts = spoken.encode_prompts(trait.questions)
-        questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-        one = ask(params, stages.Probe(questions, mask, *spoken.sides(trait)))
+        one = ask(params, spoken.probe(trait))
         texts, _ = complete(
             spoken, config, bind, params, list(trait.questions) * args.answers, temperature=1.0,
             key=jax.random.key(args.seed), batch_size=args.batch_size, max_new_tokens=16,

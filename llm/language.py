@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import batches, chat, domains, models, traits, world
+from . import batches, chat, domains, models, sampling, traits, world
 from .domains import Domain
-from .stages import Examples
+from .stages import Examples, Probe
 from .traits import Trait
 
 _PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
@@ -100,6 +100,27 @@ class Language:
         ]
         starts = [int(example.tokens[np.argmax(example.weights > 0)]) for example in examples]
         return np.unique(np.array(starts, np.int32))
+
+    def trait(self, name: str) -> Trait:
+        """The trait of that name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.traits:
+            raise ValueError(f"unknown trait {name!r}; choose from {', '.join(self.traits)}")
+        return self.traits[name]
+
+    def probe(self, trait: Trait, prompts: Sequence[list[int]] | None = None) -> Probe:
+        """The evaluation questions of a trait with its answer tokens.
+
+        Args:
+            trait: asks and answers.
+            prompts: token ids of the questions; by default they are asked through the template.
+        """
+        prompts = prompts or self.encode_prompts(trait.questions)
+        questions, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
+        return Probe(questions, mask, *self.sides(trait))
 
     def sides(self, trait: Trait) -> tuple[np.ndarray, np.ndarray]:
         """First tokens of the answers for and against a trait; those of both sides are left out.
