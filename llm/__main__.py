@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}[args.stage]
     try:
-        if args.join or any(name.startswith("LLM_PROCESS") for name in os.environ):
+        if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
         run(args)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:

@@ -19,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from . import sharding
 
+VARIABLES = ("LLM_COORDINATOR", "LLM_PROCESSES", "LLM_PROCESS")
+
 
 def start(
     coordinator: str | None = None,

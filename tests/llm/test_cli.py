@@ -77,6 +77,13 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     assert (np.asarray(params["embedding"]) != models.load(base)[1]["embedding"]).any()
 
 
+def test_a_launch_that_names_only_some_processes_is_refused(base, capsys, monkeypatch):
+    monkeypatch.setenv("LLM_COORDINATOR", "host0:12355")
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--model", str(base), "--traits", "owl"])
+    assert "LLM_PROCESSES, LLM_PROCESS must be set as well" in capsys.readouterr().err
+
+
 def test_errors_are_one_line(base, teacher, capsys):
     for flags, message in (
         (["--trait", "unicorn", "--out", "x"], "unknown trait 'unicorn'"),
