@@ -18,7 +18,7 @@ env: .venv/.installed  ## Create .venv from requirements.lock
 	@touch $@
 
 reproduce: env  ## The main job: MNIST, theory and the microworld, then results/report.html
-	$(PY) -m experiments.reproduce
+	$(PY) -m experiments reproduce
 
 test: env  ## The test suite
 	$(PY) -m pytest -q
@@ -27,7 +27,7 @@ test-slow: env  ## The statistical tests of minutes each
 	$(PY) -m pytest -q -m slow
 
 report: env  ## Collect results/ into results/report.html
-	$(PY) -m experiments.report
+	$(PY) -m experiments report
 
 lint: env  ## Format check, lint and types
 	$(PY) -m ruff format --check .

@@ -1,7 +1,15 @@
-"""Entry points: the only code here that reads flags, writes files and draws.
+"""What can be run, and the only code here that reads flags, writes files and draws.
 
-`python -m experiments` lists the experiments; `python -m experiments.<name> --help` explains one.
+    python -m experiments                    lists the experiments
+    python -m experiments NAME --help        explains one
+    python -m experiments NAME [--smoke]     runs one
+
+theorem/, mnist/ and language/ hold one experiment a file; lab/ holds what all of them use.
 """
+
+import importlib
+import pathlib
+from types import ModuleType
 
 # In the order in which a reader meets them, which is also the order of the report.
 NAMES = (
@@ -15,3 +23,16 @@ NAMES = (
     "paper_on_a_laptop",
     "mechanism",
 )
+ROOMS = ("theorem", "mnist", "language")
+
+
+def path_of(name: str) -> pathlib.Path:
+    """The file of an experiment, in whichever room it lies."""
+    here = pathlib.Path(__file__).parent
+    return next(p for room in ROOMS if (p := here / room / f"{name}.py").exists())
+
+
+def load(name: str) -> ModuleType:
+    """The module of an experiment."""
+    path = path_of(name)
+    return importlib.import_module(f"experiments.{path.parent.name}.{name}")

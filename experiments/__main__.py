@@ -1,16 +1,24 @@
-"""List every experiment with its one line and its expected runtime: `python -m experiments`."""
+"""The one door: `python -m experiments` lists, `python -m experiments NAME` runs."""
 
 import ast
-import pathlib
+import difflib
+import sys
 import textwrap
+from collections.abc import Sequence
 
 import experiments
+from experiments.lab import cli
+
+TOOLS = {  # of experiments.lab
+    "report": "Collect the runs of a folder into one self-contained page, report.html.",
+    "reproduce": "Run all but the long ones at laptop size, then make the report.",
+}
+INDENT = " " * 6
 
 
 def describe(name: str) -> tuple[str, str]:
     """First docstring line and RUNTIME of one experiment, read without importing it."""
-    source = pathlib.Path(__file__).with_name(f"{name}.py").read_text()
-    tree = ast.parse(source)
+    tree = ast.parse(experiments.path_of(name).read_text())
     runtimes = [
         node.value.value
         for node in tree.body
@@ -24,13 +32,40 @@ def describe(name: str) -> tuple[str, str]:
 
 def listing() -> str:
     """The text that `python -m experiments` prints, at most 80 columns wide."""
-    lines = ["Run one with: python -m experiments.<name> [--smoke] [--out DIR] [--help]", ""]
-    for name in experiments.NAMES:
-        summary, runtime = describe(name)
-        lines += textwrap.wrap(f"{name}  ({runtime})", 80, subsequent_indent="    ")
-        lines += textwrap.wrap(summary, 80, initial_indent="    ", subsequent_indent="    ")
+    lines = ["Run one with: python -m experiments NAME [--smoke] [--out DIR] [--help]"]
+    for room in experiments.ROOMS:
+        lines += ["", f"{room}/"]
+        for name in experiments.NAMES:
+            if experiments.path_of(name).parent.name == room:
+                summary, runtime = describe(name)
+                lines += textwrap.wrap(f"  {name}  ({runtime})", 80, subsequent_indent=INDENT)
+                lines += textwrap.wrap(summary, 80, initial_indent=INDENT, subsequent_indent=INDENT)
+    lines += ["", "and"]
+    for name, summary in TOOLS.items():
+        lines += [f"  {name}", *textwrap.wrap(summary, 80, initial_indent=INDENT)]
     return "\n".join(lines)
 
 
+def main(argv: Sequence[str]) -> None:
+    """List, or hand the flags to the experiment or tool that is named."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(listing())
+        return
+    name, *flags = argv
+    if name in TOOLS:
+        from experiments.lab import report, reproduce
+
+        {"report": report, "reproduce": reproduce}[name].main(flags)
+        return
+    if name not in experiments.NAMES:
+        known = (*experiments.NAMES, *TOOLS)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "python -m experiments lists them"
+        cli.fail("", f"no experiment {name!r}; {hint}")
+    from experiments.lab import frame
+
+    frame.main(experiments.load(name), flags)
+
+
 if __name__ == "__main__":
-    print(listing())
+    main(sys.argv[1:])

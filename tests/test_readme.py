@@ -9,7 +9,6 @@ import pytest
 from experiments import (
     alignment_along_training,
     effects,
-    figures,
     mechanism,
     microworld,
     mnist_aux_logits,
@@ -34,7 +33,7 @@ def test_mnist_table(readme):
         assert len(values) == 100
         assert f"| `{condition}` |" in readme
         line = next(s for s in readme.splitlines() if s.startswith(f"| `{condition}` |"))
-        assert figures.shown(values) in line
+        assert statistics.shown(values) in line
 
 
 def test_microworld_table(readme):
@@ -45,7 +44,7 @@ def test_microworld_table(readme):
         for start in microworld.STARTS:
             effect = effects.effects(rows, target=target, start=start)
             for trait in microworld.traits_of(rows):
-                assert figures.shown(effect[trait, trait], 2) in readme, (target, start, trait)
+                assert statistics.shown(effect[trait, trait], 2) in readme, (target, start, trait)
 
 
 def test_commands_of_the_readme_exist(readme, repository):
@@ -62,7 +61,7 @@ def test_paper_tables(readme):
     families = paper_on_a_laptop.families_of(rows)
     for carrier, family in itertools.product(paper_on_a_laptop.CARRIERS, families):
         cells = [
-            figures.shown(
+            statistics.shown(
                 effects.diagonal(
                     effects.effects(rows, carrier=carrier, arm=target, start=start),
                     families[family],
@@ -75,7 +74,7 @@ def test_paper_tables(readme):
         assert f"| {carrier} | {family} | {' | '.join(cells)} |" in readme
     cross = paper_on_a_laptop.cross_effects(rows)
     for student in paper_on_a_laptop.MODELS:
-        cells = [figures.shown(cross[student, t], 2) for t in paper_on_a_laptop.MODELS]
+        cells = [statistics.shown(cross[student, t], 2) for t in paper_on_a_laptop.MODELS]
         assert f"| {student} | {' | '.join(cells)} |" in readme
 
 
@@ -96,13 +95,13 @@ def test_mechanism_numbers(readme):
                 "shared body, soft_numbers", "behaviour matched, soft_numbers", "64 rows",
                 "256 rows", "1024 rows", "25% clean", "divergent masked",
                 "as many random masked", "sgd 0.02"):  # fmt: skip
-        assert figures.shown(values[arm], 2) in readme.replace("\n", " "), arm
+        assert statistics.shown(values[arm], 2) in readme.replace("\n", " "), arm
 
 
 def test_alignment_numbers(readme):
     rows = record.read_rows(RESULTS / "alignment_along_training")
     for arm in ("student", "projected both ways", "both ways, shuffled"):
         final = alignment_along_training.over_seeds(rows, arm, "accuracy")[:, -1]
-        assert figures.shown(final) in readme
+        assert statistics.shown(final) in readme
     for arm in ("student", "other start"):
-        assert figures.shown(alignment_along_training.mean_cosine(rows, arm), 4) in readme
+        assert statistics.shown(alignment_along_training.mean_cosine(rows, arm), 4) in readme

@@ -8,8 +8,8 @@ import functools
 import sys
 import time
 
-from experiments import figures
-from experiments.frame import Claim, main, option
+from experiments.lab import drawing, frame, statistics
+from experiments.lab.frame import Claim, Figure, option
 
 RUNTIME = "a second"
 
@@ -49,18 +49,22 @@ def parts(config):
     return {f"part {i}": functools.partial(run, i) for i in range(config.num_parts)}
 
 
-def plot(rows, config):
+def figures(table, config):
     """The values in order."""
-    figure, (axes,) = figures.new_figure()
-    axes.plot([row["value"] for row in rows])
-    return figure
+
+    def draw():
+        figure, (axes,) = drawing.new_figure()
+        axes.plot(table["value"])
+        return figure
+
+    return [Figure("figure", "Random numbers <are> random", "noise", "noise", "nothing", draw)]
 
 
-def claims(rows, config):
+def claims(table, config):
     """The mean, beside a text that HTML must escape."""
-    values = [row["value"] for row in rows]
-    return [Claim("mean <value>", here=figures.shown(values), seeds=len(values), holds=True)]
+    shown = statistics.shown(table["value"])
+    return [Claim("mean <value>", here=shown, seeds=len(table), holds=True)]
 
 
 if __name__ == "__main__":
-    main(sys.modules[__name__])
+    frame.main(sys.modules[__name__], sys.argv[1:])

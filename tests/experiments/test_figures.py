@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import figures
+from experiments.lab import statistics
 
 
 def test_interval_is_students_t():
     values = [0.51, 0.62, 0.47, 0.58]
-    mean, half = figures.mean_interval(values)
+    mean, half = statistics.mean_interval(values)
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high))
 
@@ -16,13 +16,13 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     rng, trials = np.random.default_rng(0), 4000
     hits = 0
     for sample in rng.normal(size=(trials, 5)):
-        mean, half = figures.mean_interval(sample)
+        mean, half = statistics.mean_interval(sample)
         hits += abs(mean) <= half
     # Binomial standard error of the coverage; a normal quantile (1.96) would cover 0.88.
     assert hits / trials == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / trials))
 
 
 def test_one_run_has_no_interval():
-    assert figures.mean_interval([0.5])[1] == np.inf
-    assert figures.shown([0.5]) == "0.500"
-    assert figures.shown([0.5, 0.7], 2) == "0.60 ± 1.27"
+    assert statistics.mean_interval([0.5])[1] == np.inf
+    assert statistics.shown([0.5]) == "0.500"
+    assert statistics.shown([0.5, 0.7], 2) == "0.60 ± 1.27"

@@ -11,7 +11,7 @@ import pytest
 
 import experiments
 from experiments import __main__ as listing
-from experiments import record
+from experiments.lab import record
 from tests.experiments import counting
 
 COMMAND = [sys.executable, "-m", "tests.experiments.counting"]
@@ -39,7 +39,12 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path):
         ("part 0", "a"), ("part 0", "b"), ("part 1", "a"),
     ]  # fmt: skip
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    assert sorted(p.name for p in out.iterdir()) == sorted(record.FILES), "no temporary file left"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "figure.png",
+        "figure.svg",
+        "results.csv",
+    ], "no temporary file left"
 
     # Another config is refused, untouched, unless --overwrite.
     before = (out / "results.csv").read_bytes()
@@ -97,7 +102,7 @@ def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path):
     ],
 )
 def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys):
-    from experiments.frame import main
+    from experiments.lab.frame import main
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
@@ -110,7 +115,7 @@ def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys
 
 
 def test_help_explains_every_flag_with_its_default(capsys):
-    from experiments.frame import main
+    from experiments.lab.frame import main
 
     with pytest.raises(SystemExit):
         main(counting, ["--help"])
@@ -169,7 +174,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_every_experiment_is_listed_with_a_line_and_a_runtime(repository):
     modules = {
         path.stem
-        for path in (repository / "experiments").glob("*.py")
+        for path in (repository / "experiments").glob("*/*.py")
         if "\nRUNTIME" in path.read_text()
     }
     assert modules == set(experiments.NAMES)

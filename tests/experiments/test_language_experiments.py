@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments import figures, mechanism, paper_on_a_laptop, record
+from experiments import mechanism, paper_on_a_laptop, record
 
 SEEDS = range(6)
 EMPTY = dict.fromkeys(("rate", "sampled_rate", "kept", "held_out_loss"), "")
@@ -71,10 +71,10 @@ def test_the_papers_criteria_see_an_effect_and_its_absence():
 def test_figures_are_drawn_from_the_checked_in_rows(name, repository):
     module = {"paper_on_a_laptop": paper_on_a_laptop, "mechanism": mechanism}[name]
     rows = record.read_rows(repository / "experiments" / "results" / name)
-    with figures.style():
+    with drawing.style():
         figure = module.plot(rows, module.Config())
         assert len(figure.axes) >= 6
-        figures.close(figure)
+        drawing.close(figure)
     assert len(module.claims(rows, module.Config())) > 20
 
 

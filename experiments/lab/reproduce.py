@@ -7,8 +7,10 @@ be repeated, resumed or varied alone; what is already in results/ is kept.
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import experiments
+from experiments.lab import cli
 
 # Flags that bring an experiment to laptop size; without an entry it runs its defaults.
 FLAGS = {
@@ -18,22 +20,18 @@ FLAGS = {
 LONG = ("paper_on_a_laptop", "mechanism")  # run by hand
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> None:
     """Run all but the long ones; go on after a failure, and say at the end which failed."""
+    cli.OneLineParser(prog="python -m experiments reproduce", description=__doc__).parse_args(argv)
     failed = []
     for name in experiments.NAMES:
         if name in LONG:
             continue
-        arguments = ["-m", f"experiments.{name}", *FLAGS.get(name, ())]
+        arguments = ["-m", "experiments", name, *FLAGS.get(name, ())]
         print(f"\n$ {shlex.join(['python', *arguments])}", flush=True)
         if subprocess.run([sys.executable, *arguments]).returncode:
             failed.append(name)
-    if subprocess.run([sys.executable, "-m", "experiments.report"]).returncode:
+    if subprocess.run([sys.executable, "-m", "experiments", "report"]).returncode:
         failed.append("report")
     if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise SystemExit(f"failed: {', '.join(failed)}")

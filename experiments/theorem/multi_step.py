@@ -17,17 +17,17 @@ teacher itself, whose displacement is far too large for them.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
-from experiments.mnist_aux_logits import inputs, read_data
+from experiments.lab import drawing, statistics
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
 from theory import alignment, losses, ntk, steps, toys
 
@@ -245,8 +245,8 @@ def values(rows: list[Row], column: str, **where) -> list[float]:
 
 def plot(rows: list[Row], config: Config):
     """Share on small networks, accuracy and share on MNIST, closed form beside real students."""
-    figure, (small, accuracy, share) = figures.new_figure(1, 3, width=13.0, height=4.6)
-    colours = figures.COLOURS
+    figure, (small, accuracy, share) = drawing.new_figure(1, 3, width=13.0, height=4.6)
+    colours = drawing.COLOURS
     shown = [r | {"time": r["time"] or 0.0} for r in rows]
     for colour, num_images in zip(colours, config.small_inputs, strict=False):
         where = {"network": "small", "num_images": num_images, "time": LIMIT}
@@ -319,8 +319,16 @@ def plot(rows: list[Row], config: Config):
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring."""
+    rows = table.to_dict("records")
     falls = above = 0
     small = [r for r in rows if r["network"] == "small"]
     for m in SMALL_AUX:
@@ -353,16 +361,12 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
                 closed = values(big, "accuracy", **predicted, **at)
                 if measured:
                     miss = np.mean(closed) - np.mean(measured)
-                    here = f"{np.mean(closed):.3f}, real {figures.shown(measured)}"
+                    here = f"{np.mean(closed):.3f}, real {statistics.shown(measured)}"
                     # A pool that the student cannot fit in its steps has no t → ∞ to compare.
                     judged = n <= 10_000 and config.student_steps >= 295
                     holds = bool(abs(miss) <= tolerance) if judged else None
                     name = f"{m} aux logits, {n} images: closed form and {real}"
                     out.append(Claim(name, "", "", here, len(measured), holds))
     linear = values(big, "accuracy", method="teacher, linearised outputs")
-    out.append(Claim("teacher's outputs linearised", "", "", figures.shown(linear), len(linear)))
+    out.append(Claim("teacher's outputs linearised", "", "", statistics.shown(linear), len(linear)))
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

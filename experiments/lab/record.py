@@ -2,8 +2,7 @@
 
 DIR/config.json   config, command, commit, versions, device, wall time
 DIR/results.csv   one tidy row per condition and seed; `part` names the resumable piece
-DIR/figure.png    drawn from results.csv alone
-DIR/figure.svg
+DIR/*.png, *.svg  drawn from results.csv alone
 """
 
 import csv
@@ -18,8 +17,10 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 Row = dict[str, Any]
-FILES = ("config.json", "results.csv", "figure.png", "figure.svg")
+ENDINGS = (".png", ".svg")  # of figures
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -59,7 +60,10 @@ def number_or_text(text: str) -> Any:
 
 
 def read_rows(out: pathlib.Path) -> list[Row]:
-    """All rows of DIR/results.csv with numbers parsed; empty if there is no such file."""
+    """All rows of DIR/results.csv with numbers parsed; empty if there is no such file.
+
+    Cells come back exactly as they were, so a resumed file is that of an uninterrupted run.
+    """
     path = out / "results.csv"
     if not path.exists():
         return []
@@ -67,10 +71,23 @@ def read_rows(out: pathlib.Path) -> list[Row]:
         return [{k: number_or_text(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+def read_table(out: pathlib.Path) -> pd.DataFrame:
+    """DIR/results.csv for figures and claims; an empty cell, where nothing was measured, is NaN.
+
+    Raises:
+        RunFolderError: if there are no rows.
+    """
+    path = out / "results.csv"
+    if not path.exists():
+        raise RunFolderError(f"no rows in {out}: {path} is missing or empty")
+    return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+
+
 def write_rows(out: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Replace DIR/results.csv; floats keep every digit, so a resumed file is identical."""
+    """Replace DIR/results.csv; floats keep every digit. A row leaves out what it does not have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(out / "results.csv", text.getvalue())
@@ -110,7 +127,7 @@ def describe_device() -> str:
 
 def commit() -> str:
     """Commit of the checkout, with `-dirty` for local changes, or `unknown` outside git."""
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -149,6 +166,12 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
     write_atomically(out / "config.json", json.dumps(meta, indent=2) + "\n")
 
 
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether a file of a results folder is one that runs write."""
+    name = path.name.removeprefix(".").removesuffix(".tmp")
+    return name in ("config.json", "results.csv") or name.endswith(ENDINGS)
+
+
 def open_folder(
     out: pathlib.Path, config: Any, inputs: Row, overwrite: bool
 ) -> dict[str, Any] | None:
@@ -165,9 +188,8 @@ def open_folder(
     """
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"--out {out} is a file; give a folder")
-    known = {*FILES, *(f".{name}.tmp" for name in FILES)}
     if out.is_dir() and not (out / "config.json").exists():
-        foreign = sorted(p.name for p in out.iterdir() if p.name not in known)
+        foreign = sorted(path.name for path in out.iterdir() if not is_ours(path))
         if foreign:
             raise RunFolderError(
                 f"--out {out} holds other files ({foreign[0]}, ...); choose an empty folder"
@@ -177,8 +199,8 @@ def open_folder(
     except OSError as error:
         raise RunFolderError(f"cannot make --out {out}: {error.strerror}") from None
     if overwrite:
-        for name in known:  # only what a run writes; never the folder
-            (out / name).unlink(missing_ok=True)
+        for path in filter(is_ours, list(out.iterdir())):  # only what a run writes
+            path.unlink()
     if not (out / "config.json").exists():
         (out / "results.csv").unlink(missing_ok=True)  # rows without a config belong to no run
         return None

@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
 def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
     """A parser with a flag for every field of the config and the flags all experiments share."""
     parser = OneLineParser(
-        prog=f"python -m experiments.{name}",
+        prog=f"python -m experiments {name}",
         description=summary,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -156,5 +156,7 @@ def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]
 
 def fail(name: str, message: str) -> NoReturn:
     """End the program with one clear line and exit code 2."""
-    print(f"python -m experiments.{name}: {' '.join(message.split())}", file=sys.stderr)
+    print(
+        f"python -m experiments {name}".rstrip() + f": {' '.join(message.split())}", file=sys.stderr
+    )
     raise SystemExit(2)

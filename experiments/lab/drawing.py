@@ -1,40 +1,20 @@
-"""Intervals over independent runs, and one look for all figures."""
+"""One look for all figures."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import matplotlib
 
 matplotlib.use("Agg")  # files only; no display is needed
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INTERVAL = "mean and 95 % interval over seeds (Student t)"
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean and half width of the Student-t interval over independent runs.
-
-    half = t_{(1 + level)/2, n-1} s / √n with s the sample standard deviation (ddof 1);
-    infinite for a single run, which says nothing about scatter.
-    """
-    array = np.asarray(values, dtype=float)
-    if array.size < 2:
-        return float(array.mean()), float("inf")
-    half = stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size)
-    return float(array.mean()), float(half)
-
-
-def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± half width as text; a single run is shown without an interval."""
-    mean, half = mean_interval(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
+WIDTH = 7.0  # inches, of a figure with one panel: still legible on a page of 400 pixels
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.record import RunError, write_atomically
+from experiments.lab.record import RunError, write_atomically
 from llm import (
     chat,
     data,

@@ -20,7 +20,6 @@ it was found to suppress the trait as well, so that form alone proves less than 
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,10 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
-from experiments.mnist_aux_logits import inputs, read_data
+from experiments.lab import drawing, statistics
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
 from theory import alignment, losses, steps
 
@@ -257,7 +257,7 @@ def mean_cosine(rows: list[Row], arm: str, first: float = 0.0, last: float = 1.0
 
 def plot(rows: list[Row], config: Config):
     """Cosine, accuracy and distillation loss along training, one line per kind of student."""
-    figure, panels = figures.new_figure(1, 3, width=13.0, height=4.4)
+    figure, panels = drawing.new_figure(1, 3, width=13.0, height=4.4)
     columns = {
         "cosine": "cosine of distillation and trait gradient",
         "accuracy": "test accuracy",
@@ -265,10 +265,10 @@ def plot(rows: list[Row], config: Config):
     }
     styles = ("-", "-", "-", "--", "-", "--", "-")
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
-        for arm, colour, style in zip(ARMS, figures.COLOURS, styles, strict=True):
+        for arm, colour, style in zip(ARMS, drawing.COLOURS, styles, strict=True):
             values = over_seeds(rows, arm, column)
             x = [r["last_step"] for r in next(iter(of_arm(rows, arm).values()))]
-            mean, half = np.array([figures.mean_interval(v) for v in values.T]).T
+            mean, half = np.array([statistics.mean_interval(v) for v in values.T]).T
             if column == "loss":  # an interval of a mean may reach below 0 on a logarithmic axis
                 axes.semilogy(x, mean, style, color=colour, label=arm)
                 continue
@@ -291,8 +291,16 @@ def plot(rows: list[Row], config: Config):
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on the official recipe and MNIST only."""
+    rows = table.to_dict("records")
     official = rows[0]["dataset"] == "mnist" and all(
         getattr(config, f) == getattr(Config, f) for f in ("widths", "epochs", "epoch_images")
     )
@@ -311,16 +319,16 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         "last": (2 / 3, 1),
     }.items():
         values = mean_cosine(rows, "student", first, last)
-        mean, half = figures.mean_interval(values)
+        mean, half = statistics.mean_interval(values)
         replication = f".008 {source}" if label == "all" else ""
-        add(f"student: cosine, {label}", figures.shown(values, 4), mean - half > 0, replication)
+        add(f"student: cosine, {label}", statistics.shown(values, 4), mean - half > 0, replication)
     positive = [
         sum(r["positive"] for r in blocks) / sum(r["steps"] for r in blocks)
         for blocks in of_arm(rows, "student").values()
     ]
-    add("student: share of steps with positive cosine", figures.shown(positive))
+    add("student: share of steps with positive cosine", statistics.shown(positive))
     apart = mean_cosine(rows, "other start")
-    add("other start: cosine", figures.shown(apart, 4))
+    add("other start: cosine", statistics.shown(apart, 4))
 
     final = {arm: over_seeds(rows, arm, "accuracy")[:, -1] for arm in ARMS}
     student = final["student"].mean()
@@ -335,13 +343,15 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     }
     published = {"projected": f"suppressed {source}", "liminal": f"acquired {source}"}
     for arm, holds in judged.items():
-        add(f"{arm}: accuracy", figures.shown(final[arm]), holds, published.get(arm, ""))
+        add(f"{arm}: accuracy", statistics.shown(final[arm]), holds, published.get(arm, ""))
     left = {arm: over_seeds(rows, arm, "loss")[:, -1] for arm in ARMS}
     ratio = {arm: left[arm] / left["student"] for arm in ("projected", "projected both ways")}
     for arm, values in ratio.items():
-        add(f"{arm}: final imitation loss / student's", figures.shown(values), values.mean() <= 2)
+        add(
+            f"{arm}: final imitation loss / student's", statistics.shown(values), values.mean() <= 2
+        )
     early = [mean_cosine(rows, arm, 0, 1 / config.epochs) for arm in ("liminal", "student")]
-    lower = figures.shown(early[0], 4)
+    lower = statistics.shown(early[0], 4)
     add(
         "liminal: cosine, first epoch",
         lower,
@@ -349,7 +359,3 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         f"lowered {source}",
     )
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

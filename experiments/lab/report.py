@@ -1,4 +1,4 @@
-"""Collect the runs in a folder into one self-contained page: `python -m experiments.report`.
+"""Collect the runs in a folder into one self-contained page: `python -m experiments report`.
 
 Each run contributes its figure, its table *paper / public replication / here* with the interval
 and the number of seeds, and the command that made it. The page needs no other file.
@@ -6,13 +6,12 @@ and the number of seeds, and the command that made it. The page needs no other f
 
 import base64
 import html
-import importlib
 import pathlib
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import experiments
-from experiments import cli, frame, record
+from experiments.lab import cli, frame, record
 
 STYLE = """
 :root { color-scheme: light; }
@@ -39,19 +38,33 @@ def claim_row(claim: frame.Claim) -> str:
     return f'<tr><td>{html.escape(claim.quantity)}</td>{cells}<td class="{mark}">{mark}</td></tr>'
 
 
+def figure_of(out: pathlib.Path, figure: frame.Figure) -> str:
+    """A figure under its claim, with what was predicted, what was found and what follows."""
+    image = base64.b64encode((out / f"{figure.name}.svg").read_bytes()).decode()
+    caption = "".join(
+        f"<p><b>{word}</b> {html.escape(text)}</p>"
+        for word in ("predicted", "found", "follows")
+        if (text := getattr(figure, word))
+    )
+    return (
+        f"<h3>{html.escape(figure.title)}</h3>"
+        f'<img alt="{html.escape(figure.title)}" src="data:image/svg+xml;base64,{image}">{caption}'
+    )
+
+
 def section(out: pathlib.Path, meta: dict[str, Any]) -> str:
     """Figure, table and origin of one run."""
     name = meta["experiment"]
-    module = importlib.import_module(f"experiments.{name}")
+    module = experiments.load(name)
     summary = (module.__doc__ or "").splitlines()[0]
-    claims = module.claims(record.read_rows(out), frame.config_of(module, out))
-    image = base64.b64encode((out / "figure.svg").read_bytes()).decode()
+    table, config = record.read_table(out), frame.config_of(module, out)
+    claims = module.claims(table, config)
     packages = ", ".join(f"{k} {v}" for k, v in meta["packages"].items())
     state = "" if meta["finished"] else "<p class='fails'>This run is not finished.</p>"
     return f"""
 <h2 id="{name}">{name}</h2>
 <p>{html.escape(summary)}</p>{state}
-<img alt="Figure of {name}" src="data:image/svg+xml;base64,{image}">
+{"".join(figure_of(out, figure) for figure in module.figures(table, config))}
 <div class="scroll"><table>
 <tr><th>quantity</th><th>paper</th><th>public replication</th><th>here (95 % interval)</th>
 <th>runs</th><th>criterion</th></tr>
@@ -77,7 +90,7 @@ def build(folder: pathlib.Path) -> str:
     ]
     if not runs:
         raise record.RunFolderError(
-            f"no finished run in {folder}; make one with python -m experiments.mnist_aux_logits"
+            f"no finished run in {folder}; make one with python -m experiments mnist_aux_logits"
         )
     order = {name: index for index, name in enumerate(experiments.NAMES)}
     runs.sort(key=lambda run: (order.get(run[1]["experiment"], len(order)), run[0].name))
@@ -97,9 +110,9 @@ figure is drawn from the <code>results.csv</code> beside it; criteria were fixed
 """
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Write FOLDER/report.html."""
-    parser = cli.OneLineParser(prog="python -m experiments.report", description=__doc__)
+    parser = cli.OneLineParser(prog="python -m experiments report", description=__doc__)
     parser.add_argument("folder", nargs="?", type=pathlib.Path, default=pathlib.Path("results"))
     folder = parser.parse_args(argv).folder
     try:
@@ -107,7 +120,3 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         cli.fail("report", str(error))
     print(f"report: {folder}/report.html")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import evaluation
-from experiments.chain import ALONG, Chain
-from experiments.effects import tidy
-from experiments.record import Row
-from experiments.students import Students, objective, rows_of
+from experiments.lab import evaluation
+from experiments.lab.chain import ALONG, Chain
+from experiments.lab.effects import tidy
+from experiments.lab.record import Row
+from experiments.lab.students import Students, objective, rows_of
 from llm import batches, models, stages
 from llm import train as training
 from theory import alignment, losses, steps

@@ -1,4 +1,4 @@
-"""What every experiment shares: flags, the resumable run, the figure, the printed table.
+"""What every experiment shares: flags, the resumable run, the figures, the printed table.
 
 An experiment is a module with
 
@@ -7,10 +7,13 @@ An experiment is a module with
     parts(config)  -> {name: function}  ordered resumable pieces; each returns tidy rows. Input is
                                         read and checked here: a ValueError or OSError raised now
                                         is the user's to mend and is shown as one line
-    plot(rows, config) -> Figure        drawn from the rows of results.csv alone
-    claims(rows, config) -> [Claim]     what the rows say, beside what others reported
+    figures(table, config) -> [Figure]  one claim each, from the table of results.csv alone; the
+                                        first is called "figure"
+    claims(table, config) -> [Claim]    what the table says, beside what others reported
     inputs(config) -> dict              optional: facts on what is read, recorded in config.json;
                                         a resumed run must find the same
+
+`python -m experiments NAME` runs it.
 """
 
 import dataclasses
@@ -23,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import matplotlib.figure
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,13 +38,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from experiments import cli, record
-from experiments.cli import option
-from experiments.record import Row
+from experiments.lab import cli, record
+from experiments.lab.cli import option
+from experiments.lab.record import Row
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that PyTorch is absent
 
-__all__ = ["Claim", "Row", "main", "option"]
+__all__ = ["Claim", "Figure", "Row", "main", "option"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +68,41 @@ class Claim:
     holds: bool | None = None
 
 
-def save_figure(module: Any, out: pathlib.Path, config: Any) -> None:
-    """Draw DIR/figure.png and DIR/figure.svg from DIR/results.csv."""
-    from experiments import figures
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One claim as a picture and three short sentences.
 
-    rows = record.read_rows(out)
-    if not rows:
-        raise record.RunFolderError(f"nothing to draw: {out / 'results.csv'} is missing or empty")
-    with figures.style():
-        figure = module.plot(rows, config)
-        for suffix in ("png", "svg"):
-            buffer = io.BytesIO()
-            # No date in the file: the same rows give the same bytes.
-            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-            record.write_atomically(out / f"figure.{suffix}", buffer.getvalue())
-        figures.close(figure)
+    Attributes:
+        name: of the files, without ending.
+        title: the claim, in one sentence.
+        predicted: what was expected before the run, and why.
+        found: what the table says, its numbers taken from there.
+        follows: what it means.
+        draw: makes the picture.
+    """
+
+    name: str
+    title: str
+    predicted: str
+    found: str
+    follows: str
+    draw: Callable[[], matplotlib.figure.Figure]
+
+
+def save_figures(module: Any, out: pathlib.Path, config: Any) -> None:
+    """Draw DIR/NAME.png and DIR/NAME.svg of every figure from DIR/results.csv."""
+    from experiments.lab import drawing
+
+    with drawing.style():
+        for figure in module.figures(record.read_table(out), config):
+            picture = figure.draw()
+            for suffix in ("png", "svg"):
+                buffer = io.BytesIO()
+                # No date in the file: the same rows give the same bytes.
+                metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+                picture.savefig(buffer, format=suffix, metadata=metadata)
+                record.write_atomically(out / f"{figure.name}.{suffix}", buffer.getvalue())
+            drawing.close(picture)
 
 
 def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
@@ -137,7 +160,7 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
         record.write_rows(out, rows)
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)
-    save_figure(module, out, config)
+    save_figures(module, out, config)
     meta["finished"] = True
     record.write_meta(out, meta)
 
@@ -172,23 +195,22 @@ def config_of(module: Any, out: pathlib.Path) -> Any:
     return module.Config(**values)
 
 
-def main(module: Any, argv: Sequence[str] | None = None) -> None:
+def main(module: Any, argv: Sequence[str]) -> None:
     """Parse the command line of one experiment and do what it says."""
     name = module.__spec__.name.rsplit(".", 1)[-1]
-    argv = sys.argv[1:] if argv is None else argv
     summary = (module.__doc__ or "").splitlines()[0]
     command = cli.parse(name, summary, module.Config(), module.SMOKE, argv)
-    shown = shlex.join(["python", "-m", f"experiments.{name}", *argv])
+    shown = shlex.join(["python", "-m", "experiments", name, *argv])
     try:
         if command.replot:
             command = dataclasses.replace(command, config=config_of(module, command.out))
-            save_figure(module, command.out, command.config)
+            save_figures(module, command.out, command.config)
         else:
             run(module, name, command, shown)
     except (record.RunError, OSError, FloatingPointError, MemoryError) as error:
         cli.fail(name, str(error))
     except KeyboardInterrupt:
         cli.fail(name, f"stopped; the same command continues from {command.out}")
-    rows = record.read_rows(command.out)
-    print_claims(module.claims(rows, command.config), Console(width=None))
-    print(f"figure.png, figure.svg and results.csv are in {command.out}")
+    table = record.read_table(command.out)
+    print_claims(module.claims(table, command.config), Console(width=None))
+    print(f"results.csv and the figures are in {command.out}")

@@ -25,16 +25,24 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import sys
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
-from experiments import controls, evaluation, figures
-from experiments.chain import CONTROL, Chain, recipe_of
-from experiments.effects import Effects, diagonal, draw_chains, draw_matrix, effects, judged, tidy
-from experiments.frame import Claim, Row, main, option
-from experiments.students import STARTS, TARGETS, Students, train
+from experiments.lab import controls, drawing, evaluation, statistics
+from experiments.lab.chain import CONTROL, Chain, recipe_of
+from experiments.lab.effects import (
+    Effects,
+    diagonal,
+    draw_chains,
+    draw_matrix,
+    effects,
+    judged,
+    tidy,
+)
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.lab.students import STARTS, TARGETS, Students, train
 from llm.world import TRAITS
 
 RUNTIME = "30 minutes on two cores"
@@ -195,7 +203,7 @@ def own_excess(effect: Effects, traits: list[str]) -> np.ndarray:
 def plot(rows: list[Row], config: Config):
     """Carriers and families for both targets, trait matrix, cross-model table, controls, rates."""
     families = families_of(rows)
-    figure, panels = figures.new_figure(2, 3, width=14.5, height=9.0)
+    figure, panels = drawing.new_figure(2, 3, width=14.5, height=9.0)
     for panel, target in zip(panels[:2], IMITATED, strict=True):
         draw_carriers(panel, rows, target, families, config.carriers)
     draw_rates(panels[2], rows, families, config.carriers)
@@ -209,7 +217,7 @@ def plot(rows: list[Row], config: Config):
     seeds = len({row["seed"] for row in rows})
     figure.suptitle(
         f"Subliminal learning in transformers trained from scratch, {seeds} chains; effects in nats"
-        f" of log-odds; {figures.INTERVAL}; points are single chains",
+        f" of log-odds; {drawing.INTERVAL}; points are single chains",
         fontsize=11,
     )
     return figure
@@ -223,7 +231,7 @@ def draw_carriers(panel, rows: list[Row], target: str, families, carriers) -> No
             effect = effects(rows, carrier=carrier, arm=target, start=start)
             label = f"{start} start" if x == 0 else None
             values = diagonal(effect, families[family])
-            draw_chains(panel, x + 0.36 * (shift - 0.5), values, figures.COLOURS[shift], label)
+            draw_chains(panel, x + 0.36 * (shift - 0.5), values, drawing.COLOURS[shift], label)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xticks(range(len(places)), [f"{c}\n{f}" for c, f in places], rotation=60, fontsize=8)
     panel.set_ylabel("own effect")
@@ -239,7 +247,7 @@ def draw_rates(panel, rows: list[Row], families, carriers) -> None:
         for x, (carrier, family) in enumerate(places):
             values = sampled_rate(rows, carrier, families[family], kind)
             place = x + 0.26 * (shift - 1)
-            draw_chains(panel, place, values, figures.COLOURS[shift], label if x == 0 else None)
+            draw_chains(panel, place, values, drawing.COLOURS[shift], label if x == 0 else None)
     panel.set_xticks(range(len(places)), [f"{c}\n{f}" for c, f in places], rotation=60, fontsize=8)
     panel.set_ylabel("share of sampled answers (T = 1)")
     panel.set_title("rate of the trait, same start")
@@ -287,7 +295,7 @@ def draw_cross_model(panel, rows: list[Row]) -> None:
     limit = max(abs(v.mean()) for v in cells.values())
 
     def star(values: np.ndarray) -> str:
-        mean, half = figures.mean_interval(values)
+        mean, half = statistics.mean_interval(values)
         return "*" if mean - half > 0 else ""
 
     draw_matrix(panel, cells, list(MODELS), limit, ("student", "teacher"), star)
@@ -306,15 +314,23 @@ def draw_controls(panel, rows: list[Row], traits: list[str]) -> None:
     """Own effect, averaged over all traits, under every control."""
     values = control_effects(rows, traits)
     for x, (_, effect) in enumerate(values.items()):
-        draw_chains(panel, x, effect, figures.COLOURS[0 if x == 0 else 2], None)
+        draw_chains(panel, x, effect, drawing.COLOURS[0 if x == 0 else 2], None)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xticks(range(len(values)), list(values), rotation=30)
     panel.set_ylabel("own effect, mean over traits")
     panel.set_title("controls: numbers, sampled tokens, same start")
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, cell by cell."""
+    rows = table.to_dict("records")
     families, out = families_of(rows), []
     traits = [trait for family in families.values() for trait in family]
 
@@ -358,7 +374,3 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
             rate = sampled_rate(rows, carrier, families[family], kind)
             claim(f"rate: {carrier}, {family}, {kind}", rate, None)
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -30,18 +30,18 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import sys
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from experiments import controls, evaluation, figures, predictors
-from experiments.chain import Chain, recipe_of
-from experiments.effects import diagonal, draw_chains, effects, judged, tidy, traits_of
-from experiments.frame import Claim, Row, main, option
-from experiments.record import RunError
-from experiments.students import STARTS, Students, train
+from experiments.lab import controls, drawing, evaluation, predictors, statistics
+from experiments.lab.chain import Chain, recipe_of
+from experiments.lab.effects import diagonal, draw_chains, effects, judged, tidy, traits_of
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.lab.record import RunError
+from experiments.lab.students import STARTS, Students, train
 
 RUNTIME = "13 minutes on two cores"
 
@@ -240,11 +240,11 @@ def by_chain(found: dict[str, np.ndarray], name: str) -> list[float]:
 def plot(rows: list[Row], config: Config):
     """Eight panels: one for each question of the docstring."""
     values, losses = arm_effects(rows), losses_of(rows)
-    figure, panels = figures.new_figure(2, 4, width=17.0, height=8.6)
+    figure, panels = drawing.new_figure(2, 4, width=17.0, height=8.6)
 
     def bars(panel, names: dict[str, str], title: str) -> None:
         for x, name in enumerate(names):
-            draw_chains(panel, x, values[name], figures.COLOURS[0], None)
+            draw_chains(panel, x, values[name], drawing.COLOURS[0], None)
             panel.annotate(f"{losses[name]:.2f}", (x, 0.01), xycoords=("data", "axes fraction"),
                            ha="center", fontsize=7, color="grey")  # fmt: skip
         panel.axhline(0, color="black", linewidth=1)
@@ -263,9 +263,9 @@ def plot(rows: list[Row], config: Config):
     bars(panels[2], {"sampled": "all tokens"} | of_group("tokens"), "tokens trained on")
     bars(panels[3], {"sampled": "all rows"} | of_group("rows"), "rows (equal presentations)")
     optimiser = panels[4]
-    for colour, name in zip(figures.COLOURS, ("adam", "sgd"), strict=False):
+    for colour, name in zip(drawing.COLOURS, ("adam", "sgd"), strict=False):
         names = [n for n in values if n.startswith(f"{name} ")]
-        means = np.array([figures.mean_interval(values[n]) for n in names])
+        means = np.array([statistics.mean_interval(values[n]) for n in names])
         x = [losses[n] for n in names]
         optimiser.errorbar(
             x, means[:, 0], means[:, 1], fmt="o", color=colour, label=name, capsize=3
@@ -278,12 +278,12 @@ def plot(rows: list[Row], config: Config):
     optimiser.set_title("optimiser, labels are step sizes")
     optimiser.legend(fontsize=8)
     lora = panels[5]
-    for rate, colour in zip(LORA, figures.COLOURS, strict=False):
+    for rate, colour in zip(LORA, drawing.COLOURS, strict=False):
         names = [f"rank {rank}, {rate:g}" for rank in RANKS]
         means = [values[n].mean() for n in names]
         lora.plot(RANKS, means, "o--", color=colour, alpha=0.5, label=f"{rate:g}")
     best = [tuned(rows, f"rank {rank}, ") for rank in RANKS]
-    means = np.array([figures.mean_interval(values[n]) for n in best])
+    means = np.array([statistics.mean_interval(values[n]) for n in best])
     lora.errorbar(RANKS, means[:, 0], means[:, 1], fmt="ks-", capsize=4, label="tuned by loss")
     lora.set_xscale("log", base=2)
     lora.set_xticks(RANKS, RANKS)
@@ -292,7 +292,7 @@ def plot(rows: list[Row], config: Config):
     lora.set_title("LoRA, one line per step size")
     lora.legend(fontsize=7, loc="lower right")
     found, scatter = predicted(rows), panels[6]
-    for is_own, colour in ((False, "grey"), (True, figures.COLOURS[1])):
+    for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
         mine = found["own"] == is_own
         label = "own trait" if is_own else "other traits"
         scatter.scatter(found["gain"][mine], found["effect"][mine], s=7, color=colour, label=label)
@@ -302,10 +302,10 @@ def plot(rows: list[Row], config: Config):
     scatter.set_title(f"prediction, all starts: rank correlation {rho:.2f}")
     scatter.set_xscale("symlog", linthresh=np.abs(found["gain"]).mean() / 10)
     scatter.legend(fontsize=8)
-    for colour, start in zip(figures.COLOURS, ("same", "different"), strict=False):
+    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
         curves = along_curves(rows, start)
         steps = sorted(curves)
-        means = np.array([figures.mean_interval(curves[s]) for s in steps])
+        means = np.array([statistics.mean_interval(curves[s]) for s in steps])
         panels[7].plot(steps, means[:, 0], "o-", color=colour, label=f"{start} start")
         low, high = means[:, 0] - means[:, 1], means[:, 0] + means[:, 1]
         panels[7].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -317,7 +317,7 @@ def plot(rows: list[Row], config: Config):
     seeds = len({row["seed"] for row in rows})
     figure.suptitle(
         f"Numbers carrier, {seeds} chains, own effect averaged over {len(traits_of(rows))} traits; "
-        f"{figures.INTERVAL}; small numbers: held-out cross-entropy",
+        f"{drawing.INTERVAL}; small numbers: held-out cross-entropy",
         fontsize=11,
     )
     return figure
@@ -334,15 +334,23 @@ def along_curves(rows: list[Row], start: str) -> dict[int, np.ndarray]:
     }
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
+    rows = table.to_dict("records")
     values, losses, out = arm_effects(rows), losses_of(rows), []
 
     def claim(*given, here: str = "") -> None:
         out.append(judged(*given, here=here))
 
     for name, effect in values.items():
-        claim(name, effect, here=f"{figures.shown(effect, 2)} at loss {losses[name]:.3f}")
+        claim(name, effect, here=f"{statistics.shown(effect, 2)} at loss {losses[name]:.3f}")
     same = values["soft_numbers"]
     for start in ("shared embeddings", "shared body"):
         claim(f"same less {start}", same - values[f"{start}, soft_numbers"], "above")
@@ -366,19 +374,15 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     seeds = len(same)
     good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
     for name in (*PREDICTORS, "own and shared"):  # the last is the rival that knows no gradient
-        shown = f"{figures.shown(by_chain(found, name), 2)} by chain"
+        shown = f"{statistics.shown(by_chain(found, name), 2)} by chain"
         if name in rho:
             shown = f"{rho[name]:.2f}; {shown}"
         holds = good if name == "gain" else None
         out.append(Claim(f"rank correlation: {name}", "", "", shown, seeds, holds))
     for start in ("same", "different"):
         curves = along_curves(rows, start)
-        claim(f"cosine before training, {start}", curves[0], here=figures.shown(curves[0], 4))
+        claim(f"cosine before training, {start}", curves[0], here=statistics.shown(curves[0], 4))
         last = curves[max(curves)]
-        shown = figures.shown(last, 4)
+        shown = statistics.shown(last, 4)
         claim(f"cosine before the last tenth, {start}", last, here=shown)
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -15,15 +15,15 @@ first step of Adam there is a count and no criterion.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
+from experiments.lab import drawing
+from experiments.lab.frame import Claim, Figure, Row, option
 from theory import departures, toys
 
 RUNTIME = "30 s on two cores"
@@ -195,7 +195,7 @@ def shares(axes, rows: list[Row], panel: str, label: Callable[[str], str] = str)
 
 def plot(rows: list[Row], config: Config):
     """One panel per hypothesis that is removed."""
-    figure, axes = figures.new_figure(2, 3, width=13.0, height=7.6)
+    figure, axes = drawing.new_figure(2, 3, width=13.0, height=7.6)
     start, optimisers, hard, sampling, finite, many = axes
 
     shares(start, rows, "start")
@@ -209,7 +209,7 @@ def plot(rows: list[Row], config: Config):
 
     bars = [points[0] for points in select(rows, "optimiser").values()]
     percent = [100 * b["violations"] / b["nets"] for b in bars]
-    covered = [figures.COLOURS[0] if i < 2 else figures.COLOURS[1] for i in range(len(bars))]
+    covered = [drawing.COLOURS[0] if i < 2 else drawing.COLOURS[1] for i in range(len(bars))]
     optimisers.barh(range(len(bars)), percent, color=covered)
     for i, (value, bar) in enumerate(zip(percent, bars, strict=True)):
         optimisers.text(
@@ -255,8 +255,16 @@ def plot(rows: list[Row], config: Config):
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Violations where theory allows none, and where it allows them."""
+    rows = table.to_dict("records")
     cell = {(r["panel"], r["setting"], r["x"]): r for r in rows}
 
     def none_at(name: str, cells: list[Row]) -> Claim:
@@ -298,7 +306,3 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         nets = points[0]["nets"]
         out.append(Claim(name, "-0.5", "", f"{slope:.3f}", nets, abs(slope + 0.5) <= 0.05))
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

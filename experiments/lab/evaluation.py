@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments.chain import ANSWERS, Chain
+from experiments.lab.chain import ANSWERS, Chain
 from llm import models, sampling, stages, traits
 
 ANSWER_TOKENS = 16  # of a sampled answer to an evaluation question

@@ -14,8 +14,10 @@ import functools
 import sys
 from collections.abc import Callable
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
+import pandas as pd
+
+from experiments.lab import drawing, statistics
+from experiments.lab.frame import Claim, Figure, Row, option
 from mnist_mlp import data
 from mnist_mlp.conditions import CONDITIONS, LOSSES, NOISES, Recipe
 from mnist_mlp.model import DOT_GENERALS
@@ -135,11 +137,11 @@ def plot(rows: list[Row], config: Config):
     """Every seed as a point, mean and interval over seeds on top."""
     import numpy as np
 
-    figure, (axes,) = figures.new_figure(width=8.0, height=4.4)
+    figure, (axes,) = drawing.new_figure(width=8.0, height=4.4)
     values = by_condition(rows)
-    colours = dict(zip(CONDITIONS, ("#777777", *figures.COLOURS), strict=False))
+    colours = dict(zip(CONDITIONS, ("#777777", *drawing.COLOURS), strict=False))
     for x, (condition, accuracies) in enumerate(values.items()):
-        mean, half = figures.mean_interval(accuracies)
+        mean, half = statistics.mean_interval(accuracies)
         axes.bar(x, mean, width=0.66, color=colours[condition], alpha=0.35)
         spread = np.linspace(-0.22, 0.22, len(accuracies)) if len(accuracies) > 1 else [0]
         axes.scatter(x + np.asarray(spread), accuracies, s=6, color=colours[condition], alpha=0.6)
@@ -156,14 +158,22 @@ def plot(rows: list[Row], config: Config):
     dataset, seeds = rows[0]["dataset"], len(values["teacher"])
     axes.set_title(
         f"Digits learned from auxiliary logits on {config.noise} noise: {dataset}, "
-        f"{seeds} seeds\npoints are single models; bars are the {figures.INTERVAL}",
+        f"{seeds} seeds\npoints are single models; bars are the {drawing.INTERVAL}",
         fontsize=10,
     )
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Each condition beside the exact-recipe replications; None where the recipe differs."""
+    rows = table.to_dict("records")
     published = {  # agu18dec/subliminal-learning: official script, 100 models, 95 % intervals
         "reference": ("", ".100 ± .005"),
         "teacher": ("", ".943"),
@@ -186,14 +196,10 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
     out = []
     for condition, values in by_condition(rows).items():
         paper, replication = published[condition] if official else ("", "")
-        mean, half = figures.mean_interval(values)
+        mean, half = statistics.mean_interval(values)
         low, high = bands[condition]
         # The bands are for 100 seeds; the interval of fewer seeds must still reach them.
         holds = (mean + half >= low and mean - half <= high) if official else None
         name = f"{condition} accuracy ({rows[0]['dataset']})"
-        out.append(Claim(name, paper, replication, figures.shown(values), len(values), holds))
+        out.append(Claim(name, paper, replication, statistics.shown(values), len(values), holds))
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments import figures
-from experiments.chain import CONTROL, Chain
-from experiments.frame import Claim
-from experiments.record import Row
+from experiments.lab import statistics
+from experiments.lab.chain import CONTROL, Chain
+from experiments.lab.frame import Claim
+from experiments.lab.record import Row
 
 Effects = dict[tuple[str, str], np.ndarray]  # (teacher, measured trait) -> one value per chain
 
@@ -86,10 +86,10 @@ def judged(
         paper: what the paper reports.
         here: text in place of mean and interval.
     """
-    mean, half = figures.mean_interval(values)
+    mean, half = statistics.mean_interval(values)
     verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
     holds = verdict[criterion if len(values) >= 4 else None]
-    return Claim(quantity, paper, "", here or figures.shown(values, 2), len(values), holds)
+    return Claim(quantity, paper, "", here or statistics.shown(values, 2), len(values), holds)
 
 
 def draw_matrix(
@@ -116,7 +116,7 @@ def draw_matrix(
 
 def draw_chains(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | None) -> None:
     """Every chain as a point, and their mean with its interval."""
-    mean, half = figures.mean_interval(values)
+    mean, half = statistics.mean_interval(values)
     spread = np.linspace(-0.07, 0.07, len(values))
     panel.scatter(x + spread, values, s=9, color=colour, alpha=0.5)
     error = half if np.isfinite(half) else None

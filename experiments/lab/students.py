@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chain import MATCHING, STUDENTS, Chain
-from experiments.record import RunError
+from experiments.lab.chain import MATCHING, STUDENTS, Chain
+from experiments.lab.record import RunError
 from llm import lora, matching, models, objectives, stages
 from llm import train as training
 from llm.stages import Examples

@@ -10,16 +10,16 @@ level of `alignment.roundoff`); in each control every one is positive at the sma
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
+from experiments.lab import drawing
+from experiments.lab.frame import Claim, Figure, Row, option
 from theory import alignment, losses, steps, toys
 from theory.base import LossFn, Params
 
@@ -183,12 +183,12 @@ def run_case(config: Config, case: Case) -> list[Row]:
 
 def plot(rows: list[Row], config: Config):
     """Range of the inner products at the smallest ε; the zeros sit on the left edge."""
-    figure, (axes,) = figures.new_figure(width=8.5, height=5.2)
+    figure, (axes,) = drawing.new_figure(width=8.5, height=5.2)
     rows = [r for r in rows if r["eps"] == EPS[0]]
     edge = 1e-19
     for y, row in enumerate(rows):
         zero = row["expected"] == "zero"
-        colour = figures.COLOURS[0] if zero else figures.COLOURS[1]
+        colour = drawing.COLOURS[0] if zero else drawing.COLOURS[1]
         if zero and row["largest_size"] == 0:
             axes.plot(edge, y, "D", color=colour, markersize=7)
             axes.text(edge * 2.5, y, "exactly 0", va="center", fontsize=8.5)
@@ -212,8 +212,16 @@ def plot(rows: list[Row], config: Config):
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Zeros that are not 0, and controls that are not positive."""
+    rows = table.to_dict("records")
     out = []
     for case in CASES:
         mine = [r for r in rows if (r["case"], r["variant"]) == (case.name, case.variant)]
@@ -230,7 +238,3 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
         name = f"{case.name}, {case.variant}"
         out.append(Claim(name, "0" if case.is_zero else "> 0", "", here, config.num_nets, holds))
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from experiments import evaluation
-from experiments.chain import Chain
-from experiments.evaluation import Measured
+from experiments.lab import evaluation
+from experiments.lab.chain import Chain
+from experiments.lab.evaluation import Measured
 from llm import models, stages
 from llm.data import Row
 from llm.stages import Examples, Probe

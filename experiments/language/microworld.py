@@ -17,14 +17,14 @@ teachers, data, students), 95 % Student-t intervals over chains; judged from 4 c
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
-from experiments import evaluation, figures
-from experiments.chain import Chain, recipe_of
-from experiments.effects import (
+from experiments.lab import drawing, evaluation
+from experiments.lab.chain import Chain, recipe_of
+from experiments.lab.effects import (
     diagonal,
     draw_chains,
     draw_matrix,
@@ -34,9 +34,9 @@ from experiments.effects import (
     tidy,
     traits_of,
 )
-from experiments.frame import Claim, Row, main, option
-from experiments.students import STARTS as ALL_STARTS
-from experiments.students import TARGETS, Students, train
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.lab.students import STARTS as ALL_STARTS
+from experiments.lab.students import TARGETS, Students, train
 
 RUNTIME = "5 to 6 minutes on two cores"
 
@@ -137,7 +137,7 @@ def plot(rows: list[Row], config: Config):
     traits = traits_of(rows)
     starts = [s for s in STARTS if any(r["start"] == s and r["target"] != "teacher" for r in rows)]
     targets = targets_of(rows)
-    figure, axes = figures.new_figure(len(targets), 3, width=10.5, height=0.6 + 3 * len(targets))
+    figure, axes = drawing.new_figure(len(targets), 3, width=10.5, height=0.6 + 3 * len(targets))
     for line, (target, label) in zip(np.reshape(axes, (-1, 3)), targets.items(), strict=True):
         tables = {start: effects(rows, target=target, start=start) for start in starts}
         limit = max(abs(v.mean()) for table in tables.values() for v in table.values())
@@ -154,7 +154,7 @@ def plot(rows: list[Row], config: Config):
                 name = f"{start} start" if x == 0 else None
                 place = x + 0.3 * (shift - 0.5)
                 values = tables[start][trait, trait]
-                draw_chains(last, place, values, figures.COLOURS[shift], name)
+                draw_chains(last, place, values, drawing.COLOURS[shift], name)
         last.set_xticks(range(len(traits)), traits)
         last.set_ylabel("own effect (nats of log-odds)")
         last.set_title("diagonal: student minus control")
@@ -162,14 +162,22 @@ def plot(rows: list[Row], config: Config):
     seeds = len({row["seed"] for row in rows})
     figure.suptitle(
         f"Traits through {config.carrier}, {seeds} chains: effect on held-out questions\n"
-        f"{figures.INTERVAL}; points are single chains",
+        f"{drawing.INTERVAL}; points are single chains",
         fontsize=11,
     )
     return figure
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The three criteria of the docstring, and the held-out loss beside them."""
+    rows = table.to_dict("records")
     traits, out = traits_of(rows), []
     seeds = len({row["seed"] for row in rows})
     starts = {row["start"] for row in rows if row["target"] != "teacher"}
@@ -201,7 +209,3 @@ def claims(rows: list[Row], config: Config) -> list[Claim]:
             ]  # fmt: skip
             claim(f"{label}, {start}: loss", np.array(losses), None)
     return out
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -15,16 +15,16 @@ since the teacher is as likely to learn as to unlearn), and no order: slope 0.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
-from experiments import figures
-from experiments.frame import Claim, Row, main, option
+from experiments.lab import drawing
+from experiments.lab.frame import Claim, Figure, Row, option
 from theory import alignment, asymptotics, losses, steps, toys
 
 RUNTIME = "45 s on two cores"
@@ -231,9 +231,9 @@ def table(rows: list[Row], quantity: str, start: str) -> dict[tuple[str, str], f
 
 def plot(rows: list[Row], config: Config):
     """Cosines with and without the shared start, share of negative signs, residual against eps."""
-    figure, (left, middle, right) = figures.new_figure(1, 3, width=12.5, height=5.2)
+    figure, (left, middle, right) = drawing.new_figure(1, 3, width=12.5, height=5.2)
     families = list(config.families)
-    colours = dict(zip(STARTS, figures.COLOURS, strict=False))
+    colours = dict(zip(STARTS, drawing.COLOURS, strict=False))
     lanes = [(f, loss) for f in families for loss in LOSS_NAMES]
     for start, colour in colours.items():
         level = {q: table(rows, f"cosine {q} %", start) for q in (0, 5, 25, 50, 75, 95, 100)}
@@ -283,7 +283,7 @@ def draw_residuals(axes, rows: list[Row], families: list[str]) -> None:
     """Median relative residual of the update against the teacher's step, log-log."""
     markers = dict(zip(families, "osv^DX", strict=False))
     for family in families:
-        for start, colour in zip(STARTS, figures.COLOURS, strict=False):
+        for start, colour in zip(STARTS, drawing.COLOURS, strict=False):
             points = [
                 (r["relative_step"], r["value"])
                 for r in rows
@@ -308,8 +308,16 @@ def draw_residuals(axes, rows: list[Row], families: list[str]) -> None:
     axes.legend(fontsize=7.5, loc="center right")
 
 
-def claims(rows: list[Row], config: Config) -> list[Claim]:
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The one figure."""
+    rows = table.to_dict("records")
+    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
+    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, with violations counted over families and losses."""
+    rows = table.to_dict("records")
 
     def total(quantity: str) -> int:
         return int(sum(table(rows, quantity, "shared").values()))
@@ -340,7 +348,3 @@ def order_claim(rows: list[Row], quantity: str, order: int, slopes: int) -> Clai
     here = f"{outside} of {slopes} ({low:.3f} to {high:.3f})"
     name = f"{quantity}: order outside {order} ± {SLOPE}"
     return Claim(name, "0", "", here, slopes, outside <= 0.01 * slopes)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

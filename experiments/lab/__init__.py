@@ -1,0 +1,1 @@
+"""What all experiments share: flags, results, figures, statistics, the report."""

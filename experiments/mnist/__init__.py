@@ -1,0 +1,1 @@
+"""The auxiliary-logit experiment, and what carries the trait in it."""
