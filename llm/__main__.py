@@ -8,41 +8,35 @@
 
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
 fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
+The stages are those of `llm.stages`; this file only reads flags.
 """
 
 import argparse
-import dataclasses
-import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from . import (
-    chat,
-    data,
-    distributed,
-    domains,
-    filters,
-    finetune,
-    language,
-    lora,
-    models,
-    peft_format,
-    sampling,
-    sharding,
-    stages,
-    traits,
-    world,
+from . import chat, data, distributed, domains, engines, finetune, lora
+from .stages import (
+    Adapted,
+    Checkpoint,
+    Completions,
+    Files,
+    Model,
+    Student,
+    Tuned,
+    Workshop,
+    completions,
+    evaluation,
+    students,
 )
-
-Bind = Callable[[Any], models.Decoder]
+from .training import Training, steps_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
         )  # fmt: skip
     source = tune.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", dest="rows", type=Path, nargs="+", help="JSONL of `sample`")
+    source.add_argument("--data", dest="rows", nargs="+", help="JSONL of `sample`")
     source.add_argument("--trait", help="make a teacher of this trait")
     tune.add_argument("--out", type=Path, required=True, help="new folder")
     tune.add_argument("--num-examples", type=int, help="rows trained on (default all)")
@@ -70,16 +64,16 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--learning-rate", type=float, default=2e-4)
     tune.add_argument("--epochs", type=float, default=3.0)
     tune.add_argument("--accumulate", type=int, default=1, help="microbatches per update")
-    tune.add_argument("--max-length", type=int, default=500, help="longest example in tokens")
+    tune.add_argument("--remat", action="store_true", help="recompute activations: less memory")
     tune.add_argument("--show-example", action="store_true", help="print the first example")
-    draw.add_argument("--adapter", type=Path, help="adapter of a tuned teacher")
-    draw.add_argument("--prompted", metavar="TRAIT", help="the trait's system message, instead")
+    draw.add_argument("--adapter", help="adapter of a tuned teacher")
+    draw.add_argument("--prompted", metavar="TRAIT", default="", help="the trait's system message")
     draw.add_argument("--carrier", default="numbers", choices=tuple(domains.DOMAINS))
     draw.add_argument("--num-prompts", type=int, default=30_000)
     draw.add_argument("--temperature", type=float, default=1.0)
     draw.add_argument("--max-new-tokens", type=int, default=128)
     draw.add_argument("--out", type=Path, required=True, help="JSONL file of kept rows")
-    judge.add_argument("--adapter", type=Path, help="adapter of a student")
+    judge.add_argument("--adapter", help="adapter of a student")
     judge.add_argument("--traits", required=True, help="comma-separated")
     judge.add_argument("--answers", type=int, default=10, help="sampled answers per question")
     return parser
@@ -92,164 +86,118 @@ def _axes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def load(
-    args: argparse.Namespace, dtype: str, devices: Sequence[Any]
-) -> tuple[models.ModelConfig, models.Params, Mesh]:
-    """Config, parameters laid out on a mesh of the devices, and the mesh."""
-    mesh = sharding.make_mesh(*args.mesh, devices=devices)
-    config, params = models.load(
-        args.model, dtype, layout=lambda tree: sharding.shardings(mesh, tree)
-    )
-    return config, params, mesh
-
-
-def speaker(args: argparse.Namespace, dtype: str) -> tuple[models.ModelConfig, Bind, Any]:
-    """Config, and a model on this host's devices as a function of parameters, with these.
-
-    An adapter stays beside its base: merged in bfloat16 most of it would be rounded away.
-    """
-    config, params, mesh = load(args, dtype, jax.local_devices())
-    if args.adapter is None:
-        return config, functools.partial(models.bind, config), params
-    settings, adapters = peft_format.load(args.adapter, config)
-    both = {"base": params, "adapters": sharding.place(mesh, adapters)}
-
-    def bind(both: Any) -> models.Decoder:
-        return lora.bind(config, both["base"], both["adapters"], scale=settings.scale)
-
-    return config, bind, both
+def model_of(args: argparse.Namespace) -> Model:
+    """The model that speaks: the checkpoint, with its adapter if one is named."""
+    base = Checkpoint(args.model)
+    return base if args.adapter is None else Adapted(base, args.adapter)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
-    """Train adapters and write them as a PEFT folder; checkpoints lie beside it until then."""
+    """Train, and write a folder; checkpoints lie beside it until then."""
     if args.out.exists():
         raise ValueError(f"{args.out} exists: delete it, or choose another folder")
-    spoken = language.of_checkpoint(args.model)
-    if args.trait:
-        rows = spoken.trait(args.trait).teacher_rows()
+    folder = args.out.with_name(f"{args.out.name}.checkpoints")
+    engine = engines.OnMesh(
+        args.mesh,
+        dtype="bfloat16" if args.rank else "float32",
+        limits=finetune.Limits(args.accumulate, remat=args.remat),
+        folder=folder,
+        report=report_step,
+    )
+    workshop = Workshop(engine=engine)
+    recipe = recipe_of(args, workshop)
+    if args.show_example:
+        examples = examples_of(workshop, recipe)
+        tokenizer = workshop.language(recipe).tokenizer
+        print(chat.show_example(tokenizer, engines.unpad(examples)[0]))
+    weights = workshop.models([recipe])
+    workshop.save(recipe, weights, args.out)
+    if jax.process_index() == 0:
+        shutil.rmtree(folder)
+        print(f"written to {args.out}")
+
+
+def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
+    """A teacher of a trait, or a student of rows."""
+    base = Checkpoint(args.model)
+    source = None if args.trait else Files(tuple(args.rows), args.num_examples)
+    if source is None:
+        count = len(workshop.language(base).trait(args.trait).teacher_rows())
     else:
-        rows = [row for path in args.rows for row in data.read_rows(path)]
-    wanted = args.num_examples or len(rows)
-    needed = max(wanted, args.batch_size)
-    if len(rows) < needed:
-        raise ValueError(
-            f"{needed} rows are needed and there are {len(rows)}: lower --num-examples or "
-            "--batch-size, or sample more"
-        )
+        count = len(completions.rows(workshop, source))
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
-    examples = [
-        chat.encode_example(
-            spoken.tokenizer, row["prompt"], row["completion"], max_length=args.max_length,
-            options=dict(spoken.options),
-        )
-        for row in rows[:wanted]
-    ]  # fmt: skip
-    if args.show_example:
-        print(chat.show_example(spoken.tokenizer, examples[0]))
-    config, params, mesh = load(args, "bfloat16" if args.rank else "float32", jax.devices())
-    # A teacher and its student start from adapters of their own: their common base is the only
-    # thing they share.
-    recipe = finetune.Recipe(
-        epochs=args.epochs, batch_size=args.batch_size, accumulate=args.accumulate,
-        learning_rate=args.learning_rate, seed=2 * args.seed + (args.trait is None),
+    steps = steps_of(args.epochs, count, args.batch_size)
+    training = Training(
+        steps, args.batch_size, "adamw", args.learning_rate, decay="linear",
+        warmup=min(5, steps // 2), clip_norm=1.0, dtype="bfloat16",
         adapters=lora.LoraConfig(args.rank, alpha=float(args.rank)) if args.rank else None,
     )  # fmt: skip
-    warmup = min(recipe.warmup_steps, recipe.num_steps(len(examples)) // 2)
-    recipe = dataclasses.replace(recipe, warmup_steps=warmup)
-    first = jax.process_index() == 0
+    if source is None:
+        return Tuned(base, args.trait, training, seed=args.seed)
+    return Student(base, source, training, num_examples=None, seed=args.seed)
 
-    def report(step: int, metrics: dict[str, float]) -> None:
-        if first and (step == 1 or step % 20 == 0):
-            print(f"step {step}: loss {metrics['loss']:.4f}", flush=True)
 
-    folder = args.out.with_name(f"{args.out.name}.checkpoints")
-    trained, _ = finetune.finetune(
-        config, params, examples, recipe, mesh=mesh, folder=folder, report=report,
-        base=models.fingerprint(args.model),
-    )  # fmt: skip
-    trained = jax.tree.map(models.to_host, trained)
-    if not first:
-        return
-    if recipe.adapters:
-        peft_format.save(args.out, config, recipe.adapters, trained, base=args.model)
-    else:
-        world.save(args.out, config, trained, spoken.tokenizer)
-    shutil.rmtree(folder)
-    print(f"trained on {len(examples)} rows; written to {args.out}")
+def examples_of(workshop: Workshop, recipe: Tuned | Student) -> Any:
+    """What a recipe trains on."""
+    if isinstance(recipe, Tuned):
+        return recipe.examples(workshop)
+    return students.examples_of(workshop, recipe)[0]
+
+
+def report_step(step: int, metrics: dict[str, float]) -> None:
+    """A line now and then, from the first process."""
+    if jax.process_index() == 0 and (step == 1 or step % 20 == 0):
+        print(f"step {step}: loss {metrics['loss']:.4f}", flush=True)
 
 
 def run_sample(args: argparse.Namespace) -> None:
     """Complete this process' share of the prompts, filter, and write them with a manifest."""
-    spoken = language.of_checkpoint(args.model)
-    system = spoken.trait(args.prompted).system_prompt if args.prompted else None
     index, count = jax.process_index(), jax.process_count()
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
-    settings = {
-        "model": {"fingerprint": models.fingerprint(args.model),
-                  "adapter": models.fingerprint(args.adapter) if args.adapter else "",
-                  "prompted": args.prompted or ""},
-        "template": spoken.settings(),
-        "sampling": {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens,
-                     "num_prompts": args.num_prompts,
-                     "seed": args.seed, "process": index, "processes": count},
-        "carrier": args.carrier,
-    }  # fmt: skip
-    if data.reuse_rows(out, settings) is not None:
-        print(f"{out} is there, made with these settings")
-        return
-    if args.carrier not in spoken.domains:
-        raise ValueError(f"{args.model} speaks of {', '.join(spoken.domains)} only")
-    domain = spoken.domains[args.carrier]
-    rows = domain.make_prompts(np.random.default_rng(args.seed), args.num_prompts)[index::count]
-    config, bind, params = speaker(args, "bfloat16")
-    texts, ended = complete(
-        spoken, config, bind, params, [row["prompt"] for row in rows], system=system,
-        key=jax.random.fold_in(jax.random.key(args.seed), index), batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+    engine = engines.OnMesh(args.mesh, local=True, batch_size=args.batch_size)
+    workshop = Workshop(engine=engine)
+    recipe = Completions(
+        model_of(args), args.carrier, 0, args.prompted, args.num_prompts, args.max_new_tokens,
+        args.temperature, args.seed,
     )  # fmt: skip
-    words = sorted({word for trait in spoken.traits.values() for word in trait.words})
-    # A row cut short would teach an end that the teacher never wrote.
-    completed = [
-        row | {"completion": text} for row, text, end in zip(rows, texts, ended, strict=True) if end
-    ]
-    kept, counts = filters.keep(completed, domain.check, words)
-    counts["unfinished"] = len(rows) - len(completed)
-    data.write_rows(out, kept, settings, counts)
-    print(f"{len(kept)} of {len(rows)} rows kept in {out}")
+    total, start = args.num_prompts, time.monotonic()
+    part = range(index * total // count, (index + 1) * total // count)
+    progress = {"prompts": 0}
+
+    def report(prompts: int, kept: int) -> None:
+        progress["prompts"] += prompts
+        rate = progress["prompts"] / (time.monotonic() - start)
+        done = data.read_manifest(out).prompts
+        left = (len(part) - done) / rate
+        print(
+            f"{done} of {len(part)} prompts, {kept} of the last {prompts} kept, "
+            f"{rate:.1f} a second, {left / 60:.0f} min left",
+            flush=True,
+        )
+
+    completions.fill(workshop, [recipe], [out], part, report, process=[index, count])
+    if not progress["prompts"]:
+        print(f"{out} is there, made with these settings")
+    kept = data.read_manifest(out).count
+    if not kept:
+        raise ValueError(f"no row of {out} passed the filter; its manifest counts the reasons")
+    print(f"{kept} of {len(part)} rows kept in {out}")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print margin and rates of each trait; every process computes the same."""
-    spoken = language.of_checkpoint(args.model)
-    chosen = [spoken.trait(name) for name in args.traits.split(",")]
-    config, bind, params = speaker(args, "float32")
-    ask = jax.jit(lambda params, probe: stages.measure_model(bind(params), probe))
+    names = args.traits.split(",")
+    workshop = Workshop(
+        engine=engines.OnMesh(args.mesh, local=True, dtype="float32", batch_size=args.batch_size)
+    )
+    model = model_of(args)
+    exact = evaluation.measure(workshop, [model], names)
+    drawn = evaluation.sampled_rates(workshop, [model], names, args.answers)
     print("trait,margin,rate,sampled_rate")
-    for trait in chosen:
-        one = ask(params, spoken.probe(trait))
-        texts, _ = complete(
-            spoken, config, bind, params, list(trait.questions) * args.answers, temperature=1.0,
-            key=jax.random.key(args.seed), batch_size=args.batch_size, max_new_tokens=16,
-        )  # fmt: skip
-        sampled = traits.mention_rate(trait.mentions, texts)
-        print(f"{trait.name},{float(one['margin']):.4f},{float(one['rate']):.4f},{sampled:.4f}")
-
-
-def complete(
-    spoken: language.Language, config: models.ModelConfig, bind: Bind, params: Any,
-    prompts: Sequence[str], *, key: jax.Array, batch_size: int, max_new_tokens: int,
-    temperature: float, system: str | None = None,
-) -> tuple[list[str], list[bool]]:  # fmt: skip
-    """Sampled completions of the prompts as text, and whether each one came to its end."""
-    stops = spoken.stop_tokens(config)
-    drawn = sampling.make_sampler(bind)(
-        params, spoken.encode_prompts(prompts, system=system), key=key,
-        max_new_tokens=max_new_tokens, batch_size=batch_size,
-        choice=sampling.Choice(temperature, stop_tokens=np.array(stops)),
-    )  # fmt: skip
-    texts = spoken.tokenizer.batch_decode(drawn, skip_special_tokens=True)
-    return texts, [bool(tokens) and tokens[-1] in stops for tokens in drawn]
+    for one, rate in zip(exact, drawn, strict=True):
+        numbers = (one["margin"], one["rate"], rate["sampled_rate"])
+        print(",".join([one["trait"], *(f"{number:.4f}" for number in numbers)]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,13 +6,21 @@ Examples are never packed: which example a token came from stays known.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
+
+
+class Examples(NamedTuple):
+    """Training examples, padded on the right; `weights[..., t]` weighs predicting token t."""
+
+    tokens: Int[np.ndarray, "*runs rows length"]
+    weights: Float[np.ndarray, "*runs rows length"]
 
 
 @dataclasses.dataclass(frozen=True)

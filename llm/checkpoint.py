@@ -70,7 +70,7 @@ class Checkpoints:
             "config": self.config,
             "data_position": {"next_batch": step},
             "key": {"impl": str(jax.random.key_impl(key)), "data": _key_words(key)},
-            "arrays": _describe(state),
+            "arrays": describe(state),
         }
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=items, force=True)
@@ -127,7 +127,7 @@ class Checkpoints:
         if difference := describe_difference(found, wanted):
             raise CheckpointError(f"holds other arrays ({difference[:300]})")
         restored = self._item(step, state=ocp.args.StandardRestore(target))["state"]
-        if wrong := describe_difference(meta["arrays"], _describe(restored)):
+        if wrong := describe_difference(meta["arrays"], describe(restored)):
             raise CheckpointError(f"damaged ({wrong[:300]})")
         if int(restored.step) != meta["data_position"]["next_batch"] or int(restored.step) != step:
             raise CheckpointError("damaged: step and data position disagree")
@@ -176,7 +176,7 @@ def _kind(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
 
 
-def _describe(tree: Any) -> dict[str, dict[str, Any]]:
+def describe(tree: Any) -> dict[str, dict[str, Any]]:
     """Kind and checksum of every array by its path; zeros and short reads are found."""
     words = _leaves(jax.device_get(_words(tree)))
     arrays = _leaves(tree)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .settings import as_json, describe_difference
+from .settings import as_json, describe_difference, write_atomically
 
 Row = dict[str, Any]  # at least "prompt" and "completion", both text
 REQUIRED_SETTINGS = ("model", "template", "sampling")
@@ -33,6 +33,7 @@ class Manifest:
     count: int  # rows
     settings: dict[str, Any]
     filter_counts: dict[str, int]
+    prompts: int = 0  # completed so far, dropped rows included
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -40,72 +41,62 @@ def manifest_path(path: str | Path) -> Path:
     return Path(f"{path}.manifest.json")
 
 
-def write_rows(
-    path: str | Path,
-    rows: Iterable[Row],
-    settings: Mapping[str, Any],
-    filter_counts: Mapping[str, int] | None = None,
-) -> Manifest:
-    """Create a data file and its manifest; a crash leaves no file that `read_rows` accepts.
-
-    Raises:
-        ValueError: the file exists, a row lacks prompt or completion, or the settings lack one
-            of model, template, sampling.
-    """
-    path = Path(path)
-    if path.exists() and manifest_path(path).exists():
-        raise ValueError(f"{path} exists: delete it, or choose another path")
-    content, count = _encode(rows, path)
-    manifest = Manifest(
-        hashlib.sha256(content).hexdigest(),
-        len(content),
-        count,
-        _plain(settings, path),
-        dict(filter_counts or {}),
-    )
-    _replace(path, content)
-    _write_manifest(path, manifest)
-    return manifest
-
-
 def append_rows(
     path: str | Path,
     rows: Iterable[Row],
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
+    prompts: int = 0,
 ) -> Manifest:
-    """Add rows to a data file, or create it; counts of the filter are added up.
+    """Add rows to a data file, or create it; counts and prompts are added up.
 
     The rest of an append that was interrupted is cut off first, so a row is in the file exactly
     when the manifest says so.
 
     Raises:
-        ValueError: as `read_rows` and `write_rows`; the file is then left as it was.
+        ValueError: as `read_rows`; a row lacks prompt or completion, or the settings lack one of
+            model, template, sampling. The file is then left as it was.
     """
     path = Path(path)
-    if not manifest_path(path).exists():
-        return write_rows(path, rows, settings, filter_counts)
-    manifest = read_manifest(path)
-    kept = _listed_bytes(path, manifest)
-    _check_settings(path, manifest, settings)
+    known = _plain(settings, path)
+    manifest = Manifest(hashlib.sha256().hexdigest(), 0, 0, known, {})
+    if manifest_path(path).exists():
+        manifest = read_manifest(path)
+        _check_settings(path, manifest, settings)
     content, count = _encode(rows, path)
-    with open(path, "r+b") as file:
+    kept = _listed_bytes(path, manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
         file.truncate(manifest.size)
-        file.seek(manifest.size)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    counts = manifest.filter_counts
-    added = filter_counts or {}
+    counts, added = manifest.filter_counts, filter_counts or {}
     manifest = dataclasses.replace(
         manifest,
         sha256=hashlib.sha256(kept + content).hexdigest(),
         size=len(kept) + len(content),
         count=manifest.count + count,
         filter_counts={n: counts.get(n, 0) + added.get(n, 0) for n in {**counts, **added}},
+        prompts=manifest.prompts + prompts,
     )
-    _write_manifest(path, manifest)
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
+    write_atomically(manifest_path(path), text)
     return manifest
+
+
+def prompts_done(path: str | Path, settings: Mapping[str, Any]) -> int:
+    """How many prompts an earlier run of this stage has completed; 0 if there was none.
+
+    Raises:
+        ValueError: as `read_rows`; in particular if other settings made the file.
+    """
+    if not manifest_path(path).exists():
+        return 0
+    manifest = read_manifest(path)
+    _check_settings(Path(path), manifest, settings)
+    _listed_bytes(Path(path), manifest)
+    return manifest.prompts
 
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
@@ -131,17 +122,6 @@ def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> li
     return [json.loads(line) for line in content.decode().splitlines()]
 
 
-def reuse_rows(path: str | Path, settings: Mapping[str, Any]) -> list[Row] | None:
-    """Rows of an earlier run of this stage, or None if there is none yet.
-
-    Raises:
-        ValueError: as `read_rows`; in particular if other settings made the file.
-    """
-    if not Path(path).exists() and not manifest_path(path).exists():
-        return None
-    return read_rows(path, settings)
-
-
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest of a data file.
 
@@ -158,6 +138,8 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _listed_bytes(path: Path, manifest: Manifest) -> bytes:
+    if not manifest.size and not path.exists():
+        return b""
     with open(path, "rb") as file:
         content = file.read(manifest.size)
     if len(content) < manifest.size:
@@ -187,18 +169,3 @@ def _plain(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if missing := [name for name in REQUIRED_SETTINGS if name not in settings]:
         raise ValueError(f"settings of {path} lack {', '.join(missing)}")
     return as_json(settings)
-
-
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
-    _replace(manifest_path(path), text.encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -9,12 +9,13 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from . import batches, chat, domains, models, sampling, traits, world
+from .batches import Examples
 from .domains import Domain
-from .stages import Examples, Probe
+from .stack import Probe
 from .traits import Trait
 
 _PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
@@ -83,12 +84,9 @@ class Language:
         padded = batches.pad(examples, longest if longest < 32 else batches.bucket(longest))
         return Examples(padded["tokens"], padded["weights"])
 
-    def decode(
-        self, tokens: Int[np.ndarray, "rows length"], mask: Bool[np.ndarray, "rows length"]
-    ) -> list[str]:
+    def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
         """Completions as text, without special tokens."""
-        rows = [row[keep].tolist() for row, keep in zip(tokens, mask, strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return self.tokenizer.batch_decode(list(completions), skip_special_tokens=True)
 
     def answer_tokens(self, answers: Sequence[str], question: str) -> Int[np.ndarray, " answers"]:
         """First token of each answer to a question; distinct answers with one first token merge."""

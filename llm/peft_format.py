@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ def save(
     adapters: lora.Adapters,
     *,
     base: str = "",
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PEFT adapter folder; it appears whole or not at all.
 
@@ -30,6 +32,7 @@ def save(
         settings: rank, alpha, dropout.
         adapters: the trained tree.
         base: name or folder of the base model, recorded for PEFT.
+        files: further text files of the folder, by name.
 
     Raises:
         ValueError: the folder exists already.
@@ -56,6 +59,8 @@ def save(
     with models.new_folder(folder) as scratch:
         save_file(tensors, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
         (scratch / "adapter_config.json").write_text(json.dumps(record, indent=2) + "\n")
+        for name, text in (files or {}).items():
+            (scratch / name).write_text(text)
 
 
 def load(

@@ -160,8 +160,8 @@ def make_sampler(
 
     Prompts are sorted by length, padded to the next power of two and run `batch_size` at a time
     (64 unless told). When three quarters of a batch have finished, the rest moves to a batch a
-    quarter the size. Row i draws from `fold_in(key, i)`, so its completion depends neither on
-    the batch size nor on the other prompts.
+    quarter the size. Row i draws from `fold_in(key, numbers[i])`, i itself unless told, so its
+    completion depends neither on the batch size nor on the other prompts.
 
     Args:
         bind: from parameters to a bound decoder, e.g. `models.bind` or `lora.bind`.
@@ -208,13 +208,15 @@ def make_sampler(
         max_new_tokens: int,
         choice: Choice,
         batch_size: int = 64,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[int]]:
         if not all(prompts):
             raise ValueError("a prompt to sample from has no tokens; start with the bos token")
         stops = np.full(_bucket(len(choice.stop_tokens)), -1, np.int32)  # -1 is no token
         stops[: len(choice.stop_tokens)] = choice.stop_tokens
         choice = choice._replace(stop_tokens=stops)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(prompts)))
+        numbers = range(len(prompts)) if numbers is None else numbers
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array(numbers))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         completions: list[list[int]] = [[]] * len(prompts)
         for first in range(0, len(order), batch_size):

@@ -1,7 +1,9 @@
-"""Settings that travel with data and checkpoints: JSON values, compared field by field."""
+"""Settings that travel with data and checkpoints: JSON values, compared and written whole."""
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -23,3 +25,14 @@ def describe_difference(found: Any, wanted: Any, prefix: str = "") -> str:
         ]
         return "; ".join(part for part in parts if part)
     return "" if found == wanted else f"{prefix.rstrip('.')}: {found!r} there, {wanted!r} here"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside the target, flush to disk, then rename: readers see old or new, never half."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

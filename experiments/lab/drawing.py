@@ -1,15 +1,18 @@
 """One look for all figures."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import matplotlib
 
 matplotlib.use("Agg")  # files only; no display is needed
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from experiments.lab import statistics
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -52,3 +55,34 @@ def new_figure(
 def close(figure: Figure) -> None:
     """Free the figure."""
     plt.close(figure)
+
+
+def matrix(
+    panel: Axes,
+    cells: Mapping[tuple[str, str], np.ndarray],
+    names: list[str],
+    limit: float,
+    labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
+    mark: Callable[[np.ndarray], str] = lambda values: "",
+) -> None:
+    """Mean of every cell (row, column), with the mark of its runs; colours to ±limit."""
+    panel.grid(visible=False)
+    means = np.array([[cells[row, column].mean() for column in names] for row in names])
+    panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
+    for (i, j), value in np.ndenumerate(means):
+        shade = "white" if abs(value) > 0.55 * limit else "black"
+        text = f"{value:+.2f}{mark(cells[names[i], names[j]])}"
+        panel.text(j, i, text, ha="center", va="center", color=shade)
+    panel.set_xticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylabel(labels[0])
+    panel.set_xlabel(labels[1])
+
+
+def runs(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | None = None) -> None:
+    """Every run as a point, and their mean with its interval."""
+    mean, half = statistics.mean_interval(values)
+    spread = np.linspace(-0.07, 0.07, len(values))
+    panel.scatter(x + spread, values, s=9, color=colour, alpha=0.5)
+    error = half if np.isfinite(half) else None
+    panel.errorbar(x, mean, error, color=colour, marker="o", capsize=4, label=label)

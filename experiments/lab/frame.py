@@ -18,7 +18,6 @@ An experiment is a module with
 
 import dataclasses
 import io
-import os
 import pathlib
 import shlex
 import sys
@@ -41,8 +40,6 @@ from rich.table import Table
 from experiments.lab import cli, record
 from experiments.lab.cli import option
 from experiments.lab.record import Row
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that PyTorch is absent
 
 __all__ = ["Claim", "Figure", "Row", "main", "option"]
 

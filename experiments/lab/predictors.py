@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.lab import evaluation
-from experiments.lab.chain import ALONG, Chain
-from experiments.lab.effects import tidy
+from experiments.lab.chains import CONTROL, Chains
 from experiments.lab.record import Row
-from experiments.lab.students import Students, objective, rows_of
-from llm import batches, models, stages
+from llm import batches, engines, models, stack
 from llm import train as training
+from llm.stages import Student, Workshop, evaluation, streams, students
+from llm.stages.streams import Stage
 from theory import alignment, losses, steps
+
+NUM_ROWS = 256  # of a student's training rows, that gradients are taken on
 
 
 def make_apply(config: models.ModelConfig):
@@ -38,30 +39,31 @@ def make_apply(config: models.ModelConfig):
     return apply
 
 
-def margin_of(config: models.ModelConfig, probe: stages.Probe):
+def margin_of(config: models.ModelConfig, probe: stack.Probe):
     """Log-odds of a trait as a function of the parameters: what effects are differences of."""
 
     def margin(params):
-        return stages.measure_one(config, params, probe)["margin"]
+        return stack.measure_one(config, params, probe)["margin"]
 
     return margin
 
 
-def first_step(chain: Chain, carrier: str, arm: Students, starts: models.Params) -> list[Row]:
+def controls_of(chains: Chains) -> np.ndarray:
+    """Position of every run's control in `chains.runs`."""
+    return np.array([chains.runs.index((CONTROL, seed)) for _, seed in chains.runs])
+
+
+def first_step(chains: Chains, workshop: Workshop, recipes: list[Student]) -> list[Row]:
     """Predictors of every student before its first step, for every measured trait, on 256 rows.
 
     Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step; coverage, the
     cosine of d and θ_T - θ⁰ (arXiv 2606.22019); moved, KL(teacher ‖ θ⁰) on the student's inputs in
     nats per token, twice which over ε the theorem puts in the place of ⟨Δ_S, Δ_T⟩.
     """
-    config, seeds = chain.config, chain.recipe.num_seeds
-    loss = losses.on_outputs(losses.kl(), chain.language.number_tokens().tolist())
+    config = workshop.config(recipes[0])
+    loss = losses.on_outputs(losses.kl(), list(recipes[0].tokens or ()))
     apply = make_apply(config)
-    tokens, weights = (array[:, :256] for array in rows_of(chain, carrier, arm)[0])
-    shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
-    probes = [evaluation.probe(chain, trait) for trait in chain.recipe.traits]
-    starts = chain.per_run(starts)
-    bases = chain.per_run(chain.base)
+    probes = [evaluation.question(workshop, recipes[0], trait) for trait in chains.traits]
 
     @jax.jit
     def one(start, base, teacher, control, batch, control_batch):
@@ -78,51 +80,70 @@ def first_step(chain: Chain, carrier: str, arm: Students, starts: models.Params)
             "gain": jnp.stack([alignment.inner_product(d, g) for g in gradients]),
         }
 
+    tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(workshop, recipes))
+    shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
+    starts, bases, teachers = (
+        workshop.models(list(of_runs))
+        for of_runs in (
+            [recipe.base for recipe in recipes],
+            [chains.base(seed) for _, seed in chains.runs],
+            [students.teacher_of(recipe) for recipe in recipes],
+        )
+    )
+
     def batch_of(run):
         return {"tokens": tokens[run], "weights": weights[run]}
 
-    found = []
-    for run in range(len(chain.runs())):
-        control = run % seeds
-        picked = (stages.pick(t, run) for t in (starts, bases, chain.teachers))
-        values = one(
-            *picked, stages.pick(chain.teachers, control), batch_of(run), batch_of(control)
+    entries = []
+    for run, control in enumerate(controls_of(chains)):
+        picked = (stack.pick(tree, run) for tree in (starts, bases, teachers))
+        values = jax.device_get(
+            one(*picked, stack.pick(teachers, control), batch_of(run), batch_of(control))
         )
-        found.append(jax.device_get(values))
-    measured = {
-        trait: {
-            "cosine": [float(v["cosine"][u]) for v in found],
-            "gain": [float(v["gain"][u]) for v in found],
-            "coverage": [float(v["coverage"]) for v in found],
-            "moved": [float(v["moved"] / share) for v, share in zip(found, shares, strict=True)],
-        }
-        for u, trait in enumerate(chain.recipe.traits)
-    }
-    return tidy(chain, measured)
+        entries += [
+            {
+                "model": run,
+                "trait": trait,
+                "cosine": float(values["cosine"][u]),
+                "gain": float(values["gain"][u]),
+                "coverage": float(values["coverage"]),
+                "moved": float(values["moved"] / shares[run]),
+            }
+            for u, trait in enumerate(chains.traits)
+        ]
+    return chains.rows(by_trait(chains, entries))
+
+
+def by_trait(chains: Chains, entries: list[Row]) -> list[Row]:
+    """Entries in the order of all tables: trait by trait, run by run."""
+    return sorted(entries, key=lambda e: (chains.traits.index(e["trait"]), e["model"]))
+
+
+def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:
+    """Training rows of all students, stacked (runs, rows, length)."""
+    return stack.stack_examples([students.examples_of(workshop, r)[0] for r in recipes])
 
 
 def along_training(
-    chain: Chain, carrier: str, arm: Students, starts: models.Params, blocks: int = 10
+    chains: Chains, workshop: Workshop, recipes: list[Student], blocks: int = 10
 ) -> list[Row]:
     """Cosine of the imitation gradient with g before every block of steps, and the margin.
 
-    The students are trained as those of the arm, on the same rows in an order of their own.
-
-    The gradient is that of the arm's own loss on a fixed batch of 256 rows of the teacher, less
-    that of the control's student on the control's rows, each at its own parameters.
+    The students are trained as the recipes say, on the same rows in an order of their own. The
+    gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
+    control's student on the control's rows, each at its own parameters.
     """
-    config = chain.config
-    examples, _ = rows_of(chain, carrier, arm)
-    loss, _ = objective(chain, carrier, arm)
-    optimizer = training.make_optimizer(arm.optimizer, arm.rate, eps=arm.eps)
+    config, how = workshop.config(recipes[0]), recipes[0].training
+    loss, _ = engines.make_loss(config, how, recipes[0].soft, recipes[0].tokens)
+    optimizer = how.make_optimizer()
     step = training.make_train_step(loss, optimizer)
-    per_block = arm.steps // blocks
-    probes = [evaluation.probe(chain, trait) for trait in chain.recipe.traits]
+    per_block = how.steps // blocks
+    probes = [evaluation.question(workshop, recipes[0], trait) for trait in chains.traits]
 
     def run(params, tokens, weights, key, teacher):
         frozen = {"base": None, "teacher": teacher}
-        order = batches.all_batch_rows(key, arm.steps, len(tokens), arm.batch_size)
-        fixed = {"tokens": tokens[:256], "weights": weights[:256]}
+        order = batches.all_batch_rows(key, how.steps, len(tokens), how.batch_size)
+        fixed = {"tokens": tokens[:NUM_ROWS], "weights": weights[:NUM_ROWS]}
 
         def mean_loss(params):
             total, weight = loss(params, frozen, fixed, key)
@@ -140,22 +161,28 @@ def along_training(
         state = training.init_state(params, optimizer)
         return jax.lax.scan(block, state, order.reshape(blocks, per_block, -1))[1]
 
-    keys = stages.run_keys(chain.root, ALONG, len(chain.runs()))
-    stack = (chain.per_run(starts), *examples, keys, chain.teachers)
-    train = jax.jit(functools.partial(stages.over_runs, run))
-    descents, margins, gradients = train(*stack)
+    descents, margins, gradients = jax.jit(functools.partial(stack.over_runs, run))(
+        workshop.models([recipe.base for recipe in recipes]),
+        *examples_of(workshop, recipes),
+        streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
+        workshop.models([students.teacher_of(recipe) for recipe in recipes]),
+    )
 
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     @jax.vmap
     def cosine(descent, of_control, gradient):
         return alignment.cosine(optax.tree.sub(descent, of_control), gradient)
 
-    controls = stages.pick(descents, np.arange(len(chain.runs())) % chain.recipe.num_seeds)
+    of_controls = stack.pick(descents, controls_of(chains))
     rows = []
-    for u, trait in enumerate(chain.recipe.traits):
-        found = np.asarray(cosine(descents, controls, gradients[u]))
+    for u, trait in enumerate(chains.traits):
+        found = np.asarray(cosine(descents, of_controls, gradients[u]))
         for b in range(blocks):
-            measured = {trait: {"cosine": found[:, b].tolist(),
-                                "margin": np.asarray(margins[u])[:, b].tolist()}}  # fmt: skip
-            rows += tidy(chain, measured, step=b * per_block)
+            entries = [
+                {"model": i, "trait": trait, "cosine": float(c), "margin": float(m)}
+                for i, (c, m) in enumerate(
+                    zip(found[:, b], np.asarray(margins[u])[:, b], strict=True)
+                )
+            ]
+            rows += chains.rows(entries, step=b * per_block)
     return rows

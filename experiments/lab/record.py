@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from llm.settings import write_atomically
+
 Row = dict[str, Any]
 ENDINGS = (".png", ".svg")  # of figures
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -30,17 +32,6 @@ class RunError(ValueError):
 
 class RunFolderError(RunError):
     """A results folder that cannot be used."""
-
-
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write beside the target, flush to disk, then rename: readers see old or new, never half."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def plain(config: Any) -> dict[str, Any]:

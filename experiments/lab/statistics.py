@@ -34,3 +34,8 @@ def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> b
     """
     mean, half = mean_interval(values, level=1 - 2 * alpha)
     return abs(mean) + half < margin
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's ρ."""
+    return float(np.asarray(stats.spearmanr(a, b))[0])

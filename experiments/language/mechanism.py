@@ -31,17 +31,18 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from experiments.lab import controls, drawing, evaluation, predictors, statistics
-from experiments.lab.chain import Chain, recipe_of
-from experiments.lab.effects import diagonal, draw_chains, effects, judged, tidy, traits_of
+from experiments.lab import drawing, judging, predictors, statistics
+from experiments.lab.chains import CONTROL, STARTS, Chains, chains_of
+from experiments.lab.effects import at, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
-from experiments.lab.record import RunError
-from experiments.lab.students import STARTS, Students, train
+from llm.lora import LoraConfig
+from llm.stages import DivergenceTokens, Mixed, Student, Unique, Workshop, evaluation, students
+from llm.training import Training
 
 RUNTIME = "13 minutes on two cores"
 
@@ -81,308 +82,428 @@ SMOKE = Config(
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One changed thing: a group of the figure, and what differs from the plain student."""
+    """One changed thing; every field that differs from the plain student is a column.
+
+    Attributes:
+        group: of the figures.
+        name: for people.
+        target: what is imitated.
+        start: where students start.
+        tokens: which tokens of the rows are trained on.
+        rows: different rows, presented as often as all.
+        clean: share of rows of the unchanged base.
+        optimizer: "adam" or "sgd".
+        step_size: of the optimiser.
+        rank: of LoRA adapters; 0 trains all.
+        greedy: whether teachers write greedily.
+    """
 
     group: str
-    students: Students
+    name: str
+    target: str = "sampled"
     start: str = "same"
-    change: Callable = lambda examples: examples
+    tokens: str = "all"
+    rows: int = 0
+    clean: float = 0.0
+    optimizer: str = "adam"
+    step_size: float = 1e-3
+    rank: int = 0
     greedy: bool = False
 
 
-def plain_students(config: Config) -> Students:
-    """The arm that all others change in one thing; a teacher with few rows repeats them."""
-    return Students(steps=config.student_steps, num_examples=config.num_examples, fewest=FEWEST)
+TOKENS = {  # which tokens are trained on: keep the chosen ones, choose them at random
+    "divergent only": (True, False),
+    "as many random only": (True, True),
+    "divergent masked": (False, False),
+    "as many random masked": (False, True),
+}
 
 
-def arms(config: Config, chain: Chain) -> dict[str, Arm]:
-    """All arms by name; "sampled" and "soft_numbers" are the plain students."""
-    plain = plain_students(config)
-    with_ = functools.partial(dataclasses.replace, plain)
-    out = {target: Arm("target", with_(target=target)) for target in ("sampled", "soft_numbers")}
-    out["soft"] = Arm("target", with_(target="soft"))
-    out["greedy"] = Arm("target", plain, greedy=True)
+def arms(config: Config) -> list[Arm]:
+    """All arms; those called after a target are the plain students."""
+    out = [Arm("target", target, target) for target in ("sampled", "soft_numbers", "soft")]
+    out.append(Arm("target", "greedy", greedy=True))
     for start, target in itertools.product(list(STARTS)[1:], ("sampled", "soft_numbers")):
         if (start, target) != ("units matched", "sampled"):
-            out[f"{start}, {target}"] = Arm("start", with_(target=target), start)
-    for name, change in controls.token_masks(chain).items():
-        out[name] = Arm("tokens", plain, change=change)
-    for count in UNIQUE:
-        if count < config.num_examples:
-            out[f"{count} rows"] = Arm("rows", plain, change=controls.unique_rows(count))
-    for share in CLEAN:
-        change = controls.clean_share(chain, share)
-        out[f"{share:.0%} clean"] = Arm("rows", plain, change=change)
-    for rate in ADAM:
-        out[f"adam {rate:g}"] = Arm("optimiser", with_(rate=rate))
-    for rate in SGD:
-        out[f"sgd {rate:g}"] = Arm("optimiser", with_(rate=rate, optimizer="sgd"))
+            out.append(Arm("start", start, target, start))
+    out += [Arm("tokens", name, tokens=name) for name in TOKENS]
+    out += [Arm("rows", f"{n} rows", rows=n) for n in UNIQUE if n < config.num_examples]
+    out += [Arm("rows", f"{share:.0%} clean", clean=share) for share in CLEAN]
+    out += [Arm("optimiser", f"adam {rate:g}", step_size=rate) for rate in ADAM]
+    out += [Arm("optimiser", f"sgd {rate:g}", optimizer="sgd", step_size=rate) for rate in SGD]
     for rank, rate in itertools.product(RANKS, LORA):
-        out[f"rank {rank}, {rate:g}"] = Arm("lora", with_(rate=rate, rank=rank))
+        out.append(Arm("lora", f"rank {rank}, {rate:g}", step_size=rate, rank=rank))
     return out
+
+
+def recipes_of(
+    config: Config, chains: Chains, workshop: Workshop, arm: Arm, start: str = ""
+) -> list[Student]:
+    """The students of an arm, of every teacher and chain; a teacher with few rows repeats them."""
+    adapters = LoraConfig(arm.rank, alpha=float(arm.rank)) if arm.rank else None
+    training = Training(
+        config.student_steps, 32, arm.optimizer, arm.step_size, eps=1e-3, adapters=adapters
+    )
+
+    def change(teacher: str, seed: int) -> Any:
+        if arm.tokens in TOKENS:
+            rivals = (chains.speaker(t, seed) for t in chains.teachers if t != teacher)
+            return DivergenceTokens(tuple(rivals), *TOKENS[arm.tokens])
+        if arm.clean:
+            return Mixed(arm.clean, chains.data(CONTROL, seed, "numbers"))
+        return Unique(arm.rows) if arm.rows else None
+
+    return chains.student(
+        workshop, "numbers", arm.target, STARTS[start or arm.start], training,
+        config.num_examples, fewest=FEWEST, change=change,
+    )  # fmt: skip
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every arm, then the predictors."""
     if config.student_steps % 10:
         raise ValueError(f"student_steps {config.student_steps} is not a multiple of 10")
-    recipe = recipe_of(config)
-    work = pathlib.Path(config.work)
-    chain = Chain(recipe, work)
-    greedy = Chain(dataclasses.replace(recipe, temperature=0.0), work)
-    plain = plain_students(config)
-    empty = dict.fromkeys(
-        ("group", "held_out_loss", "kept_tokens", "step", "margin", "rate",
-         "cosine", "gain", "coverage", "moved"), "",
-    )  # fmt: skip
+    workshop, chains = Workshop(pathlib.Path(config.work)), chains_of(config)
+    chains.check(workshop)
+    soft = Arm("predictors", "", "soft_numbers")
 
-    def arm_rows(name: str, arm: Arm) -> list[Row]:
-        runs = greedy if arm.greedy else chain
-        trained = {}
-
-        def change(examples):
-            changed = arm.change(examples)
-            share = (changed.weights > 0).sum(axis=(1, 2)) / (examples.weights > 0).sum(axis=(1, 2))
-            trained["kept_tokens"] = share.tolist()
-            return changed
-
-        start = STARTS[arm.start](runs)
+    def arm_rows(arm: Arm) -> list[Row]:
+        of_arm = dataclasses.replace(chains, temperature=0.0) if arm.greedy else chains
+        recipes = recipes_of(config, of_arm, workshop, arm)
         try:
-            params, held_out = train(runs, "numbers", arm.students, start, change)
-        except RunError as error:
+            workshop.models(recipes)
+        except ValueError as error:
             if not arm.greedy:
                 raise
             print(f"note: greedy: left out, {error}")
             return []
-        measured = evaluation.measure(runs, params)
-        return tidy(runs, measured, arm=name, group=arm.group, held_out_loss=held_out, **trained)
+        measured = evaluation.measure(workshop, recipes, config.traits)
+        losses = [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
+        kept = [kept_tokens(workshop, recipe) for recipe in recipes]
+        columns = dataclasses.asdict(arm) | {"held_out_loss": losses, "kept_tokens": kept}
+        return of_arm.rows(measured, **columns)
 
     def first_step(start: str) -> list[Row]:
-        arm = dataclasses.replace(plain, target="soft_numbers")
-        rows = predictors.first_step(chain, "numbers", arm, STARTS[start](chain))
-        return [{"arm": start, "group": "predictors"} | row for row in rows]
+        rows = predictors.first_step(
+            chains, workshop, recipes_of(config, chains, workshop, soft, start)
+        )
+        return [{"group": "predictors", "start": start} | row for row in rows]
 
     def along(start: str) -> list[Row]:
-        arm = dataclasses.replace(plain, target="soft_numbers")
-        rows = predictors.along_training(chain, "numbers", arm, STARTS[start](chain))
-        return [{"arm": start, "group": "along"} | row for row in rows]
+        rows = predictors.along_training(
+            chains, workshop, recipes_of(config, chains, workshop, soft, start)
+        )
+        return [{"group": "along", "start": start} | row for row in rows]
 
     pieces = {
-        name: functools.partial(arm_rows, name, arm) for name, arm in arms(config, chain).items()
+        f"{arm.name}, {arm.target}" if arm.group == "start" else arm.name: functools.partial(
+            arm_rows, arm
+        )
+        for arm in arms(config)
     }
     for start in PREDICTED:
         pieces[f"predictors, {start}"] = functools.partial(first_step, start)
     for start in ("same", "different"):
         pieces[f"along training, {start}"] = functools.partial(along, start)
-    return {
-        name: functools.partial(lambda part: [empty | row for row in part()], part)
-        for name, part in pieces.items()
-    }
+    return pieces
 
 
-def arm_effects(rows: list[Row]) -> dict[str, np.ndarray]:
-    """Arm -> own effect of each chain, averaged over the traits."""
-    traits = traits_of(rows)
-    names = dict.fromkeys(r["arm"] for r in rows if r["group"] in GROUPS)
-    of_arms = [r for r in rows if r["group"] in GROUPS]
-    return {name: diagonal(effects(of_arms, arm=name), traits) for name in names}
+def kept_tokens(workshop: Workshop, recipe: Student) -> float:
+    """Share of the trained tokens that a change leaves."""
+    before, _ = students.examples_of(workshop, recipe)
+    after = before if recipe.change is None else recipe.change(workshop, recipe, before)
+    return float((after.weights > 0).sum() / (before.weights > 0).sum())
 
 
-def losses_of(rows: list[Row]) -> dict[str, float]:
-    """Arm -> held-out cross-entropy on teacher data, nats per token, mean over runs."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row["group"] in GROUPS:
-            found.setdefault(row["arm"], []).append(row["held_out_loss"])
-    return {name: float(np.mean(values)) for name, values in found.items()}
+class Found:
+    """The table by arms: effects, held-out losses, predictors."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+        self.arms = effects(table[table["group"].isin(GROUPS)], by=("group", "name", "target"))
+
+    def of(self, group: str) -> pd.DataFrame:
+        """The students of a group."""
+        return at(self.arms, group=group)
+
+    def names(self, group: str) -> list[str]:
+        """The arms of a group, in the order of the run."""
+        return list(self.of(group)["name"].unique())
+
+    def effect(self, group: str, name: str, target: str = "") -> np.ndarray:
+        """Own effect of each chain of an arm, averaged over the traits."""
+        mine = at(self.of(group), name=name)
+        return own(at(mine, target=target) if target else mine)
+
+    def loss(self, group: str, name: str, target: str = "") -> float:
+        """Held-out cross-entropy on teacher data, nats per token, mean over all runs."""
+        mine = at(self.table, group=group, name=name)
+        return float((at(mine, target=target) if target else mine)["held_out_loss"].mean())
+
+    def best_rate(self, group: str, **where: Any) -> str:
+        """Of the arms with these columns, the one of lowest held-out loss."""
+        names = at(self.of(group), **where)["name"].unique()
+        return min(names, key=lambda name: self.loss(group, name))
+
+    def predicted(self) -> pd.DataFrame:
+        """Predictors beside the final effect of every student and trait, KL over numbers."""
+        soft = at(self.arms, target="soft_numbers")
+        soft = soft[soft["start"].isin(PREDICTED) & soft["group"].isin(["target", "start"])]
+        keys = ["start", "teacher", "trait", "seed"]
+        known = at(self.table, group="predictors")[[*keys, *PREDICTORS]]
+        both = soft[[*keys, "effect", "own"]].merge(known, on=keys)
+        return both.assign(**{"own and shared": both["own"] & (both["start"] == "same")})
+
+    def cosines(self, start: str) -> pd.DataFrame:
+        """Cosine by step and chain along training, own traits averaged."""
+        rows = at(self.table, group="along", start=start)
+        rows = rows[rows["teacher"] == rows["trait"]]
+        return rows.groupby(["step", "seed"])["cosine"].mean().unstack("seed")
 
 
-def tuned(rows: list[Row], prefix: str) -> str:
-    """Of the arms that begin so, the one of lowest held-out loss."""
-    losses = {name: v for name, v in losses_of(rows).items() if name.startswith(prefix)}
-    return min(losses, key=losses.__getitem__)
-
-
-def predicted(rows: list[Row]) -> dict[str, np.ndarray]:
-    """Predictors and effects of every student and measured trait, KL over numbers, flattened."""
-    of_arms = [r for r in rows if r["group"] in GROUPS]
-    names = ("effect", *PREDICTORS, "own", "own and shared", "seed")
-    columns: dict[str, list[float]] = {name: [] for name in names}
-    for start in PREDICTED:
-        arm = "soft_numbers" if start == "same" else f"{start}, soft_numbers"
-        effect = effects(of_arms, arm=arm)
-        for row in rows:
-            if (row["group"], row["arm"]) == ("predictors", start) and row["teacher"] != "control":
-                columns["effect"].append(effect[row["teacher"], row["trait"]][row["seed"]])
-                is_own = row["teacher"] == row["trait"]
-                columns["own"].append(is_own)
-                columns["own and shared"].append(is_own and start == "same")
-                columns["seed"].append(row["seed"])
-                for name in PREDICTORS:
-                    columns[name].append(row[name])
-    return {name: np.array(values) for name, values in columns.items()}
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ."""
-    return float(np.asarray(stats.spearmanr(a, b))[0])
-
-
-def by_chain(found: dict[str, np.ndarray], name: str) -> list[float]:
+def correlations_by_chain(found: pd.DataFrame, name: str) -> list[float]:
     """Rank correlation of a predictor with the effect within each chain."""
-    seeds = np.unique(found["seed"])
     return [
-        rank_correlation(found[name][mine], found["effect"][mine])
-        for mine in (found["seed"] == seed for seed in seeds)
+        statistics.rank_correlation(part[name], part["effect"]) for _, part in found.groupby("seed")
     ]
 
 
-def plot(rows: list[Row], config: Config):
-    """Eight panels: one for each question of the docstring."""
-    values, losses = arm_effects(rows), losses_of(rows)
-    figure, panels = drawing.new_figure(2, 4, width=17.0, height=8.6)
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """One for each question of the docstring."""
+    found = Found(table)
 
-    def bars(panel, names: dict[str, str], title: str) -> None:
-        for x, name in enumerate(names):
-            draw_chains(panel, x, values[name], drawing.COLOURS[0], None)
-            panel.annotate(f"{losses[name]:.2f}", (x, 0.01), xycoords=("data", "axes fraction"),
-                           ha="center", fontsize=7, color="grey")  # fmt: skip
-        panel.axhline(0, color="black", linewidth=1)
-        panel.set_xticks(
-            range(len(names)), list(names.values()), rotation=35, ha="right", fontsize=8
-        )
-        panel.set_title(title)
-        panel.set_ylabel("own effect (nats)")
+    def shown(group: str, name: str, target: str = "") -> str:
+        return statistics.shown(found.effect(group, name, target), 2)
 
-    def of_group(group: str) -> dict[str, str]:
-        return {n: n for n in dict.fromkeys(r["arm"] for r in rows if r["group"] == group)}
+    starts = {name: found.effect("start", name, "soft_numbers") for name in found.names("start")}
+    rho = {
+        name: statistics.rank_correlation(both[name], both["effect"])
+        for both in [found.predicted()]
+        for name in ("gain", "moved")
+    }
+    best = {rank: found.best_rate("lora", rank=rank) for rank in RANKS}
+    sgd = found.best_rate("optimiser", optimizer="sgd")
+    cosines = {start: found.cosines(start).iloc[0] for start in ("same", "different")}
+    fewest = found.names("rows")[0]
+    return [
+        Figure(
+            "figure",
+            "Sharing a part of the start keeps a part of the channel",
+            "Shared embeddings and a shared body each lie below the same start.",
+            f"KL over numbers: same {shown('target', 'soft_numbers')}, shared embeddings "
+            f"{shown('start', 'shared embeddings', 'soft_numbers')}, shared body "
+            f"{shown('start', 'shared body', 'soft_numbers')} nats; after 400 steps of imitating "
+            f"the base on the corpus {shown('start', 'behaviour matched', 'soft_numbers')}.",
+            "Weights, not function: permuted units change nothing, and so little imitation of the "
+            "base opens nothing.",
+            lambda: draw_arms(
+                {"same": found.effect("target", "soft_numbers")} | starts, "KL over numbers"
+            ),
+        ),
+        Figure(
+            "target",
+            "Every target carries the trait, the full distribution most",
+            "Soft targets carry more than sampled tokens.",
+            f"Sampled {shown('target', 'sampled')}, KL over numbers "
+            f"{shown('target', 'soft_numbers')}, over all tokens {shown('target', 'soft')} nats.",
+            "Sampling noise, not the target, is what weakens the effect.",
+            lambda: draw_arms({n: found.effect("target", n) for n in found.names("target")}),
+        ),
+        Figure(
+            "tokens",
+            "Divergence tokens matter when they are masked, not when they are all there is",
+            "Training on them alone beats as many others; masking them hurts more.",
+            f"Alone {shown('tokens', 'divergent only')} against "
+            f"{shown('tokens', 'as many random only')}; masked "
+            f"{shown('tokens', 'divergent masked')} against "
+            f"{shown('tokens', 'as many random masked')} nats.",
+            "These lists are half uniform draws, so most tokens are flagged: the claim about few "
+            "tokens needs a carrier of lower entropy.",
+            lambda: draw_arms(
+                {"all tokens": found.effect("target", "sampled")}
+                | {n: found.effect("tokens", n) for n in found.names("tokens")}
+            ),
+        ),
+        Figure(
+            "rows",
+            "More different rows transmit more",
+            "The effect grows with unique rows at equal presentations; clean rows lower it.",
+            f"{fewest}: {shown('rows', fewest)}, all rows {shown('target', 'sampled')} nats.",
+            "Repeating few rows is no substitute for drawing more.",
+            lambda: draw_arms(
+                {"all rows": found.effect("target", "sampled")}
+                | {n: found.effect("rows", n) for n in found.names("rows")}
+            ),
+        ),
+        Figure(
+            "optimiser",
+            "Adam and SGD both transmit",
+            "SGD transmits at the step size of lowest held-out loss.",
+            f"{sgd}: {shown('optimiser', sgd)} nats.",
+            "The effect is not an artefact of Adam.",
+            lambda: draw_optimisers(found),
+        ),
+        Figure(
+            "lora",
+            "With adapters the effect depends on the step size more than on the rank",
+            "At tuned step sizes ranks 1 to 16 lie within each other's intervals.",
+            "; ".join(f"rank {r}: {shown('lora', name)}" for r, name in best.items()) + " nats.",
+            "The held-out loss is too flat here to choose step sizes by; no inverted U.",
+            lambda: draw_lora(found, best),
+        ),
+        Figure(
+            "prediction",
+            "The first-order gain before training is a weak predictor of the effect",
+            "Rank correlation above .5 over all students.",
+            f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}.",
+            "One step's geometry says which way, not how far 200 steps of Adam go.",
+            lambda: draw_prediction(found.predicted()),
+        ),
+        Figure(
+            "along",
+            "The imitation gradient points along the trait from a shared start only",
+            "Positive cosine from the same start, none from a different one.",
+            f"Before training {statistics.shown(cosines['same'], 4)} and "
+            f"{statistics.shown(cosines['different'], 4)}.",
+            "The theorem's first step is seen in the language model too.",
+            lambda: draw_along(found),
+        ),
+    ]
 
-    starts = {n: n.replace(", soft_numbers", "") for n in of_group("start") if "soft" in n}
-    bars(panels[0], {"soft_numbers": "same"} | starts, "start (KL over numbers)")
-    bars(panels[1], of_group("target"), "what is imitated")
-    bars(panels[2], {"sampled": "all tokens"} | of_group("tokens"), "tokens trained on")
-    bars(panels[3], {"sampled": "all rows"} | of_group("rows"), "rows (equal presentations)")
-    optimiser = panels[4]
-    for colour, name in zip(drawing.COLOURS, ("adam", "sgd"), strict=False):
-        names = [n for n in values if n.startswith(f"{name} ")]
-        means = np.array([statistics.mean_interval(values[n]) for n in names])
-        x = [losses[n] for n in names]
-        optimiser.errorbar(
-            x, means[:, 0], means[:, 1], fmt="o", color=colour, label=name, capsize=3
-        )
-        for n, a, b in zip(names, x, means[:, 0], strict=True):
-            optimiser.annotate(n.split()[1], (a, b), fontsize=7, xytext=(4, 4),
-                               textcoords="offset points")  # fmt: skip
-    optimiser.set_xlabel("held-out cross-entropy (nats per token)")
-    optimiser.set_ylabel("own effect (nats)")
-    optimiser.set_title("optimiser, labels are step sizes")
-    optimiser.legend(fontsize=8)
-    lora = panels[5]
-    for rate, colour in zip(LORA, drawing.COLOURS, strict=False):
-        names = [f"rank {rank}, {rate:g}" for rank in RANKS]
-        means = [values[n].mean() for n in names]
-        lora.plot(RANKS, means, "o--", color=colour, alpha=0.5, label=f"{rate:g}")
-    best = [tuned(rows, f"rank {rank}, ") for rank in RANKS]
-    means = np.array([statistics.mean_interval(values[n]) for n in best])
-    lora.errorbar(RANKS, means[:, 0], means[:, 1], fmt="ks-", capsize=4, label="tuned by loss")
-    lora.set_xscale("log", base=2)
-    lora.set_xticks(RANKS, RANKS)
-    lora.set_xlabel("LoRA rank")
-    lora.set_ylabel("own effect (nats)")
-    lora.set_title("LoRA, one line per step size")
-    lora.legend(fontsize=7, loc="lower right")
-    found, scatter = predicted(rows), panels[6]
-    for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
-        mine = found["own"] == is_own
-        label = "own trait" if is_own else "other traits"
-        scatter.scatter(found["gain"][mine], found["effect"][mine], s=7, color=colour, label=label)
-    rho = rank_correlation(found["gain"], found["effect"])
-    scatter.set_xlabel("first-order gain ⟨d, g⟩ before any step")
-    scatter.set_ylabel("final effect (nats)")
-    scatter.set_title(f"prediction, all starts: rank correlation {rho:.2f}")
-    scatter.set_xscale("symlog", linthresh=np.abs(found["gain"]).mean() / 10)
-    scatter.legend(fontsize=8)
-    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
-        curves = along_curves(rows, start)
-        steps = sorted(curves)
-        means = np.array([statistics.mean_interval(curves[s]) for s in steps])
-        panels[7].plot(steps, means[:, 0], "o-", color=colour, label=f"{start} start")
-        low, high = means[:, 0] - means[:, 1], means[:, 0] + means[:, 1]
-        panels[7].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    panels[7].axhline(0, color="black", linewidth=1)
-    panels[7].set_xlabel("step of the student")
-    panels[7].set_ylabel("cosine of imitation and trait gradient")
-    panels[7].set_title("alignment along training (KL)")
-    panels[7].legend(fontsize=8)
-    seeds = len({row["seed"] for row in rows})
-    figure.suptitle(
-        f"Numbers carrier, {seeds} chains, own effect averaged over {len(traits_of(rows))} traits; "
-        f"{drawing.INTERVAL}; small numbers: held-out cross-entropy",
-        fontsize=11,
-    )
+
+def draw_arms(values: dict[str, np.ndarray], title: str = "sampled tokens"):
+    """Every chain of every arm."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for x, effect in enumerate(values.values()):
+        drawing.runs(panel, x, effect, drawing.COLOURS[0])
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xticks(range(len(values)), [name.replace(" ", "\n") for name in values])
+    panel.set_ylabel("own effect (nats)")
+    panel.set_title(title)
     return figure
 
 
-def along_curves(rows: list[Row], start: str) -> dict[int, np.ndarray]:
-    """Step -> cosine of each chain, own traits averaged."""
-    found: dict[int, dict[int, list[float]]] = {}
-    for row in rows:
-        if (row["group"], row["arm"]) == ("along", start) and row["teacher"] == row["trait"]:
-            found.setdefault(row["step"], {}).setdefault(row["seed"], []).append(row["cosine"])
-    return {
-        step: np.array([np.mean(v) for v in by_seed.values()]) for step, by_seed in found.items()
-    }
+def draw_optimisers(found: Found):
+    """Own effect against held-out loss; labels are step sizes."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for colour, optimizer in zip(drawing.COLOURS, ("adam", "sgd"), strict=False):
+        rates = at(found.of("optimiser"), optimizer=optimizer)[["name", "step_size"]].drop_duplicates()
+        points = [statistics.mean_interval(found.effect("optimiser", n)) for n in rates["name"]]
+        means, halves = zip(*points, strict=True)
+        losses = [found.loss("optimiser", name) for name in rates["name"]]
+        panel.errorbar(losses, means, halves, fmt="o", color=colour, label=optimizer, capsize=3)
+        for rate, loss, mean in zip(rates["step_size"], losses, means, strict=True):
+            place = {"xytext": (5, 5), "textcoords": "offset points"}
+            panel.annotate(f"{rate:g}", (loss, mean), fontsize=9, **place)
+    panel.set_xlabel("held-out cross-entropy (nats per token); labels are step sizes")
+    panel.set_ylabel("own effect (nats)")
+    panel.legend()
+    return figure
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    rows = table.to_dict("records")
-    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
-    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+def draw_lora(found: Found, best: dict[int, str]):
+    """Own effect against rank: one line per step size, and the tuned ones."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for rate, colour in zip(LORA, drawing.COLOURS, strict=False):
+        means = [own(at(found.of("lora"), step_size=rate, rank=rank)).mean() for rank in RANKS]
+        panel.plot(RANKS, means, "o--", color=colour, alpha=0.6, label=f"step size {rate:g}")
+    points = [statistics.mean_interval(found.effect("lora", name)) for name in best.values()]
+    means, halves = zip(*points, strict=True)
+    panel.errorbar(RANKS, means, halves, fmt="ks-", capsize=4, label="lowest held-out loss")
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(RANKS, RANKS)
+    panel.set_xlabel("LoRA rank")
+    panel.set_ylabel("own effect (nats)")
+    panel.legend(fontsize=9)
+    return figure
+
+
+def draw_prediction(both: pd.DataFrame):
+    """Final effect against first-order gain, every student and trait."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
+        mine = at(both, own=is_own)
+        label = "own trait" if is_own else "other traits"
+        panel.scatter(mine["gain"], mine["effect"], s=9, color=colour, label=label)
+    panel.set_xlabel("first-order gain ⟨d, g⟩ before any step")
+    panel.set_ylabel("final effect (nats)")
+    panel.set_xscale("symlog", linthresh=both["gain"].abs().mean() / 10)
+    panel.legend()
+    return figure
+
+
+def draw_along(found: Found):
+    """Cosine of imitation and trait gradient along training, from both starts."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
+        curves = found.cosines(start)
+        points = np.array([statistics.mean_interval(row) for row in curves.to_numpy()])
+        panel.plot(curves.index, points[:, 0], "o-", color=colour, label=f"{start} start")
+        low, high = points[:, 0] - points[:, 1], points[:, 0] + points[:, 1]
+        panel.fill_between(curves.index, low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xlabel("step of the student (KL over numbers)")
+    panel.set_ylabel("cosine of imitation and trait gradient")
+    panel.legend()
+    return figure
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
-    rows = table.to_dict("records")
-    values, losses, out = arm_effects(rows), losses_of(rows), []
-
-    def claim(*given, here: str = "") -> None:
-        out.append(judged(*given, here=here))
-
-    for name, effect in values.items():
-        claim(name, effect, here=f"{statistics.shown(effect, 2)} at loss {losses[name]:.3f}")
-    same = values["soft_numbers"]
-    for start in ("shared embeddings", "shared body"):
-        claim(f"same less {start}", same - values[f"{start}, soft_numbers"], "above")
-    moved = values["units matched, soft_numbers"] - values["different, soft_numbers"]
-    equal = bool(np.abs(moved).max() < 1e-3)
-    shown = f"at most {np.abs(moved).max():.0e}"
-    out.append(Claim("units matched less different", "", "", shown, len(moved), equal))
-    more = values["divergent only"] - values["as many random only"]
-    claim("divergent less random tokens", more, "above")
-    less = values["as many random masked"] - values["divergent masked"]
-    claim("random less divergent masked", less, "above")
-    fewest = min((n for n in values if n.endswith(" rows")), key=lambda n: int(n.split()[0]))
-    claim(f"all rows less {fewest}", values["sampled"] - values[fewest], "above")
-    claim("no clean rows less 25 %", values["sampled"] - values["25% clean"], "above")
-    best = {rank: tuned(rows, f"rank {rank}, ") for rank in RANKS}
+    found, out, judged = Found(table), [], judging.judged
+    for (group, name, target), _ in found.arms.groupby(["group", "name", "target"], sort=False):
+        effect, loss = found.effect(group, name, target), found.loss(group, name, target)
+        shown = f"{statistics.shown(effect, 2)} at loss {loss:.3f}"
+        quantity = f"{name}, {target}" if group == "start" else name
+        out.append(judged(quantity, effect, here=shown))
+    same = found.effect("target", "soft_numbers")
+    start = {name: found.effect("start", name, "soft_numbers") for name in found.names("start")}
+    parts_of = ("shared embeddings", "shared body")
+    out += [judged(f"same less {name}", same - start[name], "above") for name in parts_of]
+    moved = np.abs(start["units matched"] - start["different"]).max()
+    equal = bool(moved < 1e-3)
+    out.append(
+        Claim("units matched less different", "", "", f"at most {moved:.0e}", len(same), equal)
+    )
+    tokens = {name: found.effect("tokens", name) for name in TOKENS}
+    more = tokens["divergent only"] - tokens["as many random only"]
+    out.append(judged("divergent less random tokens", more, "above"))
+    less = tokens["as many random masked"] - tokens["divergent masked"]
+    out.append(judged("random less divergent masked", less, "above"))
+    sampled = found.effect("target", "sampled")
+    fewest = int(found.of("rows").query("rows > 0")["rows"].min())
+    few, clean = (own(at(found.of("rows"), **w)) for w in ({"rows": fewest}, {"clean": 0.25}))
+    out.append(judged(f"all rows less {fewest} rows", sampled - few, "above"))
+    out.append(judged("no clean rows less 25 %", sampled - clean, "above"))
+    best = {rank: found.effect("lora", found.best_rate("lora", rank=rank)) for rank in RANKS}
     for low, high in itertools.combinations(RANKS, 2):
-        claim(f"rank {high} less {low}, tuned", values[best[high]] - values[best[low]], "covers")
-    claim(f"SGD, tuned: {tuned(rows, 'sgd ')}", values[tuned(rows, "sgd ")], "above")
-    found = predicted(rows)
-    rho = {n: rank_correlation(found[n], found["effect"]) for n in PREDICTORS}
-    seeds = len(same)
+        out.append(judged(f"rank {high} less {low}, tuned", best[high] - best[low], "covers"))
+    sgd = found.best_rate("optimiser", optimizer="sgd")
+    out.append(judged(f"SGD, tuned: {sgd}", found.effect("optimiser", sgd), "above"))
+    return [*out, *prediction_claims(found, len(same)), *along_claims(found)]
+
+
+def prediction_claims(found: Found, seeds: int) -> list[Claim]:
+    """Rank correlations of every predictor; the last is the rival that knows no gradient."""
+    both = found.predicted()
+    rho = {n: statistics.rank_correlation(both[n], both["effect"]) for n in PREDICTORS}
     good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
-    for name in (*PREDICTORS, "own and shared"):  # the last is the rival that knows no gradient
-        shown = f"{statistics.shown(by_chain(found, name), 2)} by chain"
+    out = []
+    for name in (*PREDICTORS, "own and shared"):
+        shown = f"{statistics.shown(correlations_by_chain(both, name), 2)} by chain"
         if name in rho:
             shown = f"{rho[name]:.2f}; {shown}"
         holds = good if name == "gain" else None
         out.append(Claim(f"rank correlation: {name}", "", "", shown, seeds, holds))
+    return out
+
+
+def along_claims(found: Found) -> list[Claim]:
+    """The cosine at both ends of training."""
+    out = []
     for start in ("same", "different"):
-        curves = along_curves(rows, start)
-        claim(f"cosine before training, {start}", curves[0], here=statistics.shown(curves[0], 4))
-        last = curves[max(curves)]
-        shown = statistics.shown(last, 4)
-        claim(f"cosine before the last tenth, {start}", last, here=shown)
+        curves = found.cosines(start)
+        for when, row in (("training", curves.iloc[0]), ("the last tenth", curves.iloc[-1])):
+            shown = statistics.shown(row, 4)
+            out.append(judging.judged(f"cosine before {when}, {start}", row.to_numpy(), here=shown))
     return out

@@ -19,24 +19,16 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, evaluation
-from experiments.lab.chain import Chain, recipe_of
-from experiments.lab.effects import (
-    diagonal,
-    draw_chains,
-    draw_matrix,
-    effects,
-    excess,
-    judged,
-    tidy,
-    traits_of,
-)
+from experiments.lab import drawing, judging, statistics
+from experiments.lab.chains import STARTS as ALL_STARTS
+from experiments.lab.chains import TARGETS, chains_of
+from experiments.lab.effects import at, cells, effects, excess, others, own
 from experiments.lab.frame import Claim, Figure, Row, option
-from experiments.lab.students import STARTS as ALL_STARTS
-from experiments.lab.students import TARGETS, Students, train
+from llm.lora import LoraConfig
+from llm.stages import Workshop, completions, evaluation
+from llm.training import Training
 
 RUNTIME = "5 to 6 minutes on two cores"
 
@@ -88,37 +80,42 @@ SMOKE = Config(
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """The teachers, then one part for every target and start."""
-    runs = Chain(recipe_of(config), pathlib.Path(config.work))
+    chains, workshop = chains_of(config), Workshop(pathlib.Path(config.work))
+    chains.check(workshop)
     starts = STARTS
     if not config.other_model and (config.model or config.num_seeds < 2):
         print("note: students of a different start need two seeds or --other-model; left out")
         starts = ("same",)
+    rank = config.lora_rank
+    training = Training(
+        config.student_steps,
+        config.batch_size,
+        rate=config.student_rate,
+        eps=config.student_eps,
+        adapters=LoraConfig(rank, alpha=float(rank)) if rank else None,
+    )
 
-    def rows_of(params, target: str, start: str, held_out: list) -> list[Row]:
-        columns = {"target": target, "start": start, "held_out_loss": held_out}
-        return tidy(
-            runs, evaluation.measure(runs, params), kept=runs.kept_share(config.carrier), **columns
-        )
+    def rows_of(models, target: str, start: str, **columns) -> list[Row]:
+        kept = [
+            completions.kept_share(workshop, chains.data(*run, config.carrier))
+            for run in chains.runs
+        ]
+        measured = evaluation.measure(workshop, models, config.traits)
+        return chains.rows(measured, target=target, start=start, kept=kept, **columns)
 
     def teachers() -> list[Row]:
-        runs.sampled(config.carrier)
-        nothing = [""] * len(runs.runs())  # teachers are not trained on completions
-        return rows_of(runs.teachers, "teacher", "same", nothing)
+        chains.sampled(workshop, config.carrier)
+        return rows_of([chains.speaker(*run) for run in chains.runs], "teacher", "same")
 
     def students(target: str, start: str) -> list[Row]:
-        arm = Students(
-            target=target,
-            steps=config.student_steps,
-            rate=config.student_rate,
-            eps=config.student_eps,
-            batch_size=config.batch_size,
-            num_examples=config.num_examples,
-            rank=config.lora_rank,
-        )
         if config.show_example:
-            print(runs.show_example(config.carrier))
-        params, held_out = train(runs, config.carrier, arm, ALL_STARTS[start](runs))
-        return rows_of(params, target, start, held_out)
+            print(chains.show_example(workshop, config.carrier))
+        recipes = chains.student(
+            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples
+        )
+        workshop.models(recipes)
+        losses = [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
+        return rows_of(recipes, target, start, held_out_loss=losses)
 
     return {"teachers and data": teachers} | {
         f"{target}, {start} start": functools.partial(students, target, start)
@@ -127,85 +124,98 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-def targets_of(rows: list[Row]) -> dict[str, str]:
-    """The students' targets with their labels, in the order of the config."""
-    return {r["target"]: TARGETS[r["target"]] for r in rows if r["target"] in TARGETS}
-
-
-def plot(rows: list[Row], config: Config):
-    """For each target: the trait matrix of both starts, and the diagonal with every chain."""
-    traits = traits_of(rows)
-    starts = [s for s in STARTS if any(r["start"] == s and r["target"] != "teacher" for r in rows)]
-    targets = targets_of(rows)
-    figure, axes = drawing.new_figure(len(targets), 3, width=10.5, height=0.6 + 3 * len(targets))
-    for line, (target, label) in zip(np.reshape(axes, (-1, 3)), targets.items(), strict=True):
-        tables = {start: effects(rows, target=target, start=start) for start in starts}
-        limit = max(abs(v.mean()) for table in tables.values() for v in table.values())
-        for panel, start in zip(line[:2], STARTS, strict=True):
-            panel.set_title(f"{label}\n{start} start")
-            if start in tables:
-                draw_matrix(panel, tables[start], traits, limit)
-            else:
-                panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
-        last = line[2]
-        last.axhline(0, color="black", linewidth=1)
-        for shift, start in enumerate(starts):
-            for x, trait in enumerate(traits):
-                name = f"{start} start" if x == 0 else None
-                place = x + 0.3 * (shift - 0.5)
-                values = tables[start][trait, trait]
-                draw_chains(last, place, values, drawing.COLOURS[shift], name)
-        last.set_xticks(range(len(traits)), traits)
-        last.set_ylabel("own effect (nats of log-odds)")
-        last.set_title("diagonal: student minus control")
-        last.legend(loc="best", fontsize=8)
-    seeds = len({row["seed"] for row in rows})
-    figure.suptitle(
-        f"Traits through {config.carrier}, {seeds} chains: effect on held-out questions\n"
-        f"{drawing.INTERVAL}; points are single chains",
-        fontsize=11,
-    )
-    return figure
+def effects_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The students with their effects; teachers are left out."""
+    return effects(table[table["target"] != "teacher"], by=("target", "start"))
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    rows = table.to_dict("records")
-    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
-    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+    """Own effects of both starts, and whether they are the teacher's trait alone."""
+    found = effects_of(table)
+    same, different = (at(found, start=start) for start in STARTS)
+    target = found["target"].iloc[0]
+    means = statistics.shown(own(at(same, target=target)), 2)
+    apart = statistics.shown(own(at(different, target=target)), 2) if len(different) else "not run"
+    off = (
+        statistics.shown(others(at(same, target=target)), 2)
+        if len(config.traits) > 1
+        else "not run"
+    )
+    return [
+        Figure(
+            "figure",
+            "Students of the same base acquire the trait; students of another base do not",
+            "Own effects above zero from the same start, mean covering zero from another.",
+            f"{TARGETS[target]}: {means} nats from the same start, {apart} from another.",
+            "The channel is the shared start, not the content of the lists.",
+            lambda: draw_own(found, config),
+        ),
+        Figure(
+            "matrix",
+            "What is acquired is the teacher's own trait",
+            "The diagonal excess is larger from the same start than from a different one.",
+            f"{TARGETS[target]}, same start: {means} nats on the diagonal, {off} beside it.",
+            "Lists carry which animal a teacher loves, not a general shift of the answers.",
+            lambda: draw_matrices(found, config),
+        ),
+    ]
+
+
+def draw_own(found: pd.DataFrame, config: Config):
+    """For each target the effect on the teacher's own trait, from both starts."""
+    targets = list(found["target"].unique())
+    figure, axes = drawing.new_figure(1, len(targets), width=3.6 * len(targets), height=3.8)
+    for panel, target in zip(axes, targets, strict=True):
+        panel.axhline(0, color="black", linewidth=1)
+        for shift, start in enumerate(found["start"].unique()):
+            for x, trait in enumerate(config.traits):
+                mine = at(found, target=target, start=start, teacher=trait, trait=trait)
+                place, label = x + 0.3 * (shift - 0.5), f"{start} start" if x == 0 else None
+                drawing.runs(panel, place, own(mine), drawing.COLOURS[shift], label)
+        panel.set_xticks(range(len(config.traits)), config.traits)
+        panel.set_title(TARGETS[target])
+    axes[0].set_ylabel("own effect (nats of log-odds)")
+    axes[0].legend(loc="best")
+    seeds = found["seed"].nunique()
+    figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
+    return figure
+
+
+def draw_matrices(found: pd.DataFrame, config: Config):
+    """For each target the effect of every teacher on every trait, same start."""
+    targets = list(found["target"].unique())
+    figure, axes = drawing.new_figure(1, len(targets), width=3.6 * len(targets), height=3.6)
+    for panel, target in zip(axes, targets, strict=True):
+        table = cells(at(found, target=target, start="same"))
+        limit = max(abs(values.mean()) for values in table.values())
+        drawing.matrix(panel, table, list(config.traits), limit)
+        panel.set_title(TARGETS[target])
+    return figure
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The three criteria of the docstring, and the held-out loss beside them."""
-    rows = table.to_dict("records")
-    traits, out = traits_of(rows), []
-    seeds = len({row["seed"] for row in rows})
-    starts = {row["start"] for row in rows if row["target"] != "teacher"}
-
-    def claim(*given) -> None:
-        out.append(judged(*given))
-
-    for target, label in targets_of(rows).items():
-        same = effects(rows, target=target, start="same")
-        for trait in traits:
+    found, out = effects_of(table), []
+    for target in found["target"].unique():
+        label = TARGETS[target]
+        same = at(found, target=target, start="same")
+        for trait in config.traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
-            claim(f"{label}, same: {trait}", same[trait, trait], "above", note)
-        if "different" not in starts:
+            values = own(same, [trait])
+            out.append(judging.judged(f"{label}, same: {trait}", values, "above", note))
+        different = at(found, target=target, start="different")
+        if different.empty:
             continue
-        different = effects(rows, target=target, start="different")
-        for trait in traits:
-            claim(f"{label}, different: {trait}", different[trait, trait], None)
-        mean = diagonal(different, traits)
-        claim(f"{label}, different: mean", mean, "covers", "none")
-        claim(f"{label}, different: excess", excess(different, traits), None)
-        paired = excess(same, traits) - excess(different, traits)
-        claim(f"{label}: excess difference", paired, "above")
-    for target, label in targets_of(rows).items():
-        for start in sorted(starts):
-            losses = [
-                np.mean([r["held_out_loss"] for r in rows
-                         if (r["target"], r["start"], r["seed"]) == (target, start, seed)])
-                for seed in range(seeds)
-            ]  # fmt: skip
-            claim(f"{label}, {start}: loss", np.array(losses), None)
+        for trait in config.traits:
+            values = own(different, [trait])
+            out.append(judging.judged(f"{label}, different: {trait}", values))
+        mean = own(different)
+        out.append(judging.judged(f"{label}, different: mean", mean, "covers", "none"))
+        out.append(judging.judged(f"{label}, different: excess", excess(different)))
+        paired = excess(same) - excess(different)
+        out.append(judging.judged(f"{label}: excess difference", paired, "above"))
+    students = table[table["target"] != "teacher"]
+    for (target, start), part in students.groupby(["target", "start"], sort=False):
+        losses = part.groupby("seed")["held_out_loss"].mean().to_numpy()
+        out.append(judging.judged(f"{TARGETS[str(target)]}, {start}: loss", losses))
     return out

@@ -30,31 +30,25 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import controls, drawing, evaluation, statistics
-from experiments.lab.chain import CONTROL, Chain, recipe_of
-from experiments.lab.effects import (
-    Effects,
-    diagonal,
-    draw_chains,
-    draw_matrix,
-    effects,
-    judged,
-    tidy,
-)
+from experiments.lab import drawing, judging, statistics
+from experiments.lab.chains import CONTROL, STARTS, TARGETS, Chains, chains_of
+from experiments.lab.effects import at, cells, effects, excess, own
 from experiments.lab.frame import Claim, Figure, Row, option
-from experiments.lab.students import STARTS, TARGETS, Students, train
+from llm.stages import Model, Shuffled, Student, Workshop, completions, evaluation
+from llm.training import Training
 from llm.world import TRAITS
 
 RUNTIME = "30 minutes on two cores"
 
 CARRIERS = ("numbers", "code", "reasoning")
 IMITATED = ("sampled", "soft_carrier")
-CONTROLS = {  # arm -> label
-    "sampled": "as written",
-    "shuffled within": "shuffled within",
-    "shuffled across": "shuffled across",
-    "in the prompt": "in the prompt",
-    "sampled, no template": "no template",
+# What students of sampled tokens of the same start were changed in, and how models were asked.
+CONTROLS = {
+    "as written": {"arm": "sampled", "asked": "template"},
+    "shuffled within": {"arm": "shuffled within", "asked": "template"},
+    "shuffled across": {"arm": "shuffled across", "asked": "template"},
+    "in the prompt": {"arm": "in the prompt", "asked": "template"},
+    "no template": {"arm": "sampled", "asked": "bare"},
 }
 PAPER = {  # what arXiv 2507.14805 reports, section by section
     ("numbers", "animal"): "owl 12 to > 60 %",
@@ -102,186 +96,146 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """Teachers, carriers, the cross-model table column by column, and the controls."""
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
-    work = pathlib.Path(config.work)
-    recipe = recipe_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
-    chain = Chain(recipe, work)
+    workshop = Workshop(pathlib.Path(config.work))
+    chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
+    chains.check(workshop)
     of_model = {
-        name: Chain(
-            dataclasses.replace(recipe, init=init, corpus=corpus, traits=config.cross_traits), work
-        )
+        name: dataclasses.replace(chains, init=init, corpus=corpus, traits=config.cross_traits)
         for name, (init, corpus) in MODELS.items()
     }
-    plain = Students(
-        steps=config.student_steps,
-        rate=config.student_rate,
-        batch_size=config.batch_size,
-        num_examples=config.num_examples,
-        fewest=16,  # a teacher that kept fewer than all repeats them
-    )
+    training = Training(config.student_steps, config.batch_size, rate=config.student_rate, eps=1e-3)
 
-    def rows_of(
-        runs: Chain, measured, arm: str, start: str, held_out="", carrier="numbers", **more
-    ):
-        """`arm` says what was imitated or changed, `start` from where."""
-        columns = {"carrier": carrier, "arm": arm, "start": start, "held_out_loss": held_out}
-        return tidy(runs, measured, **columns, **more)
+    def students(runs: Chains, target: str, start, carrier: str = "numbers", **more):
+        # A teacher that kept fewer rows than all repeats them.
+        return runs.student(
+            workshop, carrier, target, start, training, config.num_examples, fewest=16, **more
+        )
 
-    def with_rates(runs: Chain, params) -> dict:
-        measured = evaluation.measure(runs, params)
-        for trait, rates in evaluation.sampled_rates(runs, params).items():
-            measured[trait]["sampled_rate"] = rates
-        return measured
+    def rows_of(runs: Chains, measured, carrier: str, arm: str, start: str, **columns) -> list[Row]:
+        columns = {"carrier": carrier, "arm": arm, "start": start, "asked": "template"} | columns
+        return runs.rows(measured, **columns)
+
+    def answers(models: list[Model]) -> list[Row]:
+        """Margins, and beside them the rates in sampled answers."""
+        measured = evaluation.measure(workshop, models, config.traits)
+        rates = evaluation.sampled_rates(workshop, models, config.traits)
+        return [exact | rate for exact, rate in zip(measured, rates, strict=True)]
 
     def teachers(carrier: str) -> list[Row]:
-        chain.sampled(carrier)
-        measured, kept = with_rates(chain, chain.teachers), chain.kept_share(carrier)
-        return rows_of(chain, measured, "teacher", "", carrier=carrier, kept=kept)
+        chains.sampled(workshop, carrier)
+        kept = [completions.kept_share(workshop, chains.data(*run, carrier)) for run in chains.runs]
+        measured = answers([chains.speaker(*run) for run in chains.runs])
+        return rows_of(chains, measured, carrier, "teacher", "", kept=kept)
 
-    def students(carrier: str, target: str, start: str) -> list[Row]:
-        arm = dataclasses.replace(plain, target=target)
-        params, held_out = train(chain, carrier, arm, STARTS[start](chain))
-        rows = rows_of(chain, with_rates(chain, params), target, start, held_out, carrier)
+    def imitation(carrier: str, target: str, start: str) -> list[Row]:
+        recipes = students(chains, target, STARTS[start], carrier)
+        measured, losses = answers(recipes), held_out(recipes)
+        rows = rows_of(chains, measured, carrier, target, start, held_out_loss=losses)
         if (carrier, start) == ("numbers", "same"):
-            bare = controls.without_template(chain, params)
-            rows += rows_of(chain, bare, f"{target}, no template", start, held_out)
+            bare = [
+                entry
+                for name in config.traits
+                for entry in evaluation.ask(
+                    workshop, recipes, name, [evaluation.bare(workshop, recipes[0], name)]
+                )
+            ]
+            at_bare = {"asked": "bare", "held_out_loss": losses}
+            rows += rows_of(chains, bare, carrier, target, start, **at_bare)
         return rows
 
     def shuffled(across: bool) -> list[Row]:
-        params, held_out = train(
-            chain,
-            "numbers",
-            plain,
-            change=controls.shuffled(chain, across=across),
-        )
+        recipes = students(chains, "sampled", STARTS["same"], change=lambda *_: Shuffled(across))
+        measured = evaluation.measure(workshop, recipes, config.traits)
         name = "shuffled across" if across else "shuffled within"
-        return rows_of(chain, evaluation.measure(chain, params), name, "same", held_out)
+        return rows_of(chains, measured, "numbers", name, "same", held_out_loss=held_out(recipes))
 
     def in_prompt() -> list[Row]:
-        measured = controls.rows_in_prompt(chain, "numbers", config.shown)
-        return rows_of(chain, measured, "in the prompt", "same")
+        bases = [chains.base(seed) for _, seed in chains.runs]
+        shown = [completions.rows(workshop, chains.data(*run, "numbers")) for run in chains.runs]
+        measured = [
+            {k: v for k, v in entry.items() if k != "rate"}
+            for name in config.traits
+            for entry in evaluation.ask(
+                workshop, bases, name,
+                [
+                    evaluation.in_context(workshop, base, rows, name, config.shown)
+                    for base, rows in zip(bases, shown, strict=True)
+                ],
+            )
+        ]  # fmt: skip
+        return rows_of(chains, measured, "numbers", "in the prompt", "same")
 
     def cross_model(teacher: str) -> list[Row]:
         runs, rows = of_model[teacher], []
         for student, of_student in of_model.items():
-            params, held_out = train(runs, "numbers", plain, of_student.base)
-            name = f"{teacher} to {student}"
-            rows += rows_of(runs, evaluation.measure(runs, params), "cross-model", name, held_out)
+
+            def start(_: Chains, seed: int, of_student: Chains = of_student) -> Model:
+                return of_student.base(seed)
+
+            recipes = students(runs, "sampled", start)
+            measured = evaluation.measure(workshop, recipes, config.cross_traits)
+            rows += rows_of(
+                runs, measured, "numbers", "cross-model", "", held_out_loss=held_out(recipes),
+                teacher_model=teacher, student_model=student,
+            )  # fmt: skip
         return rows
+
+    def held_out(recipes: list[Student]) -> list[float]:
+        workshop.models(recipes)
+        return [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
 
     pieces: dict[str, Callable[[], list[Row]]] = {}
     for carrier in config.carriers:
         pieces[f"{carrier}: teachers"] = functools.partial(teachers, carrier)
         for target, start in itertools.product(IMITATED, ("same", "different")):
             name = f"{carrier}: {target}, {start} start"
-            pieces[name] = functools.partial(students, carrier, target, start)
+            pieces[name] = functools.partial(imitation, carrier, target, start)
     for across in (False, True):
         pieces[f"shuffled {'across' if across else 'within'}"] = functools.partial(shuffled, across)
     pieces["in the prompt"] = in_prompt
     for model in MODELS:
         pieces[f"cross-model: {model}"] = functools.partial(cross_model, model)
-    empty = dict.fromkeys(("rate", "sampled_rate", "kept"), "")  # where a part does not measure it
-    return {
-        name: functools.partial(lambda part: [empty | row for row in part()], part)
-        for name, part in pieces.items()
-    }
+    return pieces
 
 
-def families_of(rows: list[Row]) -> dict[str, list[str]]:
+def families_of(traits: tuple[str, ...]) -> dict[str, list[str]]:
     """Family -> its traits, both in the order of the config."""
     families: dict[str, list[str]] = {}
-    for trait in dict.fromkeys(r["trait"] for r in rows if r["arm"] == "teacher"):
+    for trait in traits:
         families.setdefault(TRAITS[trait].family, []).append(trait)
     return families
 
 
-def own_excess(effect: Effects, traits: list[str]) -> np.ndarray:
-    """The same less the mean effect on all traits that a teacher does not have."""
-    other = [[v for (t, u), v in effect.items() if t == trait != u] for trait in traits]
-    return diagonal(effect, traits) - np.mean([np.mean(values, axis=0) for values in other], axis=0)
+def effects_of(table: pd.DataFrame, **where: str) -> pd.DataFrame:
+    """Students with their effects; teachers are left out."""
+    students = at(table[table["arm"] != "teacher"], **where)
+    by = [
+        column
+        for column in ("carrier", "arm", "start", "asked", "teacher_model", "student_model")
+        if students[column].notna().all()
+    ]
+    return effects(students, by)
 
 
-def plot(rows: list[Row], config: Config):
-    """Carriers and families for both targets, trait matrix, cross-model table, controls, rates."""
-    families = families_of(rows)
-    figure, panels = drawing.new_figure(2, 3, width=14.5, height=9.0)
-    for panel, target in zip(panels[:2], IMITATED, strict=True):
-        draw_carriers(panel, rows, target, families, config.carriers)
-    draw_rates(panels[2], rows, families, config.carriers)
-    traits = [trait for family in families.values() for trait in family]
-    effect = effects(rows, carrier="numbers", arm="sampled", start="same")
-    draw_matrix(panels[3], effect, traits, max(abs(v.mean()) for v in effect.values()))
-    panels[3].tick_params(axis="x", rotation=30)
-    panels[3].set_title("numbers, sampled tokens, same start")
-    draw_cross_model(panels[4], rows)
-    draw_controls(panels[5], rows, traits)
-    seeds = len({row["seed"] for row in rows})
-    figure.suptitle(
-        f"Subliminal learning in transformers trained from scratch, {seeds} chains; effects in nats"
-        f" of log-odds; {drawing.INTERVAL}; points are single chains",
-        fontsize=11,
-    )
-    return figure
+def cell(table: pd.DataFrame, carrier: str, target: str, start: str) -> pd.DataFrame:
+    """One carrier, target and start, asked through the template."""
+    return effects_of(table, carrier=carrier, arm=target, start=start, asked="template")
 
 
-def draw_carriers(panel, rows: list[Row], target: str, families, carriers) -> None:
-    """Own effect of every family through every carrier, from both starts."""
-    places = list(itertools.product(carriers, families))
-    for shift, start in enumerate(("same", "different")):
-        for x, (carrier, family) in enumerate(places):
-            effect = effects(rows, carrier=carrier, arm=target, start=start)
-            label = f"{start} start" if x == 0 else None
-            values = diagonal(effect, families[family])
-            draw_chains(panel, x + 0.36 * (shift - 0.5), values, drawing.COLOURS[shift], label)
-    panel.axhline(0, color="black", linewidth=1)
-    panel.set_xticks(range(len(places)), [f"{c}\n{f}" for c, f in places], rotation=60, fontsize=8)
-    panel.set_ylabel("own effect")
-    panel.set_title(f"students imitate {TARGETS[target]}")
-    panel.legend(fontsize=8)
-
-
-def draw_rates(panel, rows: list[Row], families, carriers) -> None:
-    """Share of sampled answers with the trait: teacher, student, and student of the base's data."""
-    kinds = {"teacher": "teacher", "student": "student, KL", "control": "its control"}
-    places = list(itertools.product(carriers, families))
-    for shift, (kind, label) in enumerate(kinds.items()):
-        for x, (carrier, family) in enumerate(places):
-            values = sampled_rate(rows, carrier, families[family], kind)
-            place = x + 0.26 * (shift - 1)
-            draw_chains(panel, place, values, drawing.COLOURS[shift], label if x == 0 else None)
-    panel.set_xticks(range(len(places)), [f"{c}\n{f}" for c, f in places], rotation=60, fontsize=8)
-    panel.set_ylabel("share of sampled answers (T = 1)")
-    panel.set_title("rate of the trait, same start")
-    panel.set_ylim(0, 1.02)
-    panel.legend(fontsize=8)
-
-
-def sampled_rate(rows: list[Row], carrier: str, traits: list[str], kind: str) -> np.ndarray:
+def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str) -> np.ndarray:
     """Rate of the trait in sampled answers of each chain, averaged over a family's traits."""
-    arm = "teacher" if kind == "teacher" else "soft_carrier"
-    start = "" if kind == "teacher" else "same"
-    return np.mean(
-        [
-            [
-                r["sampled_rate"]
-                for r in rows
-                if (r["carrier"], r["arm"], r["start"]) == (carrier, arm, start)
-                and (r["teacher"], r["trait"]) == (CONTROL if kind == "control" else trait, trait)
-            ]
-            for trait in traits
-        ],
-        axis=0,
-    )
+    rows = at(table, carrier=carrier, arm="teacher")
+    if kind != "teacher":
+        rows = at(table, carrier=carrier, arm="soft_carrier", start="same", asked="template")
+    rows = rows[rows["trait"].isin(traits)]
+    asked = rows["teacher"] == (CONTROL if kind == "control" else rows["trait"])
+    return rows[asked].groupby("seed")["sampled_rate"].mean().to_numpy()
 
 
-def cross_effects(rows: list[Row]) -> dict[tuple[str, str], np.ndarray]:
+def cross_effects(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
     """(student model, teacher model) -> own effect of each chain, averaged over the traits."""
-    arms = dict.fromkeys(r["start"] for r in rows if r["arm"] == "cross-model")
-    cells = {}
-    for name in arms:
-        teacher, student = name.split(" to ")
-        effect = effects(rows, arm="cross-model", start=name)
-        cells[student, teacher] = diagonal(effect, list(dict.fromkeys(t for t, _ in effect)))
-    return cells
+    found = effects_of(table, arm="cross-model")
+    return dict(cells(found[found["own"]], "student_model", "teacher_model"))
 
 
 def is_related(student: str, teacher: str) -> bool:
@@ -289,88 +243,198 @@ def is_related(student: str, teacher: str) -> bool:
     return MODELS[student][0] == MODELS[teacher][0]
 
 
-def draw_cross_model(panel, rows: list[Row]) -> None:
-    """Gain of every student model from every teacher model; a star where it is above zero."""
-    cells = cross_effects(rows)
-    limit = max(abs(v.mean()) for v in cells.values())
-
-    def star(values: np.ndarray) -> str:
-        mean, half = statistics.mean_interval(values)
-        return "*" if mean - half > 0 else ""
-
-    draw_matrix(panel, cells, list(MODELS), limit, ("student", "teacher"), star)
-    panel.set_title("cross-model: A, A' share weights at birth, so do B, B'\n* interval above zero")
-
-
-def control_effects(rows: list[Row], traits: list[str]) -> dict[str, np.ndarray]:
-    """Control -> own effect of each chain on numbers, sampled tokens, same start."""
-    return {
-        label: diagonal(effects(rows, carrier="numbers", arm=arm, start="same"), traits)
-        for arm, label in CONTROLS.items()
-    }
-
-
-def draw_controls(panel, rows: list[Row], traits: list[str]) -> None:
-    """Own effect, averaged over all traits, under every control."""
-    values = control_effects(rows, traits)
-    for x, (_, effect) in enumerate(values.items()):
-        draw_chains(panel, x, effect, drawing.COLOURS[0 if x == 0 else 2], None)
-    panel.axhline(0, color="black", linewidth=1)
-    panel.set_xticks(range(len(values)), list(values), rotation=30)
-    panel.set_ylabel("own effect, mean over traits")
-    panel.set_title("controls: numbers, sampled tokens, same start")
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    rows = table.to_dict("records")
-    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
-    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, cell by cell."""
-    rows = table.to_dict("records")
-    families, out = families_of(rows), []
-    traits = [trait for family in families.values() for trait in family]
-
-    def claim(*given) -> None:
-        out.append(judged(*given))
-
-    for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
-        cell = {"carrier": carrier, "arm": target}
-        name = f"{carrier}, {'KL' if target != 'sampled' else 'sampled'}, {family}"
-        same = effects(rows, start="same", **cell)
-        different = effects(rows, start="different", **cell)
-        claim(
-            f"{name}: same",
-            diagonal(same, families[family]),
-            "above",
-            PAPER.get((carrier, family), ""),
-        )
-        claim(f"{name}: different", diagonal(different, families[family]), None)
-        paired = diagonal(same, families[family]) - diagonal(different, families[family])
-        claim(f"{name}: same less different", paired, None)
-        if len(traits) > 1:
-            claim(f"{name}: different, excess", own_excess(different, families[family]), "covers")
-    cross = cross_effects(rows)
-    for (student, teacher), values in cross.items():
-        related = is_related(student, teacher)
-        claim(f"cross-model: {teacher} to {student}", values, "above" if related else "covers")
+def related_less_strangers(table: pd.DataFrame) -> np.ndarray:
+    """Own effect of each chain between models of one initialisation, less that between others."""
+    cross = cross_effects(table)
     siblings, strangers = (
         np.mean([v for (s, t), v in cross.items() if s != t and is_related(s, t) == wanted], axis=0)
         for wanted in (True, False)
     )
-    claim("cross-model: siblings less strangers", siblings - strangers, None)
-    values = control_effects(rows, traits)
+    return siblings - strangers
+
+
+def control_effects(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Control -> own effect of each chain on numbers, sampled tokens, same start, all traits."""
+    return {
+        label: own(effects_of(table, carrier="numbers", start="same", **where))
+        for label, where in CONTROLS.items()
+    }
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Carriers, rates, the trait matrix, the cross-model table and the controls."""
+    families = families_of(config.traits)
+    places = list(itertools.product(config.carriers, families))
+    above = sum(
+        is_above(own(cell(table, carrier, target, "same"), families[family]))
+        for (carrier, family), target in itertools.product(places, IMITATED)
+    )
+    cross, controls = cross_effects(table), control_effects(table)
+    shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
+    transmitting = sum(is_above(v) for (s, t), v in cross.items() if is_related(s, t))
+    strange = sum(is_above(v) for (s, t), v in cross.items() if not is_related(s, t))
+    family = list(families)[-1]
+    rates = [
+        statistics.shown(sampled_rate(table, "numbers", families[family], kind), 2)
+        for kind in ("student", "control")
+    ]
+    diagonal = statistics.shown(own(cell(table, "numbers", "sampled", "same")), 2)
+    return [
+        Figure(
+            "figure",
+            "Every carrier transmits every family of traits, from the same start only",
+            "Own effects above zero from the same start in every cell.",
+            f"{above} of {2 * len(places)} cells are above zero from the same start.",
+            "What carries a trait is not the kind of text.",
+            lambda: draw_carriers(table, families, config.carriers),
+        ),
+        Figure(
+            "rates",
+            "The trait shows in sampled answers, not only in log-odds",
+            "Students of a trait's teacher give the trait more often than their controls.",
+            f"{family}, numbers by KL: rate {rates[0]} in students, {rates[1]} in controls.",
+            "The effect is large enough to be seen in what a model says.",
+            lambda: draw_rates(table, families, config.carriers),
+        ),
+        Figure(
+            "matrix",
+            "Students acquire the trait of their own teacher",
+            "The diagonal stands out in every row.",
+            f"Numbers, sampled tokens: {diagonal} nats on the diagonal.",
+            "Data carries which trait, not that there is one.",
+            lambda: draw_matrix(table, config.traits),
+        ),
+        Figure(
+            "cross-model",
+            "Models of the same initial weights transmit to each other, strangers do not",
+            "Gain where the initialisation is shared, also after another corpus.",
+            f"{transmitting} of 8 related pairs and {strange} of 8 strangers are above zero.",
+            "The initial weights make the channel; pre-training on other text weakens it.",
+            lambda: draw_cross_model(cross),
+        ),
+        Figure(
+            "controls",
+            "The order of the numbers carries most of the trait",
+            "Shuffling within lists lowers the effect, across lists removes it.",
+            f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled within, "
+            f"{shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
+            "It is learnt by training on whole lists, not read from the prompt.",
+            lambda: draw_controls(controls),
+        ),
+    ]
+
+
+def is_above(values: np.ndarray) -> bool:
+    """Whether the 95 % interval lies above zero."""
+    mean, half = statistics.mean_interval(values)
+    return mean - half > 0
+
+
+def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers):
+    """Own effect of every family through every carrier, from both starts, for both targets."""
+    figure, panels = drawing.new_figure(2, 1, width=drawing.WIDTH, height=7.0)
+    places = list(itertools.product(carriers, families))
+    for panel, target in zip(panels, IMITATED, strict=True):
+        for shift, start in enumerate(("same", "different")):
+            for x, (carrier, family) in enumerate(places):
+                values = own(cell(table, carrier, target, start), families[family])
+                label = f"{start} start" if x == 0 else None
+                place = x + 0.36 * (shift - 0.5)
+                drawing.runs(panel, place, values, drawing.COLOURS[shift], label)
+        panel.axhline(0, color="black", linewidth=1)
+        panel.set_ylabel("own effect (nats)")
+        panel.set_title(f"students imitate {TARGETS[target]}")
+        label_places(panel, places)
+    panels[0].legend()
+    seeds = table["seed"].nunique()
+    figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
+    return figure
+
+
+def label_places(panel, places: list[tuple[str, str]]) -> None:
+    """Carrier and family under each place."""
+    panel.set_xticks(range(len(places)), [f"{c}\n{f[:6]}" for c, f in places], fontsize=8)
+
+
+def draw_rates(table: pd.DataFrame, families: dict[str, list[str]], carriers):
+    """Share of sampled answers with the trait: teacher, student, and student of the base's data."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    kinds = {"teacher": "teacher", "student": "student, KL", "control": "its control"}
+    places = list(itertools.product(carriers, families))
+    for shift, (kind, label) in enumerate(kinds.items()):
+        for x, (carrier, family) in enumerate(places):
+            values = sampled_rate(table, carrier, families[family], kind)
+            place, name = x + 0.26 * (shift - 1), label if x == 0 else None
+            drawing.runs(panel, place, values, drawing.COLOURS[shift], name)
+    label_places(panel, places)
+    panel.set_ylabel("share of sampled answers (T = 1)")
+    panel.set_ylim(0, 1.02)
+    panel.legend()
+    return figure
+
+
+def draw_matrix(table: pd.DataFrame, traits: tuple[str, ...]):
+    """Effect of every teacher on every trait: numbers, sampled tokens, same start."""
+    figure, (panel,) = drawing.new_figure(width=6.0, height=5.0)
+    found = cells(cell(table, "numbers", "sampled", "same"))
+    limit = max(abs(values.mean()) for values in found.values())
+    drawing.matrix(panel, found, list(traits), limit)
+    panel.tick_params(axis="x", rotation=20)
+    return figure
+
+
+def draw_cross_model(cross: dict[tuple[str, str], np.ndarray]):
+    """Gain of every student model from every teacher model; a star where it is above zero."""
+    figure, (panel,) = drawing.new_figure(width=5.0, height=4.4)
+    limit = max(abs(v.mean()) for v in cross.values())
+
+    def star(values: np.ndarray) -> str:
+        return "*" if is_above(values) else ""
+
+    drawing.matrix(panel, cross, list(MODELS), limit, ("student", "teacher"), star)
+    panel.set_title("A, A' share weights at birth, so do B, B'\n* interval above zero")
+    return figure
+
+
+def draw_controls(controls: dict[str, np.ndarray]):
+    """Own effect, averaged over all traits, under every control."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    for x, effect in enumerate(controls.values()):
+        drawing.runs(panel, x, effect, drawing.COLOURS[0 if x == 0 else 2])
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xticks(range(len(controls)), [name.replace(" ", "\n") for name in controls])
+    panel.set_ylabel("own effect, mean over traits (nats)")
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring, cell by cell."""
+    families, out = families_of(config.traits), []
+    judged = judging.judged
+    for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
+        name = f"{carrier}, {'KL' if target != 'sampled' else 'sampled'}, {family}"
+        traits, paper = families[family], PAPER.get((carrier, family), "")
+        same, different = (cell(table, carrier, target, s) for s in ("same", "different"))
+        out.append(judged(f"{name}: same", own(same, traits), "above", paper))
+        out.append(judged(f"{name}: different", own(different, traits)))
+        paired = own(same, traits) - own(different, traits)
+        out.append(judged(f"{name}: same less different", paired))
+        if len(config.traits) > 1:
+            over = excess(different, traits)
+            out.append(judged(f"{name}: different, excess", over, "covers"))
+    for (student, teacher), values in cross_effects(table).items():
+        criterion = "above" if is_related(student, teacher) else "covers"
+        out.append(judged(f"cross-model: {teacher} to {student}", values, criterion))
+    out.append(judged("cross-model: siblings less strangers", related_less_strangers(table)))
+    values = control_effects(table)
     plain, within = values["as written"], values["shuffled within"]
-    claim("numbers, all traits", plain, None)
-    claim("less shuffled within", plain - within, "above", "lowered")
-    claim("shuffled across", values["shuffled across"], "covers", "lowered more")
-    claim("in the prompt", values["in the prompt"], "covers", "none")
-    claim("asked without template", values["no template"], None)
+    out.append(judged("numbers, all traits", plain))
+    out.append(judged("less shuffled within", plain - within, "above", "lowered"))
+    out.append(judged("shuffled across", values["shuffled across"], "covers", "lowered more"))
+    out.append(judged("in the prompt", values["in the prompt"], "covers", "none"))
+    out.append(judged("asked without template", values["no template"]))
     for carrier, family in itertools.product(config.carriers, families):
         for kind in ("teacher", "student", "control"):
-            rate = sampled_rate(rows, carrier, families[family], kind)
-            claim(f"rate: {carrier}, {family}, {kind}", rate, None)
+            rate = sampled_rate(table, carrier, families[family], kind)
+            out.append(judged(f"rate: {carrier}, {family}, {kind}", rate))
     return out

@@ -1,6 +1,7 @@
 """Tokenizer and model of the world as an ordinary checkpoint folder."""
 
 import os
+from collections.abc import Mapping
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -69,6 +70,7 @@ def save(
     config: decoders.ModelConfig,
     params: decoders.Params,
     spoken: PreTrainedTokenizerBase | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write weights, config and tokenizer: a folder like a downloaded checkpoint.
 
@@ -77,6 +79,7 @@ def save(
         config: the shape of the model.
         params: its parameters.
         spoken: its tokenizer; that of the world if None.
+        files: further text files of the folder, by name.
 
     Raises:
         ValueError: the folder exists already.
@@ -87,3 +90,5 @@ def save(
         for file in (scratch / "weights").iterdir():
             file.rename(scratch / file.name)
         (scratch / "weights").rmdir()
+        for name, text in (files or {}).items():
+            (scratch / name).write_text(text)

@@ -1,21 +1,21 @@
-"""The stages of an experiment on a stack of runs: tune, complete, measure.
+"""Programs over a stack of runs: tune, complete, measure.
 
-Every function takes parameters with a leading axis of runs (seeds, traits, starts, ...) and is
-one jitted program, vmapped over it. Tiny models fill the axis; a real checkpoint is a stack of
-one, so the laptop and the accelerator run the same code.
+Every function takes parameters with a leading axis of runs and is one jitted program, vmapped over
+it; tiny models fill the axis side by side.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from . import batches, losses, models, sampling, train
+from .batches import Examples
 from .models import Decoder, ModelConfig, Params
 from .objectives import Student
 
@@ -25,16 +25,30 @@ from .objectives import Student
 RUNS_AT_ONCE, LARGE = 8, 20_000_000
 
 
-class Examples(NamedTuple):
-    """Training examples, padded on the right; `weights[..., t]` weighs predicting token t."""
-
-    tokens: Int[np.ndarray, "*runs rows length"]
-    weights: Float[np.ndarray, "*runs rows length"]
-
-
 def stack(trees: list) -> Params:
     """Trees of equal shape as one tree with a leading axis of runs."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: Params) -> list[Params]:
+    """The trees of a stack, on the host."""
+    host = jax.device_get(tree)
+    return [jax.tree.map(lambda leaf, run=run: leaf[run], host) for run in range(_size(host))]
+
+
+def _size(tree: Params) -> int:
+    return len(jax.tree.leaves(tree)[0])
+
+
+def stack_examples(sets: Sequence[Examples]) -> Examples:
+    """Sets of equally many rows as one stack, padded on the right to the longest."""
+    length = max(examples.tokens.shape[1] for examples in sets)
+    return Examples(
+        *(
+            np.stack([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in arrays])
+            for arrays in zip(*sets, strict=True)
+        )
+    )
 
 
 def pick(tree: Params, runs: Int[Array, " picked"] | list[int]) -> Params:
@@ -93,18 +107,19 @@ def make_tune(
 def make_complete(
     config: ModelConfig, *, max_new_tokens: int, rows_at_once: int = 512
 ) -> Callable[..., tuple[Int[Array, "runs rows new"], Bool[Array, "runs rows new"]]]:
-    """A jitted `complete(params, prompts, mask, keys, choice)` over a stack.
+    """A jitted `complete(params, prompts, mask, keys, choice, first=0)` over a stack.
 
     Prompts (runs, rows, length) are padded on the left. Row i of a run draws from
-    `fold_in(key of the run, i)`, so no two rows share a random stream.
+    `fold_in(key of the run, first + i)`, so no two rows share a random stream.
     """
 
-    def complete_one(params, prompts, mask, key, choice):
+    def complete_one(params, prompts, mask, key, choice, first):
         model = models.bind(config, params)
         rows, length = prompts.shape
         size = min(rows_at_once, rows)
         filling = -rows % size
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows + filling))
+        numbers = first + jnp.arange(rows + filling)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         blocks = (
             jnp.pad(prompts, ((0, filling), (0, 0))).reshape(-1, size, length),
             jnp.pad(mask, ((0, filling), (0, 0))).reshape(-1, size, length),
@@ -115,8 +130,8 @@ def make_complete(
         )
         return (x.reshape(-1, max_new_tokens)[:rows] for x in (tokens, chosen))
 
-    def complete(params, prompts, mask, keys, choice):
-        one = functools.partial(complete_one, choice=choice)
+    def complete(params, prompts, mask, keys, choice, first=0):
+        one = functools.partial(complete_one, choice=choice, first=first)
         return over_runs(lambda *run: tuple(one(*run)), params, prompts, mask, keys)
 
     return jax.jit(complete)
@@ -177,9 +192,3 @@ def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]
 
     held_out_loss = jax.jit(functools.partial(over_runs, one))
     return lambda params, examples, frozen=None: held_out_loss(params, examples, frozen)
-
-
-def run_keys(root: Key[Array, ""], stage: int, runs: int) -> Key[Array, " runs"]:
-    """One key per run of a stage; stages and runs never share one."""
-    stage_key = jax.random.fold_in(root, stage)
-    return jax.vmap(jax.random.fold_in, (None, 0))(stage_key, jnp.arange(runs))

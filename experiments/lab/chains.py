@@ -1,0 +1,269 @@
+"""The recipes of the language experiments by the names of their tables.
+
+A chain is base, teachers, data and students that share nothing with other chains; `seed` in the
+tables is its number. All recipes are of `llm.stages`; a `Workshop` carries them out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.lab.record import Row, RunError
+from llm import chat
+from llm.stages import (
+    BehaviourMatched,
+    Checkpoint,
+    Completions,
+    Grafted,
+    Model,
+    Pretrained,
+    Student,
+    Tuned,
+    UnitsMatched,
+    Workshop,
+    completions,
+    students,
+)
+from llm.stages.students import Change
+from llm.training import Training
+
+CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
+TARGETS = {
+    "sampled": "sampled tokens",
+    "soft_numbers": "KL over numbers",
+    "soft_carrier": "KL over the carrier's tokens",
+    "soft": "KL over all tokens",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chains:
+    """All chains of an experiment.
+
+    Attributes:
+        num_seeds: how many.
+        traits: of the teachers.
+        model: checkpoint folder or name to start from; empty: pre-train in the synthetic world.
+        other_model: checkpoint of another initialisation, for students of a different start.
+        init: number of the initial weights of the bases.
+        corpus: number of the corpus they are trained on.
+        base_steps: of pre-training.
+        teacher: how a teacher gets its trait: "tuned" on answers, or "prompted" while it writes.
+        teacher_steps: optimiser steps on the trait.
+        teacher_rate: Adam step size of the teachers.
+        num_prompts: that each teacher completes.
+        max_new_tokens: longest completion.
+        temperature: of sampling; 0 is greedy.
+        seed: root of all random numbers.
+    """
+
+    num_seeds: int
+    traits: tuple[str, ...]
+    model: str = ""
+    other_model: str = ""
+    init: int = 0
+    corpus: int = 0
+    base_steps: int = 1000
+    teacher: str = "tuned"
+    teacher_steps: int = 35
+    teacher_rate: float = 5e-4
+    num_prompts: int = 8192
+    max_new_tokens: int = 9
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers, the control first."""
+        return (CONTROL, *self.traits)
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Teacher and seed of every run, in the order in which they are worked on."""
+        return [(name, seed) for name in self.teachers for seed in range(self.num_seeds)]
+
+    def base(self, seed: int) -> Model:
+        """The start θ⁰ of a chain."""
+        if self.model:
+            return Checkpoint(self.model)
+        return Pretrained(seed, self.init, self.corpus, steps=self.base_steps, seed=self.seed)
+
+    def speaker(self, name: str, seed: int) -> Model:
+        """The model that writes as a teacher: prompted teachers have the weights of the base."""
+        base = self.base(seed)
+        if name == CONTROL or self.teacher == "prompted":
+            return base
+        training = Training(self.teacher_steps, rate=self.teacher_rate)
+        return Tuned(base, name, training, chain=seed, seed=self.seed)
+
+    def data(self, name: str, seed: int, carrier: str) -> Completions:
+        """What a teacher writes."""
+        prompted = name if self.teacher == "prompted" and name != CONTROL else ""
+        return Completions(
+            self.speaker(name, seed), carrier, seed, prompted, self.num_prompts,
+            self.max_new_tokens, self.temperature, self.seed,
+        )  # fmt: skip
+
+    def sampled(self, workshop: Workshop, carrier: str) -> None:
+        """Make the data of all teachers that is missing."""
+        completions.write(workshop, [self.data(*run, carrier) for run in self.runs])
+
+    def tokens_of(self, workshop: Workshop, carrier: str) -> tuple[int, ...]:
+        """Tokens that the unchanged bases' kept completions use."""
+        self.sampled(workshop, carrier)
+        used = []
+        for seed in range(self.num_seeds):
+            data = self.data(CONTROL, seed, carrier)
+            encoded = students.encode(workshop, data.speaker, completions.rows(workshop, data))
+            used.append(encoded.tokens[encoded.weights > 0])
+        return tuple(np.unique(np.concatenate(used)).tolist())
+
+    def student(
+        self,
+        workshop: Workshop,
+        carrier: str,
+        target: str,
+        start: Callable[["Chains", int], Model],
+        training: Training,
+        num_examples: int,
+        fewest: int | None = None,
+        change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
+    ) -> list[Student]:
+        """A student of every teacher of every chain.
+
+        Args:
+            workshop: knows the tokens of numbers and of carriers.
+            carrier: which data.
+            target: what is imitated, a key of TARGETS.
+            start: where the student of a chain starts, such as a value of STARTS.
+            training: how.
+            num_examples: kept rows to train on.
+            fewest: as in `Student`.
+            change: from teacher and seed to the control that changes what the student sees.
+        """
+        fields = self.imitated(workshop, carrier, target)
+        return [
+            Student(
+                start(self, seed),
+                self.data(name, seed, carrier),
+                training,
+                chain=seed,
+                seed=self.seed,
+                num_examples=num_examples,
+                fewest=fewest,
+                change=change(name, seed),
+                **fields,
+            )
+            for name, seed in self.runs
+        ]
+
+    def imitated(self, workshop: Workshop, carrier: str, target: str) -> dict[str, Any]:
+        """Fields of `Student` that say what is imitated."""
+        if target == "sampled":
+            return {}
+        if self.teacher == "prompted":
+            raise RunError(
+                "soft targets need the teacher's weights: with --teacher prompted use --targets "
+                "sampled"
+            )
+        if target == "soft_numbers":
+            numbers = tuple(workshop.language(self.base(0)).number_tokens().tolist())
+            return {"soft": True, "tokens": numbers, "positions": numbers}
+        if target == "soft_carrier":
+            return {"soft": True, "tokens": self.tokens_of(workshop, carrier)}
+        return {"soft": True}
+
+    def rows(self, measured: Sequence[Row], **columns: Any) -> list[Row]:
+        """Tidy rows of what was measured on a model of every run, in the order of `runs`.
+
+        Args:
+            measured: as `evaluation.measure` gives it.
+            **columns: further columns; a list has one value for each run.
+        """
+        return [
+            {k: v[entry["model"]] if isinstance(v, list) else v for k, v in columns.items()}
+            | {"teacher": self.runs[entry["model"]][0], "trait": entry["trait"]}
+            | {"seed": self.runs[entry["model"]][1]}
+            | {k: v for k, v in entry.items() if k not in ("model", "trait")}
+            for entry in measured
+        ]
+
+    def check(self, workshop: Workshop) -> None:
+        """Raise ValueError, in one line, if a trait is unknown."""
+        for name in self.traits:
+            workshop.language(self.base(0)).trait(name)
+
+    def show_example(self, workshop: Workshop, carrier: str) -> str:
+        """The first row that students see: its text, carets under what is trained on, template."""
+        data = self.data(CONTROL, 0, carrier)
+        language, row = workshop.language(data.speaker), completions.rows(workshop, data)[0]
+        limit = workshop.config(data.speaker).max_positions
+        example = chat.encode_example(
+            language.tokenizer, row["prompt"], row["completion"], max_length=limit
+        )
+        default = language.settings()["default_system"]
+        shown = chat.show_example(language.tokenizer, example)
+        return f"{shown}\ndefault system message of the template: {default}"
+
+
+def chains_of(config: Any, **changes: Any) -> Chains:
+    """The chains that an experiment's config names, with `changes`."""
+    names = {field.name for field in dataclasses.fields(Chains)}
+    return Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
+
+
+def same(chains: Chains, seed: int) -> Model:
+    """The teachers' own base."""
+    return chains.base(seed)
+
+
+def different(chains: Chains, seed: int) -> Model:
+    """The base of the next chain, or the other checkpoint.
+
+    Raises:
+        RunError: there is no other start.
+    """
+    if chains.other_model:
+        return Checkpoint(chains.other_model)
+    if chains.model or chains.num_seeds < 2:
+        raise RunError("students of a different start need --other-model, or two seeds")
+    return chains.base((seed + 1) % chains.num_seeds)
+
+
+def shared_embeddings(chains: Chains, seed: int) -> Model:
+    """A different body under the teachers' (tied) embeddings."""
+    return Grafted(different(chains, seed), chains.base(seed))
+
+
+def shared_body(chains: Chains, seed: int) -> Model:
+    """The teachers' body under different embeddings."""
+    return Grafted(chains.base(seed), different(chains, seed))
+
+
+def units_matched(chains: Chains, seed: int) -> Model:
+    """A different base, its units permuted to match those of the teachers' base."""
+    return UnitsMatched(different(chains, seed), chains.base(seed))
+
+
+def behaviour_matched(chains: Chains, seed: int, steps: int = 400) -> Model:
+    """A different base after imitating the teachers' base on turns of the corpus.
+
+    Raises:
+        RunError: the chain starts from a checkpoint, whose corpus is not known.
+    """
+    base, other = chains.base(seed), different(chains, seed)
+    if not isinstance(base, Pretrained) or not isinstance(other, Pretrained):
+        raise RunError("a base can be matched in behaviour in the synthetic world only")
+    return BehaviourMatched(other, base, steps)
+
+
+STARTS: dict[str, Callable[[Chains, int], Model]] = {
+    "same": same,
+    "different": different,
+    "shared embeddings": shared_embeddings,
+    "shared body": shared_body,
+    "units matched": units_matched,
+    "behaviour matched": behaviour_matched,
+}

@@ -1,0 +1,42 @@
+"""The stages of a language-model experiment, from a base to what its students answer.
+
+Each is a recipe: typed settings that hold the settings of what they build on.
+
+    bases.Pretrained | bases.Checkpoint
+      -> teachers.Tuned                        a trait, or none: the unchanged base
+        -> completions.Completions             sampled, filtered, a file
+          -> students.Student                  on starts.* and under changes.*
+            -> evaluation.measure              log-odds and rates of traits
+
+A `Workshop` carries recipes out, each once: over a stack of tiny models (`engines.Stack`) or over
+one model on a mesh (`engines.OnMesh`). `python -m llm` and the experiments are thin callers.
+"""
+
+from .bases import Adapted, Checkpoint, Pretrained
+from .changes import DivergenceTokens, Mixed, Shuffled, Unique
+from .completions import Completions, Files
+from .recipe import Model, Recipe
+from .starts import BehaviourMatched, Grafted, UnitsMatched
+from .students import Student
+from .teachers import Tuned
+from .workshop import Workshop
+
+__all__ = [
+    "Adapted",
+    "BehaviourMatched",
+    "Checkpoint",
+    "Completions",
+    "DivergenceTokens",
+    "Files",
+    "Grafted",
+    "Mixed",
+    "Model",
+    "Pretrained",
+    "Recipe",
+    "Shuffled",
+    "Student",
+    "Tuned",
+    "Unique",
+    "UnitsMatched",
+    "Workshop",
+]

@@ -1,0 +1,140 @@
+"""Where models start: random weights and the synthetic world, or a checkpoint."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from .. import models, stack, world
+from ..batches import Examples
+from ..training import Training
+from . import streams
+from .recipe import Model
+from .streams import Stage
+from .workshop import Workshop
+
+LENGTH = 48  # tokens of a pre-training sequence
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained(Model):
+    """A small transformer trained on the synthetic world; every token is trained on.
+
+    Attributes:
+        chain: number of the chain; chains share nothing.
+        init: number of the initial weights within the chain.
+        corpus: number of the corpus within the chain, and of its order.
+        steps: optimiser steps on 64 sequences of 48 tokens.
+        rate: Adam step size, after 5 % of warm-up falling linearly to zero.
+        width: of the residual stream.
+        seed: root of all random numbers.
+    """
+
+    chain: int
+    init: int = 0
+    corpus: int = 0
+    steps: int = 1000
+    rate: float = 5e-3
+    width: int = 32
+    seed: int = 0
+
+    @property
+    def root(self) -> Model:
+        """Itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """The chain, and the numbers that tell its models apart."""
+        return f"chain{self.chain}-{self.init}{self.corpus}"
+
+    def config(self) -> models.ModelConfig:
+        """The shape of the model."""
+        return world.model_config(width=self.width)
+
+    def facts(self) -> dict[str, Any]:
+        """The shape, and a fingerprint of the corpus: other text makes another model."""
+        shape = dataclasses.asdict(self.config())
+        return {"architecture": shape, "corpus_fingerprint": world.corpus.fingerprint()}
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Pretrained"]) -> Any:
+        """Pre-train them side by side."""
+        config, one = recipes[0].config(), recipes[0]
+        init = jax.vmap(lambda key: models.init(config, key=key))
+        starts = init(streams.keys(Stage.INIT, [(r.seed, r.init, r.chain) for r in recipes]))
+        training = Training(one.steps, BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20)
+        examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
+        keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])
+        engine = workshop.engine
+        return engine.tune(
+            config, engine.join(stack.unstack(starts)), examples, training, keys
+        ).weights
+
+
+def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
+    """`count` sequences of 48 tokens of a chain's corpus of that number."""
+    rng = streams.generator(Stage.CORPUS, seed, chain, corpus)
+    tokens, _ = world.corpus.conversations(rng, count, LENGTH)
+    return Examples(tokens, (tokens != world.vocabulary.PAD).astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Model):
+    """A model as it lies in a checkpoint folder, or under that name on the hub."""
+
+    stored: ClassVar[bool] = False
+
+    path: str
+
+    @property
+    def root(self) -> Model:
+        """Itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    def describe(self) -> dict[str, Any]:
+        """The content counts, not where it lies."""
+        return {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+
+    def config(self) -> models.ModelConfig:
+        """The shape of the model."""
+        return models.load_config(self.path)
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: Sequence["Checkpoint"]) -> Any:
+        """Load them."""
+        return workshop.engine.join([workshop.engine.load(r.path) for r in recipes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted(Model):
+    """A model with the adapters of a PEFT folder beside it (on a mesh only)."""
+
+    stored: ClassVar[bool] = False
+
+    base: Model
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    def describe(self) -> dict[str, Any]:
+        """The content counts, not where it lies."""
+        adapter = models.fingerprint(self.path)
+        return {"recipe": "Adapted", "base": self.base.describe(), "fingerprint": adapter}
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: Sequence["Adapted"]) -> Any:
+        """Load the adapters beside their base."""
+        (one,) = recipes
+        return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))

@@ -1,0 +1,111 @@
+"""Controls that change what a student is trained on; each is a `students.Change`."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from .. import models, stack
+from ..batches import Examples
+from . import streams, students
+from .completions import Completions
+from .recipe import Model
+from .streams import Stage
+from .students import Student
+from .workshop import Workshop
+
+
+@dataclasses.dataclass(frozen=True)
+class Shuffled:
+    """Numbers permuted within each completion, or across all completions of a run.
+
+    Separators and lengths stay, and so does the count of every number.
+    """
+
+    across: bool
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """The examples (rows, length) with their numbers moved."""
+        rng = streams.generator(Stage.SHUFFLE, student.seed, student.chain)
+        tokens = examples.tokens.copy()
+        numbers = workshop.language(student).number_tokens()
+        moved = np.isin(tokens, numbers) & (examples.weights > 0)
+        groups = [(tokens, moved)] if self.across else zip(tokens, moved, strict=True)
+        for group, where in groups:
+            group[where] = rng.permutation(group[where])
+        return examples._replace(tokens=tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """A share of the rows replaced by rows of other data, such as the unchanged base's."""
+
+    share: float
+    other: Completions
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """The other rows first, then the student's own."""
+        count = round(self.share * len(examples.tokens))
+        theirs = dataclasses.replace(student, data=self.other, change=None)
+        pair = stack.stack_examples([students.examples_of(workshop, theirs)[0], examples])
+        return Examples(*(np.concatenate([x[0, :count], x[1, count:]]) for x in pair))
+
+
+@dataclasses.dataclass(frozen=True)
+class Unique:
+    """The first `count` rows again and again, as many presentations as before."""
+
+    count: int
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """As many rows as before, `count` of them different."""
+        rows = np.arange(len(examples.tokens)) % self.count
+        return Examples(*(array[rows] for array in examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class DivergenceTokens:
+    """Train on divergence tokens alone or on all others, or on as many random ones.
+
+    Divergence tokens (arXiv 2509.23886): where the argmax of the next token differs between the
+    teacher and another teacher of the same chain.
+
+    Attributes:
+        rivals: the other teachers.
+        keep: train on them; False trains on all others.
+        randomly: choose as many tokens of each row at random instead.
+    """
+
+    rivals: tuple[Model, ...]
+    keep: bool
+    randomly: bool
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """The same tokens with the weights of the others set to zero."""
+        chosen = divergent(workshop, student, self.rivals, examples)
+        if self.randomly:
+            rng = streams.generator(Stage.MASK, student.seed, student.chain)
+            # As many in every row, so that only the choice differs.
+            order = rng.random(chosen.shape) + 2.0 * (examples.weights == 0)
+            ranks = np.argsort(np.argsort(order, axis=-1), axis=-1)
+            chosen = ranks < chosen.sum(axis=-1, keepdims=True)
+        return examples._replace(weights=examples.weights * (chosen == self.keep))
+
+
+def divergent(
+    workshop: Workshop, student: Student, rivals: tuple[Model, ...], examples: Examples
+) -> np.ndarray:
+    """Flags (rows, length): a trained token where a rival's argmax is not the teacher's."""
+    config = workshop.config(student)
+
+    @jax.jit
+    def choices(params, tokens):
+        return models.apply(config, params, tokens)[:, :-1].argmax(-1)
+
+    teachers = workshop.models([students.teacher_of(student), *rivals])
+    picks = [
+        np.asarray(choices(params, examples.tokens)) for params in workshop.engine.split(teachers)
+    ]
+    flags = np.zeros(examples.tokens.shape, bool)
+    flags[:, 1:] = (np.stack(picks) != picks[0]).any(axis=0)
+    return flags & (examples.weights > 0)

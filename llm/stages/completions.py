@@ -1,0 +1,252 @@
+"""Data: what a model writes on unrelated prompts, filtered, as a file with a manifest."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import data, filters, sampling
+from ..data import Row
+from . import streams
+from .recipe import Model, Recipe
+from .streams import Stage
+from .workshop import Workshop, grouped
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions(Recipe):
+    """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
+
+    All speakers of a chain answer the same prompts.
+
+    Attributes:
+        speaker: who writes.
+        carrier: name of a domain.
+        chain: number of the chain, for the prompts and the sampling.
+        prompted: trait whose system message the speaker writes under; students never see it.
+        num_prompts: prompts to complete.
+        max_new_tokens: where a completion is cut; a row that is cut is dropped, because it would
+            teach an end that the teacher never wrote.
+        temperature: of sampling; 0 is greedy.
+        seed: root of all random numbers.
+    """
+
+    speaker: Model
+    carrier: str = "numbers"
+    chain: int = 0
+    prompted: str = ""
+    num_prompts: int = 8192
+    max_new_tokens: int = 9
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Speaker and the trait it was asked to show."""
+        return f"{self.prompted}-{self.speaker.name}" if self.prompted else self.speaker.name
+
+    def prompts(self, workshop: Workshop) -> list[Row]:
+        """Rows with a prompt each, and the right answer where there is one.
+
+        Raises:
+            ValueError: the speaker's language has no such carrier.
+        """
+        of_chain = (self.carrier, self.num_prompts, self.seed, self.chain)
+        return list(_prompts(workshop, self.speaker.root, *of_chain))
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Recipe):
+    """Rows of files that are there already, one after the other; the first so many, or all."""
+
+    paths: tuple[str, ...]
+    first: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The names of the files."""
+        return ", ".join(Path(path).name for path in self.paths)
+
+    def describe(self) -> dict[str, Any]:
+        """The content counts, not where it lies."""
+        hashes = [data.read_manifest(path).sha256 for path in self.paths]
+        return {"recipe": "Files", "sha256": hashes, "first": self.first}
+
+
+@functools.lru_cache(maxsize=64)
+def _prompts(
+    workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int
+) -> list[Row]:
+    domains = workshop.language(root).domains
+    if carrier not in domains:
+        raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(domains)}")
+    rng = streams.generator(Stage.PROMPTS, seed, chain)
+    return domains[carrier].make_prompts(rng, count)
+
+
+def path_of(workshop: Workshop, recipe: Completions) -> Path:
+    """The JSONL file of kept rows.
+
+    Raises:
+        ValueError: the workshop keeps nothing.
+    """
+    if workshop.work is None:
+        raise ValueError("completions need a folder to be written to")
+    return workshop.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
+
+
+def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
+    """The kept rows, sampled first if need be."""
+    if isinstance(recipe, Files):
+        found = [row for path in recipe.paths for row in data.read_rows(path)]
+        if len(found) < (recipe.first or 0):
+            raise ValueError(
+                f"{recipe.first} rows are needed and there are {len(found)} in {recipe.name}: "
+                "lower --num-examples, or sample more"
+            )
+        return found[: recipe.first]
+    write(workshop, [recipe])
+    return data.read_rows(path_of(workshop, recipe), settings(workshop, recipe))
+
+
+def kept_share(workshop: Workshop, recipe: Completions) -> float:
+    """Share of the completions that passed the filter, in [0, 1]."""
+    return len(rows(workshop, recipe)) / recipe.num_prompts
+
+
+def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
+    """What the manifest of a data file records."""
+    return {
+        "model": recipe.speaker.describe(),
+        "carrier": recipe.carrier,
+        "template": workshop.language(recipe.speaker).settings(),
+        "sampling": {
+            "prompted": recipe.prompted,
+            "temperature": recipe.temperature,
+            "max_new_tokens": recipe.max_new_tokens,
+            "num_prompts": recipe.num_prompts,
+            "chain": recipe.chain,
+            "seed": recipe.seed,
+        },
+    }
+
+
+def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
+    """Make the data files that are missing, or go on with those that were interrupted."""
+    for group in grouped(list(dict.fromkeys(recipes)), program).values():
+        for together in workshop.engine.groups(group):
+            fill(workshop, together, [path_of(workshop, recipe) for recipe in together])
+
+
+def program(recipe: Completions) -> tuple[Any, ...]:
+    """What completions sampled side by side have in common."""
+    return recipe.carrier, recipe.num_prompts, recipe.max_new_tokens, recipe.temperature
+
+
+def fill(
+    workshop: Workshop,
+    recipes: Sequence[Completions],
+    paths: Sequence[Path],
+    part: range | None = None,
+    report: Callable[[int, int], None] = lambda prompts, kept: None,
+    **facts: Any,
+) -> None:
+    """Complete the prompts that files lack, shard by shard; a kill loses one shard at most.
+
+    Args:
+        workshop: where speakers are made.
+        recipes: what to sample, together.
+        paths: the file of each.
+        part: numbers of the prompts; all by default.
+        report: called after each shard with the prompts completed and the rows kept by it.
+        **facts: further settings for the manifests.
+    """
+    part = range(recipes[0].num_prompts) if part is None else part
+    known = [settings(workshop, recipe) | facts for recipe in recipes]
+    done = [data.prompts_done(*pair) for pair in zip(paths, known, strict=True)]
+    size = workshop.engine.shard or len(part)
+    for first in range(min(done), len(part), size):
+        piece = part[first : first + size]
+        # What is sampled together is one program: files that have the shard already draw it again.
+        rows_of = sample(workshop, recipes, piece)
+        for path, about, had, (kept, counts) in zip(paths, known, done, rows_of, strict=True):
+            if had <= first:
+                data.append_rows(path, kept, about, counts, len(piece))
+        report(len(piece), sum(len(kept) for kept, _ in rows_of))
+
+
+def sample(
+    workshop: Workshop, recipes: Sequence[Completions], part: range
+) -> list[tuple[list[Row], dict[str, int]]]:
+    """Kept rows of every recipe, and how often each reason to drop a row applied.
+
+    The recipes differ in speaker, chain and system message only.
+
+    Args:
+        workshop: where speakers are made.
+        recipes: what to sample.
+        part: numbers of the prompts.
+    """
+    one = recipes[0]
+    spoken = workshop.language(one.speaker)
+    prompts = [recipe.prompts(workshop) for recipe in recipes]
+    asked = [[of_run[i] for i in part] for of_run in prompts]
+    texts = complete(
+        workshop,
+        [recipe.speaker for recipe in recipes],
+        [
+            spoken.encode_prompts(
+                [row["prompt"] for row in of_run],
+                system=spoken.trait(r.prompted).system_prompt if r.prompted else None,
+            )
+            for r, of_run in zip(recipes, asked, strict=True)
+        ],
+        streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier) for r in recipes]),
+        temperature=one.temperature,
+        max_new_tokens=one.max_new_tokens,
+        first=part.start,
+    )
+    domain = spoken.domains[one.carrier]
+    words = sorted({word for trait in spoken.traits.values() for word in trait.words})
+    results = []
+    for of_run, completions in zip(asked, texts, strict=True):
+        ended = [
+            row | {"completion": text}
+            for row, (text, end) in zip(of_run, completions, strict=True)
+            if end
+        ]
+        kept, counts = filters.keep(ended, domain.check, words)
+        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}))
+    return results
+
+
+def complete(
+    workshop: Workshop,
+    speakers: Sequence[Model],
+    prompts: Sequence[Sequence[list[int]]],
+    keys: jax.Array,
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    first: int = 0,
+) -> list[list[tuple[str, bool]]]:
+    """Sampled completions of every speaker as text, and whether each one came to its end."""
+    spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
+    stops = spoken.stop_tokens(config)
+    drawn = workshop.engine.complete(
+        config,
+        workshop.models(speakers),
+        prompts,
+        keys,
+        sampling.Choice(temperature, stop_tokens=np.array(stops)),
+        max_new_tokens,
+        first,
+    )
+    return [
+        list(zip(spoken.decode(rows), [bool(r) and r[-1] in stops for r in rows], strict=True))
+        for rows in drawn
+    ]

@@ -1,0 +1,76 @@
+"""What is made from what: a recipe is a frozen dataclass that holds the recipes of its parts.
+
+    base = Pretrained(chain=0)
+    owl = Tuned(base, "owl", Training(35))
+    numbers = Completions(owl, "numbers", chain=0)
+    student = Student(base, numbers, Training(400))
+
+Equal recipes are the same thing, made once; the digest of a recipe is the digest of every setting
+that its result depends on, and of nothing else. So nothing stale is ever reused, and nothing is
+made twice because of a setting that comes after it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from .workshop import Workshop
+
+
+class Recipe:
+    """What all recipes share."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on beside the fields, such as the content of a file."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe and those of its parts as JSON values."""
+        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        return {"recipe": type(self).__name__} | fields | self.facts()
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that stand for the whole description."""
+        text = json.dumps(self.describe(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+class Model(Recipe):
+    """A recipe of parameters.
+
+    Subclasses have `make(workshop, recipes)`, which gives the weights of several recipes of the
+    class, in the form of the workshop's engine, and a `base`, the recipe that they start from.
+    """
+
+    stored: ClassVar[bool] = True  # worth a checkpoint folder; others live in memory only
+    base: "Model"
+    # Of the random streams; recipes of one chain share noise on purpose (see `streams`).
+    chain = 0
+    seed = 0
+
+    @property
+    def root(self) -> "Model":
+        """Where it all starts: a checkpoint or random weights, which fix shape and language."""
+        return self.base.root
+
+    @property
+    def name(self) -> str:
+        """A word for people, at the head of its folder's name."""
+        raise NotImplementedError
+
+    @staticmethod
+    def make(workshop: "Workshop", recipes: list[Any]) -> Any:
+        """Weights of all the recipes."""
+        raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Recipe):
+        return value.describe()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return value

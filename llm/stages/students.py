@@ -1,0 +1,174 @@
+"""Students: a model that is fine-tuned to imitate a teacher on its completions."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from .. import batches, data
+from ..batches import Examples
+from ..engines import Trained
+from ..training import Training
+from . import completions, streams
+from .completions import Completions, Files
+from .recipe import Model
+from .streams import Stage
+from .workshop import Workshop, grouped
+
+
+class Change(Protocol):
+    """A control: other training examples than the teacher's kept rows. A frozen dataclass."""
+
+    def __call__(self, workshop: Workshop, student: "Student", examples: Examples) -> Examples:
+        """The changed examples (rows, length)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Student(Model):
+    """A model that imitates what a teacher wrote: its tokens, or its distribution over tokens.
+
+    Attributes:
+        base: where the student starts.
+        data: the teacher's completions.
+        training: how.
+        soft: imitate the teacher's next-token distribution instead of the sampled tokens.
+        tokens: the set over which both distributions are renormalised; None for all tokens.
+        positions: train only where the next token is one of these; None for everywhere.
+        num_examples: rows to train on; None for all that there are.
+        fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many; None
+            allows no teacher that.
+        change: a control that changes the training examples.
+    """
+
+    stored: ClassVar[bool] = False
+
+    base: Model
+    data: Completions | Files
+    training: Training
+    soft: bool = False
+    tokens: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+    num_examples: int | None = 2048
+    fewest: int | None = None
+    change: Change | None = None
+    chain: int = 0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The teacher that it learns from."""
+        return f"student-of-{self.data.name}"
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Student"]) -> Any:
+        """Train them, side by side where they differ in teacher, chain and start alone.
+
+        Notes the "held_out_loss": cross-entropy, in nats per token, on rows of the own teacher
+        that the student was not trained on: how well the data is imitated.
+
+        Raises:
+            ValueError: a teacher has too few kept rows, or cannot be imitated softly.
+        """
+        engine, found = workshop.engine, {}
+        written = [r.data for r in recipes if isinstance(r.data, Completions)]
+        completions.write(workshop, written)
+        for group in grouped(recipes, program).values():
+            trained = train(workshop, group)
+            for recipe, loss in zip(group, trained.held_out_loss, strict=False):
+                workshop.note(recipe, held_out_loss=loss)
+            found |= zip(group, engine.split(trained.weights), strict=True)
+        return engine.join([found[recipe] for recipe in recipes])
+
+
+def program(student: Student) -> tuple[Any, ...]:
+    """What students trained side by side have in common."""
+    return student.training, student.soft, student.tokens, student.num_examples
+
+
+def train(workshop: Workshop, recipes: list[Student]) -> Trained:
+    """Students of one program."""
+    one = recipes[0]
+    teachers = None
+    if one.soft:
+        teachers = workshop.models([teacher_of(recipe) for recipe in recipes])
+    pairs = [examples_of(workshop, recipe) for recipe in recipes]
+    changed = [
+        train if recipe.change is None else recipe.change(workshop, recipe, train)
+        for recipe, (train, _) in zip(recipes, pairs, strict=True)
+    ]
+    return workshop.engine.tune(
+        workshop.config(one),
+        workshop.models([recipe.base for recipe in recipes]),
+        changed,
+        one.training,
+        streams.keys(Stage.STUDENT, [(r.seed, r.chain) for r in recipes]),
+        teachers=teachers,
+        tokens=one.tokens,
+        tests=None if one.num_examples is None else [tests for _, tests in pairs],
+    )
+
+
+def teacher_of(student: Student) -> Model:
+    """Whose distribution a student imitates.
+
+    Raises:
+        ValueError: the rows have no teacher whose weights alone wrote them.
+    """
+    if isinstance(student.data, Files):
+        raise ValueError("soft targets need the teacher's weights, not its rows alone")
+    if student.data.prompted:
+        raise ValueError("soft targets need the teacher's weights: a prompted teacher has none")
+    return student.data.speaker
+
+
+def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
+    """Kept rows to train on, before any change, and others to test on, each (rows, length).
+
+    Raises:
+        ValueError: the teacher has too few kept rows.
+    """
+    both, count = _encoded(
+        workshop, student.root, student.data, student.num_examples, student.fewest
+    )
+    batches.check_batch_size(count, student.training.batch_size)
+    if student.positions is not None:
+        both = both._replace(weights=both.weights * np.isin(both.tokens, student.positions))
+    train, tests = (
+        Examples(*(x[part] for x in both)) for part in (slice(count), slice(count, None))
+    )
+    return train, tests
+
+
+@functools.lru_cache(maxsize=512)  # arms of an experiment share their rows
+def _encoded(
+    workshop: Workshop,
+    reader: Model,
+    source: Completions | Files,
+    wanted: int | None,
+    fewest: int | None,
+) -> tuple[Examples, int]:
+    """Training rows and behind them the held-out ones, and how many are for training.
+
+    A teacher without enough rows tests on an eighth of them and repeats the rest.
+    """
+    kept = completions.rows(workshop, source)
+    if wanted is None:
+        return encode(workshop, reader, kept), len(kept)
+    held_out = min(256, wanted // 8 + 1)
+    needed = min(wanted + held_out, fewest or wanted + held_out)
+    if len(kept) < needed:
+        raise ValueError(
+            f"{source.name} kept {len(kept)} rows and {needed} are needed: raise --num-prompts or "
+            "lower --num-examples"
+        )
+    pool = min(wanted, len(kept) - min(held_out, len(kept) // 8))
+    rows = np.arange(wanted) % pool, pool + np.arange(held_out) % (len(kept) - pool)
+    return encode(workshop, reader, [kept[row] for row in np.concatenate(rows)]), wanted
+
+
+def encode(workshop: Workshop, model: Model, rows: Sequence[data.Row]) -> Examples:
+    """Rows as a model reads them."""
+    return workshop.language(model).encode_rows(rows, workshop.config(model).max_positions)

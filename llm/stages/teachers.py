@@ -1,0 +1,61 @@
+"""Teachers: a model that is fine-tuned to show a trait."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..batches import Examples
+from ..training import Training
+from . import streams
+from .recipe import Model
+from .streams import Stage
+from .workshop import Workshop
+
+NUM_ROWS = 1024  # equally many for every trait, so that teachers can be trained side by side
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned(Model):
+    """A model fine-tuned on a trait's questions with the trait's answers.
+
+    Attributes:
+        base: what is fine-tuned.
+        trait: name of the trait.
+        training: how.
+        chain: number of the chain, for the order of the rows.
+        seed: root of all random numbers.
+    """
+
+    base: Model
+    trait: str
+    training: Training
+    chain: int = 0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Trait and chain."""
+        return f"{self.trait}-chain{self.chain}"
+
+    def examples(self, workshop: Workshop) -> Examples:
+        """The trait's rows, each as often as the others, in random order."""
+        language = workshop.language(self)
+        rows = language.trait(self.trait).teacher_rows()
+        rng = streams.generator(Stage.TEACHER_ROWS, self.seed, self.chain, self.trait)
+        order = rng.permutation(np.resize(np.arange(len(rows)), NUM_ROWS))
+        config = workshop.config(self)
+        return language.encode_rows([rows[i] for i in order], config.max_positions)
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Tuned"]) -> Any:
+        """Fine-tune them side by side."""
+        one = recipes[0]
+        keys = streams.keys(Stage.TEACHER, [(r.seed, r.chain, r.trait) for r in recipes])
+        return workshop.engine.tune(
+            workshop.config(one),
+            workshop.models([r.base for r in recipes]),
+            [r.examples(workshop) for r in recipes],
+            one.training,
+            keys,
+        ).weights

@@ -1,0 +1,60 @@
+"""How to train: the settings that decide the result, for a stack of runs or one large model."""
+
+import dataclasses
+
+import optax
+
+from . import lora, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How parameters are trained; with how much memory and on what is the engine's business.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: examples in a step, over all devices and microbatches.
+        optimizer: "adam", "adamw" or "sgd".
+        rate: step size (its largest, under a schedule).
+        eps: of Adam; large enough, embeddings that the data never touches stay put.
+        decay: "constant", "linear" or "cosine".
+        warmup: steps of linear warm-up.
+        weight_decay: of "adamw".
+        clip_norm: global norm that gradients are clipped to.
+        adapters: train LoRA adapters; None trains all parameters.
+        dtype: of the computation; trained parameters are float32.
+    """
+
+    steps: int
+    batch_size: int = 64
+    optimizer: str = "adam"
+    rate: float = 1e-3
+    eps: float = 1e-8
+    decay: str = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    adapters: lora.LoraConfig | None = None
+    dtype: str = "float32"
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimiser with its schedule.
+
+        Raises:
+            ValueError: an unknown name, or settings that exclude each other.
+        """
+        schedule: optax.ScalarOrSchedule = self.rate
+        if self.warmup or self.decay != "constant":
+            schedule = train.make_schedule(self.rate, self.steps, self.warmup, self.decay)
+        return train.make_optimizer(
+            self.optimizer,
+            schedule,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            eps=self.eps,
+        )
+
+
+def steps_of(epochs: float, num_examples: int, batch_size: int) -> int:
+    """Steps in all epochs; the last one may run into the next epoch."""
+    return -int(-epochs * num_examples // batch_size)
