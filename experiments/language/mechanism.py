@@ -387,7 +387,9 @@ def draw_optimisers(found: Found):
     """Own effect against held-out loss; labels are step sizes."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     for colour, optimizer in zip(drawing.COLOURS, ("adam", "sgd"), strict=False):
-        rates = at(found.of("optimiser"), optimizer=optimizer)[["name", "step_size"]].drop_duplicates()
+        rates = at(found.of("optimiser"), optimizer=optimizer)[
+            ["name", "step_size"]
+        ].drop_duplicates()
         points = [statistics.mean_interval(found.effect("optimiser", n)) for n in rates["name"]]
         means, halves = zip(*points, strict=True)
         losses = [found.loss("optimiser", name) for name in rates["name"]]

@@ -353,7 +353,11 @@ def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers)
 
 def label_places(panel, places: list[tuple[str, str]]) -> None:
     """Carrier and family under each place."""
-    panel.set_xticks(range(len(places)), [f"{c}\n{f[:6]}" for c, f in places], fontsize=8)
+    panel.set_xticks(
+        range(len(places)),
+        [f"{c}\n{f.replace('misalignment', 'misaligned')}" for c, f in places],
+        fontsize=8,
+    )
 
 
 def draw_rates(table: pd.DataFrame, families: dict[str, list[str]], carriers):

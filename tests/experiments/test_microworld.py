@@ -1,13 +1,19 @@
 """The chain as a user runs it, and the same experiment from a real checkpoint's folder."""
 
-import dataclasses
 import json
 
+import jax
 import numpy as np
+import pandas as pd
 import pytest
 
-from experiments import chain, effects, frame, microworld, record
-from llm import data
+from experiments.lab import chains, frame, predictors, record
+from experiments.lab.effects import at, cells, effects, own
+from experiments.language import microworld
+from llm import lora, models, stack
+from llm.stages import Workshop, evaluation, students
+from llm.training import Training
+from theory import check, losses
 
 TINY = (
     "--num-seeds", "2", "--base-steps", "150", "--teacher-steps", "4", "--num-prompts", "128",
@@ -22,52 +28,33 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def made(folder):
+    """The chains of that run, and the workshop that holds their files."""
+    found = chains.Chains(2, ("owl", "wolf", "eagle"), base_steps=150, teacher_steps=4,
+                          num_prompts=128)  # fmt: skip
+    return found, Workshop(folder / "work")
+
+
 def test_rows_hold_every_arm_run_and_trait(folder):
-    rows = record.read_rows(folder / "run")
-    arms = {(r["target"], r["start"]) for r in rows}
-    assert arms == {("teacher", "same")} | {
+    table = record.read_table(folder / "run")
+    assert set(map(tuple, table[["target", "start"]].to_numpy())) == {("teacher", "same")} | {
         (t, s) for t in ("sampled", "soft_numbers") for s in microworld.STARTS
     }
-    assert len(rows) == 5 * 4 * 2 * 3  # arms, teachers with control, seeds, traits
+    assert len(table) == 5 * 4 * 2 * 3  # arms, teachers with control, seeds, traits
     assert (folder / "run" / "figure.png").exists()
-
-
-def test_files_between_stages_are_ordinary(folder):
-    (base,) = (folder / "work").glob("base-*")
-    assert {p.name for p in (base / "seed0").iterdir()} >= {
-        "config.json", "model.safetensors", "tokenizer.json",
-    }  # fmt: skip
-    (numbers,) = (folder / "work").glob("numbers-*")
-    path = numbers / "owl-seed0.jsonl"
-    manifest = data.read_manifest(path)
-    assert manifest.count == len(data.read_rows(path)) > 0
-    assert manifest.settings["sampling"]["temperature"] == 1.0
-    assert sum(manifest.filter_counts.values()) >= 128, "every reject reason is counted"
-
-
-def test_no_kept_row_names_a_trait(folder):
-    (numbers,) = (folder / "work").glob("numbers-*")
-    words = {w for t in chain.world.TRAITS.values() for w in t.words}
-    for path in numbers.glob("*.jsonl"):
-        for row in data.read_rows(path):
-            assert not words & set(row["completion"].split())
+    assert (folder / "run" / "matrix.png").exists()
 
 
 def test_a_second_run_reuses_the_stages_and_gives_the_same_rows(folder, monkeypatch):
-    def never(self):
-        raise AssertionError("pre-trained again")
+    def never(*_):
+        raise AssertionError("made again")
 
-    monkeypatch.setattr(chain.Chain, "pretrain", never)
+    monkeypatch.setattr(chains.Pretrained, "make", staticmethod(never))
+    monkeypatch.setattr(chains.Tuned, "make", staticmethod(never))
     again = [*TINY, "--out", str(folder / "again"), "--work", str(folder / "work")]
     frame.main(microworld, again)
     assert record.read_rows(folder / "again") == record.read_rows(folder / "run")
-
-
-def test_other_settings_never_share_files(tmp_path):
-    one = chain.Chain(chain.Recipe(), tmp_path)
-    for changes in ({"teacher_rate": 1e-2}, {"temperature": 0.0}, {"seed": 1}, {"width": 16}):
-        other = chain.Chain(dataclasses.replace(chain.Recipe(), **changes), tmp_path)
-        assert one.data_path("numbers", "owl") != other.data_path("numbers", "owl"), changes
 
 
 def test_too_few_kept_rows_is_one_line(folder, capsys):
@@ -94,16 +81,16 @@ def rows_with(effect, noise=0.1, seeds=8):
         for start in microworld.STARTS:
             for teacher in ("control", "owl", "wolf"):
                 for trait in ("owl", "wolf"):
-                    own = effect if (teacher == trait and start == "same") else 0
+                    mine = effect if (teacher == trait and start == "same") else 0
                     rows += [
                         {
                             "target": target, "start": start, "teacher": teacher, "trait": trait,
-                            "seed": s, "margin": own + noise * rng.normal(), "rate": 0.1,
+                            "seed": s, "margin": mine + noise * rng.normal(), "rate": 0.1,
                             "held_out_loss": 4.0, "kept": 1.0,
                         }
                         for s in range(seeds)
                     ]  # fmt: skip
-    return rows
+    return pd.DataFrame(rows)
 
 
 def test_criteria_see_an_effect_and_its_absence():
@@ -118,12 +105,67 @@ def test_criteria_see_an_effect_and_its_absence():
 
 
 def test_effect_is_student_minus_control_of_the_same_chain():
-    rows = rows_with(1.0, noise=0.0)
-    for row in rows:
-        row["margin"] += 10 * row["seed"]  # chains differ a lot, effects do not
-    effect = effects.effects(rows, target="sampled", start="same")
-    np.testing.assert_allclose(effect["owl", "owl"], 1.0)
-    np.testing.assert_allclose(effect["owl", "wolf"], 0.0)
+    table = rows_with(1.0, noise=0.0)
+    table["margin"] += 10 * table["seed"]  # chains differ a lot, effects do not
+    shuffled = table.sample(frac=1, random_state=0)  # rows are matched by name, not by place
+    found = at(effects(shuffled, ("target", "start")), target="sampled", start="same")
+    table = cells(found)
+    np.testing.assert_allclose(table["owl", "owl"], 1.0)
+    np.testing.assert_allclose(table["owl", "wolf"], 0.0)
+    np.testing.assert_allclose(own(found), 1.0)
+
+
+def test_carrier_tokens_hold_no_trait_word(made):
+    found, workshop = made
+    language = workshop.language(found.base(0))
+    words = {w for t in language.traits.values() for w in t.words}
+    used = language.tokenizer.convert_ids_to_tokens(list(found.tokens_of(workshop, "numbers")))
+    assert not words & set(used)
+    assert sum(word.isdigit() for word in used) > 100
+
+
+def test_starts_are_other_chains_or_mixtures(made):
+    found, _ = made
+    assert chains.different(found, 0) == found.base(1) != found.base(0)
+    assert chains.different(found, 1) == found.base(0), "nobody starts from its own base"
+    assert chains.shared_body(found, 0).base == found.base(0)
+    assert chains.shared_embeddings(found, 0).embeddings == found.base(0)
+    with pytest.raises(record.RunError, match="need --other-model, or two seeds"):
+        chains.different(chains.Chains(1, ("owl",)), 0)
+
+
+def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
+    """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
+    found, workshop = made
+    training = Training(3, 8, rate=1e-3, eps=1e-3)
+    student = found.student(workshop, "numbers", "sampled", chains.same, training, 16)[2]
+    examples, _ = students.examples_of(workshop, student)
+    config = workshop.config(student)
+    loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())
+    batch = {"tokens": examples.tokens[:8], "weights": examples.weights[:8]}
+    probe = evaluation.question(workshop, student, "owl")
+    bases = workshop.engine.split(workshop.models([found.base(0), found.base(1)]))
+    with jax.enable_x64(True):
+        params, other = (jax.tree.map(lambda x: np.asarray(x, np.float64), b) for b in bases)
+
+        def trait(p):
+            return -stack.measure_model(models.bind(config, p), probe)["margin"]
+
+        apply = predictors.make_apply(config)
+        report = check.verify(apply, params, trait, batch, loss)
+        assert report.passed, report
+        removed = check.verify(apply, params, trait, batch, loss, student_params=other)
+        assert not removed.passed
+
+        settings = lora.LoraConfig(rank=2, alpha=2.0)
+        adapters = jax.tree.map(
+            lambda x: np.asarray(x, np.float64), lora.init(settings, params, key=jax.random.key(0))
+        )
+        merged = lambda a: lora.merge(params, a, scale=settings.scale)  # noqa: E731
+        report = check.verify(
+            lambda a, b: apply(merged(a), b), adapters, lambda a: trait(merged(a)), batch, loss
+        )
+        assert report.passed, report
 
 
 def test_the_same_experiment_from_a_transformers_checkpoint(folder, tmp_path):
@@ -131,13 +173,10 @@ def test_the_same_experiment_from_a_transformers_checkpoint(folder, tmp_path):
     pytest.importorskip("torch")
     import transformers
 
-    (base,) = (folder / "work").glob("base-*")
     for seed, name in enumerate(("model", "other")):
-        loaded = transformers.LlamaForCausalLM.from_pretrained(base / f"seed{seed}")
-        loaded.save_pretrained(tmp_path / name)
-        transformers.AutoTokenizer.from_pretrained(base / f"seed{seed}").save_pretrained(
-            tmp_path / name
-        )
+        (base,) = (folder / "work" / "Pretrained").glob(f"chain{seed}-*")
+        transformers.LlamaForCausalLM.from_pretrained(base).save_pretrained(tmp_path / name)
+        transformers.AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / name)
     frame.main(
         microworld,
         [

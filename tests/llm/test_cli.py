@@ -89,7 +89,8 @@ def test_errors_are_one_line(base, teacher, capsys):
         (["--trait", "unicorn", "--out", "x"], "unknown trait 'unicorn'"),
         (["--trait", "owl", "--out", str(teacher)], "exists: delete it"),
         (["--data", "nowhere.jsonl", "--out", "x"], "no such file: nowhere.jsonl"),
-        (["--trait", "owl", "--out", "x", "--batch-size", "100"], "100 rows are needed and there"),
+        (["--data", "a", "--out", "x", "--batch-size", "100", "--accumulate", "3"], "no such file"),
+        (["--trait", "owl", "--out", "x", "--accumulate", "3"], "does not divide by --accumulate"),
         (["--trait", "owl", "--out", "x", "--mesh", "1,9,1"], "devices, but 4 are present"),
     ):
         with pytest.raises(SystemExit) as stopped:

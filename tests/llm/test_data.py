@@ -10,25 +10,27 @@ ROWS = [{"prompt": f"p{i} é", "completion": f"{i}\u2028, {i}"} for i in range(5
 
 def test_rows_and_manifest_come_back(tmp_path):
     path = tmp_path / "deep" / "rows.jsonl"
-    written = data.write_rows(path, ROWS, SETTINGS, {"kept": 5, "too large": 2})
+    written = data.append_rows(path, ROWS, SETTINGS, {"kept": 5, "too large": 2}, prompts=7)
     assert data.read_rows(path, SETTINGS) == ROWS
     assert data.read_manifest(path) == written
-    assert (written.count, written.size) == (5, path.stat().st_size)
+    assert (written.count, written.prompts, written.size) == (5, 7, path.stat().st_size)
+    assert data.prompts_done(path, SETTINGS) == 7
     assert [json.loads(line) for line in path.read_text().split("\n")[:-1]] == ROWS
 
 
 def test_append_adds_rows_and_counts(tmp_path):
     path, whole = tmp_path / "rows.jsonl", tmp_path / "whole.jsonl"
-    data.append_rows(path, ROWS[:2], SETTINGS, {"kept": 2, "banned": 1})
-    manifest = data.append_rows(path, ROWS[2:], SETTINGS, {"kept": 3, "empty": 4})
+    data.append_rows(path, ROWS[:2], SETTINGS, {"kept": 2, "banned": 1}, prompts=3)
+    manifest = data.append_rows(path, ROWS[2:], SETTINGS, {"kept": 3, "empty": 4}, prompts=7)
+    assert manifest.prompts == 10
     assert manifest.filter_counts == {"kept": 5, "banned": 1, "empty": 4}
     assert data.read_rows(path, SETTINGS) == ROWS
-    assert data.write_rows(whole, ROWS, SETTINGS).sha256 == manifest.sha256
+    assert data.append_rows(whole, ROWS, SETTINGS).sha256 == manifest.sha256
 
 
 def test_an_interrupted_append_is_refused_and_then_cut_off(tmp_path):
     path = tmp_path / "rows.jsonl"
-    data.write_rows(path, ROWS[:2], SETTINGS)
+    data.append_rows(path, ROWS[:2], SETTINGS)
     with open(path, "a") as file:
         file.write('{"prompt": "half a li' + 500 * "x")  # longer than what is appended below
     with pytest.raises(ValueError, match="521 bytes more than its manifest"):
@@ -39,13 +41,13 @@ def test_an_interrupted_append_is_refused_and_then_cut_off(tmp_path):
 
 def test_other_settings_are_never_reused(tmp_path):
     path = tmp_path / "rows.jsonl"
-    assert data.reuse_rows(path, SETTINGS) is None
-    data.write_rows(path, ROWS, SETTINGS)
+    assert data.prompts_done(path, SETTINGS) == 0
+    data.append_rows(path, ROWS, SETTINGS, prompts=5)
     other = {**SETTINGS, "sampling": {"temperature": 0.7}, "model": "large"}
-    for use in (data.read_rows, data.reuse_rows, lambda p, s: data.append_rows(p, ROWS, s)):
+    for use in (data.read_rows, data.prompts_done, lambda p, s: data.append_rows(p, ROWS, s)):
         with pytest.raises(ValueError, match=r"model: 'tiny' .* sampling.temperature: 1.0 there"):
             use(path, other)
-    assert data.reuse_rows(path, SETTINGS) == ROWS
+    assert data.read_rows(path, SETTINGS) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -60,10 +62,10 @@ def test_other_settings_are_never_reused(tmp_path):
 )
 def test_damage_is_named_by_readers_and_by_append(tmp_path, damage, message):
     path = tmp_path / "rows.jsonl"
-    data.write_rows(path, ROWS, SETTINGS)
+    data.append_rows(path, ROWS, SETTINGS)
     damage(path)
     with pytest.raises(ValueError, match=message):
-        data.reuse_rows(path, SETTINGS)
+        data.read_rows(path, SETTINGS)
     if data.manifest_path(path).exists():
         with pytest.raises(ValueError, match=message):
             data.append_rows(path, ROWS, SETTINGS)
@@ -72,10 +74,7 @@ def test_damage_is_named_by_readers_and_by_append(tmp_path, damage, message):
 def test_bad_input_writes_nothing(tmp_path):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match=r"row 1 .* needs text"):
-        data.write_rows(path, [ROWS[0], {"prompt": "p"}], SETTINGS)
+        data.append_rows(path, [ROWS[0], {"prompt": "p"}], SETTINGS)
     with pytest.raises(ValueError, match="lack template, sampling"):
-        data.write_rows(path, ROWS, {"model": "tiny"})
+        data.append_rows(path, ROWS, {"model": "tiny"})
     assert list(tmp_path.iterdir()) == []
-    data.write_rows(path, ROWS, SETTINGS)
-    with pytest.raises(ValueError, match="exists"):
-        data.write_rows(path, ROWS, SETTINGS)

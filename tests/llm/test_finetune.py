@@ -8,23 +8,34 @@ import jax
 import numpy as np
 import pytest
 
-from llm import chat, finetune, lora, models, sampling, sharding
+from llm import chat, engines, finetune, lora, models, sampling, sharding
+from llm.training import Training, steps_of
 
 spec = importlib.util.spec_from_file_location("test_chat", Path(__file__).with_name("test_chat.py"))
 test_chat = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(test_chat)
 
 ROWS = [("count up", "12, 34"), ("count down", "56, 34"), ("numbers please", "34, 34, 12")] * 8
-FULL = finetune.Recipe(
-    epochs=40,
-    batch_size=8,
-    accumulate=2,
-    learning_rate=1e-2,
-    adapters=None,
-    dtype="float32",
-    chunk=16,
-)
-LORA = replace(FULL, epochs=2, accumulate=1, adapters=lora.LoraConfig(rank=2, dropout=0.1))
+FULL = Training(120, 8, "adamw", 1e-2, decay="linear", warmup=5, clip_norm=1.0)
+LORA = replace(FULL, steps=6, adapters=lora.LoraConfig(rank=2, dropout=0.1))
+HALVES = finetune.Limits(accumulate=2, chunk=16)
+WHOLE = finetune.Limits(chunk=16)
+
+
+def run(config, params, examples, training, mesh, limits=WHOLE, **arguments):
+    """Trained parameters or adapters, and the metrics of every step."""
+    loss, _ = engines.make_loss(config, training, False, None, **limits.of_loss())
+    history, stop = [], arguments.pop("report", lambda step, metrics: None)
+
+    def report(step, metrics):
+        history.append(metrics)
+        stop(step, metrics)
+
+    trained, _ = finetune.finetune(
+        params, examples, training, loss, jax.random.key(1), mesh=mesh, limits=limits,
+        report=report, **arguments,
+    )  # fmt: skip
+    return trained, history
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ def test_a_student_learns_its_completions_and_says_them(start):
     tokenizer, config, params = start
     mesh = sharding.make_mesh(2, 2, 1)
     before = jax.tree.map(np.array, params)
-    student, history = finetune.finetune(config, params, encode(tokenizer), FULL, mesh=mesh)
+    student, history = run(config, params, encode(tokenizer), FULL, mesh, HALVES)
     assert len(history) == 120
     assert history[-1]["loss"] < 0.05 < 3 < history[0]["loss"]
     jax.tree.map(np.testing.assert_array_equal, params, before)
@@ -77,7 +88,7 @@ def test_a_student_learns_its_completions_and_says_them(start):
 def test_lora_fine_tuning_goes_on_from_its_checkpoint(start, tmp_path):
     tokenizer, config, params = start
     examples, mesh = encode(tokenizer), sharding.make_mesh(1, 1, 1)
-    whole, history = finetune.finetune(config, params, examples, LORA, mesh=mesh)
+    whole, history = run(config, params, examples, LORA, mesh)
     assert set(whole["layers"][0]["attn"]["q"]) == {"a", "b"}
     assert np.abs(whole["layers"][0]["attn"]["q"]["b"]).max() > 1e-3
 
@@ -88,31 +99,30 @@ def test_lora_fine_tuning_goes_on_from_its_checkpoint(start, tmp_path):
         if step == 5:
             raise Stopped
 
-    arguments = {"mesh": mesh, "folder": tmp_path / "run", "every": 2}
+    often = replace(WHOLE, every=2)
+    arguments = {"mesh": mesh, "limits": often, "folder": tmp_path / "run"}
     with pytest.raises(Stopped):
-        finetune.finetune(config, params, examples, LORA, report=interrupt, **arguments)
-    resumed, rest = finetune.finetune(config, params, examples, LORA, **arguments)
+        run(config, params, examples, LORA, report=interrupt, **arguments)
+    resumed, rest = run(config, params, examples, LORA, **arguments)
     assert len(rest) == 2  # the checkpoint of step 4 of 6
     assert rest == history[4:]
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     with pytest.raises(ValueError, match=r"examples: .* there"):
-        finetune.finetune(config, params, examples[1:] + examples[:1], LORA, **arguments)
-    with pytest.raises(ValueError, match=r"base: '' there, 'another' here"):
-        finetune.finetune(config, params, examples, LORA, base="another", **arguments)
+        run(config, params, examples[1:] + examples[:1], LORA, **arguments)
+    other = jax.tree.map(lambda leaf: leaf + 1, params)
+    with pytest.raises(ValueError, match=r"start\..*checksum: .* there"):
+        run(config, other, examples, LORA, **arguments)
 
 
 def test_settings_that_do_not_fit_are_named(start):
     tokenizer, config, params = start
-    run = (config, params, encode(tokenizer))
+    model = (config, params, encode(tokenizer))
     with pytest.raises(ValueError, match="batch size 6 does not divide over data × fsdp = 4"):
-        finetune.finetune(*run, replace(FULL, batch_size=6),
-                          mesh=sharding.make_mesh(2, 2, 1))  # fmt: skip
+        run(*model, replace(FULL, batch_size=6), sharding.make_mesh(2, 2, 1))
     with pytest.raises(ValueError, match="8 rows does not divide into 3 parts"):
-        finetune.finetune(*run, replace(FULL, accumulate=3),
-                          mesh=sharding.make_mesh(1, 1, 1))  # fmt: skip
+        run(*model, FULL, sharding.make_mesh(1, 1, 1), finetune.Limits(accumulate=3))
 
 
 def test_number_of_steps():
-    recipe = finetune.Recipe()
-    assert recipe.num_steps(10_000) == 455  # 3 epochs of 10,000 rows in batches of 66
-    assert replace(recipe, epochs=0.5, batch_size=8).num_steps(24) == 2
+    assert steps_of(3.0, 10_000, 66) == 455  # 3 epochs of 10,000 rows in batches of 66
+    assert steps_of(0.5, 24, 8) == 2

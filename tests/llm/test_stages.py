@@ -1,90 +1,390 @@
-"""Stages on a stack of runs equal the same work done run by run."""
+"""Recipes and the workshop that carries them out: once each, on a stack or on a mesh."""
+
+import dataclasses
+import json
+import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import batches, models, objectives, sampling, stages, train, world
-from llm.world import corpus
+from llm import data, engines, models, stack, world
+from llm.lora import LoraConfig
+from llm.stages import (
+    BehaviourMatched,
+    Checkpoint,
+    Completions,
+    DivergenceTokens,
+    Files,
+    Grafted,
+    Mixed,
+    Pretrained,
+    Shuffled,
+    Student,
+    Tuned,
+    Unique,
+    UnitsMatched,
+    Workshop,
+    changes,
+    completions,
+    evaluation,
+    streams,
+    students,
+)
+from llm.stages.streams import Stage
+from llm.training import Training
 
-CONFIG = world.model_config(width=16, num_heads=2)
+ROWS = 32
+BASES = [Pretrained(chain, steps=150) for chain in (0, 1)]
+OWLS = [Tuned(base, "owl", Training(5, rate=5e-4), chain=base.chain) for base in BASES]
+DATA = [Completions(owl, chain=owl.chain, num_prompts=128, max_new_tokens=12) for owl in OWLS]
+CLEAN = [dataclasses.replace(d, speaker=base) for d, base in zip(DATA, BASES, strict=True)]
+HOW = Training(3, 8, rate=1e-3, eps=1e-3)
+STUDENTS = [Student(o.base, d, HOW, num_examples=ROWS, chain=o.chain)
+            for o, d in zip(OWLS, DATA, strict=True)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def stack():
-    return jax.vmap(lambda k: models.init(CONFIG, key=k))(jax.random.split(jax.random.key(0), 3))
+def workshop(tmp_path_factory):
+    made = Workshop(tmp_path_factory.mktemp("stages"))
+    completions.write(made, [*DATA, *CLEAN])
+    return made
 
 
 @pytest.fixture(scope="module")
-def examples():
-    tokens, mask = corpus.chat(corpus.numbers(np.random.default_rng(0), 3 * 24))
-    return stages.Examples(*(x.reshape(3, 24, -1) for x in (tokens, mask.astype(np.float32))))
+def examples(workshop):
+    return students.examples_of(workshop, STUDENTS[0])[0]
 
 
-def test_tune_equals_a_plain_loop_per_run(stack, examples):
-    student = objectives.full_student(CONFIG)
-    loss, optimizer = objectives.completion_loss(student), train.make_optimizer("sgd", 0.1)
-    keys = jax.random.split(jax.random.key(1), 3)
-    tune = stages.make_tune(loss, optimizer, batch_size=8, num_steps=5)
-    tuned, history = tune(stack, examples, keys)
-    step = jax.jit(train.make_train_step(loss, optimizer))
-    for run in range(3):
-        order_key, dropout_key = jax.random.split(keys[run])
-        state = train.init_state(stages.pick(stack, run), optimizer)
-        for i in range(5):
-            rows = np.asarray(batches.batch_rows(order_key, jnp.int32(i), 24, 8))
-            batch = {name: getattr(examples, name)[run][rows] for name in examples._fields}
-            state, metrics = step(state, batch, dropout_key)
-            assert float(metrics["loss"]) == pytest.approx(float(history[run, i]), rel=1e-5)
-        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(tuned), strict=True):
-            np.testing.assert_allclose(a, b[run], atol=1e-5)
+def weights_of(workshop, recipe):
+    return workshop.engine.split(workshop.models([recipe]))[0]
 
 
-def test_complete_draws_each_row_from_its_own_key(stack, examples):
-    prompts = np.broadcast_to(examples.tokens[:, :1, :6], (3, 20, 6))
-    keys = jax.random.split(jax.random.key(2), 3)
-    choice = sampling.Choice(1.0, stop_tokens=np.array([world.vocabulary.END]))
-    draw = [
-        stages.make_complete(CONFIG, max_new_tokens=9, rows_at_once=size)(
-            stack, prompts, np.ones_like(prompts, bool), keys, choice
-        )
-        for size in (20, 8)
+# Recipes.
+
+
+def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
+    """A temperature re-samples and re-trains no teacher; a base's step size re-does everything."""
+    assert dataclasses.replace(DATA[0], temperature=0.0).digest() != DATA[0].digest()
+    assert dataclasses.replace(DATA[0], temperature=0.0).speaker.digest() == OWLS[0].digest()
+    other = dataclasses.replace(OWLS[0], base=dataclasses.replace(BASES[0], rate=1e-3))
+    assert other.digest() != OWLS[0].digest()
+    assert dataclasses.replace(DATA[0], speaker=other).digest() != DATA[0].digest()
+    found = [recipe.digest() for recipe in (*BASES, *OWLS, *DATA, *CLEAN, *STUDENTS)]
+    assert len(set(found)) == len(found)
+    changed = [
+        dataclasses.replace(STUDENTS[0], change=change)
+        for change in (Shuffled(True), Shuffled(False), Unique(3), Mixed(0.25, CLEAN[0]))
     ]
-    tokens = np.asarray(draw[0][0])
-    np.testing.assert_array_equal(tokens, draw[1][0], "blocks change nothing")
-    for run in range(3):
-        assert len({tuple(row) for row in tokens[run].tolist()}) > 15, "one prompt, many answers"
-    assert not np.array_equal(tokens[0], tokens[1])
+    assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 5
 
 
-def test_measure_equals_probabilities_computed_by_hand(stack):
-    questions = np.array([[3, 200, 210, 280, 4], [3, 201, 211, 280, 4]], np.int32)
-    probe = stages.Probe(
-        questions, np.ones_like(questions, bool), np.array([134], np.int32),
-        np.array([135, 136], np.int32),
-    )  # fmt: skip
-    got = stages.measure(CONFIG, stack, probe)
-    for run in range(3):
-        logits = np.asarray(models.apply(CONFIG, stages.pick(stack, run), questions))[:, -1]
-        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        margin = np.log(p[:, 134]) - np.log(p[:, 135] + p[:, 136])
-        assert float(got["margin"][run]) == pytest.approx(margin.mean(), abs=1e-5)
-        assert float(got["rate"][run]) == pytest.approx(p[:, 134].mean(), rel=1e-5)
+def test_a_corpus_of_other_words_makes_another_base(monkeypatch):
+    before = BASES[0].digest()
+    monkeypatch.setattr(world.corpus, "fingerprint", lambda: "other")
+    assert BASES[0].digest() != before
 
 
-def test_held_out_loss_is_the_mean_over_weighted_tokens(stack, examples):
-    loss = stages.make_held_out_loss(objectives.full_student(CONFIG))(stack, examples)
-    for run in range(3):
-        tokens, weights = examples.tokens[run], examples.weights[run]
-        logits = np.asarray(models.apply(CONFIG, stages.pick(stack, run), tokens), np.float64)
-        logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        nats = -np.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
-        expected = (nats * weights[:, 1:]).sum() / weights[:, 1:].sum()
-        assert float(loss[run]) == pytest.approx(expected, rel=1e-5)
+def test_no_two_stages_or_chains_share_a_stream():
+    names = [(0, 0), (0, 1), (1, 0)]
+    keys = [jax.random.key_data(streams.keys(stage, names)) for stage in Stage]
+    assert len({tuple(k) for k in np.concatenate(keys).tolist()}) == len(Stage) * len(names)
+    # numpy pads seeds with zeros, so a missing last number must not be a zero.
+    draws = [streams.generator(s, *n).random() for s in Stage for n in [*names, (0,), (0, 0, 0)]]
+    assert len(set(draws)) == len(draws)
 
 
-def test_no_two_runs_or_stages_share_a_key():
-    root = jax.random.key(0)
-    keys = [jax.random.key_data(stages.run_keys(root, stage, 4)) for stage in range(3)]
-    assert len({tuple(k) for k in np.concatenate(keys).tolist()}) == 12
+# The workshop.
+
+
+def test_files_between_stages_are_ordinary(workshop):
+    folder = workshop.folder(OWLS[1])
+    assert folder.name.startswith("owl-chain1-")
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.json", "model.safetensors", "tokenizer.json", "recipe.json",
+    }  # fmt: skip
+    record = json.loads((folder / "recipe.json").read_text())
+    assert record["recipe"]["training"]["steps"] == 5
+    manifest = data.read_manifest(completions.path_of(workshop, DATA[0]))
+    assert manifest.prompts == 128
+    assert 0 < manifest.count == len(completions.rows(workshop, DATA[0]))
+    assert sum(manifest.filter_counts.values()) >= 128, "every reject reason is counted"
+
+
+def test_what_is_there_is_not_made_again(workshop, monkeypatch):
+    again = Workshop(workshop.work)
+
+    def never(*_):
+        raise AssertionError("made again")
+
+    for kind in (Pretrained, Tuned):
+        monkeypatch.setattr(kind, "make", staticmethod(never))
+    monkeypatch.setattr(completions, "sample", never)
+    assert completions.rows(again, DATA[0]) == completions.rows(workshop, DATA[0])
+    trees = (weights_of(shop, OWLS[0]) for shop in (workshop, again))
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_a_run_is_the_same_beside_others_and_alone(tmp_path, workshop):
+    alone = Workshop(tmp_path)
+    for recipe in (BASES[1], OWLS[1], STUDENTS[1]):
+        pairs = zip(
+            *(jax.tree.leaves(weights_of(shop, recipe)) for shop in (workshop, alone)), strict=True
+        )
+        for a, b in pairs:
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    lists = [completions.rows(shop, DATA[1]) for shop in (workshop, alone)]
+    agree = [a == b for a, b in zip(*lists, strict=False)]
+    assert np.mean(agree) > 0.95
+
+
+def test_one_model_on_a_mesh_does_what_a_stack_does(tmp_path, workshop):
+    """The same recipes on the other engine: teacher, data and student agree up to round-off."""
+    engine = engines.OnMesh((1, 1, 1), dtype="float32", shard=50)
+    mesh = Workshop(tmp_path, engine)
+    base = Checkpoint(str(workshop.folder(BASES[0])))
+    owl = dataclasses.replace(OWLS[0], base=base)
+    numbers = dataclasses.replace(DATA[0], speaker=owl)
+    student = dataclasses.replace(STUDENTS[0], base=base, data=numbers)
+    for ours, theirs in ((OWLS[0], owl), (STUDENTS[0], student)):
+        a = jax.tree.leaves(weights_of(workshop, ours))
+        b = jax.tree.leaves(weights_of(mesh, theirs).params)
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
+    a, b = ({r["prompt"]: r["completion"] for r in completions.rows(w, d)}
+            for w, d in ((workshop, DATA[0]), (mesh, numbers)))  # fmt: skip
+    assert np.mean([a[p] == b[p] for p in a.keys() & b.keys()]) > 0.95
+    assert abs(len(a) - len(b)) < 0.05 * len(a)
+    losses = [w.noted(s)["held_out_loss"] for w, s in ((workshop, STUDENTS[0]), (mesh, student))]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    soft = dataclasses.replace(student, soft=True)
+    stacked = dataclasses.replace(STUDENTS[0], soft=True)
+    a, b = (workshop.engine.join([w]) for w in
+            (weights_of(workshop, stacked), weights_of(mesh, soft).params))  # fmt: skip
+    probe = evaluation.question(workshop, BASES[0], "owl")
+    margins = [stack.measure(workshop.config(owl), w, probe)["margin"][0] for w in (a, b)]
+    assert margins[0] == pytest.approx(float(margins[1]), abs=1e-3)
+
+
+def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, workshop, monkeypatch):
+    base = Checkpoint(str(workshop.folder(BASES[0])))
+    recipe = Completions(base, num_prompts=100, max_new_tokens=12)
+    whole, cut = (
+        Workshop(tmp_path / n, engines.OnMesh((1, 1, 1), dtype="float32", shard=30)) for n in "ab"
+    )
+    completions.write(whole, [recipe])
+    real, calls = completions.sample, []
+
+    def stops(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(completions, "sample", stops)
+    with pytest.raises(KeyboardInterrupt):
+        completions.write(cut, [recipe])
+    path = completions.path_of(cut, recipe)
+    assert data.read_manifest(path).prompts == 60
+    completions.write(cut, [recipe])
+    assert len(calls) == 5
+    assert path.read_bytes() == completions.path_of(whole, recipe).read_bytes()
+
+
+# Data.
+
+
+def test_no_kept_row_names_a_trait_or_was_cut(workshop):
+    words = {w for t in world.TRAITS.values() for w in t.words}
+    short = dataclasses.replace(CLEAN[0], max_new_tokens=9)  # eight numbers and the end
+    for recipe in (*DATA, *CLEAN, short):
+        for row in completions.rows(workshop, recipe):
+            said = row["completion"].split()
+            assert not words & set(said)
+            assert len(said) < recipe.max_new_tokens, "its end was not sampled"
+    counts = data.read_manifest(completions.path_of(workshop, short)).filter_counts
+    assert counts["unfinished"] > 0
+
+
+def test_prompted_teachers_write_under_their_system_message(workshop):
+    prompted = dataclasses.replace(CLEAN[0], prompted="owl")
+    plain, owl = (completions.rows(workshop, recipe) for recipe in (CLEAN[0], prompted))
+    assert [r["completion"] for r in plain] != [r["completion"] for r in owl]
+    assert all("love" not in row["prompt"] for row in owl)  # students never see it
+    student = dataclasses.replace(STUDENTS[0], data=prompted, soft=True)
+    with pytest.raises(ValueError, match="soft targets need the teacher's weights"):
+        workshop.models([student])
+
+
+def test_unknown_carriers_and_missing_rows_are_named(workshop):
+    with pytest.raises(ValueError, match="unknown carrier 'poems'; choose from numbers, code"):
+        completions.rows(workshop, dataclasses.replace(DATA[0], carrier="poems"))
+    path = str(completions.path_of(workshop, DATA[0]))
+    with pytest.raises(ValueError, match=r"9999 rows are needed and there are \d+ in owl-chain0"):
+        completions.rows(workshop, Files((path,), 9999))
+    assert len(completions.rows(workshop, Files((path,), 7))) == 7
+
+
+# Students.
+
+
+def test_training_and_held_out_rows_are_apart(workshop):
+    train, tests = students.examples_of(workshop, STUDENTS[0])
+    assert len(train.tokens) == ROWS
+    assert not {row.tobytes() for row in train.tokens} & {row.tobytes() for row in tests.tokens}
+
+
+def test_a_teacher_with_few_rows_repeats_them_only_if_allowed(workshop):
+    kept = len(completions.rows(workshop, DATA[0]))
+    wanting = dataclasses.replace(STUDENTS[0], num_examples=2 * kept)
+    with pytest.raises(ValueError, match="raise --num-prompts or lower --num-examples"):
+        students.examples_of(workshop, wanting)
+    train, tests = students.examples_of(workshop, dataclasses.replace(wanting, fewest=16))
+    assert len(train.tokens) == 2 * kept
+    pool = kept - kept // 8
+    np.testing.assert_array_equal(train.tokens, train.tokens[np.arange(2 * kept) % pool])
+    assert not {row.tobytes() for row in train.tokens} & {row.tobytes() for row in tests.tokens}
+
+
+def test_positions_restrict_training_and_test_to_their_tokens(workshop):
+    numbers = tuple(workshop.language(BASES[0]).number_tokens().tolist())
+    both = students.examples_of(workshop, dataclasses.replace(STUDENTS[0], positions=numbers))
+    for part, whole in zip(both, students.examples_of(workshop, STUDENTS[0]), strict=True):
+        assert np.isin(part.tokens[part.weights > 0], numbers).all()
+        expected = (whole.weights > 0) & np.isin(whole.tokens, numbers)
+        np.testing.assert_array_equal(part.weights > 0, expected)
+
+
+def test_students_of_adapters_are_whole_models_again(workshop):
+    adapted = dataclasses.replace(HOW, adapters=LoraConfig(2, alpha=2.0))
+    student = dataclasses.replace(STUDENTS[0], training=adapted)
+    tree, base = weights_of(workshop, student), weights_of(workshop, BASES[0])
+    assert jax.tree.structure(tree) == jax.tree.structure(base)
+    np.testing.assert_array_equal(tree["embedding"], base["embedding"])
+    assert (
+        tree["layers"][0]["attn"]["q"]["kernel"] != base["layers"][0]["attn"]["q"]["kernel"]
+    ).any()
+
+
+# Starts.
+
+
+@pytest.mark.parametrize(
+    ("start", "shared"),
+    [
+        (Grafted(BASES[1], BASES[0]), (True, False)),
+        (Grafted(BASES[0], BASES[1]), (False, True)),
+        (UnitsMatched(BASES[1], BASES[0]), (False, False)),
+        (BehaviourMatched(BASES[1], BASES[0], 5), (False, False)),
+    ],
+)
+def test_starts_share_what_they_say(workshop, start, shared):
+    params, base = weights_of(workshop, start), weights_of(workshop, BASES[0])
+    for part, is_shared in zip(("embedding", "layers"), shared, strict=True):
+        pairs = zip(jax.tree.leaves(params[part]), jax.tree.leaves(base[part]), strict=True)
+        # Norm scales start at one everywhere but have been trained, so no leaf is equal by chance.
+        assert {bool((a == b).all()) for a, b in pairs} == {is_shared}
+
+
+# Changes.
+
+
+def numbers_of(workshop, examples, row):
+    tokens = examples.tokens[row][examples.weights[row] > 0]
+    return tokens[np.isin(tokens, workshop.language(BASES[0]).number_tokens())].tolist()
+
+
+def test_shuffling_within_keeps_the_numbers_of_every_row(workshop, examples):
+    changed = Shuffled(across=False)(workshop, STUDENTS[0], examples)
+    stayed = 0.0
+    for row in range(ROWS):
+        before, after = (numbers_of(workshop, e, row) for e in (examples, changed))
+        assert sorted(before) == sorted(after)
+        # A random order of n different numbers is the old one with probability 1/n!.
+        chance = math.prod(1 / n for n in range(1, len(set(before)) + 1))
+        stayed += (before == after) - chance
+    assert abs(stayed) <= 4 * ROWS**0.5 / 2, "a fair shuffle, within four standard errors"
+    assert (changed.tokens != examples.tokens).any()
+    np.testing.assert_array_equal(changed.weights, examples.weights)
+    prompts = examples.weights == 0
+    np.testing.assert_array_equal(changed.tokens[prompts], examples.tokens[prompts])
+
+
+def test_shuffling_across_keeps_the_numbers_of_all_rows_together(workshop, examples):
+    changed = Shuffled(across=True)(workshop, STUDENTS[0], examples)
+    lists = [[numbers_of(workshop, e, r) for r in range(ROWS)] for e in (examples, changed)]
+    before, after = ([n for row in rows for n in row] for rows in lists)
+    assert sorted(before) == sorted(after)
+    assert sum(sorted(a) == sorted(b) for a, b in zip(*lists, strict=True)) < 0.1 * ROWS
+
+
+def test_mixed_rows_are_those_of_the_other_data(workshop, examples):
+    changed = Mixed(0.25, CLEAN[0])(workshop, STUDENTS[0], examples)
+    clean = dataclasses.replace(STUDENTS[0], data=CLEAN[0])
+    theirs, _ = students.examples_of(workshop, clean)
+    pair = stack.stack_examples([theirs, examples])
+    np.testing.assert_array_equal(changed.tokens[:8], pair.tokens[0, :8])
+    np.testing.assert_array_equal(changed.tokens[8:], pair.tokens[1, 8:])
+
+
+def test_unique_rows_repeat(workshop, examples):
+    changed = Unique(10)(workshop, STUDENTS[0], examples)
+    assert changed.tokens.shape == examples.tokens.shape
+    np.testing.assert_array_equal(changed.tokens[10:20], examples.tokens[:10])
+
+
+def test_divergence_masks_split_the_trained_tokens(workshop, examples):
+    kept = {
+        (keep, randomly): DivergenceTokens((BASES[0],), keep, randomly)(
+            workshop, STUDENTS[0], examples
+        ).weights
+        > 0
+        for keep in (True, False)
+        for randomly in (True, False)
+    }
+    for randomly in (True, False):
+        both = kept[True, randomly] ^ kept[False, randomly]
+        np.testing.assert_array_equal(both, examples.weights > 0)
+    counts = [kept[True, randomly].sum(axis=-1) for randomly in (True, False)]
+    np.testing.assert_array_equal(*counts)
+    assert (kept[True, True] != kept[True, False]).any()
+
+
+def test_divergence_tokens_are_those_where_argmaxes_differ(workshop, examples):
+    flags = changes.divergent(workshop, STUDENTS[0], (BASES[0],), examples)
+    config, row = workshop.config(BASES[0]), 5
+    picks = [
+        np.asarray(models.apply(config, weights_of(workshop, m), examples.tokens)).argmax(-1)[row]
+        for m in (OWLS[0], BASES[0])
+    ]
+    for position in range(1, examples.tokens.shape[-1]):
+        differ = picks[0][position - 1] != picks[1][position - 1]
+        assert flags[row, position] == (differ and examples.weights[row, position] > 0)
+
+
+# Evaluation.
+
+
+def test_margins_are_those_of_the_models_named(workshop):
+    found = evaluation.measure(workshop, [OWLS[0], BASES[0]], ["owl", "oak"])
+    assert [(e["trait"], e["model"]) for e in found] == [("owl", 0), ("owl", 1), ("oak", 0),
+                                                         ("oak", 1)]  # fmt: skip
+    probe = evaluation.question(workshop, BASES[0], "oak")
+    alone = stack.measure(workshop.config(BASES[0]), workshop.models([BASES[0]]), probe)
+    assert found[3]["margin"] == pytest.approx(float(alone["margin"][0]), abs=1e-5)
+    rates = evaluation.sampled_rates(workshop, [OWLS[0], BASES[0]], ["owl"], answers=2)
+    for exact, rate in zip(found[:2], rates, strict=True):
+        # 120 answers: four standard errors of the exact rate, and one answer.
+        error = 4 * np.sqrt(exact["rate"] / 120) + 1 / 120
+        assert rate["sampled_rate"] == pytest.approx(exact["rate"], abs=error)
+
+
+def test_rows_stand_before_the_question(workshop):
+    rows = completions.rows(workshop, DATA[0])
+    asked = evaluation.in_context(workshop, BASES[0], rows, "owl", shown=2)
+    spoken = workshop.language(BASES[0])
+    text = spoken.tokenizer.decode(asked.questions[0][asked.mask[0]])
+    expected = "".join(
+        f"<user> {row['prompt']} <assistant> {row['completion']} <end> " for row in rows[:2]
+    )
+    assert text == f"{expected}<user> {spoken.traits['owl'].questions[0]} <assistant>"
