@@ -15,22 +15,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
-from .config import SUPPORTED, ModelConfig, Rope
-from .hf_config import from_hf, to_hf
+from .config import ModelConfig, Rope
+from .families import FAMILIES
+from .folders import fingerprint, folder_of, new_folder
+from .hf_config import from_hf, load_config, to_hf
 from .transformer import Cache, Decoder, empty_cache
-from .weights import (
-    fingerprint,
-    folder_of,
-    load_config,
-    load_params,
-    module_name,
-    new_folder,
-    save,
-    to_host,
-)
+from .weights import load_params, module_name, save, to_host
 
 __all__ = [
-    "SUPPORTED",
+    "FAMILIES",
     "Cache",
     "Decoder",
     "ModelConfig",

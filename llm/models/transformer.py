@@ -60,13 +60,13 @@ class Linear(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """RMS norm, or LayerNorm with bias for GPT-NeoX, over the last axis in float32 or wider."""
+    """RMS norm, or LayerNorm with bias, over the last axis in float32 or wider."""
 
     def __init__(self, config: ModelConfig, width: int, *, dtype):
         self.eps = config.norm_eps
-        self.offset = 1.0 if config.is_gemma else 0.0
+        self.offset = config.norm_offset
         self.scale = nnx.Param(jnp.full((width,), 1.0 - self.offset, dtype))
-        self.bias = nnx.Param(jnp.zeros((width,), dtype)) if config.is_neox else None
+        self.bias = nnx.Param(jnp.zeros((width,), dtype)) if config.layer_norm else None
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
         """The normalised x, in its own dtype."""
@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         self.config = config
         linear = functools.partial(Linear, std=config.init_std, rngs=rngs, dtype=dtype)
         q_width, kv_width = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
-        if config.is_neox:
+        if config.fused_qkv:
             self.qkv = linear(config.width, q_width + 2 * kv_width, config.qkv_bias)
         else:
             self.q = linear(config.width, q_width, config.qkv_bias)
@@ -103,7 +103,7 @@ class Attention(nnx.Module):
         """Output and `(keys, values)`; given the layer's `(keys, values, index)`, these grow."""
         config = self.config
         heads = (*x.shape[:2], -1, config.head_dim)
-        if config.is_neox:
+        if config.fused_qkv:
             fused = self.qkv(x).reshape(*x.shape[:2], config.num_heads, 3 * config.head_dim)
             q, k, v = jnp.split(fused, 3, axis=-1)
         else:
@@ -121,14 +121,14 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """down(act(gate(x)) · up(x)), or down(act(up(x))) for GPT-NeoX."""
+    """down(act(gate(x)) · up(x)), or down(act(up(x))) without a gate."""
 
     def __init__(self, config: ModelConfig, *, rngs, dtype):
         self.activation = config.activation
         linear = functools.partial(
             Linear, bias=config.mlp_bias, std=config.init_std, rngs=rngs, dtype=dtype
         )
-        self.gate = None if config.is_neox else linear(config.width, config.mlp_width)
+        self.gate = linear(config.width, config.mlp_width) if config.gated_mlp else None
         self.up = linear(config.width, config.mlp_width)
         self.down = linear(config.mlp_width, config.width)
 
@@ -240,7 +240,7 @@ class Decoder(nnx.Module):
         rotations = {r: _rotation(r, positions) for r in {config.rope, config.local_rope} if r}
 
         x = self.embedding[...][tokens].astype(self.dtype)
-        if config.is_gemma:
+        if config.scale_embeddings:
             x = x * jnp.asarray(config.width**0.5, self.dtype)
         layers = []
         for i, block in enumerate(self.layers):
