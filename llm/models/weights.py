@@ -1,6 +1,7 @@
 """Parameters from and to Hugging Face checkpoint folders, by safetensors only."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  numpy must know bfloat16 before safetensors reads it
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, DTypeLike, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -22,6 +24,7 @@ from .config import ModelConfig
 from .families import family_of
 from .folders import new_folder
 from .hf_config import to_hf
+from .stacking import unstack_layers
 
 Params = PyTree[Array]
 Path_ = tuple[str | int, ...]
@@ -72,27 +75,41 @@ def load_params(
             listed), or weights that are not finite in `dtype`.
     """
     leaves, structure = jax.tree.flatten(abstract)
-    names = [tensor_name(config, keys(p)) for p, _ in jax.tree_util.tree_leaves_with_path(abstract)]
-    turned = [keys(p)[-1] == "kernel" for p, _ in jax.tree_util.tree_leaves_with_path(abstract)]
-    shapes = [x.shape[::-1] if t else x.shape for x, t in zip(leaves, turned, strict=True)]
-    stored = _stored_tensors(folder, config)
-    _check(folder, config, dict(zip(names, map(list, shapes), strict=True)), stored)
+    paths = [keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
     places = jax.tree.leaves(shardings) if shardings else [None] * len(leaves)
+    wanted = {}  # name of a tensor -> (number of its leaf, layer within a stacked leaf)
+    shapes = {}
+    for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+        for layer, tensor_path in _tensor_paths(path, leaf):
+            name = tensor_name(config, tensor_path)
+            shape = leaf.shape if layer is None else leaf.shape[1:]
+            shapes[name] = list(shape[::-1] if path[-1] == "kernel" else shape)
+            wanted[name] = (i, layer)
+    stored = _stored_tensors(folder, config)
+    _check(folder, config, shapes, stored)
     loaded: dict[int, Array] = {}
     # One file is mapped at a time: the host never holds more of a large checkpoint than that.
-    for path in sorted({stored[name].file for name in names}):
-        with _reading(path) as file:
-            for i, name in enumerate(names):
-                if stored[name].file == path:
-                    tensor = file.get_slice(stored[name].key)
-                    loaded[i] = _to_devices(tensor, leaves[i].shape, turned[i], dtype, places[i])
-    finite = jax.device_get([_is_finite(loaded[i]) for i in range(len(names))])
-    if bad := [name for name, ok in zip(names, finite, strict=True) if not ok]:
+    for file_path in sorted({stored[name].file for name in wanted}):
+        with _reading(file_path) as file:
+            for name in (name for name in wanted if stored[name].file == file_path):
+                i, layer = wanted[name]
+                read = functools.partial(
+                    _to_devices, file.get_slice(stored[name].key), paths[i][-1] == "kernel", dtype
+                )
+                if layer is None:
+                    loaded[i] = read(leaves[i].shape, places[i])
+                else:
+                    whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
+                    one = read(leaves[i].shape[1:], _within_layer(places[i]))
+                    loaded[i] = _put_layer(whole, one, layer)
+    finite = jax.device_get([_is_finite(loaded[i]) for i in range(len(leaves))])
+    if bad := [name for name, (i, _) in wanted.items() if not finite[i]]:
         raise ValueError(
-            f"{folder}: {len(bad)} of {len(names)} tensors hold NaN or infinity as "
-            f"{jnp.dtype(dtype).name}, first {bad[0]}; the checkpoint is of no use"
+            f"{folder}: NaN or infinity as {jnp.dtype(dtype).name} in {bad[0]}"
+            + (f" or another of {len(bad)} tensors" if len(bad) > 1 else "")
+            + "; the checkpoint is of no use"
         )
-    return jax.tree.unflatten(structure, [loaded[i] for i in range(len(names))])
+    return jax.tree.unflatten(structure, [loaded[i] for i in range(len(leaves))])
 
 
 def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None:
@@ -101,7 +118,7 @@ def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None
     Raises:
         ValueError: the folder exists already.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(unstack_layers(params))
     tensors = {tensor_name(config, keys(path)): (keys(path), leaf) for path, leaf in leaves}
     hf = to_hf(config)
     hf.dtype = leaves[0][1].dtype.name
@@ -122,7 +139,27 @@ def _is_finite(array: Array) -> Bool[Array, ""]:
     return jnp.isfinite(array).all()
 
 
-def _to_devices(tensor: Any, shape, turned: bool, dtype, place) -> Array:
+def _tensor_paths(path: Path_, leaf: Array) -> list[tuple[int | None, Path_]]:
+    """Layers and paths of the tensors of a leaf: one, or one per layer if it is stacked."""
+    if path[0] != "layers" or isinstance(path[1], int):
+        return [(None, path)]
+    return [(layer, ("layers", layer, *path[1:])) for layer in range(leaf.shape[0])]
+
+
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike, place: Any) -> Array:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)()
+
+
+def _within_layer(place: Any) -> Any:
+    return place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put_layer(stacked: Array, layer: Array, number: int) -> Array:
+    return stacked.at[number].set(layer)
+
+
+def _to_devices(tensor: Any, turned: bool, dtype, shape: tuple[int, ...], place: Any) -> Array:
     """A slice of a file as an array laid out by `place`; each block is read for its device only."""
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
