@@ -113,6 +113,21 @@ def test_cached_steps_equal_one_pass():
     assert difference < 1e-5 * jnp.std(whole), difference
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_attention_of_jax_nn_is_the_same(name):
+    """Without a mask, as in training, where it is told to be causal; and its gradient."""
+    config = CONFIGS[name]
+    params, tokens = models.init(config, key=KEY), some_tokens(2)
+
+    def loss(params, kind):
+        return jnp.mean(models.apply(config, params, tokens, implementation=kind) ** 2)
+
+    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(params, k) for k in (None, "xla"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+    programs = {str(jax.make_jaxpr(loss, static_argnums=1)(params, k)) for k in (None, "xla")}
+    assert len(programs) == 2
+
+
 def test_seeds_in_one_vmap_equal_seeds_one_by_one():
     config = CONFIGS["llama"]
     keys = jax.random.split(jax.random.key(2), 3)
