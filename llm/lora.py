@@ -4,7 +4,8 @@
     model = lora.bind(config, params, adapters, scale=settings.scale)   # inside the jitted function
     merged = lora.merge(params, adapters, scale=settings.scale)         # plain parameters again
 
-The tree mirrors the parameters: `["layers"][0]["attn"]["q"] = {"a": (in, r), "b": (r, out)}`.
+The tree mirrors the parameters: `["layers"][0]["attn"]["q"] = {"a": (in, r), "b": (r, out)}`, with
+a leading axis of layers on both where the layers of the parameters are stacked.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from . import models
@@ -41,12 +43,14 @@ def init(settings: LoraConfig, params: models.Params, *, key: Array) -> Adapters
     """Adapters with A ~ U(-in^-1/2, in^-1/2) and B = 0, so that nothing changes at first.
 
     Raises:
-        ValueError: no linear layer matches `settings.targets`, or the rank is not positive.
+        ValueError: no linear layer matches `settings.targets`, some layers of a stack do not,
+            or the rank is not positive.
     """
     if settings.rank < 1:
         raise ValueError(f"LoRA rank must be at least 1, got {settings.rank}")
     adapters: Adapters = {}
-    layers = list(linears(params))
+    # Stacked or not, a layer's adapters have the same names and the same numbers.
+    layers = list(linears(jax.eval_shape(models.unstack_layers, params)))
     for i, (path, linear) in enumerate(layers):
         if re.fullmatch(settings.targets, "/".join(map(str, path))):
             inputs, outputs = linear["kernel"].shape
@@ -57,7 +61,7 @@ def init(settings: LoraConfig, params: models.Params, *, key: Array) -> Adapters
     if not adapters:
         names = sorted({str(path[-1]) for path, _ in layers})
         raise ValueError(f"no layer matches LoRA targets {settings.targets!r}; layers: {names}")
-    return adapters
+    return models.stack_layers(adapters) if models.is_stacked(params) else adapters
 
 
 def bind(
@@ -82,10 +86,11 @@ def bind(
         dtype: compute dtype.
     """
     model = models.bind(config, params, dtype=dtype)
-    for i, (path, adapter) in enumerate(adapted(adapters)):
+    keys = _layer_keys(adapters, key) if key is not None and dropout else {}
+    for path, adapter in adapted(adapters):
         linear = functools.reduce(_child, path, model)
-        layer_key = None if key is None or dropout == 0 else jax.random.fold_in(key, i)
-        linear.delta = functools.partial(_delta, adapter, scale, dropout, layer_key)  # pyright: ignore[reportAttributeAccessIssue]
+        own = functools.reduce(_child, path, keys) if keys else None
+        linear.delta = nnx.data(LowRank(adapter, scale, dropout, own))  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
 
@@ -100,12 +105,34 @@ def merge(params: models.Params, adapters: Adapters, *, scale: float | Array) ->
     return merged
 
 
-def _delta(adapter, scale, dropout, key, x: Float[Array, "B T inputs"]):
-    if key is not None:
-        keep = jax.random.bernoulli(key, 1 - dropout, x.shape)
-        x = jnp.where(keep, x / (1 - dropout), 0)
-    low = x @ adapter["a"].astype(x.dtype)
-    return (low @ adapter["b"].astype(x.dtype)) * jnp.asarray(scale, x.dtype)
+class LowRank(nnx.Module):
+    """scale · (x A) B, with some entries of x dropped if there is a key.
+
+    All arrays are variables, with a leading axis of layers in a stack, so that a scan cuts them.
+    """
+
+    def __init__(self, adapter: dict, scale: float | Array, dropout: float, key: Array | None):
+        self.a, self.b = nnx.Variable(adapter["a"]), nnx.Variable(adapter["b"])
+        layers = adapter["a"].shape[:-2]
+        self.scale = nnx.Variable(jnp.broadcast_to(jnp.asarray(scale), layers))
+        self.dropout = dropout
+        self.key = None if key is None else nnx.Variable(key)
+
+    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
+        """What the adapter adds to the output of its layer."""
+        if self.key is not None:
+            keep = jax.random.bernoulli(self.key[...], 1 - self.dropout, x.shape)
+            x = jnp.where(keep, x / (1 - self.dropout), 0)
+        low = x @ self.a[...].astype(x.dtype)
+        return (low @ self.b[...].astype(x.dtype)) * self.scale[...].astype(x.dtype)
+
+
+def _layer_keys(adapters: Adapters, key: Array) -> dict:
+    """A key for each adapted layer, in a tree like that of the adapters."""
+    keys = {}
+    for i, (path, _) in enumerate(adapted(jax.eval_shape(models.unstack_layers, adapters))):
+        put(keys, path, jax.random.fold_in(key, i))
+    return models.stack_layers(keys) if models.is_stacked(adapters) else keys
 
 
 def linears(params: models.Params, path: tuple = ()) -> Iterator[tuple[tuple, dict]]:

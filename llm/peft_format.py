@@ -38,7 +38,7 @@ def save(
         ValueError: the folder exists already.
     """
     tensors, modules = {}, []
-    for path, adapter in lora.adapted(adapters):
+    for path, adapter in lora.adapted(models.unstack_layers(adapters)):
         modules.append(models.module_name(config, path))
         for name, leaf in (("lora_A", adapter["a"]), ("lora_B", adapter["b"])):
             tensor = np.ascontiguousarray(models.to_host(leaf).T)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .models import Cache, Decoder, Params, empty_cache, to_host
+from .models import Cache, Decoder, Params, empty_cache, to_host, widen_cache
 
 _BLOCK = 256  # tokens per block of the two-level search in `choose`
 _SHRINK = 4  # a batch is compacted when it has this many times fewer live rows,
 _SHRINK_REST = 32  # and at least so many tokens are still to come
+_FREE = 256  # cache slots beyond the prompt at first; doubled when they are full
 
 
 class State(NamedTuple):
@@ -71,10 +72,15 @@ def prefill(
     keys: Key[Array, " B"],
     choice: Choice,
     max_new_tokens: int,
+    free_slots: int | None = None,
 ) -> State:
-    """Read the prompts and choose the first token of each row."""
+    """Read the prompts and choose the first token of each row.
+
+    The cache has `free_slots` for new tokens, `max_new_tokens` if None; static, as that is.
+    """
     rows, length = prompts.shape
-    cache = empty_cache(model.config, rows, length + max_new_tokens, model.dtype)
+    slots = length + (max_new_tokens if free_slots is None else free_slots)
+    cache = empty_cache(model.config, rows, slots, model.dtype)
     hidden, cache = model.hidden(prompts, mask=mask, cache=cache)
     state = State(
         cache,
@@ -88,12 +94,13 @@ def prefill(
 
 
 def decode(model: Decoder, state: State, choice: Choice, live_rows: Int[Array, ""] | int) -> State:
-    """Choose tokens until all rows are done, or few enough to be worth a smaller batch."""
-    length = state.tokens.shape[1]
+    """Choose tokens until all rows are done, few enough for a smaller batch, or the cache full."""
+    length, slots = state.tokens.shape[1], state.cache.segments.shape[1]
 
     def unfinished(state: State) -> Bool[Array, ""]:
         enough = jnp.where(state.step + _SHRINK_REST <= length, live_rows, 0)
-        return (state.step < length) & (_live(state.done) > enough)
+        room = (state.step < length) & (state.cache.index < slots)
+        return room & (_live(state.done) > enough)
 
     def advance(state: State) -> State:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
@@ -160,22 +167,26 @@ def make_sampler(
 
     Prompts are sorted by length, padded to the next power of two and run `batch_size` at a time
     (64 unless told). When three quarters of a batch have finished, the rest moves to a batch a
-    quarter the size. Row i draws from `fold_in(key, numbers[i])`, i itself unless told, so its
-    completion depends neither on the batch size nor on the other prompts.
+    quarter the size. The cache starts with room for 256 new tokens and doubles when it is full:
+    attention reads every slot, so behind the prompt it reads 256 or twice the tokens so far.
+
+    Row i draws from `fold_in(key, numbers[i])`, i itself unless told, so its completion depends
+    neither on the batch size nor on the other prompts.
 
     Args:
         bind: from parameters to a bound decoder, e.g. `models.bind` or `lora.bind`.
         place: puts the rows of a batch onto devices, e.g. split over the data axis of a mesh.
     """
 
-    def start(params, prompts, mask, keys, choice, max_new_tokens):
-        return prefill(bind(params), prompts, mask, keys, choice, max_new_tokens)
+    def start(params, prompts, mask, keys, choice, max_new_tokens, free):
+        return prefill(bind(params), prompts, mask, keys, choice, max_new_tokens, free)
 
     def proceed(params, state, choice, live_rows):
         return decode(bind(params), state, choice, live_rows)
 
-    start = jax.jit(start, static_argnames="max_new_tokens")
+    start = jax.jit(start, static_argnames=("max_new_tokens", "free"))
     proceed = jax.jit(proceed, donate_argnums=1)
+    widen = jax.jit(_widen, static_argnums=1)
     take = jax.jit(_take)
 
     def run(params, rows, keys, choice, max_new_tokens, size) -> list[list[int]]:
@@ -185,7 +196,8 @@ def make_sampler(
         index = np.arange(size)  # which prompt each row of the state belongs to
         results: list[list[int]] = [[]] * size
         keys = keys[np.minimum(index, len(rows) - 1)]
-        state = start(params, place(prompts), place(mask), keys, choice, max_new_tokens)
+        length, free = prompts.shape[1], min(_FREE, max_new_tokens)
+        state = start(params, place(prompts), place(mask), keys, choice, max_new_tokens, free)
         while True:
             state = proceed(params, state, choice, size // _SHRINK)
             shown = (state.tokens, state.mask, state.done, state.step)
@@ -195,10 +207,14 @@ def make_sampler(
                 results[index[row]] = tokens[row, chosen[row]].tolist()
             if done.all():
                 return results[: len(rows)]
-            size //= _SHRINK
-            # The live rows, filled up with finished ones, whose results are the same again.
-            kept = np.argsort(done, kind="stable")[:size]
-            index, state = index[kept], take(state, kept)
+            if np.sum(~done) <= size // _SHRINK and step + _SHRINK_REST <= max_new_tokens:
+                size //= _SHRINK
+                # The live rows, filled up with finished ones, whose results are the same again.
+                kept = np.argsort(done, kind="stable")[:size]
+                index, state = index[kept], take(state, kept)
+            if step > free:  # the last token is not in the cache yet
+                free = min(2 * free, max_new_tokens)
+                state = widen(state, length + free)
 
     def sample(
         params: Params,
@@ -285,6 +301,11 @@ def _live(done: Bool[Array, " B"]) -> Int[Array, ""]:
 def _live_of_many(axis_size, in_batched, done):
     del axis_size, in_batched
     return jnp.max(jnp.sum(~done, axis=-1)), False
+
+
+def _widen(state: State, slots: int) -> State:
+    """The state with `slots` slots in its cache."""
+    return state._replace(cache=widen_cache(state.cache, slots))
 
 
 def _take(state: State, rows: Int[Array, " kept"]) -> State:

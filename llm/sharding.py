@@ -76,6 +76,8 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> 
     def layout(path: Any, array: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next(spec for pattern, spec in rules if re.search(pattern, name))
+        if re.search(r"\blayers/(?!\d)", name):  # stacked: layers are never split
+            spec = P(None, *spec)
         return NamedSharding(mesh, fitting(spec, array.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(layout, tree)

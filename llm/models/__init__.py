@@ -3,7 +3,8 @@
     config, params = models.load("path/to/checkpoint")      # or models.init(config, key=key)
     logits = models.apply(config, params, tokens, mask=mask)
 
-Parameters are nested dictionaries of arrays, e.g. `params["layers"][0]["attn"]["q"]["kernel"]`.
+Parameters are nested dictionaries of arrays, e.g. `params["layers"][0]["attn"]["q"]["kernel"]`, or
+`stack_layers(params)["layers"]["attn"]["q"]["kernel"]` with a leading axis of layers.
 """
 
 import functools
@@ -15,22 +16,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
-from .config import SUPPORTED, ModelConfig, Rope
-from .hf_config import from_hf, to_hf
-from .transformer import Cache, Decoder, empty_cache
-from .weights import (
-    fingerprint,
-    folder_of,
-    load_config,
-    load_params,
-    module_name,
-    new_folder,
-    save,
-    to_host,
-)
+from .attention import Cache, empty_cache, widen_cache
+from .config import ModelConfig, Rope
+from .families import FAMILIES
+from .folders import fingerprint, folder_of, new_folder
+from .hf_config import from_hf, load_config, to_hf
+from .stacking import is_stacked, stack_layers, unstack_layers
+from .transformer import Decoder
+from .weights import load_params, module_name, save, to_host
 
 __all__ = [
-    "SUPPORTED",
+    "FAMILIES",
     "Cache",
     "Decoder",
     "ModelConfig",
@@ -43,13 +39,17 @@ __all__ = [
     "folder_of",
     "from_hf",
     "init",
+    "is_stacked",
     "load",
     "load_config",
     "module_name",
     "new_folder",
     "save",
+    "stack_layers",
     "to_hf",
     "to_host",
+    "unstack_layers",
+    "widen_cache",
 ]
 
 Params = PyTree[Array]
@@ -65,11 +65,11 @@ def bind(config: ModelConfig, params: Params, *, dtype: DTypeLike | None = None)
 
     Args:
         config: the shape of the model.
-        params: as from `init` or `load`.
+        params: as from `init` or `load`, layers stacked or not.
         dtype: compute dtype; that of the embedding if None.
     """
     dtype = jnp.dtype(params["embedding"].dtype if dtype is None else dtype)
-    return nnx.merge(_graphdef(config, dtype), params)
+    return nnx.merge(_graphdef(config, dtype, is_stacked(params)), params)
 
 
 def apply(
@@ -89,6 +89,7 @@ def load(
     dtype: DTypeLike = jnp.float32,
     *,
     layout: Callable[[PyTree], PyTree[jax.sharding.Sharding]] | None = None,
+    stacked: bool = False,
 ) -> tuple[ModelConfig, Params]:
     """Config and parameters of a Hugging Face checkpoint folder or hub name.
 
@@ -97,17 +98,21 @@ def load(
         dtype: of the parameters, whatever the files hold.
         layout: from the tree of shapes to a tree of shardings, such as `sharding.shardings`
             with its mesh bound; each process then reads only the parts of its own devices.
+        stacked: layers as one stack, for training deep models (`stacking`).
 
     Raises:
         ValueError: no such folder or name, an unsupported model, or files that do not fit.
     """
     folder = folder_of(folder_or_name)
     config = load_config(folder)
-    abstract = jax.eval_shape(lambda: init(config, key=jax.random.key(0)))
+    form = stack_layers if stacked else lambda tree: tree
+    abstract = jax.eval_shape(lambda: form(init(config, key=jax.random.key(0))))
     return config, load_params(folder, config, abstract, dtype, layout and layout(abstract))
 
 
 @functools.lru_cache
-def _graphdef(config: ModelConfig, dtype: jnp.dtype) -> nnx.GraphDef:
-    abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
+def _graphdef(config: ModelConfig, dtype: jnp.dtype, stacked: bool) -> nnx.GraphDef:
+    abstract = nnx.eval_shape(
+        lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, stacked=stacked)
+    )
     return nnx.split(abstract)[0]

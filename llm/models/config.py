@@ -5,17 +5,6 @@ import math
 
 import numpy as np
 
-# Class of the `transformers` library, for each supported `model_type`.
-SUPPORTED = {
-    "llama": "Llama 2, Llama 3.x, SmolLM2",
-    "qwen2": "Qwen2, Qwen2.5",
-    "qwen3": "Qwen3",
-    "gemma": "Gemma 1",
-    "gemma2": "Gemma 2",
-    "gemma3_text": "Gemma 3, also the text part of `gemma3` checkpoints",
-    "gpt_neox": "GPT-NeoX, Pythia",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -47,7 +36,11 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the computation of a decoder; hashable, so it can key a cache."""
+    """Everything that decides the computation of a decoder; hashable, so it can key a cache.
+
+    The family only says how the model is read and written (`families/`); what its decoders have
+    in common stands here field by field.
+    """
 
     family: str = "llama"
     vocab_size: int = 256
@@ -67,6 +60,11 @@ class ModelConfig:
     attention_scale: float | None = None  # None: head_dim^-1/2
     attention_softcap: float | None = None
     logit_softcap: float | None = None
+    scale_embeddings: bool = False  # by √width (Gemma)
+    layer_norm: bool = False  # LayerNorm with bias instead of RMS norm (GPT-NeoX)
+    norm_offset: float = 0.0  # norm scales are stored minus this (Gemma)
+    fused_qkv: bool = False  # one matrix, head by head (query, key, value) (GPT-NeoX)
+    gated_mlp: bool = True
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -78,8 +76,6 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.family not in SUPPORTED:
-            raise ValueError(f"model type {self.family!r} is not supported. {supported_models()}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads ({self.num_heads}) is not a multiple of num_kv_heads "
@@ -89,19 +85,3 @@ class ModelConfig:
             raise ValueError(
                 f"windows has {len(self.windows)} entries for {self.num_layers} layers"
             )
-
-    @property
-    def is_gemma(self) -> bool:
-        """Gemma scales embeddings by √width and stores norm scales minus one."""
-        return self.family.startswith("gemma")
-
-    @property
-    def is_neox(self) -> bool:
-        """GPT-NeoX has LayerNorm, one fused query-key-value matrix and an MLP without gate."""
-        return self.family == "gpt_neox"
-
-
-def supported_models() -> str:
-    """One line that says what can be loaded."""
-    known = "; ".join(f"{name} ({models})" for name, models in SUPPORTED.items())
-    return f"Supported: {known}"

@@ -1,196 +1,151 @@
-"""`ModelConfig` from a `transformers` config object, and back."""
+"""`ModelConfig` from config.json by way of `transformers`, and back, by the fields of the family.
 
+A field that changes the decoders of another family, or of none here, is no field to read over:
+it must be absent or say what the model does anyway, else the config is refused.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from .config import SUPPORTED, ModelConfig, Rope, supported_models
+from .config import ModelConfig
+from .families import FAMILIES, family_of, supported_models
+from .family import Family
+from .folders import folder_of
 
-_ACTIVATIONS = {
-    "silu": "silu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-}
+# Fields that change a decoder of `transformers` in no family's way here, with what a model does.
+_ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
+    "is_causal": lambda config: True,
+    "rope_theta": lambda config: config.rope.theta,  # a leftover: read ones are in rope_parameters
+    "rotary_emb_base": lambda config: config.rope.theta,
+    "rotary_pct": lambda config: config.rope.dim / config.head_dim,
+    "partial_rotary_factor": lambda config: config.rope.dim / config.head_dim,
+    "rope_local_base_freq": lambda config: (config.local_rope or config.rope).theta,
+    **dict.fromkeys(
+        ("use_bidirectional_attention", "use_qk_norm", "qk_layernorm", "use_mrope",
+         "rope_interleaved", "alibi", "add_cross_attention"),
+        lambda config: False,
+    ),
+    **dict.fromkeys(
+        ("logit_scale", "logits_scaling", "residual_multiplier", "embedding_multiplier"),
+        lambda config: 1,
+    ),
+    **dict.fromkeys(
+        ("attention_multiplier", "attention_chunk_size", "clip_qkv", "no_rope_layers",
+         "num_experts", "num_local_experts", "n_routed_experts"),
+        lambda config: None,
+    ),
+}  # fmt: skip
+
+
+def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
+    """`ModelConfig` of a checkpoint; code that comes with it is never run.
+
+    Raises:
+        ValueError: no config.json, one that asks for code of its own or tells of quantised
+            weights, or a model that is not supported.
+    """
+    from transformers import AutoConfig
+
+    file = folder_of(folder_or_name) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"no config.json in {file.parent}: not a Hugging Face checkpoint folder")
+    record = _json_object(file)
+    tokenizer_file = file.with_name("tokenizer_config.json")
+    if "auto_map" in record or "auto_map" in _json_object(tokenizer_file, absent={}):
+        raise ValueError(
+            f"{file.parent} asks for code of its own (auto_map), which is never run. "
+            + supported_models()
+        )
+    if record.get("quantization_config") or record.get("compression_config"):
+        raise ValueError(
+            f"{file.parent} holds quantised weights; use a bf16, f16 or f32 checkpoint"
+        )
+    try:
+        hf = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
+    try:
+        return from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{file} lacks a value or has one of another type ({error})") from error
 
 
 def from_hf(hf: Any) -> ModelConfig:
     """`ModelConfig` of a `transformers` config object (from `AutoConfig`, never raw JSON).
 
     Raises:
-        ValueError: an unsupported model type, rope scaling, activation or attention variant.
+        ValueError: an unsupported model type, rope scaling, activation or attention variant, or
+            a field set that the family does not honour.
     """
-    if hf.model_type == "gemma3":  # the multimodal wrapper: only its text part is read
-        hf = hf.text_config
-    family = hf.model_type
-    if family not in SUPPORTED:
-        raise ValueError(f"model type {family!r} is not supported. {supported_models()}")
-    if getattr(hf, "use_bidirectional_attention", None):
-        raise ValueError(f"{family} with bidirectional attention is not supported")
-    heads = hf.num_attention_heads
-    head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
-    windows = _windows(hf)
-    rope, local_rope = _ropes(hf, head_dim)
-    attention_bias = bool(getattr(hf, "attention_bias", False))
-    scalar = getattr(hf, "query_pre_attn_scalar", None)
-    eos = hf.eos_token_id
-    return ModelConfig(
-        family=family,
-        vocab_size=hf.vocab_size,
-        width=hf.hidden_size,
-        num_layers=hf.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=getattr(hf, "num_key_value_heads", None) or heads,
-        head_dim=head_dim,
-        mlp_width=hf.intermediate_size,
-        max_positions=hf.max_position_embeddings,
-        rope=rope,
-        local_rope=local_rope if any(windows) else None,
-        windows=windows if any(windows) else (),
-        norm_eps=hf.layer_norm_eps if family == "gpt_neox" else hf.rms_norm_eps,
-        tie_embeddings=bool(hf.tie_word_embeddings),
-        activation=_activation(getattr(hf, "hidden_activation", None) or hf.hidden_act),
-        attention_scale=None if scalar is None else scalar**-0.5,
-        attention_softcap=getattr(hf, "attn_logit_softcapping", None),
-        logit_softcap=getattr(hf, "final_logit_softcapping", None),
-        qkv_bias=attention_bias or family == "qwen2",
-        out_bias=attention_bias,
-        mlp_bias=family == "gpt_neox" or bool(getattr(hf, "mlp_bias", False)),
-        qk_norm=family in ("qwen3", "gemma3_text"),
-        post_norms=family in ("gemma2", "gemma3_text"),
-        parallel=bool(getattr(hf, "use_parallel_residual", False)),
-        init_std=hf.initializer_range,
-        bos_token_id=hf.bos_token_id,
-        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-    )
+    for family in FAMILIES.values():
+        if hf.model_type == family.wrapper:  # of a multimodal model only the text part is read
+            hf = hf.text_config
+    family = family_of(hf.model_type)
+    if getattr(hf, "is_heterogeneous", False):
+        raise ValueError(f"{family.name} with per_layer_config is not supported")
+    fields: dict[str, Any] = {"family": family.name, **family.fixed}
+    for name, field in family.fields.items():
+        fields |= field.read(getattr(hf, name, None), hf)
+    config = ModelConfig(**fields)
+    _refuse_foreign_fields(family, config, hf)
+    return config
 
 
 def to_hf(config: ModelConfig) -> Any:
-    """The `transformers` config object that describes the same model."""
+    """The `transformers` config object that describes the same model.
+
+    Raises:
+        ValueError: the family has no such model.
+    """
     from transformers import AutoConfig
 
-    eos = list(config.eos_token_ids)
-    fields = dict(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        max_position_embeddings=config.max_positions,
-        initializer_range=config.init_std,
-        tie_word_embeddings=config.tie_embeddings,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=(eos[0] if len(eos) == 1 else eos or None),
-        pad_token_id=None,
-        rope_parameters=_rope_parameters(config.rope),
-    )
-    if config.is_neox:
-        fields |= dict(
-            layer_norm_eps=config.norm_eps,
-            hidden_act=_to_hf_activation(config.activation),
-            attention_bias=config.qkv_bias,
-            use_parallel_residual=config.parallel,
+    family = family_of(config.family)
+    fields = {name: field.write(config) for name, field in family.fields.items() if field.write}
+    hf = AutoConfig.for_model(family.name, pad_token_id=None, **fields)
+    read = vars(from_hf(hf))
+    different = [name for name, value in vars(config).items() if value != read[name]]
+    if different:
+        said = ", ".join(f"{name} = {getattr(config, name)!r}" for name in different)
+        raise ValueError(f"a {family.name} checkpoint cannot have {said}")
+    return hf
+
+
+def _refuse_foreign_fields(family: Family, config: ModelConfig, hf: Any) -> None:
+    """Refuse fields of other families unless they say what this model does anyway."""
+    known: Mapping[str, Callable[[ModelConfig], Any] | None] = _ELSEWHERE | {
+        name: field.write for other in FAMILIES.values() for name, field in other.fields.items()
+    }
+    foreign = {
+        name: getattr(hf, name)
+        for name, write in known.items()
+        if name not in family.fields
+        and write is not None
+        and getattr(hf, name, None) not in (None, write(config))
+    }
+    if foreign:
+        said = ", ".join(f"{name} = {value!r}" for name, value in sorted(foreign.items()))
+        raise ValueError(
+            f"config.json sets {said}, which {family.name} models do not have: "
+            "set it to null if the model was trained without it"
         )
-        fields["rope_parameters"]["partial_rotary_factor"] = config.rope.dim / config.head_dim  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
-        return AutoConfig.for_model(config.family, **fields)
-    fields |= dict(
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps,
-    )
-    act = "hidden_activation" if config.post_norms else "hidden_act"
-    fields[act] = _to_hf_activation(config.activation)
-    if config.family != "qwen2":
-        fields["attention_bias"] = config.out_bias
-    if config.family == "llama":
-        fields["mlp_bias"] = config.mlp_bias
-    if config.family in ("gemma2", "gemma3_text"):
-        fields |= dict(
-            query_pre_attn_scalar=_round(config.attention_scale**-2),  # pyright: ignore[reportOptionalOperand]
-            attn_logit_softcapping=config.attention_softcap,
-            final_logit_softcapping=config.logit_softcap,
-        )
-    if config.windows:
-        names = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
-        fields |= dict(layer_types=names, sliding_window=next(w for w in config.windows if w))
-        if config.family.startswith("qwen"):
-            fields["use_sliding_window"] = True
-    elif config.post_norms:
-        fields["layer_types"] = ["full_attention"] * config.num_layers
-    if config.family == "gemma3_text":
-        local = config.local_rope or Rope(dim=config.head_dim)
-        fields["rope_parameters"] = {
-            "full_attention": fields["rope_parameters"],
-            "sliding_attention": _rope_parameters(local),
-        }
-    return AutoConfig.for_model(config.family, **fields)
 
 
-def _activation(name: str) -> str:
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is not supported; known: {sorted(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
+def _json_object(file: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
+    if absent is not None and not file.is_file():
+        return absent
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return record
 
 
-def _to_hf_activation(name: str) -> str:
-    return {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}[name]
-
-
-def _windows(hf: Any) -> tuple[int | None, ...]:
-    kinds = getattr(hf, "layer_types", None) or ["full_attention"] * hf.num_hidden_layers
-    unknown = set(kinds) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ValueError(f"layer types {sorted(unknown)} of {hf.model_type} are not supported")
-    return tuple(hf.sliding_window if kind == "sliding_attention" else None for kind in kinds)
-
-
-def _ropes(hf: Any, head_dim: int) -> tuple[Rope, Rope | None]:
-    """Rotary settings of full layers, and of windowed layers where those have their own."""
-    parameters = hf.rope_parameters
-    if "full_attention" in parameters:
-        return (
-            _rope(parameters["full_attention"], hf, head_dim),
-            _rope(parameters["sliding_attention"], hf, head_dim),
-        )
-    return _rope(parameters, hf, head_dim), None
-
-
-def _rope(parameters: dict[str, Any], hf: Any, head_dim: int) -> Rope:
-    scaling = parameters.get("rope_type", "default")
-    common = dict(
-        theta=float(parameters["rope_theta"]),
-        dim=int(head_dim * (parameters.get("partial_rotary_factor") or 1.0)),
-    )
-    if scaling == "default":
-        return Rope(**common)
-    if scaling == "linear":
-        return Rope(**common, scaling=scaling, factor=parameters["factor"])
-    if scaling == "llama3":
-        return Rope(
-            **common,
-            scaling=scaling,
-            factor=parameters["factor"],
-            low_freq_factor=parameters["low_freq_factor"],
-            high_freq_factor=parameters["high_freq_factor"],
-            original_max_positions=parameters["original_max_position_embeddings"],
-        )
-    raise ValueError(
-        f"rope scaling {scaling!r} of {hf.model_type} is not supported; "
-        "supported: default, linear, llama3"
-    )
-
-
-def _rope_parameters(rope: Rope) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"rope_type": rope.scaling, "rope_theta": rope.theta}
-    if rope.scaling != "default":
-        parameters["factor"] = rope.factor
-    if rope.scaling == "llama3":
-        parameters |= dict(
-            low_freq_factor=rope.low_freq_factor,
-            high_freq_factor=rope.high_freq_factor,
-            original_max_position_embeddings=rope.original_max_positions,
-        )
-    return parameters
-
-
-def _round(x: float) -> int | float:
-    return round(x) if abs(x - round(x)) < 1e-6 * abs(x) else x
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")

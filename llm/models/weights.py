@@ -1,76 +1,51 @@
 """Parameters from and to Hugging Face checkpoint folders, by safetensors only."""
 
 import contextlib
-import hashlib
+import functools
 import json
 import os
 import re
-import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  numpy must know bfloat16 before safetensors reads it
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, DTypeLike, PyTree
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, DTypeLike, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .config import ModelConfig, supported_models
-from .hf_config import from_hf, to_hf
+from .config import ModelConfig
+from .families import family_of
+from .folders import new_folder
+from .hf_config import to_hf
+from .stacking import unstack_layers
 
 Params = PyTree[Array]
 Path_ = tuple[str | int, ...]
 
-_LLAMA = {
-    "embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "layers": "model.layers",
-    "attn_norm": "input_layernorm",
-    "attn": "self_attn",
-    "mlp_norm": "post_attention_layernorm",
-    **{name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")},
-}
-_GEMMA2 = _LLAMA | {
-    "post_attn_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "post_mlp_norm": "post_feedforward_layernorm",
-}
-_NEOX = {
-    "embedding": "gpt_neox.embed_in",
-    "norm": "gpt_neox.final_layer_norm",
-    "head": "lm_head",
-    "layers": "gpt_neox.layers",
-    "attn_norm": "input_layernorm",
-    "attn": "attention",
-    "qkv": "query_key_value",
-    "o": "dense",
-    "mlp_norm": "post_attention_layernorm",
-    "up": "dense_h_to_4h",
-    "down": "dense_4h_to_h",
-}
-# Other spellings of the same names in published files.
-_RENAMED = (
-    (r"^(model\.language_model|language_model\.model)\.", "model."),
-    (r"^language_model\.lm_head\.", "lm_head."),
-    (r"^embed_out\.", "lm_head."),
-)
-# Constants that old files carry, and the vision part of multimodal Gemma 3.
-_IGNORED = re.compile(
-    r"rotary_emb\.inv_freq$|attention\.(masked_)?bias$|^(model\.)?(vision_tower|multi_modal_proj)"
-)
-_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_INDEX = "model.safetensors.index.json"
 _SHARD_BYTES = 4 * 2**30
+
+
+class _Stored(NamedTuple):
+    """A tensor of a file: where it is, and what the header says of it."""
+
+    file: Path
+    key: str
+    shape: list[int]
+    dtype: str
 
 
 def module_name(config: ModelConfig, path: Path_) -> str:
     """Hugging Face name of the module at a path such as `("layers", 0, "attn", "q")`."""
-    names = _NEOX if config.is_neox else _GEMMA2 if config.post_norms else _LLAMA
+    names = family_of(config.family).names
     return ".".join(str(part) if isinstance(part, int) else names.get(part, part) for part in path)
 
 
@@ -86,62 +61,6 @@ def keys(path) -> Path_:
     return tuple(entry.key for entry in path)
 
 
-def folder_of(folder_or_name: str | os.PathLike) -> Path:
-    """The checkpoint folder itself, or the downloaded snapshot of a Hugging Face name.
-
-    Raises:
-        ValueError: neither a folder nor a name that can be reached.
-    """
-    folder = Path(folder_or_name).expanduser()
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
-        raise ValueError(f"no such checkpoint folder: {folder}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        name = str(folder_or_name)
-        return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        raise ValueError(
-            f"{name!r} is no folder here and could not be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}: {reason})"
-        ) from error
-
-
-def fingerprint(folder_or_name: str | os.PathLike) -> str:
-    """Hash of a checkpoint's or adapter's config and the size, head and tail of its weights.
-
-    Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
-    """
-    folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(piece))
-            file.seek(max(path.stat().st_size - piece, 0))
-            digest.update(file.read(piece))
-    return digest.hexdigest()[:16]
-
-
-def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
-    """`ModelConfig` of a checkpoint; remote code is never run."""
-    from transformers import AutoConfig
-
-    folder = folder_of(folder_or_name)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"no config.json in {folder}: not a Hugging Face checkpoint folder")
-    try:
-        hf = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
-        raise ValueError(f"{folder}/config.json: {reason}. {supported_models()}") from error
-    if getattr(hf, "quantization_config", None) is not None:
-        raise ValueError(f"{folder} holds quantised weights; use a bf16, f16 or f32 checkpoint")
-    return from_hf(hf)
-
-
 def load_params(
     folder: Path,
     config: ModelConfig,
@@ -149,35 +68,48 @@ def load_params(
     dtype: DTypeLike,
     shardings: PyTree[jax.sharding.Sharding] | None = None,
 ) -> Params:
-    """Read the tensors that `abstract` asks for, each straight onto its devices.
+    """Read the tensors that `abstract` asks for, file by file, each straight onto its devices.
 
     Raises:
-        ValueError: an unreadable file, or any missing, extra or misshaped tensors, all listed.
+        ValueError: an unreadable file, any missing, extra, misshaped or integer tensors (all
+            listed), or weights that are not finite in `dtype`.
     """
-    wanted = {
-        tensor_name(config, keys(path)): (keys(path), leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
-    }
-    with contextlib.ExitStack() as stack:
-        stored = dict(_tensors(folder, stack))
-        _check(folder, config, wanted, {name: t.get_shape() for name, t in stored.items()})
-
-        def read(name: str, sharding: jax.sharding.Sharding | None) -> Array:
-            path, shape = wanted[name]
-            tensor, turned = stored[name], path[-1] == "kernel"
-
-            def part(index: tuple[slice, ...]) -> np.ndarray:
-                block = tensor[index[::-1] if turned else index]
-                return np.ascontiguousarray((block.T if turned else block).astype(dtype))
-
-            if sharding is None:
-                return jnp.asarray(part((slice(None),) * len(shape)))
-            return jax.make_array_from_callback(shape, sharding, part)
-
-        # `wanted` follows the order of the leaves.
-        placements = jax.tree.leaves(shardings) if shardings else [None] * len(wanted)
-        leaves = [read(name, place) for name, place in zip(wanted, placements, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    leaves, structure = jax.tree.flatten(abstract)
+    paths = [keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+    places = jax.tree.leaves(shardings) if shardings else [None] * len(leaves)
+    wanted = {}  # name of a tensor -> (number of its leaf, layer within a stacked leaf)
+    shapes = {}
+    for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+        for layer, tensor_path in _tensor_paths(path, leaf):
+            name = tensor_name(config, tensor_path)
+            shape = leaf.shape if layer is None else leaf.shape[1:]
+            shapes[name] = list(shape[::-1] if path[-1] == "kernel" else shape)
+            wanted[name] = (i, layer)
+    stored = _stored_tensors(folder, config)
+    _check(folder, config, shapes, stored)
+    loaded: dict[int, Array] = {}
+    # One file is mapped at a time: the host never holds more of a large checkpoint than that.
+    for file_path in sorted({stored[name].file for name in wanted}):
+        with _reading(file_path) as file:
+            for name in (name for name in wanted if stored[name].file == file_path):
+                i, layer = wanted[name]
+                read = functools.partial(
+                    _to_devices, file.get_slice(stored[name].key), paths[i][-1] == "kernel", dtype
+                )
+                if layer is None:
+                    loaded[i] = read(leaves[i].shape, places[i])
+                else:
+                    whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
+                    one = read(leaves[i].shape[1:], _within_layer(places[i]))
+                    loaded[i] = _put_layer(whole, one, layer)
+    finite = jax.device_get([_is_finite(loaded[i]) for i in range(len(leaves))])
+    if bad := [name for name, (i, _) in wanted.items() if not finite[i]]:
+        raise ValueError(
+            f"{folder}: NaN or infinity as {jnp.dtype(dtype).name} in {bad[0]}"
+            + (f" or another of {len(bad)} tensors" if len(bad) > 1 else "")
+            + "; the checkpoint is of no use"
+        )
+    return jax.tree.unflatten(structure, [loaded[i] for i in range(len(leaves))])
 
 
 def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None:
@@ -186,34 +118,13 @@ def save(folder: str | os.PathLike, config: ModelConfig, params: Params) -> None
     Raises:
         ValueError: the folder exists already.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(unstack_layers(params))
     tensors = {tensor_name(config, keys(path)): (keys(path), leaf) for path, leaf in leaves}
     hf = to_hf(config)
     hf.dtype = leaves[0][1].dtype.name
     with new_folder(folder) as scratch:
         _write_shards(scratch, tensors)
         hf.save_pretrained(scratch)
-
-
-@contextlib.contextmanager
-def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A scratch folder that takes the given name when the block ends without error.
-
-    Raises:
-        ValueError: the folder exists already.
-    """
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; choose a new folder or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield scratch
-        if jax.process_index() == 0:  # every process writes its own scratch folder, one is kept
-            scratch.chmod(0o755)
-            scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def to_host(array: Array | np.ndarray) -> np.ndarray:
@@ -223,42 +134,117 @@ def to_host(array: Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def _tensors(folder: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, Any]]:
-    """Lazy slices of all tensors of the folder, by their usual names."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+@jax.jit
+def _is_finite(array: Array) -> Bool[Array, ""]:
+    return jnp.isfinite(array).all()
+
+
+def _tensor_paths(path: Path_, leaf: Array) -> list[tuple[int | None, Path_]]:
+    """Layers and paths of the tensors of a leaf: one, or one per layer if it is stacked."""
+    if path[0] != "layers" or isinstance(path[1], int):
+        return [(None, path)]
+    return [(layer, ("layers", layer, *path[1:])) for layer in range(leaf.shape[0])]
+
+
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike, place: Any) -> Array:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)()
+
+
+def _within_layer(place: Any) -> Any:
+    return place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put_layer(stacked: Array, layer: Array, number: int) -> Array:
+    return stacked.at[number].set(layer)
+
+
+def _to_devices(tensor: Any, turned: bool, dtype, shape: tuple[int, ...], place: Any) -> Array:
+    """A slice of a file as an array laid out by `place`; each block is read for its device only."""
+
+    def block(index: tuple[slice, ...]) -> np.ndarray:
+        part = tensor[index[::-1] if turned else index]
+        with np.errstate(over="ignore"):  # what overflows `dtype` is found by its infinity
+            return np.asarray(part.T if turned else part, dtype, order="C")
+
+    if place is None:
+        return jnp.asarray(block((slice(None),) * len(shape)))
+    return jax.make_array_from_callback(shape, place, block)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open safetensors file.
+
+    Raises:
+        ValueError: it cannot be opened or read.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is damaged or cut short ({reason}); fetch it again") from error
+
+
+def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
+    """What the headers of all files say, by the usual names of the tensors."""
+    family = family_of(config.family)
+    found: list[tuple[str, _Stored]] = []
+    for path in _files(folder):
+        with _reading(path) as file:
+            for key in file.keys():  # noqa: SIM118  not a dict
+                usual = key
+                for pattern, name_here in family.spellings:
+                    usual = re.sub(pattern, name_here, usual)
+                tensor = file.get_slice(key)
+                found.append((usual, _Stored(path, key, tensor.get_shape(), tensor.get_dtype())))
+    twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder} holds {', '.join(sorted(twice))} twice")
+    return {name: tensor for name, tensor in found if not re.search(family.ignored, name)}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files: one, or those that the index names."""
+    here = sorted(path.name for path in folder.glob("*.safetensors"))
+    if (folder / _INDEX).is_file():
+        files = _indexed(folder / _INDEX)
+        if "model.safetensors" in here and "model.safetensors" not in files:
+            raise ValueError(f"{folder} holds model.safetensors beside an index of other files")
+    elif len(here) > 1:
+        raise ValueError(f"{folder} holds {', '.join(here)} without {_INDEX}: which is the model?")
     else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-    absent = [name for name in files if not (folder / name).is_file()]
+        files = here
+    absent = [name for name in files if name not in here]
     if absent or not files:
         raise ValueError(
             f"{folder}: missing {', '.join(absent) or 'any *.safetensors file'}"
             " (pickled .bin weights are not read)"
         )
-    for name in files:
-        try:
-            file = stack.enter_context(safe_open(folder / name, framework="np"))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{folder / name} is damaged or cut short ({error}); fetch it again"
-            ) from error
-        for key in file.keys():  # noqa: SIM118  not a dict
-            usual = key
-            for pattern, name_here in _RENAMED:
-                usual = re.sub(pattern, name_here, usual)
-            yield usual, file.get_slice(key)
+    return [folder / name for name in files]
 
 
-def _check(folder: Path, config: ModelConfig, wanted: dict, shapes: dict) -> None:
-    problems = [f"missing {name}" for name in wanted if name not in shapes]
+def _indexed(index: Path) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} has no weight_map from tensors to files") from error
+
+
+def _check(
+    folder: Path, config: ModelConfig, wanted: dict[str, list[int]], stored: dict[str, _Stored]
+) -> None:
+    problems = [f"missing {name}" for name in wanted if name not in stored]
     tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    extra = [name for name in shapes.keys() - wanted.keys() - tied if not _IGNORED.search(name)]
-    problems += [f"unexpected {name}" for name in sorted(extra)]
-    for name, (path, shape) in wanted.items():
-        expected = list(shape[::-1] if path[-1] == "kernel" else shape)
-        if name in shapes and shapes[name] != expected:
-            problems.append(f"{name} has shape {shapes[name]}, expected {expected}")
+    problems += [f"unexpected {name}" for name in sorted(stored.keys() - wanted.keys() - tied)]
+    for name, shape in wanted.items():
+        if name not in stored:
+            continue
+        if stored[name].shape != shape:
+            problems.append(f"{name} has shape {stored[name].shape}, expected {shape}")
+        if stored[name].dtype not in _FLOATS:
+            problems.append(f"{name} is of type {stored[name].dtype}, no plain float (quantised?)")
     if problems:
         raise ValueError(f"{folder} does not fit its config.json: " + "; ".join(problems))
 
@@ -289,7 +275,7 @@ def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array]]) -> None
         total = sum(array.nbytes for _, array in tensors.values())
         weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (folder / _INDEX).write_text(json.dumps(index, indent=2))
 
 
 def _turned(path: Path_, array: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from llm.models import ModelConfig
 LLAMA = ModelConfig(vocab_size=31, num_layers=1, num_kv_heads=2, init_std=0.3, max_positions=32)
 NEOX = dataclasses.replace(
     LLAMA, family="gpt_neox", num_kv_heads=4, parallel=True, qkv_bias=True, out_bias=True,
-    mlp_bias=True, activation="gelu", tie_embeddings=False,
+    activation="gelu", tie_embeddings=False, **models.FAMILIES["gpt_neox"].fixed,
 )  # fmt: skip
 SETTINGS = lora.LoraConfig(rank=3, alpha=6.0)
 TOKENS = jax.random.randint(jax.random.key(9), (2, 8), 0, 31)

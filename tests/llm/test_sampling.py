@@ -122,6 +122,26 @@ def test_completions_depend_on_prompt_and_key_alone(params, prompts, sampler):
         assert len(completion) == 60 or completion[-1] < 6
 
 
+def test_the_cache_grows_with_what_is_used(params, prompts, sampler, monkeypatch):
+    """Attention reads every slot, so there must never be many more than tokens."""
+    slots = []
+
+    def decode(model, state, choice, live_rows):
+        slots.append((state.cache.segments.shape[1], state.tokens.shape[1]))
+        return sampling_decode(model, state, choice, live_rows)
+
+    sampling_decode = sampling.decode
+    monkeypatch.setattr(sampling, "decode", decode)
+    monkeypatch.setattr(sampling, "_FREE", 8)
+    sample = sampling.make_sampler(functools.partial(models.bind, CONFIG))
+    few = dict(key=KEY, max_new_tokens=60, choice=Choice(), batch_size=4)
+    grown = sample(params, prompts[:4], **few)
+    assert sorted({n for n, _ in slots}) == [16 + free for free in (8, 16, 32, 60)]
+    monkeypatch.setattr(sampling, "_FREE", 60)
+    whole = sampling.make_sampler(functools.partial(models.bind, CONFIG))
+    assert whole(params, prompts[:4], **few) == grown
+
+
 def test_equal_prompts_draw_different_completions(params, sampler):
     completions = sampler[0](params, [[3, 1]] * 16, choice=Choice())
     assert len(set(map(tuple, completions))) == 16

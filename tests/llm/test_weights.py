@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,12 @@ def test_each_device_reads_its_own_part(folder, params):
     assert_equal(loaded, params)
 
 
-def test_published_spellings_and_extras_are_understood(folder, params):
+def test_published_spellings_and_extras_are_understood(tmp_path):
+    fixed = models.FAMILIES["gemma3_text"].fixed
+    config = dataclasses.replace(CONFIG, family="gemma3_text", activation="gelu_tanh", **fixed)
+    params = models.init(config, key=jax.random.key(0))
+    models.save(tmp_path / "model", config, params)
+
     def multimodal(tensors):
         for name in list(tensors):
             tensors["language_model." + name] = tensors.pop(name)
@@ -88,14 +94,15 @@ def test_published_spellings_and_extras_are_understood(folder, params):
         tensors["lm_head.weight"] = np.ones((31, 32), np.float32)  # tied: the embedding counts
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
 
-    edit(folder, multimodal)
-    assert_equal(models.load(folder)[1], params)
+    edit(tmp_path / "model", multimodal)
+    assert_equal(models.load(tmp_path / "model")[1], params)
 
 
 def test_old_name_of_the_pythia_head(tmp_path):
     config = dataclasses.replace(
-        CONFIG, family="gpt_neox", num_kv_heads=4, mlp_bias=True, tie_embeddings=False
-    )
+        CONFIG, family="gpt_neox", num_kv_heads=4, tie_embeddings=False,
+        **models.FAMILIES["gpt_neox"].fixed,
+    )  # fmt: skip
     params = models.init(config, key=jax.random.key(0))
     models.save(tmp_path / "neox", config, params)
     edit(tmp_path / "neox", lambda t: t.update({"embed_out.weight": t.pop("lm_head.weight")}))
@@ -148,17 +155,121 @@ def test_wrong_places_are_explained(tmp_path, folder):
         assert "\n" not in str(error.value)
 
 
-def test_quantised_and_remote_code_checkpoints_are_refused(folder):
+def test_weights_that_are_not_finite_are_refused(folder, params):
+    def spoil(value):
+        def change(tensors):
+            tensors["model.norm.weight"][3] = value
+
+        return change
+
+    for value in (np.nan, np.inf, -np.inf):
+        edit(folder, spoil(value))
+        with pytest.raises(ValueError, match=r"NaN or infinity as float32 in model\.norm\.weight;"):
+            models.load(folder)
+    edit(folder, spoil(1e5))  # finite as it is stored
+    models.load(folder)
+    with pytest.raises(ValueError, match=r"as float16 in model\.norm"):
+        models.load(folder, jnp.float16)
+
+
+def test_integers_are_no_weights(folder):
+    def quantise(tensors):
+        name = "model.layers.1.mlp.up_proj.weight"
+        tensors[name] = (100 * tensors[name]).astype(np.int8)
+
+    edit(folder, quantise)
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight is of type I8"):
+        models.load(folder)
+
+
+def test_files_that_leave_a_choice_are_refused(folder):
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds model\.safetensors, other\.safetensors without"):
+        models.load(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"model.norm.weight": "other.safetensors"}}')
+    with pytest.raises(ValueError, match=r"model\.safetensors beside an index of other files"):
+        models.load(folder)
+    names = ["model.safetensors", "other.safetensors"]
+    index.write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+    with pytest.raises(ValueError, match=r"holds lm_head|holds model\..* twice"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": []}', "{", '{"weight_map": null}'])
+def test_an_index_without_weight_map_is_one_line(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json has no weight_map") as error:
+        models.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_read_that_fails_is_one_line(folder, monkeypatch):
+    class Failing:
+        def __init__(self, *args, **kwargs):
+            self.file = weights_open(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            return None
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_slice(self, key):
+            if key == "model.norm.weight":
+                raise OSError("input/output error\nsecond line")
+            return self.file.get_slice(key)
+
+    weights_open = weights.safe_open
+    monkeypatch.setattr(weights, "safe_open", Failing)
+    with pytest.raises(ValueError, match=r"cut short \(input/output error\); fetch") as error:
+        models.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def change_config(folder, **fields):
     record = json.loads((folder / "config.json").read_text())
-    quantised = record | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
-    (folder / "config.json").write_text(json.dumps(quantised))
+    (folder / "config.json").write_text(json.dumps(record | fields))
+
+
+def test_quantised_checkpoints_are_refused(folder):
+    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(ValueError, match="holds quantised weights"):
         models.load(folder)
+
+
+@pytest.mark.parametrize("model_type", ["own", "llama"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_is_refused_without_asking(folder, monkeypatch, model_type, file):
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked a question"))
     (folder / "code.py").write_text("raise SystemExit('remote code ran')")
-    remote = record | {"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}
-    (folder / "config.json").write_text(json.dumps(remote))
-    with pytest.raises(ValueError, match="Supported: llama"):
+    change_config(folder, model_type=model_type)
+    record = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    (folder / file).write_text(json.dumps(record | {"auto_map": {"AutoConfig": "code.Config"}}))
+    with pytest.raises(ValueError, match=r"code of its own \(auto_map\), which is never run"):
         models.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' of llama"),
+        ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
+        ({"num_attention_heads": 0}, r"config\.json"),
+        ({"hidden_size": "wide"}, r"config\.json"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_kv_heads"),
+        ({"use_sliding_window": True}, "sets use_sliding_window = True, which llama models do not"),
+        ({"final_logit_softcapping": 30.0}, "sets final_logit_softcapping = 30.0, which llama"),
+    ],
+)
+def test_a_config_that_cannot_be_followed_is_one_line(folder, fields, message):
+    change_config(folder, **fields)
+    with pytest.raises(ValueError, match=message) as error:
+        models.load(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_saving_is_all_or_nothing(params, tmp_path, monkeypatch):

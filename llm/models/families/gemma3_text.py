@@ -1,0 +1,56 @@
+"""Gemma 3 (arXiv:2503.19786), text only: Gemma 2 with query and key norms and two rotary bases.
+
+Layers with a window turn by a base of their own. There is no soft cap of attention scores:
+`transformers` accepts `attn_logit_softcapping` for this family and never applies it (in eager
+attention neither), released models leave it null, so a number there is refused.
+"""
+
+from typing import Any
+
+from ..config import ModelConfig, Rope
+from ..family import Family, Field, folded, read_rope, write_rope
+from . import gemma2
+
+
+def _read_ropes(parameters: dict[str, Any], hf: Any) -> dict[str, Any]:
+    whole, local = (read_rope(parameters[f"{kind}_attention"], hf) for kind in ("full", "sliding"))
+    windowed = "sliding_attention" in hf.layer_types
+    return {"rope": whole, "local_rope": local if windowed else None}
+
+
+def _write_ropes(config: ModelConfig) -> dict[str, Any]:
+    local = config.local_rope or Rope(dim=config.head_dim)
+    return {
+        "full_attention": write_rope(config.rope, config.head_dim),
+        "sliding_attention": write_rope(local, config.head_dim),
+    }
+
+
+FAMILY = Family(
+    name="gemma3_text",
+    models="Gemma 3, also the text part of `gemma3` checkpoints",
+    fields={name: f for name, f in gemma2.FIELDS.items() if name != "attn_logit_softcapping"}
+    | {
+        "rope_parameters": Field(_read_ropes, _write_ropes),
+        "sliding_window_pattern": folded(),
+    },
+    fixed=gemma2.FIXED | {"qk_norm": True},
+    names=gemma2.NAMES,
+    wrapper="gemma3",
+    spellings=(
+        (r"^(model\.language_model|language_model\.model)\.", "model."),
+        (r"^language_model\.lm_head\.", "lm_head."),
+    ),
+    ignored=r"rotary_emb\.inv_freq$|^(model\.)?(vision_tower|multi_modal_projector)\.",
+    tiny={
+        "gemma3": gemma2.TINY
+        | dict(
+            layer_types=["sliding_attention", "full_attention"],
+            final_logit_softcapping=3.0,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        ),
+    },
+)

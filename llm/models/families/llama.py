@@ -1,0 +1,75 @@
+"""Llama (arXiv:2302.13971, 2407.21783): the plain decoder that the other families differ from.
+
+RMS norms before attention and MLP, rotary positions, grouped queries, a gated MLP, no biases
+unless the config asks for them.
+"""
+
+from ..family import ACTIVATION, EOS, Family, Field, plain, rope_field, switch
+
+FIELDS = {
+    "vocab_size": plain("vocab_size"),
+    "hidden_size": plain("width"),
+    "intermediate_size": plain("mlp_width"),
+    "num_hidden_layers": plain("num_layers"),
+    "num_attention_heads": plain("num_heads"),
+    "num_key_value_heads": Field(
+        lambda value, hf: {"num_kv_heads": value or hf.num_attention_heads},
+        lambda config: config.num_kv_heads,
+    ),
+    "head_dim": Field(
+        lambda value, hf: {"head_dim": value or hf.hidden_size // hf.num_attention_heads},
+        lambda config: config.head_dim,
+    ),
+    "max_position_embeddings": plain("max_positions"),
+    "rope_parameters": rope_field(),
+    "rms_norm_eps": plain("norm_eps"),
+    "hidden_act": ACTIVATION,
+    "attention_bias": switch("out_bias", "qkv_bias"),
+    "mlp_bias": switch("mlp_bias"),
+    "tie_word_embeddings": switch("tie_embeddings"),
+    "initializer_range": plain("init_std"),
+    "bos_token_id": plain("bos_token_id"),
+    "eos_token_id": EOS,
+}
+NAMES = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "layers": "model.layers",
+    "attn_norm": "input_layernorm",
+    "attn": "self_attn",
+    "mlp_norm": "post_attention_layernorm",
+    **{name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")},
+}
+TINY = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+TINY_GROUPED = TINY | dict(num_key_value_heads=2, head_dim=8)
+_LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=500.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+
+FAMILY = Family(
+    name="llama",
+    models="Llama 2, Llama 3.x, SmolLM2",
+    fields=FIELDS,
+    names=NAMES,
+    tiny={
+        "llama2": TINY | dict(tie_word_embeddings=False),
+        "llama3": TINY_GROUPED | dict(rope_parameters=_LLAMA3, tie_word_embeddings=True),
+        "smollm2": TINY_GROUPED | dict(tie_word_embeddings=True, num_attention_heads=2),
+        "biased": TINY_GROUPED | dict(attention_bias=True, mlp_bias=True, head_dim=16),
+    },
+)

@@ -1,0 +1,13 @@
+"""Qwen3 (arXiv:2505.09388): Qwen2 with an RMS norm of each query and key head, and no biases."""
+
+from ..family import Family
+from . import llama, qwen2
+
+FAMILY = Family(
+    name="qwen3",
+    models="Qwen3",
+    fields=qwen2.FIELDS | {"attention_bias": llama.FIELDS["attention_bias"]},
+    fixed={"qk_norm": True},
+    names=llama.NAMES,
+    tiny={"qwen3": llama.TINY_GROUPED | dict(tie_word_embeddings=True, head_dim=16)},
+)

@@ -1,0 +1,74 @@
+"""Checkpoint folders: where they are, what identifies them, how a new one comes to be."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+
+
+def folder_of(folder_or_name: str | os.PathLike) -> Path:
+    """The checkpoint folder itself, or the downloaded snapshot of a Hugging Face name.
+
+    Raises:
+        ValueError: neither a folder nor a name that can be reached.
+    """
+    folder = Path(folder_or_name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
+        raise ValueError(f"no such checkpoint folder: {folder}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        name = str(folder_or_name)
+        return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        raise ValueError(
+            f"{name!r} is no folder here and could not be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def fingerprint(folder_or_name: str | os.PathLike) -> str:
+    """Hash of a checkpoint's or adapter's config and the size, head and tail of its weights.
+
+    Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
+    """
+    folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
+    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(piece))
+            file.seek(max(path.stat().st_size - piece, 0))
+            digest.update(file.read(piece))
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A scratch folder that takes the given name when the block ends without error.
+
+    Raises:
+        ValueError: the folder exists already.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; choose a new folder or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield scratch
+        if jax.process_index() == 0:  # every process writes its own scratch folder, one is kept
+            scratch.chmod(0o755)
+            scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
