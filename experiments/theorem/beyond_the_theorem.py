@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing
+from experiments.lab import drawing, vmapped
 from experiments.lab.frame import Claim, Figure, Row, option
 from theory import departures, toys
 
@@ -72,7 +72,10 @@ def draw(config: Config):
 def over_nets(config: Config, one: Callable) -> np.ndarray:
     """`one(case, other_start, key)` on every network, in float64."""
     with jax.enable_x64(True):
-        return jax.device_get(jax.jit(jax.vmap(one))(*draw(config)))
+        networks = draw(config)
+        results = jax.device_get(jax.jit(jax.vmap(one))(*networks))
+        vmapped.check(one, networks, results)
+    return results
 
 
 def grid_rows(panel: str, settings: list[str], xs: tuple[float, ...], violated) -> list[Row]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing
+from experiments.lab import drawing, vmapped
 from experiments.lab.frame import Claim, Figure, Row, option
 from theory import alignment, losses, steps, toys
 from theory.base import LossFn, Params
@@ -141,6 +141,12 @@ def draw(family_name: str, config: Config) -> toys.Case:
     return jax.jit(jax.vmap(lambda key: toys.draw_case(FAMILIES[family_name], key, 8)))(keys)
 
 
+def allowed(alone):
+    """What round-off may change: the level of it, and a part of what is not zero."""
+    inner, noise = alone
+    return noise[:, None] + vmapped.relative(inner), vmapped.relative(noise)
+
+
 def run_case(config: Config, case: Case) -> list[Row]:
     """Inner products over random networks at every ε."""
     family = FAMILIES[case.family]
@@ -161,7 +167,8 @@ def run_case(config: Config, case: Case) -> list[Row]:
 
     with jax.enable_x64(True):
         instances = draw(case.family, config)
-        inner, noise = jax.device_get(jax.jit(jax.vmap(one))(instances))
+        inner, noise = results = jax.device_get(jax.jit(jax.vmap(one))(instances))
+        vmapped.check(one, (instances,), results, allowed)
     return [
         {
             "case": case.name,

@@ -22,10 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from jaxtyping import Array
 
-from experiments.lab import drawing
+from experiments.lab import drawing, vmapped
 from experiments.lab.frame import Claim, Figure, Row, option
 from theory import alignment, asymptotics, losses, steps, toys
+from theory.base import Params
 
 RUNTIME = "45 s on two cores"
 
@@ -127,27 +129,50 @@ def orders(family: toys.Family, num_outputs: int, case: toys.Case, starts):
     return jax.vmap(sweep)(jnp.arange(len(LOSS_NAMES)))
 
 
-def in_chunks(function, family: toys.Family, keys, num_inputs: int, num: int):
-    """`function(case, starts)` vmapped over the first `num` networks, a chunk at a time.
+def draw(family: toys.Family, keys: Array, num_inputs: int) -> tuple[toys.Case, Params]:
+    """Random cases and, on axis 1 behind the networks, the two STARTS of each.
 
     The other start is the next network's (roll by one), so it is never the network's own.
     """
+    cases = jax.vmap(lambda key: toys.draw_case(family, key, num_inputs))(keys)
+    rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), cases.params)
+    return cases, jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cases.params, rolled)
 
-    def draw(keys):
-        cases = jax.vmap(lambda key: toys.draw_case(family, key, num_inputs))(keys)
-        rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), cases.params)
-        return cases, jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cases.params, rolled)
 
-    def run(keys):
-        cases, starts = draw(keys)
-        if family.name == "MNIST MLP":  # large products are faster one network at a time
-            return jax.lax.map(lambda pair: function(*pair), (cases, starts))
-        return jax.vmap(function)(cases, starts)
+def in_chunks(function, family: toys.Family, keys: Array, num_inputs: int, num: int, allowed):
+    """`function(case, starts)` on the first `num` networks, vmapped over a chunk at a time.
 
-    run = jax.jit(run)
-    chunk = min(num, 10 if family.name == "MNIST MLP" else 250)
-    results = [jax.device_get(run(keys[first : first + chunk])) for first in range(0, num, chunk)]
+    The networks come from a program of their own. A compiler may compute a value anew wherever it
+    is used and round it differently there; were they drawn where they are measured, the teacher's
+    and the student's start would differ in the last bit of float32 (tests/theory/test_compiler.py).
+    """
+    large = family.name == "MNIST MLP"  # large products are faster one network at a time
+    chunk = min(num, 10 if large else 250)
+    draw_chunk = jax.jit(functools.partial(draw, family, num_inputs=num_inputs))
+    each = (
+        (lambda *a: jax.lax.map(lambda pair: function(*pair), a)) if large else jax.vmap(function)
+    )
+    run = jax.jit(each)
+    results = []
+    for first in range(0, num, chunk):
+        networks = draw_chunk(keys[first : first + chunk])
+        results.append(jax.device_get(run(*networks)))
+        if first == 0:
+            vmapped.check(function, networks, results[0], allowed)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *results)
+
+
+def allowed_signs(alone):
+    """What round-off may change in `signs`: the measured level of it, and of a cosine."""
+    inner, cosine, change, noise = alone
+    level = noise[:, None, None] + 1e-4 * np.abs(inner)
+    trait = level + 1e-13 + 1e-4 * np.abs(change)  # a difference of losses of size 1
+    return level, np.full(cosine.shape, 1e-4), trait, 1e-4 * noise
+
+
+def allowed_orders(alone):
+    """What round-off may change in `orders`: the floor that it states itself."""
+    return alone[..., 1:2] + 1e-4 * np.abs(alone)
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -166,8 +191,10 @@ def run_family(config: Config, name: str) -> list[Row]:
         keys = jax.random.split(root, config.num_nets + 250)
         sign = functools.partial(signs, family, num_outputs, config.relative_step)
         order = functools.partial(orders, family, num_outputs)
-        signed = in_chunks(sign, family, keys, config.num_inputs, config.num_nets)
-        ordered = in_chunks(order, family, keys, config.num_inputs, config.num_slopes)
+        signed = in_chunks(sign, family, keys, config.num_inputs, config.num_nets, allowed_signs)
+        ordered = in_chunks(
+            order, family, keys, config.num_inputs, config.num_slopes, allowed_orders
+        )
     rows = []
     for i, loss in enumerate(LOSS_NAMES):
         for which, start in enumerate(STARTS):
