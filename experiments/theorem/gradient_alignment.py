@@ -129,35 +129,39 @@ def orders(family: toys.Family, num_outputs: int, case: toys.Case, starts):
     return jax.vmap(sweep)(jnp.arange(len(LOSS_NAMES)))
 
 
-def draw(family: toys.Family, keys: Array, num_inputs: int) -> tuple[toys.Case, Params]:
-    """Random cases and, on axis 1 behind the networks, the two STARTS of each.
+def draw(family: toys.Family, num_inputs: int, keys: Array) -> toys.Case:
+    """Random cases, one per key."""
+    return jax.vmap(lambda key: toys.draw_case(family, key, num_inputs))(keys)
+
+
+def both_starts(params: Params) -> Params:
+    """The two STARTS of every network, on axis 1 behind the networks.
 
     The other start is the next network's (roll by one), so it is never the network's own.
     """
-    cases = jax.vmap(lambda key: toys.draw_case(family, key, num_inputs))(keys)
-    rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), cases.params)
-    return cases, jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cases.params, rolled)
+    return jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.roll(leaf, 1, axis=0)], axis=1), params)
 
 
 def in_chunks(function, family: toys.Family, keys: Array, num_inputs: int, num: int, allowed):
     """`function(case, starts)` on the first `num` networks, vmapped over a chunk at a time.
 
     The networks come from a program of their own. A compiler may compute a value anew wherever it
-    is used and round it differently there; were they drawn where they are measured, the teacher's
-    and the student's start would differ in the last bit of float32 (tests/theory/test_compiler.py).
+    is used and round it differently there; were a network drawn where it is used, the starts of
+    teacher and student could differ in the last bit of float32 (tests/theory/test_compiler.py).
     """
     large = family.name == "MNIST MLP"  # large products are faster one network at a time
     chunk = min(num, 10 if large else 250)
-    draw_chunk = jax.jit(functools.partial(draw, family, num_inputs=num_inputs))
+    draw_chunk = jax.jit(functools.partial(draw, family, num_inputs))
     each = (
         (lambda *a: jax.lax.map(lambda pair: function(*pair), a)) if large else jax.vmap(function)
     )
-    run = jax.jit(each)
+    run = jax.jit(lambda cases: each(cases, both_starts(cases.params)))
     results = []
     for first in range(0, num, chunk):
-        networks = draw_chunk(keys[first : first + chunk])
-        results.append(jax.device_get(run(*networks)))
+        cases = draw_chunk(keys[first : first + chunk])
+        results.append(jax.device_get(run(cases)))
         if first == 0:
+            networks = (cases, both_starts(cases.params))
             vmapped.check(function, networks, results[0], allowed)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *results)
 
