@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from theory import alignment, losses
-from theory.base import Apply, Params, require_same_tree
+from . import alignment, losses
+from .base import Apply, Params, require_same_tree
 
 SQUARED_ERROR = losses.squared_error()
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from theory.base import Apply, LossFn, Params
+from .base import Apply, LossFn, Params
 
 Activation = Callable[[Array], Array]
 Shape = tuple[int, ...]
