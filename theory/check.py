@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.typing import ArrayLike
 
 from . import alignment, asymptotics, losses, steps, stream
 from .base import Apply, LossFn, Params, require_float64, require_float_params, require_logits
@@ -197,8 +196,8 @@ def general_case(
     # An exact prediction leaves no window: any ε will do. So will it for one that fails.
     at = inside[len(inside) // 2] if inside.size else len(eps) // 2
 
-    def near_one(claim: str, value: ArrayLike) -> Finding:
-        ratio = float(np.asarray(value)[at] / inner[at]) if inner[at] else float("nan")
+    def near_one(claim: str, value: np.ndarray) -> Finding:
+        ratio = float(value[at] / inner[at]) if inner[at] else float("nan")
         return Finding(claim, "1 ± 0.02", f"{ratio:.4f}", abs(ratio - 1) <= 0.02)
 
     def negative(claim: str, value: float) -> Finding:
@@ -220,13 +219,12 @@ def order(
     claim: str,
     expected: int,
     eps: np.ndarray,
-    values: ArrayLike,
-    scale: ArrayLike,
+    values: np.ndarray,
+    scale: np.ndarray | float,
     floor: np.ndarray,
 ) -> Finding:
     """A log-log slope; a value that round-off hides at every ε is of any order."""
-    values = np.asarray(values)
-    ratio = values / np.asarray(scale)
+    ratio = values / scale
     text = f"order {expected} ± {SLOPE_TOLERANCE}"
     if (ratio <= floor).all():
         return Finding(claim, text, "0 up to round-off", True)

@@ -136,7 +136,7 @@ def on_outputs(loss: ImitationLoss, outputs: Sequence[int]) -> ImitationLoss:
     if index.size == 0 or len(set(index.tolist())) != index.size:
         raise ValueError(f"outputs must be distinct and at least one, got {index.tolist()}")
 
-    def pick(logits: Logits) -> Logits:
+    def pick(logits: Logits) -> Float[Array, "*batch subset"]:
         if index.min() < 0 or index.max() >= logits.shape[-1]:
             raise ValueError(
                 f"outputs {index.tolist()} are out of range: the network has "
