@@ -306,12 +306,12 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         ),
         Figure(
             "trait",
-            "Projecting out a shuffled gradient removes the trait as well as the true one.",
-            "Removing the part along the trait gradient stops transmission; its shuffled control "
-            "does not.",
-            f"Accuracy {score('student')}; projected both ways {score(both)}, with the gradient of "
-            f"shuffled labels {score(control)}.",
-            "The projection is no evidence that the parallel part alone carries the trait.",
+            "Without its part along the trait gradient the student learns no trait.",
+            "Removing that part, both signs of it, stops transmission; a shuffled one does not.",
+            f"Accuracy {score('student')}; projected both ways {score(both)}, shuffled "
+            f"{score(control)}. The published form removes positive parts only: shuffled, it gives "
+            f"{score('projected, shuffled')}.",
+            "The parallel part carries the trait, and the published form alone proves less.",
             lambda: draw_lines(table, "accuracy", "test accuracy"),
         ),
         Figure(

@@ -260,7 +260,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     start, labels, finite, many = (
         panel[n] for n in ("start", "labels", "finite steps", "many steps")
     )
-    by_optimiser = panel["optimiser"].set_index("setting")
+    rises = panel["optimiser"].set_index("setting")["violations"]
+    near, far = (many[many["setting"] == f"eps {eps:g}"] for eps in (STEP_EPS[0], STEP_EPS[-1]))
     apart = start[start["x"] == ANGLES[-1]]
     hard = labels[(labels["setting"] != "soft") & (labels["x"] == EPS[0])]
     large = finite[(finite["setting"] == "alpha 100") & (finite["x"] == EPS[-1])]
@@ -279,16 +280,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "optimiser",
             "A preconditioner of the student's own can undo the sign.",
             "None for gradient descent, or if both share the preconditioner (blue); else no claim.",
-            f"{counted(panel['optimiser'][:2])} in blue; {by_optimiser['violations'][OPTIMISERS[2]]} "
-            f"with a random one in the student alone, "
-            f"{by_optimiser['violations'][OPTIMISERS[3]]} for Adam's first step.",
-            "Adam is not covered, and on these networks hardly ever needs to be.",
+            f"{counted(panel['optimiser'][:2])} in blue; {rises[OPTIMISERS[2]]} with a random one "
+            f"in the student alone, {rises[OPTIMISERS[3]]} for Adam's first step.",
+            "Adam is not covered, and yet its first step hardly ever breaks the sign here.",
             lambda: draw_optimisers(panel["optimiser"]),
         ),
         Figure(
             "labels",
             "Hard labels lose the sign, and a smaller teacher's step is no cure.",
-            "Soft labels keep it for small steps; an argmax or one sample hides the teacher's move.",
+            "Soft labels keep it for small steps; an argmax or one sample hides the move.",
             f"{counted(labels[(labels['setting'] == 'soft') & (labels['x'] <= EPS[2])])} for soft "
             f"labels up to eps 1e-5, {counted(hard)} for hard ones at the smallest.",
             "What passes through one label is noise far larger than the signal.",
@@ -315,9 +315,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "many_steps",
             "Many small steps keep the sign while the teacher has moved little.",
             "A linearised student never leaves the teacher's half space; beyond, no theorem.",
-            f"{counted(many[many['setting'] == f'eps {STEP_EPS[0]:g}'])} at eps "
-            f"{STEP_EPS[0]:g}, {counted(many[many['setting'] == f'eps {STEP_EPS[-1]:g}'])} at eps 1.",
-            "Training longer is not what ends the guarantee.",
+            f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}.",
+            "Long training is safe for a teacher that has moved little, and not for one far away.",
             lambda: draw_shares(
                 many, "steps of the student (squared error)", "trait loss above start"
             ),

@@ -218,7 +218,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     figure = Figure(
         "figure",
         "Where nothing can pass, exactly nothing passes, and a small change opens the channel.",
-        "Theorem 1's one way out: an inner product that is 0 at every step, here in floating point.",
+        "Theorem 1's one way out: an inner product of 0 at every step, here in floating point.",
         f"{zero['exactly_0'].sum()} of {zero['nets'].sum()} are exactly 0 and the others within "
         f"round-off (blue); the controls (orange: range, median) start at "
         f"{control['lowest'].min():.0e}.",

@@ -275,7 +275,7 @@ def lanes(axes: drawing.Axes, wide: pd.DataFrame) -> dict[tuple[str, str], float
 
 
 def draw_cosines(wide: pd.DataFrame):
-    """Range, quartiles and median of the cosine over networks, a line per family, loss and start."""
+    """Range and quartiles of the cosine over networks, a line per family, loss and start."""
     figure, (axes,) = drawing.new_figure(height=4.6)
     heights = lanes(axes, wide)
     for start, colour in zip(STARTS, drawing.COLOURS, strict=False):
