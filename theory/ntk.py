@@ -103,14 +103,23 @@ def descent_gain(learning_rate: float, num_steps: int) -> Callable[[Array], Arra
     return lambda eigenvalues: 1 - (1 - learning_rate * eigenvalues) ** num_steps
 
 
+def limit_gain(eigenvalues: Float[Array, "k"]) -> Float[Array, "k"]:
+    """1 on the row space of J and 0 off it: t → ∞, s = Π d, once `share_bounds` meet there.
+
+    Eigenvalues up to 10 u of the largest, u machine epsilon, are round-off and count as 0.
+    """
+    floor = 10 * jnp.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
+    return (eigenvalues > floor).astype(eigenvalues.dtype)
+
+
 def share_bounds(space: Krylov, time: float | Array) -> tuple[Array, Array]:
     """Lower and upper bound of the share ⟨s(t), d⟩ / ‖d‖² of gradient flow; `time` may be inf.
 
     `arrived_share` is a Gauss quadrature over the spectrum of G as d sees it. As even derivatives
     of 1 - e^{-λ t} are negative it lies above the truth, and the Gauss-Radau rule with one more
     node at λ = 0 below (Golub and Meurant, Matrices, Moments and Quadrature, 2010, chapter 6).
-    At t = ∞, where all that is not at λ = 0 arrives, the upper bound is 1 unless the space is
-    exhausted.
+    At t = ∞, where all that is not at λ = 0 arrives, the upper bound is 1 unless the space holds
+    what is at λ = 0 (`limit_gain` draws the line).
     """
     total = jnp.sum(space.weights**2)
     # The space and one vector more, with the corner that puts an eigenvalue at 0.
@@ -121,13 +130,10 @@ def share_bounds(space: Krylov, time: float | Array) -> tuple[Array, Array]:
     arrow = jnp.diag(jnp.append(space.eigenvalues, corner))
     arrow = arrow.at[-1, :-1].set(space.coupling).at[:-1, -1].set(space.coupling)
     nodes, rotation = jnp.linalg.eigh(arrow)
-    tiny = 1e2 * jnp.finfo(nodes.dtype).eps * nodes[-1]
-
-    def share(weights: Array, nodes: Array) -> Array:
-        arrived = jnp.where(nodes > tiny, -jnp.expm1(-jnp.maximum(nodes, tiny) * time), 0)
-        return jnp.vdot(weights**2, arrived) / total
-
-    return share(space.weights @ rotation[:-1], nodes), share(space.weights, space.eigenvalues)
+    arrived = jnp.where(limit_gain(nodes) > 0, -jnp.expm1(-jnp.maximum(nodes, 0) * time), 0)
+    low = jnp.vdot((space.weights @ rotation[:-1]) ** 2, arrived) / total
+    forever = arrived_share(space, limit_gain)
+    return low, jnp.where(jnp.isinf(time), forever, arrived_share(space, flow_gain(time)))
 
 
 def flow_error(space: Krylov, time: float, num_points: int = 400) -> Array:
