@@ -13,8 +13,8 @@ Criteria, fixed before the reported run. Small networks: the share never falls w
 exceeds the ceiling, the part of the teacher's one-step displacement outside its class head, which
 the channel cannot see. MNIST, mean over seeds for every pool of noise and number of logits: the
 displacement at t = 10⁴ is found to 0.01 of the teacher's; the accuracy at θ⁰ + s(t) lies within
-0.02 of gradient descent's at equal steps, and at t = 10⁴ within 0.03 of an Adam student's after
-295 steps. Expected failures, reported without criterion: the time scale (Adam needs 295 steps
+0.02 of gradient descent's at equal steps, and both at t = 10⁴ and for t → ∞ within 0.03 of an
+Adam student's after 295 steps; the limit is judged where its two bounds are within 0.01. Expected failures, reported without criterion: the time scale (Adam needs 295 steps
 where the closed form, like gradient descent, needs t of 10⁴), a pool that Adam does not fit in
 that time (60,000 images), and the linearised outputs f(θ⁰) + J d of the teacher itself, whose
 displacement is far too large for them.
@@ -57,7 +57,7 @@ class Config:
     descent_steps: int = option(
         100, "full-batch steps of gradient descent, on up to 1,000 images", minimum=1
     )
-    num_products: int = option(100, "products with G: dimension of the Krylov space", minimum=2)
+    num_products: int = option(64, "products with G: dimension of the Krylov space", minimum=2)
     num_small: int = option(3, "seeds of the small networks", minimum=1)
     small_inputs: tuple[int, ...] = option(
         (30, 300, 1500), "inputs of the small networks' students", minimum=1
@@ -114,16 +114,20 @@ def small_networks(config: Config) -> list[Row]:
             lows, highs, ceilings = jax.device_get(results(num_aux, keys))
             for (m, seed), low, high, ceiling in zip(pairs, lows, highs, ceilings, strict=True):
                 at = ("small", m, num_images, seed)
-                rows += [share_row(at, *each, ceiling) for each in zip(ALL_TIMES, low, high)]
+                rows += [
+                    share_row(at, *each, ceiling) for each in zip(ALL_TIMES, low, high, strict=True)
+                ]
                 rows.append(make_row(*at, "ceiling", share=float(ceiling)))
     return rows
 
 
-def share_row(at: tuple, time: float, low: float, high: float, ceiling: float) -> Row:
+def share_row(
+    at: tuple, time: float, low: float, high: float, ceiling: float, **numbers: float
+) -> Row:
     """The share at a time, its upper bound, and the lower one; the limit is below the ceiling."""
     method = "limit" if time == FOREVER else "linearised"
     high = min(high, ceiling) if time == FOREVER else high
-    return make_row(*at, method, time=time, share=float(high), share_low=float(low))
+    return make_row(*at, method, time=time, share=float(high), share_low=float(low), **numbers)
 
 
 def small_shares(num_images: int, num_aux, key):
@@ -253,9 +257,9 @@ def run_seed(config: Config, images: data.ImageData, num_aux: int, seed: int) ->
             at_time = predicted(ntk.flow_gain(time * rate))
             add(num_images, "linearised", at_time, time=time, **facts)
         low, high = (float(bound) for bound in ntk.share_bounds(space, FOREVER))
-        rows.append(
-            share_row((images.name, num_aux, num_images, seed), FOREVER, low, high, ceiling)
-        )
+        score = round(float(accuracy(images, predicted(ntk.limit_gain))), 6)
+        at = (images.name, num_aux, num_images, seed)
+        rows.append(share_row(at, FOREVER, low, high, ceiling, accuracy=score))
         if num_images <= 1000:
             time = float(config.descent_steps)
             gain = ntk.descent_gain(rate, config.descent_steps)
@@ -419,7 +423,8 @@ def late_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
     at_late = big[(big["method"] == "linearised") & (big["time"] == LATE)]
     worst = at_late["error"].max()
     name = "t = 1e4: error of the displacement / teacher's, at most"
-    out = [Claim(name, "", "", f"{worst:.1e}", len(at_late), bool(worst <= 0.01))]
+    holds = bool(worst <= 0.01) if config.num_products >= Config.num_products else None
+    out = [Claim(name, "", "", f"{worst:.1e}", len(at_late), holds)]
     limit = big[big["method"] == "limit"]
     for (num_aux, num_images), rows in limit.groupby(["num_aux", "num_images"]):
         then = at_late[(at_late["num_aux"] == num_aux) & (at_late["num_images"] == num_images)]
@@ -434,20 +439,25 @@ def late_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
 def method_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
     """Closed form and real student, by pool and number of logits."""
     late = big["time"] == LATE
-    pairs = {
-        "gradient descent": (big[big["method"] == "linearised descent"], 0.02),
-        "Adam": (big[(big["method"] == "linearised") & late], 0.03),
-    }
+    limit = big[big["method"] == "limit"]
+    known = (limit["share"] - limit["share_low"]) <= 0.01
+    comparisons = (
+        ("descent", "gradient descent", big[big["method"] == "linearised descent"], 0.02),
+        ("t = 1e4", "Adam", big[(big["method"] == "linearised") & late], 0.03),
+        ("limit", "Adam", limit[known], 0.03),
+    )
     out = []
-    for real, (closed, tolerance) in pairs.items():
+    for what, real, closed, tolerance in comparisons:
         measured = big[big["method"] == real].groupby(["num_aux", "num_images"])["accuracy"]
         predicted = closed.groupby(["num_aux", "num_images"])["accuracy"].mean()
         for (num_aux, num_images), accuracy in measured:
+            if (num_aux, num_images) not in predicted.index:
+                continue  # the limit is not known
             closed_mean = predicted[num_aux, num_images]
             # A pool that the student cannot fit in its steps has no late time to compare.
             judged = num_images <= 10_000 and config.student_steps >= 295
             holds = bool(abs(closed_mean - accuracy.mean()) <= tolerance) if judged else None
-            name = f"{num_aux} aux logits, {num_images} images: closed form and {real}"
+            name = f"{num_aux} aux logits, {num_images} images: {what} and {real}"
             here = f"{closed_mean:.3f}, real {statistics.shown(accuracy)}"
             out.append(Claim(name, "", "", here, len(accuracy), holds))
     linear = big.loc[big["method"] == "teacher, linearised outputs", "accuracy"]

@@ -48,11 +48,13 @@ def test_a_long_time_gives_the_projection_on_the_row_space(space, spectrum, case
     eigenvalues, vectors, d = spectrum
     row_space = vectors[:, eigenvalues > 1e-12 * eigenvalues.max()]
     assert 20 < row_space.shape[1] < NUM_PARAMS  # a real projection, neither all nor nothing
-    projected = row_space @ (row_space.T @ d)
+    projected = row_space.T @ d
     share = np.sum(projected**2) / (d @ d)
     assert 0.05 < share < 0.95
     low, _ = ntk.share_bounds(space, jnp.inf)
     assert float(low) == pytest.approx(share, abs=1e-6)
+    limit = displacement(space, case, ntk.limit_gain)
+    np.testing.assert_allclose(limit, row_space @ projected, atol=1e-6 * np.linalg.norm(d))
     assert float(ntk.arrived_share(space, ntk.flow_gain(1e12))) == pytest.approx(share, abs=1e-3)
 
 
