@@ -14,10 +14,11 @@ exceeds the ceiling, the part of the teacher's one-step displacement outside its
 the channel cannot see. MNIST, mean over seeds for every pool of noise and number of logits: the
 displacement at t = 10⁴ is found to 0.01 of the teacher's; the accuracy at θ⁰ + s(t) lies within
 0.02 of gradient descent's at equal steps, and both at t = 10⁴ and for t → ∞ within 0.03 of an
-Adam student's after 295 steps; the limit is judged where its two bounds are within 0.01. Expected failures, reported without criterion: the time scale (Adam needs 295 steps
-where the closed form, like gradient descent, needs t of 10⁴), a pool that Adam does not fit in
-that time (60,000 images), and the linearised outputs f(θ⁰) + J d of the teacher itself, whose
-displacement is far too large for them.
+Adam student's after 295 steps; the limit is judged where its two bounds are within 0.01. Expected
+failures, reported without criterion: the time scale (Adam needs 295 steps where the closed form,
+like gradient descent, needs t of 10⁴), a pool that Adam does not fit in that time (60,000
+images), and the linearised outputs f(θ⁰) + J d of the teacher itself, whose displacement is far
+too large for them.
 """
 
 import dataclasses
