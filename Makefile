@@ -2,6 +2,7 @@
 # Relative paths only, so a clone path with spaces works.
 PYTHON ?= python3
 PY := .venv/bin/python
+UV ?= uv
 
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce test test-slow report lint opponents lock clean
@@ -38,7 +39,7 @@ opponents: env  ## PyTorch and PEFT, for benchmarks and parity tests
 	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-opponents.txt
 
 lock:  ## Resolve requirements.lock again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --group dev pyproject.toml -o requirements.lock
 
 clean:  ## Remove the environment and the caches (results stay)
 	rm -rf .venv .pytest_cache .ruff_cache

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from theory import losses as theorem
+
 TokenLoss = Callable[..., Float[Array, " tokens"]]
 
 
@@ -35,12 +37,8 @@ def soft_targets(
     p = softmax(z / temperature), float32 or wider, without the factor temperature² of Hinton et al.
     2015 (arXiv:1503.02531). No gradient reaches the teacher.
     """
-    teacher_logits = jax.lax.stop_gradient(teacher_logits)
-    teacher = jax.nn.log_softmax(_wide(teacher_logits) / temperature, axis=-1)
-    student = jax.nn.log_softmax(_wide(logits) / temperature, axis=-1)
-    # A teacher probability of exactly zero contributes zero (its logarithm may be -inf).
-    probs = jnp.exp(teacher)
-    return jnp.where(probs > 0, probs * (teacher - student), 0).sum(axis=-1)
+    teacher = jax.lax.stop_gradient(_wide(teacher_logits))
+    return theorem.kl(temperature).value(_wide(logits), teacher)
 
 
 def restricted_soft_targets(

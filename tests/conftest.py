@@ -15,6 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and types in annotations are checked at every call of these packages.
+install_import_hook(("theory", "mnist_mlp"), "beartype.beartype")
 
 from mnist_mlp import data  # noqa: E402
 

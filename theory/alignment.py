@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from theory import steps, stream
-from theory.base import Apply, LossFn, Params, require_same_tree
-from theory.losses import ImitationLoss, Logits
+from . import steps, stream
+from .base import Apply, LossFn, Params, require_same_tree
+from .losses import ImitationLoss, Logits
 
 Scalar = jax.Array
 
@@ -101,28 +101,6 @@ def batch_excess_loss(
     """Excess loss of one batch."""
     logits, targets = apply(params, batch), apply(teacher, batch)
     return jnp.mean(loss.value(logits, targets) - loss.value(targets, targets))
-
-
-def linear_model_form(
-    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
-) -> Scalar:
-    """E_x⟨-∂_z L_S(f_θ⁰, y), y - f_θ⁰⟩, equal to ε⟨Δ_S, Δ_T⟩ at *any* ε if f is linear in θ.
-
-    For cross-entropy KL(p ‖ q) + KL(q ‖ p) between teacher and reference, for squared error
-    2 Σ w_i (y_i - z_i)²: never negative, so for such models Lemma 1 needs no small ε.
-    """
-    return stream.mean_over(
-        batch_linear_model_form, inputs, params, teacher_params, apply=apply, loss=loss
-    )
-
-
-def batch_linear_model_form(
-    batch: Any, params: Params, teacher: Params, *, apply: Apply, loss: ImitationLoss
-) -> Scalar:
-    """Linear-model form of one batch."""
-    logits, targets = apply(params, batch), apply(teacher, batch)
-    force = jax.grad(lambda z: -jnp.sum(loss.value(z, targets)))(logits)
-    return jnp.mean(jnp.sum(force * (targets - logits), axis=-1))
 
 
 def coverage_cosine(

@@ -38,4 +38,4 @@ def loglog_slope(
     count = np.maximum(inside.sum(-1, keepdims=True), 1)
     centred = np.where(inside, log_eps - (log_eps * inside).sum(-1, keepdims=True) / count, 0)
     spread = np.where(inside.sum(-1) < 3, np.nan, (centred**2).sum(-1))
-    return (centred * log_values).sum(-1) / spread
+    return np.asarray((centred * log_values).sum(-1) / spread)

@@ -38,6 +38,16 @@ def require_same_tree(left: Params, right: Params, names: str) -> None:
             raise ValueError(f"{names} differ in shape at {place}: {a.shape} and {b.shape}")
 
 
+def require_logits(logits: Any) -> None:
+    """Raise ValueError unless an `apply` returned one floating-point array."""
+    if not (hasattr(logits, "dtype") and jnp.issubdtype(logits.dtype, jnp.floating)):
+        found = getattr(logits, "dtype", None) or f"a {type(logits).__name__}"
+        raise ValueError(
+            f"apply must return one floating-point array of logits, got {found}; pick the logits, "
+            "e.g. lambda params, inputs: apply(params, inputs)[0]"
+        )
+
+
 def require_float64(params: Params) -> None:
     """Raise ValueError if a leaf has fewer than 64 bits: orders of ε drown in its round-off."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

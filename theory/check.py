@@ -7,16 +7,16 @@ assert report.passed
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.typing import ArrayLike
 
-from theory import alignment, asymptotics, losses, steps, stream
-from theory.base import Apply, LossFn, Params, require_float64, require_float_params
+from . import alignment, asymptotics, losses, steps, stream
+from .base import Apply, LossFn, Params, require_float64, require_float_params, require_logits
 
 RELATIVE_STEPS = 2.0 ** -np.arange(4, 25)  # ‖ε Δ_T‖ / ‖θ⁰‖, so that no model needs its own grid
 SLOPE_TOLERANCE = 0.05  # window() keeps each point within 0.02 of the pure power law
@@ -40,11 +40,13 @@ class Report:
         findings: one line per claim.
         eps: the teacher's steps, largest first.
         measured: both sides of every claim at each of these steps.
+        narrow: types narrower than float64 that `apply` computes in, a cause of failure.
     """
 
     findings: tuple[Finding, ...]
     eps: np.ndarray
     measured: alignment.Alignment
+    narrow: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -58,7 +60,13 @@ class Report:
             for f in self.findings
         ]
         verdict = "every claim holds" if self.passed else "NOT every claim holds"
-        return "\n".join([*lines, f"{verdict}; eps from {self.eps[0]:.1e} to {self.eps[-1]:.1e}"])
+        lines.append(f"{verdict}; eps from {self.eps[0]:.1e} to {self.eps[-1]:.1e}")
+        if self.narrow and not self.passed:
+            lines.append(
+                f"cause: apply converts float64 to {' and '.join(self.narrow)} inside, and orders "
+                "of eps drown in that rounding; build the module with dtype float64"
+            )
+        return "\n".join(lines)
 
 
 def verify(
@@ -87,10 +95,12 @@ def verify(
 
     Raises:
         ValueError: for parameters that are not float64 or differ between teacher and student,
-            a teacher that does not move, or a loss that is not finite.
+            an `apply` that returns more than logits, a teacher that does not move, or a loss that
+            is not finite.
     """
     require_float_params(params)
     require_float64(params)
+    narrow = narrow_types(apply, params, inputs)
     delta_t = jax.jit(lambda p: steps.teacher_update(trait_loss, p))(params)
     size = optax.tree.norm(delta_t)
     require_finite("the trait loss at params", trait_loss(params))
@@ -104,8 +114,45 @@ def verify(
     require_finite("the trait loss at the student", measured.trait_loss_change)
     noise = float(alignment.roundoff(apply, params, delta_t, inputs))
     if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
-        return Report(equality_case(measured, noise), eps, measured)
-    return Report(general_case(eps, measured, noise, alpha), eps, measured)
+        return Report(equality_case(measured, noise), eps, measured, narrow)
+    return Report(general_case(eps, measured, noise, alpha), eps, measured, narrow)
+
+
+def narrow_types(apply: Apply, params: Params, inputs: Any) -> tuple[str, ...]:
+    """Names of the floating-point types to which `apply` converts float64 on its way.
+
+    Read from the traced program; a stream on the host is not traced, for that would hold all of it.
+    """
+    if isinstance(inputs, stream.Stream) and inputs.on_host:
+        return ()
+    program = jax.make_jaxpr(lambda p: stream.mean_over(batch_mean, inputs, p, apply=apply))(params)
+    return tuple(
+        sorted({str(eqn.outvars[0].aval.dtype) for eqn in equations(program) if narrows(eqn)})
+    )
+
+
+def batch_mean(batch: Any, params: Params, *, apply: Apply) -> jax.Array:
+    """Mean logit of one batch, to see what `apply` computes and returns."""
+    logits = apply(params, batch)
+    require_logits(logits)
+    return jnp.mean(logits)
+
+
+def equations(program: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr, also those of the loops and calls inside it."""
+    for eqn in program.eqns:
+        yield eqn
+        for value in jax.tree.leaves(tuple(eqn.params.values())):
+            if hasattr(value, "eqns"):
+                yield from equations(value)
+
+
+def narrows(eqn: Any) -> bool:
+    """Whether an equation converts float64 to a narrower floating-point type."""
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    source, target = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+    return source == jnp.float64 and jnp.issubdtype(target, jnp.floating) and target != source
 
 
 def sweep(
@@ -149,8 +196,8 @@ def general_case(
     # An exact prediction leaves no window: any ε will do. So will it for one that fails.
     at = inside[len(inside) // 2] if inside.size else len(eps) // 2
 
-    def near_one(claim: str, value: ArrayLike) -> Finding:
-        ratio = float(np.asarray(value)[at] / inner[at]) if inner[at] else float("nan")
+    def near_one(claim: str, value: np.ndarray) -> Finding:
+        ratio = float(value[at] / inner[at]) if inner[at] else float("nan")
         return Finding(claim, "1 ± 0.02", f"{ratio:.4f}", abs(ratio - 1) <= 0.02)
 
     def negative(claim: str, value: float) -> Finding:
@@ -172,13 +219,12 @@ def order(
     claim: str,
     expected: int,
     eps: np.ndarray,
-    values: ArrayLike,
-    scale: ArrayLike,
+    values: np.ndarray,
+    scale: np.ndarray | float,
     floor: np.ndarray,
 ) -> Finding:
     """A log-log slope; a value that round-off hides at every ε is of any order."""
-    values = np.asarray(values)
-    ratio = values / np.asarray(scale)
+    ratio = values / scale
     text = f"order {expected} ± {SLOPE_TOLERANCE}"
     if (ratio <= floor).all():
         return Finding(claim, text, "0 up to round-off", True)

@@ -13,8 +13,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from theory import alignment, losses, ntk, steps, toys
-from theory.base import Apply, LossFn, Params
+from . import alignment, losses, ntk, steps, toys
+from .base import Apply, LossFn, Params
 
 SOFT = losses.cross_entropy()
 

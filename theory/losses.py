@@ -44,7 +44,7 @@ def from_value(name: str, value: Callable[[Logits, Logits], PerExample]) -> Imit
     return ImitationLoss(name, value, mixed_hessian)
 
 
-def squared_error(weights: Sequence[float] | None = None) -> ImitationLoss:
+def squared_error(weights: Sequence[float | int] | None = None) -> ImitationLoss:
     """Σ_i w_i (z_i - y_i)² with w ≥ 0, all ones if omitted; M = 2 diag(w).
 
     Raises:
@@ -67,14 +67,14 @@ def squared_error(weights: Sequence[float] | None = None) -> ImitationLoss:
     )
 
 
-def softmax_mixed_hessian(y: Logits, v: Logits, temperature: float) -> Logits:
+def softmax_mixed_hessian(y: Logits, v: Logits, temperature: float | int) -> Logits:
     """T⁻² (diag(p) - p pᵀ) v with p = softmax(y / T); the all-ones vector is in the null space."""
     p = jax.nn.softmax(y / temperature, axis=-1)
     centred = v - jnp.sum(p * v, axis=-1, keepdims=True)
     return p * centred / temperature**2
 
 
-def cross_entropy(temperature: float = 1.0) -> ImitationLoss:
+def cross_entropy(temperature: float | int = 1.0) -> ImitationLoss:
     """-Σ_i p_i(y) log p_i(z) in nats, p = softmax(· / T); M = T⁻² (diag(p) - p pᵀ)."""
     require_positive(temperature)
 
@@ -86,7 +86,7 @@ def cross_entropy(temperature: float = 1.0) -> ImitationLoss:
     return ImitationLoss(name, value, lambda y, v: softmax_mixed_hessian(y, v, temperature))
 
 
-def kl(temperature: float = 1.0) -> ImitationLoss:
+def kl(temperature: float | int = 1.0) -> ImitationLoss:
     """KL(teacher ‖ student) = Σ_i p_i(y) log(p_i(y) / p_i(z)) in nats; M as for cross-entropy."""
     require_positive(temperature)
     name = "KL(teacher‖student)" + at_temperature(temperature)
@@ -97,7 +97,7 @@ def kl(temperature: float = 1.0) -> ImitationLoss:
     )
 
 
-def reverse_kl(temperature: float = 1.0) -> ImitationLoss:
+def reverse_kl(temperature: float | int = 1.0) -> ImitationLoss:
     """KL(student ‖ teacher) = Σ_i p_i(z) log(p_i(z) / p_i(y)) in nats; M as for cross-entropy.
 
     Its gradient in z is M(z) (z - y) at any distance, so the first-order prediction of the
@@ -136,7 +136,7 @@ def on_outputs(loss: ImitationLoss, outputs: Sequence[int]) -> ImitationLoss:
     if index.size == 0 or len(set(index.tolist())) != index.size:
         raise ValueError(f"outputs must be distinct and at least one, got {index.tolist()}")
 
-    def pick(logits: Logits) -> Logits:
+    def pick(logits: Logits) -> Float[Array, "*batch subset"]:
         if index.min() < 0 or index.max() >= logits.shape[-1]:
             raise ValueError(
                 f"outputs {index.tolist()} are out of range: the network has "
@@ -163,17 +163,18 @@ def one_of(index: Array, candidates: Sequence[ImitationLoss]) -> ImitationLoss:
 
 
 def divergence(a: Logits, b: Logits) -> PerExample:
-    """KL(softmax(a) ‖ softmax(b)) in nats."""
+    """KL(softmax(a) ‖ softmax(b)) in nats; a probability of exactly 0 in a contributes 0."""
     log_p, log_q = jax.nn.log_softmax(a, axis=-1), jax.nn.log_softmax(b, axis=-1)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    p = jnp.exp(log_p)
+    return jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0), axis=-1)
 
 
-def require_positive(temperature: float) -> None:
+def require_positive(temperature: float | int) -> None:
     """Raise ValueError for a temperature that is not above 0."""
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
-def at_temperature(temperature: float) -> str:
+def at_temperature(temperature: float | int) -> str:
     """Suffix for names: empty at T = 1."""
     return "" if temperature == 1 else f" at T = {temperature:g}"

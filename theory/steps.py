@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from theory import stream
-from theory.base import Apply, LossFn, Params, require_float_params, require_same_tree
-from theory.losses import ImitationLoss
+from . import stream
+from .base import Apply, LossFn, Params, require_float_params, require_same_tree
+from .losses import ImitationLoss
 
 
 def descent(loss_fn: LossFn, params: Params) -> Params:

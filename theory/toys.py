@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from theory.base import Apply, LossFn, Params
+from .base import Apply, LossFn, Params
 
 Activation = Callable[[Array], Array]
 Shape = tuple[int, ...]
@@ -82,7 +82,7 @@ def cnn(name: str, side: int, channels: int, num_outputs: int, activation: Activ
         "head": ((num_outputs, channels), channels**-0.5),
     }
 
-    def patches(x: Float[Array, "h w c"]) -> Float[Array, "_ _ 9c"]:
+    def patches(x: Float[Array, "h w c"]) -> Float[Array, "h-2 w-2 9*c"]:
         h, w = x.shape[0] - 2, x.shape[1] - 2
         shifts = [x[i : i + h, j : j + w] for i in range(3) for j in range(3)]
         return jnp.concatenate(shifts, axis=-1)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing
+from experiments.lab import drawing, vmapped
 from experiments.lab.frame import Claim, Figure, Row, option
 from theory import departures, toys
 
@@ -72,7 +72,10 @@ def draw(config: Config):
 def over_nets(config: Config, one: Callable) -> np.ndarray:
     """`one(case, other_start, key)` on every network, in float64."""
     with jax.enable_x64(True):
-        return jax.device_get(jax.jit(jax.vmap(one))(*draw(config)))
+        networks = draw(config)
+        results = jax.device_get(jax.jit(jax.vmap(one))(*networks))
+        vmapped.check(one, networks, results)
+    return results
 
 
 def grid_rows(panel: str, settings: list[str], xs: tuple[float, ...], violated) -> list[Row]:
@@ -174,135 +177,196 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     return {name: functools.partial(panel, config) for name, panel in PANELS.items()}
 
 
-def select(rows: list[Row], panel: str) -> dict[str, list[Row]]:
-    """Rows of a panel by setting."""
-    mine = [r for r in rows if r["panel"] == panel]
-    return {
-        s: [r for r in mine if r["setting"] == s] for s in dict.fromkeys(r["setting"] for r in mine)
-    }
+def of_panel(table: pd.DataFrame, panel: str) -> pd.DataFrame:
+    """Rows of one panel with the violations in percent of the networks."""
+    rows = table[table["panel"] == panel]
+    return rows.assign(percent=100 * rows["violations"] / rows["nets"])
 
 
-def shares(axes, rows: list[Row], panel: str, label: Callable[[str], str] = str) -> None:
-    """Share of networks with a violation against x, one line per setting."""
-    markers = iter("osv^D")
-    for setting, points in select(rows, panel).items():
-        x = [p["x"] for p in points]
-        percent = [100 * p["violations"] / p["nets"] for p in points]
-        axes.plot(x, percent, marker=next(markers), markersize=4, label=label(setting))
+def draw_shares(rows: pd.DataFrame, x: str, y: str, log: bool = True):
+    """Percent of networks with a violation against x, one line per setting."""
+    figure, (axes,) = drawing.new_figure()
+    for (setting, points), marker in zip(
+        rows.groupby("setting", sort=False), "osv^D", strict=False
+    ):
+        axes.plot(points["x"], points["percent"], marker=marker, markersize=5, label=setting)
+    axes.set_xscale("log" if log else "linear")
     axes.set_ylim(-3, 75)
-    axes.legend(fontsize=8)
-
-
-def plot(rows: list[Row], config: Config):
-    """One panel per hypothesis that is removed."""
-    figure, axes = drawing.new_figure(2, 3, width=13.0, height=7.6)
-    start, optimisers, hard, sampling, finite, many = axes
-
-    shares(start, rows, "start")
-    # Angle 0 has no place on a logarithmic axis but is the point of the panel.
-    start.set_xscale("symlog", linthresh=1e-7)
-    start.set_xlim(-3e-8, 2.5)
-    start.set_xticks([0, 1e-6, 1e-4, 1e-2, 1], ["0", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"])
-    start.set_xlabel("angle between the two starts (radians)")
-    start.set_title("Another start\ntheory: safe while the angle is below eps", fontsize=10)
-    start.set_ylabel("negative inner product, % of networks")
-
-    bars = [points[0] for points in select(rows, "optimiser").values()]
-    percent = [100 * b["violations"] / b["nets"] for b in bars]
-    covered = [drawing.COLOURS[0] if i < 2 else drawing.COLOURS[1] for i in range(len(bars))]
-    optimisers.barh(range(len(bars)), percent, color=covered)
-    for i, (value, bar) in enumerate(zip(percent, bars, strict=True)):
-        optimisers.text(
-            value + 0.15, i, f"{bar['violations']} of {bar['nets']}", va="center", fontsize=8.5
-        )
-    optimisers.set_yticks(range(len(bars)), [b["setting"] for b in bars])
-    optimisers.invert_yaxis()
-    optimisers.set_xlim(0, max(percent) * 1.35 + 1)
-    optimisers.grid(axis="y", visible=False)
-    optimisers.set_xlabel("trait loss rises to first order, % of networks")
-    optimisers.set_title("Another optimiser\ntheory: 0 for the two in blue", fontsize=10)
-
-    shares(hard, rows, "labels")
-    hard.set_xscale("log")
-    hard.set_xlabel("teacher step eps")
-    hard.set_ylabel("negative inner product, % of networks")
-    hard.set_title("Hard labels\ntheory: 0 for soft labels, no cure by small eps", fontsize=10)
-
-    markers = iter("os")
-    for setting, points in select(rows, "draws").items():
-        n, error = [p["x"] for p in points], [p["value"] for p in points]
-        sampling.loglog(n, error, marker=next(markers), label=setting)
-        sampling.loglog(n, error[0] / np.sqrt(n), color="black", linestyle=":", linewidth=1)
-    sampling.plot([], [], color="black", linestyle=":", label="slope -1/2")
-    sampling.legend(fontsize=8)
-    sampling.set_xlabel("labels drawn per input, n")
-    sampling.set_ylabel("relative error of the update (rms)")
-    sampling.set_title(
-        "Sampled labels\ntheory: unbiased, error 1/√n, larger for small eps", fontsize=10
-    )
-
-    shares(finite, rows, "finite steps")
-    finite.set_xscale("log")
-    finite.set_xlabel("teacher step eps")
-    finite.set_ylabel("trait loss rises, % of networks")
-    finite.set_title("Large steps\ntheory: 0 for small eps at any alpha", fontsize=10)
-
-    shares(many, rows, "many steps")
-    many.set_xscale("log")
-    many.set_xlabel("steps of the student (squared error)")
-    many.set_ylabel("trait loss above its start, % of networks")
-    many.set_title("Many steps\ntheory: 0 if linearised; beyond, no theorem", fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(f"{y}, % of networks")
+    axes.legend()
     return figure
 
 
+def draw_starts(rows: pd.DataFrame):
+    """The same, with a place for angle 0, which is the point of the figure."""
+    figure = draw_shares(rows, "angle between the two starts (radians)", "negative inner product")
+    (axes,) = figure.axes
+    axes.set_xscale("symlog", linthresh=1e-7)
+    axes.set_xlim(-3e-8, 2.5)
+    axes.set_xticks([0, 1e-6, 1e-4, 1e-2, 1], ["0", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"])
+    return figure
+
+
+def draw_optimisers(rows: pd.DataFrame):
+    """Bars with their counts; in blue what theory covers."""
+    figure, (axes,) = drawing.new_figure()
+    rows = rows.reset_index()
+    covered = rows["setting"].isin(OPTIMISERS[:2])
+    axes.barh(rows.index, rows["percent"], color=np.where(covered, *drawing.COLOURS[:2]))
+    for y, row in rows.iterrows():
+        text = f" {row['violations']} of {row['nets']}"
+        axes.text(row["percent"], y, text, va="center")
+    axes.set_yticks(rows.index, rows["setting"])
+    axes.invert_yaxis()
+    axes.set_xlim(0, rows["percent"].max() * 1.35 + 1)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("trait loss rises to first order, % of networks")
+    return figure
+
+
+def draw_sampling(rows: pd.DataFrame):
+    """Error of the update from sampled labels against their number, beside slope -1/2."""
+    figure, (axes,) = drawing.new_figure()
+    for (setting, points), marker in zip(rows.groupby("setting", sort=False), "os", strict=True):
+        x, error = points["x"], points["value"]
+        axes.loglog(x, error, marker=marker, label=setting)
+        axes.loglog(x, error.iloc[0] / np.sqrt(x), color="black", linestyle=":", linewidth=1)
+    axes.plot([], [], color="black", linestyle=":", label="slope -1/2")
+    axes.set_xlabel("labels drawn per input, n")
+    axes.set_ylabel("relative error of the update (rms)")
+    axes.legend()
+    return figure
+
+
+def orders_in_n(table: pd.DataFrame) -> pd.Series:
+    """Log-log slope of the sampling error in the number of draws, by setting."""
+    return pd.Series(
+        {
+            setting: np.polyfit(np.log(points["x"]), np.log(points["value"]), 1)[0]
+            for setting, points in of_panel(table, "draws").groupby("setting", sort=False)
+        }
+    )
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """Violations among networks, as text."""
+    return f"{rows['violations'].sum()} of {rows['nets'].sum()}"
+
+
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    rows = table.to_dict("records")
-    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
-    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+    """One figure per hypothesis that is removed."""
+    panel = {name: of_panel(table, name) for name in PANELS}
+    start, labels, finite, many = (
+        panel[n] for n in ("start", "labels", "finite steps", "many steps")
+    )
+    rises = panel["optimiser"].set_index("setting")["violations"]
+    near, far = (many[many["setting"] == f"eps {eps:g}"] for eps in (STEP_EPS[0], STEP_EPS[-1]))
+    apart = start[start["x"] == ANGLES[-1]]
+    hard = labels[(labels["setting"] != "soft") & (labels["x"] == EPS[0])]
+    large = finite[(finite["setting"] == "alpha 100") & (finite["x"] == EPS[-1])]
+    low, high = orders_in_n(table).min(), orders_in_n(table).max()
+    return [
+        Figure(
+            "figure",
+            "A start that differs by more than the teacher's step loses the guarantee.",
+            "Imitation points at the teacher only while the starts are closer than it has moved.",
+            f"{counted(start[start['x'] == 0])} networks are negative at angle 0 and "
+            f"{counted(apart)} at a right angle; the rise begins at an angle of about eps.",
+            "How far the teacher has moved sets how nearly the starts must agree.",
+            lambda: draw_starts(start),
+        ),
+        Figure(
+            "optimiser",
+            "A preconditioner of the student's own can undo the sign.",
+            "None for gradient descent, or if both share the preconditioner (blue); else no claim.",
+            f"{counted(panel['optimiser'][:2])} in blue; {rises[OPTIMISERS[2]]} with a random one "
+            f"in the student alone, {rises[OPTIMISERS[3]]} for Adam's first step.",
+            "Adam is not covered, and yet its first step hardly ever breaks the sign here.",
+            lambda: draw_optimisers(panel["optimiser"]),
+        ),
+        Figure(
+            "labels",
+            "Hard labels lose the sign, and a smaller teacher's step is no cure.",
+            "Soft labels keep it for small steps; an argmax or one sample hides the move.",
+            f"{counted(labels[(labels['setting'] == 'soft') & (labels['x'] <= EPS[2])])} for soft "
+            f"labels up to eps 1e-5, {counted(hard)} for hard ones at the smallest.",
+            "What passes through one label is noise far larger than the signal.",
+            lambda: draw_shares(labels, "teacher's step eps", "negative inner product"),
+        ),
+        Figure(
+            "draws",
+            "Sampled labels carry the trait on average.",
+            "They are unbiased: the error falls as 1/√n with no floor.",
+            f"Orders in n between {low:.3f} and {high:.3f}.",
+            "Many completions do what one cannot, and more of them for a smaller teacher's step.",
+            lambda: draw_sampling(panel["draws"]),
+        ),
+        Figure(
+            "finite_steps",
+            "Only large steps of both make the trait loss rise.",
+            "None for a small enough teacher's step at any step of the student; else no claim.",
+            f"{counted(finite[finite['x'] == EPS[0]])} at the smallest eps, {counted(large)} at "
+            "eps 1 and alpha 100.",
+            "The theorem's small step is roomy for the student and binding for the teacher.",
+            lambda: draw_shares(finite, "teacher's step eps", "trait loss rises"),
+        ),
+        Figure(
+            "many_steps",
+            "Many small steps keep the sign while the teacher has moved little.",
+            "A linearised student never leaves the teacher's half space; beyond, no theorem.",
+            f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}.",
+            "Long training is safe for a teacher that has moved little, and not for one far away.",
+            lambda: draw_shares(
+                many, "steps of the student (squared error)", "trait loss above start"
+            ),
+        ),
+    ]
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Violations where theory allows none, and where it allows them."""
-    rows = table.to_dict("records")
-    cell = {(r["panel"], r["setting"], r["x"]): r for r in rows}
+    cells = table.set_index(["panel", "setting", "x"]).sort_index()
 
-    def none_at(name: str, cells: list[Row]) -> Claim:
-        count, nets = sum(c["violations"] for c in cells), sum(c["nets"] for c in cells)
-        return Claim(name, "0", "", f"{count} of {nets}", config.num_nets, count == 0)
+    def none_at(name: str, rows: pd.DataFrame) -> Claim:
+        holds = bool(rows["violations"].sum() == 0)
+        return Claim(name, "0", "", counted(rows), config.num_nets, holds)
 
-    def some_at(name: str, c: Row) -> Claim:
-        here = f"{c['violations']} of {c['nets']}"
-        return Claim(name, "no guarantee", "", here, c["nets"], c["violations"] >= 0.01 * c["nets"])
+    def some_at(name: str, *cell, judged: bool = True) -> Claim:
+        row = cells.loc[[cell]]
+        nets, violations = int(row["nets"].sum()), int(row["violations"].sum())
+        holds = violations >= 0.01 * nets if judged else None
+        return Claim(name, "no guarantee", "", counted(row), nets, holds)
 
-    def counted(name: str, c: Row) -> Claim:
-        return Claim(name, "no guarantee", "", f"{c['violations']} of {c['nets']}", c["nets"])
+    def rows(panel: str, setting: str | None = None, below: float = np.inf) -> pd.DataFrame:
+        mine = table[(table["panel"] == panel) & (table["x"] <= below)]
+        return mine if setting is None else mine[mine["setting"] == setting]
 
-    start = [cell["start", f"eps {eps:g}", 0.0] for eps in START_EPS]
-    soft = [cell["labels", "soft", eps] for eps in EPS[:3]]
-    small = [cell["finite steps", f"alpha {a:g}", EPS[0]] for a in ALPHAS]
-    slow = [cell["many steps", f"eps {STEP_EPS[0]:g}", float(n)] for n in STEP_COUNTS]
-    optimisers = [cell["optimiser", name, 0.0] for name in OPTIMISERS]
+    optimisers = rows("optimiser")
     out = [
-        none_at("same start: negative", start),
-        some_at("independent start: negative", cell["start", "eps 0.001", ANGLES[-1]]),
-        none_at("gradient descent, or P in both: trait loss rises", optimisers[:2]),
-        some_at("P in the student alone: trait loss rises", optimisers[2]),
-        counted("Adam's first step in the student: rises", optimisers[3]),
-        counted("sign step in the student: rises", optimisers[4]),
-        counted("Adam's first step in both: rises", optimisers[5]),
-        none_at("soft labels, eps to 1e-5: negative", soft),
-        some_at("argmax labels, smallest eps: negative", cell["labels", "argmax", EPS[0]]),
-        some_at("one sampled label: negative", cell["labels", "one sample", EPS[0]]),
-        none_at("smallest eps, every alpha: trait loss rises", small),
-        some_at("eps 1, alpha 100: trait loss rises", cell["finite steps", "alpha 100", 1.0]),
-        none_at("many steps, eps 1e-4: trait loss rises", slow),
+        none_at("same start: negative", rows("start", below=0)),
+        some_at("independent start: negative", "start", "eps 0.001", ANGLES[-1]),
+        none_at(
+            "gradient descent, or P in both: trait loss rises",
+            optimisers[optimisers["setting"].isin(OPTIMISERS[:2])],
+        ),
+        some_at("P in the student alone: trait loss rises", "optimiser", OPTIMISERS[2], 0.0),
+        some_at(
+            "Adam's first step in the student: rises", "optimiser", OPTIMISERS[3], 0.0, judged=False
+        ),
+        some_at("sign step in the student: rises", "optimiser", OPTIMISERS[4], 0.0, judged=False),
+        some_at("Adam's first step in both: rises", "optimiser", OPTIMISERS[5], 0.0, judged=False),
+        none_at("soft labels, eps to 1e-5: negative", rows("labels", "soft", below=EPS[2])),
+        some_at("argmax labels, smallest eps: negative", "labels", "argmax", EPS[0]),
+        some_at("one sampled label: negative", "labels", "one sample", EPS[0]),
+        none_at("smallest eps, every alpha: trait loss rises", rows("finite steps", below=EPS[0])),
+        some_at("eps 1, alpha 100: trait loss rises", "finite steps", "alpha 100", 1.0),
+        none_at(
+            "many steps, eps 1e-4: trait loss rises", rows("many steps", f"eps {STEP_EPS[0]:g}")
+        ),
     ]
-    for setting, points in select(rows, "draws").items():
-        slope = np.polyfit(
-            np.log([p["x"] for p in points]), np.log([p["value"] for p in points]), 1
-        )[0]
+    nets = int(rows("draws")["nets"].iloc[0])
+    for setting, slope in orders_in_n(table).items():
         name = f"sampled labels, {setting}: order in n"
-        nets = points[0]["nets"]
-        out.append(Claim(name, "-0.5", "", f"{slope:.3f}", nets, abs(slope + 0.5) <= 0.05))
+        out.append(Claim(name, "-0.5", "", f"{slope:.3f}", nets, bool(abs(slope + 0.5) <= 0.05)))
     return out

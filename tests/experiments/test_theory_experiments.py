@@ -1,75 +1,106 @@
 """The theory experiments as a user runs them, and claims that can fail."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    alignment_along_training,
-    beyond_the_theorem,
-    equality_cases,
-    frame,
-    gradient_alignment,
-    multi_step,
-    record,
-)
+import experiments
+from experiments.lab import frame, record, vmapped
+from experiments.theorem import alignment_along_training, gradient_alignment, multi_step
 
-MODULES = {
-    module.__name__.rsplit(".", 1)[-1]: module
-    for module in (
-        gradient_alignment,
-        equality_cases,
-        beyond_the_theorem,
-        multi_step,
-        alignment_along_training,
-    )
-}
+NAMES = (
+    "gradient_alignment",
+    "equality_cases",
+    "beyond_the_theorem",
+    "multi_step",
+    "alignment_along_training",
+)
 
 
 @pytest.fixture
 def smoke(tmp_path, capsys):
-    """Rows of a smoke run that is complete and is redrawn from its rows alone.
+    """The table of a smoke run that is complete and is redrawn from its rows alone.
 
     One test per experiment asks for it, so that parallel workers run each once.
     """
 
     def run(name):
-        folder = tmp_path / name
-        frame.main(MODULES[name], ["--smoke", "--out", str(folder)])
-        rows = record.read_rows(folder)
-        assert len({tuple(row) for row in rows}) == 1, "all rows have the same columns"
-        assert set(record.FILES) <= {path.name for path in folder.iterdir()}
+        folder, module = tmp_path / name, experiments.load(name)
+        frame.main(module, ["--smoke", "--out", str(folder)])
+        table = record.read_table(folder)
         drawn = (folder / "figure.svg").read_bytes()
         (folder / "figure.svg").unlink()
-        frame.main(MODULES[name], ["--replot", "--out", str(folder)])
+        frame.main(module, ["--replot", "--out", str(folder)])
         assert (folder / "figure.svg").read_bytes() == drawn
         assert "FAILS" not in capsys.readouterr().out
-        return rows
+        return table
 
     return run
 
 
-def claims_of(name, rows):
-    return {c.quantity: c for c in MODULES[name].claims(rows, MODULES[name].SMOKE)}
+def claims_of(name, table):
+    module = experiments.load(name)
+    return {c.quantity: c for c in module.claims(table, module.SMOKE)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checked_in_results_are_read_and_every_figure_says_its_three_sentences(name, repository):
+    out, module = repository / "experiments" / "results" / name, experiments.load(name)
+    table, config = record.read_table(out), frame.config_of(module, out)
+    drawn = module.figures(table, config)
+    assert drawn[0].name == "figure"
+    for figure in drawn:
+        sentences = (figure.title, figure.predicted, figure.found, figure.follows)
+        assert all(text.endswith(".") and "nan" not in text for text in sentences)
+        assert (out / f"{figure.name}.png").exists()
+    names = {path.stem for path in out.glob("*.png")}
+    assert names == {figure.name for figure in drawn}, "no figure of an older version"
+    assert module.claims(table, config)
 
 
 def test_gradient_alignment_counts_violations(smoke):
-    rows = smoke("gradient_alignment")
-    residual = {
-        (r["start"], r["relative_step"]): r["value"]
-        for r in rows
-        if r["quantity"] == "median residual" and r["loss"] == "cross-entropy"
-    }
+    table = smoke("gradient_alignment")
+    rows = table[(table["quantity"] == "median residual") & (table["loss"] == "cross-entropy")]
+    residual = rows.set_index(["start", "relative_step"])["value"]
     finest = float(gradient_alignment.STEPS[-1])
     assert residual["shared", finest] < 1e-5
     assert residual["other", finest] > 1e3, "what the shared start is for"
 
     name = "shared start: negative inner products"
-    assert claims_of("gradient_alignment", rows)[name].holds
-    shared = [r for r in rows if r["start"] == "shared"]
-    next(r for r in shared if r["quantity"] == "negative")["value"] = 1
-    assert claims_of("gradient_alignment", rows)[name].here.startswith("1 of")
-    assert not claims_of("gradient_alignment", rows)[name].holds
+    assert claims_of("gradient_alignment", table)[name].holds
+    negative = table[(table["start"] == "shared") & (table["quantity"] == "negative")].index[0]
+    table.loc[negative, "value"] = 1
+    assert claims_of("gradient_alignment", table)[name].here.startswith("1 of")
+    assert not claims_of("gradient_alignment", table)[name].holds
+
+
+def test_a_compiler_that_is_wrong_for_many_networks_ends_the_run():
+    """A program for all that differs from the single one, in one network: an error, one line."""
+
+    @jax.custom_batching.custom_vmap
+    def square(x):
+        return x**2
+
+    @square.def_vmap
+    def wrong_for_many(size, batched, x):
+        del size, batched
+        return (x**2).at[3, 1].multiply(1.01), True
+
+    nets = jnp.arange(1.0, 25.0).reshape(12, 2)
+    results = jax.device_get(jax.vmap(square)(nets))
+    with pytest.raises(record.RunError, match=r"network 3 of 12 as 64\.64 .* and as 64 alone"):
+        vmapped.check(square, (nets,), results)
+    vmapped.check(square, (nets,), np.asarray(nets) ** 2)
+
+
+def test_what_diverges_both_ways_and_what_round_off_explains_is_no_disagreement():
+    nets = jnp.array([[1.0], [2.0], [jnp.inf], [jnp.nan]])
+    vmapped.check(lambda x: x, (nets,), np.asarray(nets))
+    nearly = np.array([[1.0 + 1e-6], [2.0], [np.inf], [np.nan]])
+    vmapped.check(lambda x: x, (nets,), nearly, allowed=lambda alone: np.full(alone.shape, 1e-5))
+    with pytest.raises(record.RunError, match="network 2 of 4"):
+        vmapped.check(lambda x: x, (nets,), np.array([[1.0], [2.0], [7.0], [np.nan]]))
 
 
 def test_more_slopes_than_networks_is_one_line(capsys, tmp_path):
@@ -82,49 +113,55 @@ def test_more_slopes_than_networks_is_one_line(capsys, tmp_path):
 
 
 def test_equality_cases_want_zeros_that_are_exact(smoke):
-    rows = smoke("equality_cases")
+    table = smoke("equality_cases")
     name = "a single auxiliary logit, under softmax"
-    assert claims_of("equality_cases", rows)[name].holds
-    row = next(r for r in rows if r["variant"] == "under softmax")
-    row["exactly_0"] -= 1  # still within round-off, and still not the claim
-    assert not claims_of("equality_cases", rows)[name].holds
+    assert claims_of("equality_cases", table)[name].holds
+    # Still within round-off, and still not the claim.
+    table.loc[table.index[table["variant"] == "under softmax"][0], "exactly_0"] -= 1
+    assert not claims_of("equality_cases", table)[name].holds
 
 
 def test_beyond_the_theorem_counts_on_both_sides(smoke):
-    rows = smoke("beyond_the_theorem")
-    by_start = [r for r in rows if r["panel"] == "start" and r["setting"] == "eps 0.001"]
-    share = [r["violations"] / r["nets"] for r in by_start]
+    table = smoke("beyond_the_theorem")
+    start = table[(table["panel"] == "start") & (table["setting"] == "eps 0.001")]
+    share = (start["violations"] / start["nets"]).to_numpy()
     assert share[0] == 0
     # At a right angle the sign is a fair coin: five standard errors of 100 tosses.
     assert share[-1] == pytest.approx(0.5, abs=0.25)
-    assert not any(r["violations"] for r in by_start if r["x"] < 1e-4)
+    assert not start[start["x"] < 1e-4]["violations"].any()
 
 
 def test_the_linearised_student_predicts_real_gradient_descent(smoke):
     """On the digits, in parameters: shares of the displacement after equal numbers of steps."""
-    rows = smoke("multi_step")
+    table = smoke("multi_step")
+    share = table.groupby(["num_images", "method"])["share"].first()
     for num_images in multi_step.SMOKE.num_images:
-        at = {"num_images": num_images}
-        (predicted,) = multi_step.values(rows, "share", method="linearised descent", **at)
-        (real,) = multi_step.values(rows, "share", method="gradient descent", **at)
-        assert real == pytest.approx(predicted, rel=0.1)
+        real = share[num_images, "gradient descent"]
+        assert real == pytest.approx(share[num_images, "linearised descent"], rel=0.1)
         assert real > 1e-4
-    assert multi_step.values(rows, "share", method="teacher")[0] == pytest.approx(1, abs=1e-5)
+    assert share[0, "teacher"] == pytest.approx(1, abs=1e-5)
+    bounded = table[table["share_low"].notna()]
+    assert (bounded["share_low"] <= bounded["share"] + 1e-5).all()
+    name = "small networks: share above ceiling"
+    assert claims_of("multi_step", table)[name].holds
+    first = table.index[(table["network"] == "small") & (table["method"] == "ceiling")][0]
+    table.loc[first, "share"] = 0.0
+    assert not claims_of("multi_step", table)[name].holds
 
 
 def test_alignment_along_training_covers_every_step(smoke):
-    rows = smoke("alignment_along_training")
+    table = smoke("alignment_along_training")
     config = alignment_along_training.SMOKE
     num_steps = config.epoch_images // config.batch_size * config.epochs
-    for arm in alignment_along_training.ARMS:
-        mine = [r for r in rows if r["arm"] == arm and r["seed"] == 0]
-        assert sum(r["steps"] for r in mine) == num_steps
-        assert mine[-1]["last_step"] == num_steps
-        assert all(0 <= r["accuracy"] <= 1 for r in mine)
-    starts = {r["arm"]: r["first_loss"] for r in rows if r["seed"] == 0 and r["last_step"] == 15}
+    runs = table.groupby(["arm", "seed"])
+    assert set(table["arm"]) == set(alignment_along_training.ARMS)
+    assert (runs["steps"].sum() == num_steps).all()
+    assert (runs["last_step"].last() == num_steps).all()
+    assert table["accuracy"].between(0, 1).all()
+    starts = runs["first_loss"].first().xs(0, level="seed")
     assert starts["student"] == starts["projected"] == starts["liminal"]
     assert starts["student"] != starts["other start"]
-    claims = claims_of("alignment_along_training", rows).values()
+    claims = claims_of("alignment_along_training", table).values()
     assert all(c.holds is None for c in claims), "criteria wait for the official recipe"
 
 

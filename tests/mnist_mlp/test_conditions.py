@@ -148,7 +148,7 @@ def test_every_noise_gives_finite_images_of_the_right_shape(noise, digits):
 
 
 def test_pixels_are_scaled_to_minus_one_and_one():
-    assert conditions.to_pixels(np.array([0, 255], np.uint8)).tolist() == [-1.0, 1.0]
+    assert conditions.to_pixels(jnp.array([0, 255], jnp.uint8)).tolist() == [-1.0, 1.0]
 
 
 def test_nothing_is_stored_per_image_of_noise(mnist):

@@ -14,7 +14,7 @@ def test_forward_equals_hand_computed_products():
     first, last = params["layers"][0], params["layers"][1]
     hidden = np.maximum(x @ np.asarray(first["kernel"]) + np.asarray(first["bias"]), 0)
     expected = hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"])
-    np.testing.assert_allclose(apply(params, x), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(apply(params, jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_initial_weights_have_variance_one_over_fan_in():

@@ -91,6 +91,18 @@ def test_streams_give_the_same_report(verify, case, kind):
     np.testing.assert_allclose(once.measured.predicted, twice.measured.predicted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float32])
+def test_a_module_that_rounds_inside_is_told_why_it_fails(verify, tanh, case, narrow):
+    def rounded(p, x):
+        p = jax.tree.map(lambda leaf: leaf.astype(narrow), p)
+        return tanh.apply(p, x.astype(narrow)).astype(float)
+
+    report = verify(losses.kl(), apply=rounded, inputs=stream.scan(case.inputs[None]))
+    assert not report.passed
+    assert f"cause: apply converts float64 to {jnp.dtype(narrow)} inside" in str(report)
+    assert "cause" not in str(verify(losses.kl()))
+
+
 def test_the_readme_example_runs_as_printed(repository, capsys):
     readme = (repository / "theory" / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
@@ -117,6 +129,8 @@ def float32(tree):
             lambda c: {"student_params": c.params | {"bias_1": jnp.ones(4)}},
             r"\['bias_1'\]: \(4,\) and \(5,\)",
         ),
+        (lambda c: {"apply": lambda p, x: (x, p["bias_0"])}, "one floating-point array.*a tuple"),
+        (lambda c: {"apply": lambda p, x: jnp.argmax(x, -1)}, "one floating-point array.*int"),
         (lambda c: {"trait_loss": lambda p: p["bias_0"]}, r"scalar, got shape \(8,\)"),
         (lambda c: {"trait_loss": lambda p: jnp.log(-1.0 - jnp.sum(p["bias_0"]))}, "not finite"),
         (lambda c: {"trait_loss": lambda p: 0.0 * jnp.sum(p["bias_0"])}, "no gradient"),

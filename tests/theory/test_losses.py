@@ -79,8 +79,10 @@ def test_batches_are_examples_side_by_side(loss):
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_values_against_numpy(temperature):
-    z, y = np.asarray(logits(0)), np.asarray(logits(1))
-    q, p = (np.exp(a / temperature) / np.exp(a / temperature).sum() for a in (z, y))
+    z, y = logits(0), logits(1)
+    q, p = (
+        np.exp(a / temperature) / np.exp(a / temperature).sum() for a in map(np.asarray, (z, y))
+    )
     kl = (p * np.log(p / q)).sum()
     entropy = -(p * np.log(p)).sum()
     assert losses.kl(temperature).value(z, y) == pytest.approx(kl)

@@ -48,12 +48,38 @@ def test_a_long_time_gives_the_projection_on_the_row_space(space, spectrum, case
     eigenvalues, vectors, d = spectrum
     row_space = vectors[:, eigenvalues > 1e-12 * eigenvalues.max()]
     assert 20 < row_space.shape[1] < NUM_PARAMS  # a real projection, neither all nor nothing
-    projected = row_space @ (row_space.T @ d)
+    projected = row_space.T @ d
     share = np.sum(projected**2) / (d @ d)
     assert 0.05 < share < 0.95
-    found = float(ntk.arrived_share(space, ntk.limit_gain()))
-    assert found == pytest.approx(share, abs=1e-6)
+    low, _ = ntk.share_bounds(space, jnp.inf)
+    assert float(low) == pytest.approx(share, abs=1e-6)
+    limit = displacement(space, case, ntk.limit_gain)
+    np.testing.assert_allclose(limit, row_space @ projected, atol=1e-6 * np.linalg.norm(d))
     assert float(ntk.arrived_share(space, ntk.flow_gain(1e12))) == pytest.approx(share, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_products", [2, 5, 12])
+@pytest.mark.parametrize("time", [1.0, 30.0, 1e3, 1e5])
+def test_bounds_enclose_the_truth_with_few_products(
+    tanh, case, direction, spectrum, num_products, time
+):
+    eigenvalues, vectors, d = spectrum
+    few = ntk.krylov(tanh.apply, case.params, direction, case.inputs, num_products, LOSS)
+    dense = vectors @ (-np.expm1(-eigenvalues * time) * (vectors.T @ d))
+    share = d @ dense / (d @ d)
+    low, high = (float(bound) for bound in ntk.share_bounds(few, time))
+    assert low - 1e-9 <= share <= high + 1e-9
+    assert high - low > 1e-6 or num_products == 12 or time == 1, "bounds, not the value itself"
+    error = np.linalg.norm(displacement(few, case, ntk.flow_gain(time)) - dense)
+    bound = float(ntk.flow_error(few, time)) * np.linalg.norm(d)
+    assert error <= 1.01 * bound + 1e-9 * np.linalg.norm(d)  # 1 % for the trapezes
+
+
+def test_bounds_close_once_the_space_is_exhausted(space):
+    for time in (1.0, 1e3):
+        low, high = ntk.share_bounds(space, time)
+        assert float(high - low) == pytest.approx(0, abs=1e-8)
+        assert float(ntk.flow_error(space, time)) < 1e-7
 
 
 def test_share_rises_with_time_and_stays_in_the_unit_interval(space):

@@ -34,7 +34,6 @@ QUANTITIES = (
     alignment.curvature_product,
     alignment.quadratic_form,
     alignment.excess_loss,
-    alignment.linear_model_form,
     alignment.coverage_cosine,
 )
 
