@@ -118,4 +118,4 @@ def main(argv: Sequence[str]) -> None:
         record.write_atomically(folder / "report.html", build(folder))
     except (ValueError, OSError) as error:
         cli.fail("report", str(error))
-    print(f"report: {folder}/report.html")
+    print(f"the report is {folder}/report.html; open it in a browser")
