@@ -47,7 +47,11 @@ VIEWS = (
         "x",
         "value",
         "setting",
-        ("angle between the starts (radians)", "networks with a negative inner product", "teacher's step"),
+        (
+            "angle between the starts (radians)",
+            "networks with a negative inner product",
+            "teacher's step",
+        ),
         "The theorem gives the sign for one start. With two, the guarantee lasts while they lie "
         "closer than the teacher's step; beyond that, half of the networks turn the wrong way.",
     ),

@@ -66,7 +66,9 @@ def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
         "summary": (module.__doc__ or "").splitlines()[0],
         "figures": [(f, picture(out / f"{f.name}.svg")) for f in figures],
         "claims": claims,
-        "columns": [key for key in ("paper", "replication") if any(getattr(c, key) for c in claims)],
+        "columns": [
+            key for key in ("paper", "replication") if any(getattr(c, key) for c in claims)
+        ],
         "holds": sum(c.holds is True for c in claims),
         "fails": [c for c in claims if c.holds is False],
         "runs": max((c.seeds for c in claims), default=0),

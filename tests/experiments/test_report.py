@@ -167,8 +167,8 @@ def test_another_table_is_one_line_more():
 
 CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
 PROBE = """<script>addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, pre, svg")
-    && e.getBoundingClientRect().right > innerWidth + 1);
+  const wide = [...document.querySelectorAll("main *")].filter((e) =>
+    !e.closest(".scroll, pre, svg") && e.getBoundingClientRect().right > innerWidth + 1);
   document.title = JSON.stringify({ page: document.documentElement.scrollWidth, inner: innerWidth,
     wide: wide.map((e) => e.tagName), answer: document.querySelector("output").textContent,
     scale: Math.min(...[...document.querySelectorAll(".scroll img")].map(

@@ -7,7 +7,10 @@ WORDS = st.text(alphabet="abc±0.9", min_size=1, max_size=14)
 CELLS = st.lists(WORDS, max_size=8).map(" ".join)
 
 
-@given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5), width=st.integers(20, 100))
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5),
+    width=st.integers(20, 100),
+)
 def test_every_word_survives_whole_and_no_line_is_too_long(rows, width):
     columns = dict(zip("xyz", map(list, zip(*rows, strict=True)), strict=True))
     lines = tables.layout(columns, width)
@@ -32,4 +35,3 @@ def test_columns_stand_side_by_side_and_wrap_between_words():
 def test_without_room_rows_become_paragraphs():
     columns = {"quantity": ["internationalisation", "loss"], "here": ["0.5 ± 0.1", ""]}
     assert tables.layout(columns, 24) == ["internationalisation", "  here: 0.5 ± 0.1", "loss"]
-
