@@ -8,6 +8,7 @@ It needs no other file, no server and no network; `templates/` holds its text an
 import base64
 import pathlib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,10 @@ def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
         "holds": sum(c.holds is True for c in claims),
         "fails": [c for c in claims if c.holds is False],
         "runs": max((c.seeds for c in claims), default=0),
+        # Rather than the words once typed: the command of this version, without any paths.
+        "command": shlex.join(
+            ["python", "-m", "experiments", name, *cli.flags_of(config, module.Config())]
+        ),
         "meta": meta,
         "table": table,
     }

@@ -82,7 +82,7 @@ def test_every_figure_number_and_command_is_there(folder, source):
         for claim in module.claims(table, config):
             assert claim.quantity in text
             assert claim.here in text
-        assert meta["command"] in text
+        assert f"<code>python -m experiments {name}</code>" in text, "its defaults"
         assert f"root seed {meta['config']['seed']}" in text
 
 
@@ -191,6 +191,16 @@ def test_a_browser_shows_it_without_sideways_scrolling(source, tmp_path, width):
     assert not seen["wide"]
     assert seen["scale"] >= report.SMALLEST - 0.01, "letters of figures stay legible"
     assert "angle between the starts" in seen["answer"], "the figure to turn has been drawn"
+
+
+def test_the_command_shown_makes_the_config():
+    smoke = experiments.load("multi_step").SMOKE  # numbers, tuples and words
+    loud = counting.Config(num_parts=2, names=("c",), verbose=True)
+    for module, config in ((experiments.load("multi_step"), smoke), (counting, loud)):
+        flags = cli.flags_of(config, module.Config())
+        parsed = cli.parse("name", "", module.Config(), module.SMOKE, flags).config
+        assert record.plain(parsed) == record.plain(config)
+        assert "--verbose" not in flags, "it changes no result"
 
 
 def test_every_step_of_the_main_job_has_flags_that_its_experiment_takes():
