@@ -204,13 +204,12 @@ def test_the_command_shown_makes_the_config():
 
 
 def test_every_step_of_the_main_job_has_flags_that_its_experiment_takes():
-    steps = reproduce.commands()
-    assert list(steps)[-1] == "report"
-    for name, (_, _, experiment, *flags) in steps.items():
-        assert experiment == name
-        if name != "report":
-            module = experiments.load(name)
-            cli.parse(name, "", module.Config(), module.SMOKE, flags)
+    *names, last = reproduce.STEPS
+    assert last == "report"
+    assert names == [name for name in experiments.NAMES if name in names], "in reading order"
+    for name in names:
+        module = experiments.load(name)
+        cli.parse(name, "", module.Config(), module.SMOKE, reproduce.STEPS[name])
 
 
 def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
