@@ -104,10 +104,11 @@ def save_figures(module: Any, out: pathlib.Path, config: Any) -> None:
 
 def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
     """The parts still to run: a bar with an ETA on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
     done = total - len(todo)
     start = time.monotonic()
-    if console.is_terminal:
+    if (
+        sys.stderr.isatty()
+    ):  # rich would also draw its bar where FORCE_COLOR is set, as in notebooks
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -116,7 +117,7 @@ def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
             TextColumn("ETA"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, refresh_per_second=2) as progress:
+        with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
             task = progress.add_task(name, total=total, completed=done)
             for part in todo:
                 progress.update(task, description=part[:30])

@@ -19,7 +19,12 @@ COMMAND = [sys.executable, "-m", "tests.experiments.counting"]
 
 def run(repository, *flags):
     done = subprocess.run(
-        [*COMMAND, *map(str, flags)], cwd=repository, capture_output=True, text=True, timeout=120
+        [*COMMAND, *map(str, flags)],
+        cwd=repository,
+        env={**os.environ, "FORCE_COLOR": "1"},  # as notebooks set it: still no bar
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done
