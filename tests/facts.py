@@ -184,7 +184,7 @@ def mechanism_phrases() -> Iterator[str]:
     found = claims("mechanism")
     largest = found["units matched less different"].here.removeprefix("at most ")
     yield f"unmatched, to {largest.replace('e-0', 'e-')} nats"
-    rows = table("mechanism").query("arm == 'divergent only'")
+    rows = table("mechanism").query("tokens == 'divergent only'")
     yield f"{100 * rows['kept_tokens'].mean():.0f} % of the tokens are divergent"
     yield f"rank correlation {found['rank correlation: gain'].here.split(';')[0]} with"
     yield "for 400 steps on the corpus of this world reaches "
