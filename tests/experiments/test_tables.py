@@ -1,7 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.lab import tables
+import experiments
+from experiments.lab import frame, tables
+from tests import facts
 
 WORDS = st.text(alphabet="abc±0.9", min_size=1, max_size=14)
 CELLS = st.lists(WORDS, max_size=8).map(" ".join)
@@ -35,3 +38,16 @@ def test_columns_stand_side_by_side_and_wrap_between_words():
 def test_without_room_rows_become_paragraphs():
     columns = {"quantity": ["internationalisation", "loss"], "here": ["0.5 ± 0.1", ""]}
     assert tables.layout(columns, 24) == ["internationalisation", "  here: 0.5 ± 0.1", "loss"]
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_every_experiment_fits_eighty_columns(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    claims = facts.claims(name).values()
+    frame.print_claims(list(claims))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(" ".join(lines).split())
+    for claim in claims:
+        assert words >= {*claim.quantity.split(), *claim.here.split(), *claim.replication.split()}
+    assert lines[0].startswith("quantity"), "side by side, not paragraphs"
