@@ -40,7 +40,15 @@ SMALLEST = 0.72  # a figure is never shown smaller than this: 10 point letters k
 
 
 def picture(path: pathlib.Path) -> dict[str, Any]:
-    """An SVG file as a data address, with the widths in pixels between which it is shown."""
+    """An SVG file as a data address, with the widths in pixels between which it is shown.
+
+    Raises:
+        record.RunFolderError: if there is no such file.
+    """
+    if not path.exists():
+        raise record.RunFolderError(
+            f"{path} is missing; draw it again: --replot --out {path.parent}"
+        )
     source = path.read_bytes()
     found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', source)
     width = float(found[1]) * PIXELS_PER_POINT if found else 672.0

@@ -16,7 +16,7 @@ from experiments.lab import cli, explore, frame, record, report, reproduce, stat
 from tests.experiments import counting
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
-SHOWN = ("mnist_aux_logits", "beyond_the_theorem", "multi_step")  # one of each kind, and the views
+SHOWN = ("mnist_aux_logits", "beyond_the_theorem", "multi_step", "microworld")
 
 
 class Page(html.parser.HTMLParser):
@@ -128,6 +128,13 @@ def test_an_empty_folder_and_an_unknown_run_are_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "a run of forgotten, which this version does not have" in error
     assert error.count("\n") == 1
+
+
+def test_a_figure_that_was_never_drawn_is_one_line(folder, tmp_path):
+    shutil.copytree(folder / "microworld", tmp_path / "microworld")
+    (tmp_path / "microworld" / "matrix.svg").unlink()
+    with pytest.raises(record.RunFolderError, match=r"matrix\.svg is missing; .*--replot"):
+        report.build(tmp_path)
 
 
 def test_the_figure_to_turn_shows_the_table(source, folder):
