@@ -22,7 +22,7 @@ class View:
         experiment: whose results.csv.
         title: of the view.
         rows: pandas query that selects the rows.
-        x: column that the slider runs over, in ascending order.
+        x: column that the slider runs over, of numbers in these rows, shown in ascending order.
         y: column that is measured.
         series: column with one line for each value.
         labels: what x, y and series are, with units.
@@ -82,8 +82,12 @@ def points_of(table: pd.DataFrame, view: View) -> dict[str, Any]:
 
     Raises:
         KeyError: if the table has no such column.
+        ValueError: if x is no number.
     """
     chosen = table.query(view.rows).dropna(subset=[view.x, view.y])
+    chosen = chosen.assign(
+        **{view.x: pd.to_numeric(chosen[view.x])}
+    )  # the column may hold words too
     xs = sorted(chosen[view.x].unique())
     lines = []
     for name, line in chosen.groupby(view.series, sort=False):

@@ -154,14 +154,15 @@ def test_the_figure_to_turn_shows_the_table(source, folder):
 def test_another_table_is_one_line_more():
     """As a sweep over the number of auxiliary logits would be added."""
     rows = [
-        {"num_aux": m, "start": start, "seed": seed, "accuracy": np.float64(m / 100 + seed / 50)}
+        {"value": f"{m}", "start": start, "seed": seed, "accuracy": np.float64(m / 100 + seed / 50)}
         for m in (50, 1, 3)
         for start in ("same", "other")
         for seed in range(4)
         if (m, start) != (1, "other")
     ]
+    rows.append({"value": "a word", "start": "same", "seed": 0, "accuracy": -1.0})
     labels = ("auxiliary logits", "accuracy", "start")
-    line = explore.View("sweep", "How many?", "accuracy >= 0", "num_aux", "accuracy", "start",
+    line = explore.View("sweep", "How many?", "accuracy >= 0", "value", "accuracy", "start",
                         labels, "note")  # fmt: skip
     (view,) = explore.views({"sweep": pd.DataFrame(rows), "other": pd.DataFrame()}, [line])
     assert view["x"] == ["1", "3", "50"], "ascending, whatever the order of the rows"
