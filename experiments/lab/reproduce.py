@@ -50,7 +50,11 @@ def main(argv: Sequence[str]) -> None:
     for name, flags in STEPS.items():
         arguments = ["-m", "experiments", name, *flags]
         print(f"\n$ {shlex.join(['python', *arguments])}", flush=True)
-        if subprocess.run([sys.executable, *arguments], env=surroundings).returncode:
+        try:
+            code = subprocess.run([sys.executable, *arguments], env=surroundings).returncode
+        except KeyboardInterrupt:
+            cli.fail("reproduce", "stopped; the same command continues")
+        if code:
             failed.append(name)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}; the same command tries them again")
