@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import experiments
 from experiments.lab import frame, tables
 from tests import facts
 
@@ -40,7 +39,7 @@ def test_without_room_rows_become_paragraphs():
     assert tables.layout(columns, 24) == ["internationalisation", "  here: 0.5 ± 0.1", "loss"]
 
 
-@pytest.mark.parametrize("name", experiments.NAMES)
+@pytest.mark.parametrize("name", facts.CHECKED_IN)
 def test_every_experiment_fits_eighty_columns(name, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     claims = facts.claims(name).values()
