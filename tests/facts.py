@@ -120,8 +120,7 @@ def theorem_phrases() -> Iterator[str]:
     yield f"argmax labels {beyond['argmax labels, smallest eps: negative']}"
     yield f"one sampled label {beyond['one sampled label: negative']}"
     yield f"rises in {beyond['P in the student alone: trait loss rises']} of 1,000"
-    closed = claims("multi_step")["10 aux logits, 10000 images: closed form and Adam"].here
-    yield f"it gives {closed}"
+    yield from (f"it gives {here}" for name, here in failed() if name == "multi_step")
     loss = claims("alignment_along_training")
     share = loss["projected both ways: final imitation loss / student's"].here
     yield f"at {float(share.split()[0]):.2f} times its imitation loss"
@@ -129,7 +128,8 @@ def theorem_phrases() -> Iterator[str]:
 
 def theorem_numbers() -> Iterator[str]:
     """The criteria's slopes, the closed form, and the training of MNIST students."""
-    yield interval("multi_step", "10 aux logits, 10000 images: closed form and Adam")
+    for name, here in failed():
+        yield from INTERVAL.findall(here) if name == "multi_step" else ()
     for quantity in ("student: cosine, all", "other start: cosine", "student: accuracy",
                      "projected both ways: accuracy", "both ways, shuffled: accuracy"):  # fmt: skip
         yield interval("alignment_along_training", quantity)
@@ -218,7 +218,6 @@ def failed_numbers() -> Iterator[str]:
 def failed_phrases() -> Iterator[str]:
     """One line for every criterion that is missed."""
     yield from (f"| {here} |" for _, here in failed())
-    assert {name for name, _ in failed()} == {"multi_step", "paper_on_a_laptop", "mechanism"}
 
 
 def none() -> Iterator[str]:
