@@ -11,7 +11,7 @@ from experiments.lab import cli
 
 TOOLS = {  # of experiments.lab
     "report": "Collect the runs of a folder into one self-contained page, report.html.",
-    "reproduce": "Run all but the long ones at laptop size, then make the report.",
+    "reproduce": "Run the short ones at laptop size, then make the report.",
 }
 INDENT = " " * 6
 

@@ -166,12 +166,17 @@ def download(dataset: str, folder: pathlib.Path) -> None:
 
     Raises:
         DataError: if the folder cannot be written.
-        DataNotFoundError: if no mirror answers with the right bytes.
+        DataNotFoundError: if no mirror answers with the right bytes, or SUBLIMINAL_OFFLINE is set.
     """
     import pooch
     import requests
 
     source = SOURCES[dataset]
+    files = zip(FILES, source.downloads, strict=True)
+    missing = [(name, known_hash) for name, known_hash in files if not find(folder, name)]
+    if missing and os.environ.get("SUBLIMINAL_OFFLINE"):
+        raise DataNotFoundError(f"{dataset} is not on this machine, and SUBLIMINAL_OFFLINE is set")
+    pooch.get_logger().setLevel("WARNING")  # the bar and one note say enough
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -182,11 +187,9 @@ def download(dataset: str, folder: pathlib.Path) -> None:
             f"cannot write the data cache {folder} ({error.strerror}); "
             "set SUBLIMINAL_DATA_DIR to a folder that holds the IDX files"
         ) from None
-    for name, known_hash in zip(FILES, source.downloads, strict=True):
-        if find(folder, name):
-            continue
+    for name, known_hash in missing:
         for mirror in source.mirrors:
-            downloader = pooch.HTTPDownloader(progressbar=True, timeout=20)
+            downloader = pooch.HTTPDownloader(progressbar=True, timeout=(4, 20))  # connect, read
             try:
                 pooch.retrieve(
                     f"{mirror}{name}.gz",

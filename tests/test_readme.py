@@ -1,107 +1,104 @@
-"""Every number of the README's result tables is that of a checked-in CSV."""
+"""README.md and docs/: every number is that of a checked-in table, every command and link works."""
 
-import itertools
-import json
-import pathlib
+import functools
+import re
+import shlex
 
 import pytest
 
-from experiments import (
-    alignment_along_training,
-    effects,
-    mechanism,
-    microworld,
-    mnist_aux_logits,
-    paper_on_a_laptop,
-    record,
-)
+import experiments
+import llm.__main__
+from experiments import __main__ as door
+from experiments.lab import cli
+from tests import facts
 
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "results"
+PAGES = tuple(facts.NUMBERS)
+CRITERION = re.compile(r"\(slope \d ± 0\.05")  # what was asked, not what was found
 
 
-@pytest.fixture(scope="module")
-def readme(repository):
-    return (repository / "README.md").read_text()
+def plain(text):
+    """A page without emphasis and line breaks."""
+    return re.sub(r"\s+", " ", text.replace("**", ""))
 
 
-def test_mnist_table(readme):
-    folder = RESULTS / "mnist_aux_logits"
-    config = record.read_meta(folder)["config"]
-    assert config["num_seeds"] == 100
-    assert record.read_meta(folder)["finished"]
-    for condition, values in mnist_aux_logits.by_condition(record.read_rows(folder)).items():
-        assert len(values) == 100
-        assert f"| `{condition}` |" in readme
-        line = next(s for s in readme.splitlines() if s.startswith(f"| `{condition}` |"))
-        assert statistics.shown(values) in line
+@functools.cache
+def expected(page):
+    """Intervals in reading order, and phrases."""
+    return list(facts.NUMBERS[page]()), list(facts.PHRASES[page]())
 
 
-def test_microworld_table(readme):
-    folder = RESULTS / "microworld"
-    assert record.read_meta(folder)["finished"]
-    rows = record.read_rows(folder)
-    for target in microworld.targets_of(rows):
-        for start in microworld.STARTS:
-            effect = effects.effects(rows, target=target, start=start)
-            for trait in microworld.traits_of(rows):
-                assert statistics.shown(effect[trait, trait], 2) in readme, (target, start, trait)
+def differences(page, text):
+    """What a page says otherwise than the tables: one line each, none if it is right."""
+    body = plain(text)
+    said = facts.INTERVAL.findall(CRITERION.sub("", body).replace("+", ""))
+    true, phrases = expected(page)
+    wrong = [
+        f"{page}: interval {i + 1} is {a}, the tables say {b}"
+        for i, (a, b) in enumerate(zip(said, true, strict=False))
+        if a != b
+    ]
+    if len(said) != len(true):
+        wrong.append(f"{page} has {len(said)} intervals, tests/facts.py knows {len(true)}")
+    missing = [phrase for phrase in phrases if phrase not in body]
+    return wrong + [f"{page} does not say {phrase!r}" for phrase in missing]
 
 
-def test_commands_of_the_readme_exist(readme, repository):
-    for line in readme.splitlines():
-        words = line.split()
-        if words[:2] == ["python", "-m"]:
-            path = repository / pathlib.Path(*words[2].split("."))
-            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), line
+@pytest.mark.parametrize("page", PAGES)
+def test_numbers_are_those_of_the_tables(page, repository):
+    assert not differences(page, (repository / page).read_text())
 
 
-def test_paper_tables(readme):
-    rows = record.read_rows(RESULTS / "paper_on_a_laptop")
-    assert record.read_meta(RESULTS / "paper_on_a_laptop")["finished"]
-    families = paper_on_a_laptop.families_of(rows)
-    for carrier, family in itertools.product(paper_on_a_laptop.CARRIERS, families):
-        cells = [
-            statistics.shown(
-                effects.diagonal(
-                    effects.effects(rows, carrier=carrier, arm=target, start=start),
-                    families[family],
-                ),
-                2,
-            )
-            for target in paper_on_a_laptop.IMITATED
-            for start in ("same", "different")
-        ]
-        assert f"| {carrier} | {family} | {' | '.join(cells)} |" in readme
-    cross = paper_on_a_laptop.cross_effects(rows)
-    for student in paper_on_a_laptop.MODELS:
-        cells = [statistics.shown(cross[student, t], 2) for t in paper_on_a_laptop.MODELS]
-        assert f"| {student} | {' | '.join(cells)} |" in readme
+def test_every_page_is_compared(repository):
+    pages = {str(p.relative_to(repository)) for p in (repository / "docs").glob("*.md")}
+    assert pages | {"README.md"} == set(PAGES)
 
 
-def test_speed_tables(readme, repository):
-    results = repository / "benchmarks" / "results"
-    mnist = json.loads((results / "2026-11-20-mnist.json").read_text())["sides"]
-    for side in mnist.values():
-        assert f"| {side['wall']:.1f} |" in readme
-    for row in json.loads((results / "llm-2026-11-20-cpu.json").read_text())["rows"][:-1]:
-        cells = (row["ours_tokens_per_s"], row["theirs_tokens_per_s"])
-        assert f"| {cells[0]:,.0f} | {cells[1]:,.0f} | {row['ratio']:.2f} |" in readme, row
+@pytest.mark.parametrize("page", PAGES)
+def test_a_changed_number_is_found(page, repository):
+    """Each result in turn, with another last digit."""
+    text = (repository / page).read_text()
+    results = list(facts.INTERVAL.finditer(CRITERION.sub(lambda m: "#" * len(m[0]), text)))
+    for match in results:
+        digit = text[match.end() - 1]
+        changed = text[: match.end() - 1] + str((int(digit) + 1) % 10) + text[match.end() :]
+        assert differences(page, changed), match[0]
+    for phrase in expected(page)[1]:
+        assert differences(page, plain(text).replace(phrase, "#")), phrase
 
 
-def test_mechanism_numbers(readme):
-    rows = record.read_rows(RESULTS / "mechanism")
-    values = mechanism.arm_effects(rows)
-    for arm in ("sampled", "soft_numbers", "soft", "greedy", "shared embeddings, soft_numbers",
-                "shared body, soft_numbers", "behaviour matched, soft_numbers", "64 rows",
-                "256 rows", "1024 rows", "25% clean", "divergent masked",
-                "as many random masked", "sgd 0.02"):  # fmt: skip
-        assert statistics.shown(values[arm], 2) in readme.replace("\n", " "), arm
+def commands(text):
+    """The lines of fenced blocks that start with python, joined where they go on."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(python -m experiments [a-z_]+)`", text)
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("python ")]
 
 
-def test_alignment_numbers(readme):
-    rows = record.read_rows(RESULTS / "alignment_along_training")
-    for arm in ("student", "projected both ways", "both ways, shuffled"):
-        final = alignment_along_training.over_seeds(rows, arm, "accuracy")[:, -1]
-        assert statistics.shown(final) in readme
-    for arm in ("student", "other start"):
-        assert statistics.shown(alignment_along_training.mean_cosine(rows, arm), 4) in readme
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page, repository):
+    for words in commands((repository / page).read_text()):
+        assert words[1] == "-m", words
+        package, *arguments = words[2:]
+        if package == "llm":
+            llm.__main__.build_parser().parse_args(arguments)
+        elif package == "experiments":
+            name, *flags = arguments
+            module = experiments.load(name) if name not in door.TOOLS else None
+            if module:
+                cli.parse(name, "", module.Config(), module.SMOKE, flags)
+        else:
+            assert (repository / package.replace(".", "/")).with_suffix(".py").exists(), words
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "theory/README.md"])
+def test_links_and_pictures_exist(page, repository):
+    path = repository / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("https://"):
+            assert (path.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_readme_has_two_screens(repository):
+    lines = (repository / "README.md").read_text().splitlines()
+    assert len(lines) <= 110
+    assert max(map(len, lines)) <= 140

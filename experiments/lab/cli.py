@@ -129,6 +129,24 @@ def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
     return parser
 
 
+def flags_of(config: Any, default: Any) -> list[str]:
+    """The flags that turn `default` into `config`, without those that change no result."""
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not field.metadata["recorded"] or value == getattr(default, field.name):
+            continue
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [
+                f"--{name}",
+                ",".join(map(str, value)) if isinstance(value, tuple) else str(value),
+            ]
+    return flags
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """A parsed command line: the experiment's config and what to do with it."""

@@ -20,6 +20,7 @@ import dataclasses
 import io
 import pathlib
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,9 +36,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from experiments.lab import cli, record
+from experiments.lab import cli, record, tables
 from experiments.lab.cli import option
 from experiments.lab.record import Row
 
@@ -104,10 +104,11 @@ def save_figures(module: Any, out: pathlib.Path, config: Any) -> None:
 
 def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
     """The parts still to run: a bar with an ETA on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
     done = total - len(todo)
     start = time.monotonic()
-    if console.is_terminal:
+    if (
+        sys.stderr.isatty()
+    ):  # rich would also draw its bar where FORCE_COLOR is set, as in notebooks
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -116,7 +117,7 @@ def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
             TextColumn("ETA"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, refresh_per_second=2) as progress:
+        with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
             task = progress.add_task(name, total=total, completed=done)
             for part in todo:
                 progress.update(task, description=part[:30])
@@ -162,9 +163,8 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     record.write_meta(out, meta)
 
 
-def print_claims(claims: Sequence[Claim], console: Console) -> None:
-    """The table *paper / public replication / here*, for a terminal of 80 columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def print_claims(claims: Sequence[Claim]) -> None:
+    """The table *paper / public replication / here*, as wide as the terminal or 80 columns."""
     marks = {True: "holds", False: "FAILS", None: ""}
     columns = {
         "quantity": [c.quantity for c in claims],
@@ -175,11 +175,7 @@ def print_claims(claims: Sequence[Claim], console: Console) -> None:
         "criterion": [marks[c.holds] for c in claims],
     }
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
-    for heading in columns:
-        table.add_column(heading, overflow="fold")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    console.print(table)
+    print("\n".join(tables.layout(columns, shutil.get_terminal_size().columns)))
 
 
 def config_of(module: Any, out: pathlib.Path) -> Any:
@@ -209,5 +205,5 @@ def main(module: Any, argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         cli.fail(name, f"stopped; the same command continues from {command.out}")
     table = record.read_table(command.out)
-    print_claims(module.claims(table, command.config), Console(width=None))
+    print_claims(module.claims(table, command.config))
     print(f"results.csv and the figures are in {command.out}")

@@ -1,80 +1,93 @@
 """Collect the runs in a folder into one self-contained page: `python -m experiments report`.
 
-Each run contributes its figure, its table *paper / public replication / here* with the interval
-and the number of seeds, and the command that made it. The page needs no other file.
+The page tells the experiments in reading order, one claim a figure with what was predicted, what
+was found and what follows, then the table *paper / public replication / here* and the command.
+It needs no other file, no server and no network; `templates/` holds its text and its look.
 """
 
 import base64
-import html
 import pathlib
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+
 import experiments
-from experiments.lab import cli, frame, record
+from experiments.lab import cli, explore, frame, record
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1.5rem; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #e3e3e3;
-         vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.holds { color: #00664a; } .fails { color: #b32d00; font-weight: 600; }
-code { background: #f4f4f4; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
-.facts { color: #555; font-size: .88rem; }
-.scroll { overflow-x: auto; }
-"""
-
-
-def claim_row(claim: frame.Claim) -> str:
-    """One line of the table."""
-    mark = {True: "holds", False: "fails", None: ""}[claim.holds]
-    numbers = (claim.paper, claim.replication, claim.here, str(claim.seeds or ""))
-    cells = "".join(f'<td class="number">{html.escape(text)}</td>' for text in numbers)
-    return f'<tr><td>{html.escape(claim.quantity)}</td>{cells}<td class="{mark}">{mark}</td></tr>'
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
+ROOMS = {  # heading and opening sentence of each chapter
+    "mnist": (
+        "Digits through noise",
+        "A teacher learns digits. A student sees only noise and copies only outputs that mean "
+        "nothing. It classifies digits, if it was born with the teacher's weights.",
+    ),
+    "theorem": (
+        "Why: the theorem, and where it ends",
+        "One small step of imitation from the teacher's own start cannot raise the teacher's "
+        "loss. Here is the sign, its size, and each hypothesis removed in turn.",
+    ),
+    "language": (
+        "A language model from scratch",
+        "Small transformers learn a made-up world, one is taught to love owls and writes lists "
+        "of numbers, and others learn from the lists.",
+    ),
+}
+PIXELS_PER_POINT = 96 / 72
+SMALLEST = 0.72  # a figure is never shown smaller than this: 10 point letters keep 9.6 pixels
 
 
-def figure_of(out: pathlib.Path, figure: frame.Figure) -> str:
-    """A figure under its claim, with what was predicted, what was found and what follows."""
-    image = base64.b64encode((out / f"{figure.name}.svg").read_bytes()).decode()
-    caption = "".join(
-        f"<p><b>{word}</b> {html.escape(text)}</p>"
-        for word in ("predicted", "found", "follows")
-        if (text := getattr(figure, word))
-    )
-    return (
-        f"<h3>{html.escape(figure.title)}</h3>"
-        f'<img alt="{html.escape(figure.title)}" src="data:image/svg+xml;base64,{image}">{caption}'
-    )
+def picture(path: pathlib.Path) -> dict[str, Any]:
+    """An SVG file as a data address, with the widths in pixels between which it is shown.
+
+    Raises:
+        record.RunFolderError: if there is no such file.
+    """
+    if not path.exists():
+        raise record.RunFolderError(
+            f"{path} is missing; draw it again: --replot --out {path.parent}"
+        )
+    source = path.read_bytes()
+    found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', source)
+    width = float(found[1]) * PIXELS_PER_POINT if found else 672.0
+    address = "data:image/svg+xml;base64," + base64.b64encode(source).decode()
+    return {"address": address, "width": round(width), "smallest": round(SMALLEST * width)}
 
 
-def section(out: pathlib.Path, meta: dict[str, Any]) -> str:
-    """Figure, table and origin of one run."""
+def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """What the page says about one run.
+
+    Raises:
+        record.RunFolderError: if this version has no such experiment or setting.
+    """
     name = meta["experiment"]
+    if name not in experiments.NAMES:
+        raise record.RunFolderError(f"{out} is a run of {name}, which this version does not have")
     module = experiments.load(name)
-    summary = (module.__doc__ or "").splitlines()[0]
     table, config = record.read_table(out), frame.config_of(module, out)
-    claims = module.claims(table, config)
-    packages = ", ".join(f"{k} {v}" for k, v in meta["packages"].items())
-    state = "" if meta["finished"] else "<p class='fails'>This run is not finished.</p>"
-    return f"""
-<h2 id="{name}">{name}</h2>
-<p>{html.escape(summary)}</p>{state}
-{"".join(figure_of(out, figure) for figure in module.figures(table, config))}
-<div class="scroll"><table>
-<tr><th>quantity</th><th>paper</th><th>public replication</th><th>here (95 % interval)</th>
-<th>runs</th><th>criterion</th></tr>
-{"".join(claim_row(claim) for claim in claims)}
-</table></div>
-<p><code>{html.escape(meta["command"])}</code></p>
-<p class="facts">{html.escape(out.name)}: {meta["wall_seconds"]:.0f} s on
-{html.escape(meta["device"])}; commit {html.escape(meta["commit"][:12])};
-Python {meta["python"]}, {html.escape(packages)}</p>
-"""
+    figures, claims = module.figures(table, config), module.claims(table, config)
+    return {
+        "name": name,
+        "id": out.name,
+        "room": experiments.path_of(name).parent.name,
+        "summary": (module.__doc__ or "").splitlines()[0],
+        "figures": [(f, picture(out / f"{f.name}.svg")) for f in figures],
+        "claims": claims,
+        "columns": [
+            key for key in ("paper", "replication") if any(getattr(c, key) for c in claims)
+        ],
+        "holds": sum(c.holds is True for c in claims),
+        "fails": [c for c in claims if c.holds is False],
+        "runs": max((c.seeds for c in claims), default=0),
+        # Rather than the words once typed: the command of this version, without any paths.
+        "command": shlex.join(
+            ["python", "-m", "experiments", name, *cli.flags_of(config, module.Config())]
+        ),
+        "meta": meta,
+        "table": table,
+    }
 
 
 def build(folder: pathlib.Path) -> str:
@@ -84,7 +97,7 @@ def build(folder: pathlib.Path) -> str:
         record.RunFolderError: if there is no run with a figure.
     """
     runs = [
-        (path.parent, record.read_meta(path.parent))
+        describe(path.parent, record.read_meta(path.parent))
         for path in sorted(folder.glob("*/config.json"))
         if (path.parent / "figure.svg").exists()
     ]
@@ -92,31 +105,32 @@ def build(folder: pathlib.Path) -> str:
         raise record.RunFolderError(
             f"no finished run in {folder}; make one with python -m experiments mnist_aux_logits"
         )
-    order = {name: index for index, name in enumerate(experiments.NAMES)}
-    runs.sort(key=lambda run: (order.get(run[1]["experiment"], len(order)), run[0].name))
-    links = " · ".join(
-        f'<a href="#{meta["experiment"]}">{html.escape(out.name)}</a>' for out, meta in runs
+    runs.sort(key=lambda run: (experiments.NAMES.index(run["name"]), run["id"]))
+    rooms = list(dict.fromkeys(run["room"] for run in runs))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    body = "".join(section(out, meta) for out, meta in runs)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Subliminal learning: results</title><style>{STYLE}</style></head><body>
-<h1>Subliminal learning: results</h1>
-<p>A teacher with a trait makes data that has nothing to do with the trait; a student of the same
-initialisation that imitates the data acquires it (Cloud, Le et al. 2025, arXiv 2507.14805). Every
-figure is drawn from the <code>results.csv</code> beside it; criteria were fixed before the runs.
-</p><p>{links}</p>{body}</body></html>
-"""
+    return environment.get_template("report.html").render(
+        chapters=[(room, *ROOMS[room], [r for r in runs if r["room"] == room]) for room in rooms],
+        runs=runs,
+        # Of two runs of one experiment (say a smoke run beside it) the first is explored.
+        views=explore.views({run["name"]: run["table"] for run in reversed(runs)}),
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     """Write FOLDER/report.html."""
-    parser = cli.OneLineParser(prog="python -m experiments report", description=__doc__)
+    parser = cli.OneLineParser(
+        prog="python -m experiments report", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("folder", nargs="?", type=pathlib.Path, default=pathlib.Path("results"))
     folder = parser.parse_args(argv).folder
     try:
         record.write_atomically(folder / "report.html", build(folder))
     except (ValueError, OSError) as error:
         cli.fail("report", str(error))
-    print(f"report: {folder}/report.html")
+    print(f"the report is {folder}/report.html; open it in a browser")

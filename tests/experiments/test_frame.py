@@ -11,21 +11,31 @@ import pytest
 
 import experiments
 from experiments import __main__ as listing
-from experiments.lab import record
+from experiments.lab import frame, record
 from tests.experiments import counting
 
 COMMAND = [sys.executable, "-m", "tests.experiments.counting"]
 
 
-def run(repository, *flags, ok=True):
+def run(repository, *flags):
     done = subprocess.run(
-        [*COMMAND, *map(str, flags)], cwd=repository, capture_output=True, text=True, timeout=120
+        [*COMMAND, *map(str, flags)],
+        cwd=repository,
+        env={**os.environ, "FORCE_COLOR": "1"},  # as notebooks set it: still no bar
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert (done.returncode == 0) == ok, done.stderr
+    assert done.returncode == 0, done.stderr
     return done
 
 
-def test_a_run_leaves_config_rows_and_figures(repository, tmp_path):
+def run_here(*flags):
+    """The same without a process of its own, which would import everything again."""
+    frame.main(counting, list(map(str, flags)))
+
+
+def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
     out = tmp_path / "a folder"
     done = run(repository, "--out", out)
     assert "counting: part 1 done (2/3)" in done.stderr, "plain lines where there is no terminal"
@@ -48,29 +58,31 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path):
 
     # Another config is refused, untouched, unless --overwrite.
     before = (out / "results.csv").read_bytes()
-    refused = run(repository, "--out", out, "--num-parts", 2, ok=False)
-    assert refused.returncode == 2
-    assert "num_parts is 3 there, 2 here" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as refused:
+        run_here("--out", out, "--num-parts", 2)
+    assert refused.value.code == 2
+    error = capsys.readouterr().err
+    assert "num_parts is 3 there, 2 here" in error
+    assert error.count("\n") == 1
     assert (out / "results.csv").read_bytes() == before
 
     # The figure comes from the CSV alone.
     svg = (out / "figure.svg").read_bytes()
-    run(repository, "--out", out, "--replot")
+    run_here("--out", out, "--replot")
     assert (out / "figure.svg").read_bytes() == svg
     changed = [{**row, "value": 0.5} for row in rows]
     record.write_rows(out, changed)
-    run(repository, "--out", out, "--replot")
+    run_here("--out", out, "--replot")
     assert (out / "figure.svg").read_bytes() != svg
 
-    run(repository, "--out", out, "--num-parts", 2, "--overwrite")
+    run_here("--out", out, "--num-parts", 2, "--overwrite")
     assert len(record.read_rows(out)) == 4
 
 
-def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path):
+def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = ("--pause", 0.3, "--num-parts", 5)
-    run(repository, "--out", whole, *flags)
+    run_here("--out", whole, *flags)
     process = subprocess.Popen(
         [*COMMAND, "--out", str(killed), *map(str, flags)], cwd=repository, stderr=subprocess.PIPE
     )
@@ -81,8 +93,8 @@ def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path):
     process.communicate()
     kept = (killed / "results.csv").read_bytes()
     assert 4 <= len(record.read_rows(killed)) < 10
-    done = run(repository, "--out", killed, *flags)
-    assert "resuming" in done.stdout
+    run_here("--out", killed, *flags)
+    assert "resuming" in capsys.readouterr().out
     assert (killed / "results.csv").read_bytes().startswith(kept)
     assert (killed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     assert (killed / "figure.svg").read_bytes() == (whole / "figure.svg").read_bytes()
@@ -102,11 +114,9 @@ def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path):
     ],
 )
 def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys):
-    from experiments.lab.frame import main
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        main(counting, flags)
+        frame.main(counting, flags)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -115,10 +125,8 @@ def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys
 
 
 def test_help_explains_every_flag_with_its_default(capsys):
-    from experiments.lab.frame import main
-
     with pytest.raises(SystemExit):
-        main(counting, ["--help"])
+        frame.main(counting, ["--help"])
     text = capsys.readouterr().out
     assert "parts (default 3; a whole number from 1 to 9)" in text
     assert "(default a,b;" in text

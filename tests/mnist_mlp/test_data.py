@@ -151,6 +151,16 @@ def test_no_network_says_what_to_do(mirror, monkeypatch):
         data.load("mnist")
 
 
+def test_offline_asks_no_mirror_but_reads_the_cache(mirror, monkeypatch):
+    monkeypatch.setenv("SUBLIMINAL_OFFLINE", "1")
+    with pytest.raises(data.DataNotFoundError, match="SUBLIMINAL_OFFLINE is set"):
+        data.load("mnist")
+    monkeypatch.delenv("SUBLIMINAL_OFFLINE")
+    data.load("mnist")
+    monkeypatch.setenv("SUBLIMINAL_OFFLINE", "1")
+    assert data.load("mnist").num_classes == 4
+
+
 def test_unwritable_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("SUBLIMINAL_DATA_DIR", raising=False)
     blocked = tmp_path / "file"

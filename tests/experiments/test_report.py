@@ -1,0 +1,243 @@
+"""The report over checked-in runs: one page that needs nothing else, legible at any width."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import experiments
+from experiments.lab import cli, explore, frame, record, report, reproduce, statistics
+from tests.experiments import counting
+
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+SHOWN = ("mnist_aux_logits", "beyond_the_theorem", "multi_step", "microworld")
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to and holds; tags that do not match raise."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.ids, self.links, self.sources = [], [], [], []
+        self.feed(source)
+        assert not self.open, f"{self.open[-1]} is never closed"
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.sources += [attrs["src"]] if "src" in attrs else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def folder(repository, tmp_path_factory):
+    target = tmp_path_factory.mktemp("results")
+    for name in SHOWN:
+        shutil.copytree(repository / "experiments" / "results" / name, target / name)
+    report.main([str(target)])
+    return target
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return (folder / "report.html").read_text()
+
+
+def values(source):
+    """What the page's figure to turn holds."""
+    return json.loads(re.search(r'id="explore-values">(.*?)</script>', source, re.S)[1])
+
+
+def test_the_page_is_self_contained_and_its_links_lead_somewhere(source):
+    page = Page(source)
+    assert len(set(page.ids)) == len(page.ids)
+    for link in page.links:
+        assert link.startswith("https://arxiv.org/") or link[1:] in page.ids, link
+    assert page.sources
+    assert all(s.startswith("data:image/svg+xml;base64,") for s in page.sources)
+    assert "@import" not in source
+    assert "url(" not in source
+    assert "fetch(" not in source
+
+
+def test_every_figure_number_and_command_is_there(folder, source):
+    text = re.sub(r"\s+", " ", html.unescape(source))
+    for name in SHOWN:
+        module, meta = experiments.load(name), record.read_meta(folder / name)
+        table, config = record.read_table(folder / name), frame.config_of(module, folder / name)
+        for figure in module.figures(table, config):
+            for sentence in (figure.title, figure.predicted, figure.found, figure.follows):
+                assert " ".join(sentence.split()) in text
+        for claim in module.claims(table, config):
+            assert claim.quantity in text
+            assert claim.here in text
+        assert f"<code>python -m experiments {name}</code>" in text, "its defaults"
+        assert f"root seed {meta['config']['seed']}" in text
+
+
+def test_what_failed_stands_at_the_top(source):
+    table = record.read_table(experiments_results("multi_step"))
+    module = experiments.load("multi_step")
+    config = frame.config_of(module, experiments_results("multi_step"))
+    failed = [c for c in module.claims(table, config) if c.holds is False]
+    top = source[: source.index("</header>")]
+    assert len(failed) == top.count("</a>:")
+    assert all(c.quantity in top for c in failed)
+
+
+def experiments_results(name):
+    return experiments.path_of(name).parents[1] / "results" / name
+
+
+def test_text_from_experiments_is_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "NAMES", (*experiments.NAMES, "counting"))
+    monkeypatch.setattr(experiments, "load", lambda name: counting)
+    monkeypatch.setattr(experiments, "path_of", lambda name: tmp_path / "mnist" / name)
+    out = tmp_path / "results" / "counting"
+    command = cli.Command(counting.Config(), out, replot=False, overwrite=False)
+    frame.run(counting, "counting", command, "python -m experiments counting")
+    source = report.build(tmp_path / "results")
+    Page(source)
+    assert "Random numbers &lt;are&gt; random" in source
+    assert "mean &lt;value&gt;" in source
+    assert "<are>" not in source
+    assert "<value>" not in source
+    assert "explore-values" not in source, "no view without its table"
+
+
+def test_an_empty_folder_and_an_unknown_run_are_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path)])
+    assert "python -m experiments mnist_aux_logits" in capsys.readouterr().err
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "figure.svg").write_text("<svg/>")
+    (tmp_path / "old" / "config.json").write_text('{"experiment": "forgotten"}')
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "a run of forgotten, which this version does not have" in error
+    assert error.count("\n") == 1
+
+
+def test_a_figure_that_was_never_drawn_is_one_line(folder, tmp_path):
+    shutil.copytree(folder / "microworld", tmp_path / "microworld")
+    (tmp_path / "microworld" / "matrix.svg").unlink()
+    with pytest.raises(record.RunFolderError, match=r"matrix\.svg is missing; .*--replot"):
+        report.build(tmp_path)
+
+
+def test_the_figure_to_turn_shows_the_table(source, folder):
+    shown = {view["experiment"]: view for view in values(source)}
+    table = record.read_table(folder / "multi_step")
+    view = shown["multi_step"]
+    for line in view["lines"]:
+        images = int(line["name"].replace(",", ""))
+        for x, cell in zip(view["x"], line["cells"], strict=True):
+            mine = table[(table.method == "Adam") & (table.num_images == images)]
+            runs = mine.loc[mine.num_aux == int(x), "accuracy"]
+            mean, half = statistics.mean_interval(runs)
+            assert (cell["mean"], cell["half"]) == pytest.approx((mean, half))
+            assert cell["runs"] == len(runs) > 1
+
+
+def test_another_table_is_one_line_more():
+    """As a sweep over the number of auxiliary logits would be added."""
+    rows = [
+        {"value": f"{m}", "start": start, "seed": seed, "accuracy": np.float64(m / 100 + seed / 50)}
+        for m in (50, 1, 3)
+        for start in ("same", "other")
+        for seed in range(4)
+        if (m, start) != (1, "other")
+    ]
+    rows.append({"value": "a word", "start": "same", "seed": 0, "accuracy": -1.0})
+    labels = ("auxiliary logits", "accuracy", "start")
+    line = explore.View("sweep", "How many?", "accuracy >= 0", "value", "accuracy", "start",
+                        labels, "note")  # fmt: skip
+    (view,) = explore.views({"sweep": pd.DataFrame(rows), "other": pd.DataFrame()}, [line])
+    assert view["x"] == ["1", "3", "50"], "ascending, whatever the order of the rows"
+    same, other = view["lines"]
+    assert other["cells"][0] == {"mean": None, "half": 0.0, "runs": 0}
+    expected = statistics.mean_interval([0.03, 0.05, 0.07, 0.09])
+    assert (same["cells"][1]["mean"], same["cells"][1]["half"]) == pytest.approx(expected)
+    json.dumps(view, allow_nan=False)
+
+
+CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
+PROBE = """<script>addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("main *")].filter((e) =>
+    !e.closest(".scroll, pre, svg") && e.getBoundingClientRect().right > innerWidth + 1);
+  document.title = JSON.stringify({ page: document.documentElement.scrollWidth, inner: innerWidth,
+    wide: wide.map((e) => e.tagName), answer: document.querySelector("output").textContent,
+    scale: Math.min(...[...document.querySelectorAll(".scroll img")].map(
+      (e) => e.clientWidth / e.getAttribute("width"))) });
+});</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_it_without_sideways_scrolling(source, tmp_path, width):
+    page = tmp_path / "page.html"
+    page.write_text(source.replace("</body>", PROBE))
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    assert seen["page"] <= seen["inner"], "the page itself scrolls sideways"
+    assert not seen["wide"]
+    assert seen["scale"] >= report.SMALLEST - 0.01, "letters of figures stay legible"
+    assert "angle between the starts" in seen["answer"], "the figure to turn has been drawn"
+
+
+def test_the_command_shown_makes_the_config():
+    smoke = experiments.load("multi_step").SMOKE  # numbers, tuples and words
+    loud = counting.Config(num_parts=2, names=("c",), verbose=True)
+    for module, config in ((experiments.load("multi_step"), smoke), (counting, loud)):
+        flags = cli.flags_of(config, module.Config())
+        parsed = cli.parse("name", "", module.Config(), module.SMOKE, flags).config
+        assert record.plain(parsed) == record.plain(config)
+        assert "--verbose" not in flags, "it changes no result"
+
+
+def test_every_step_of_the_main_job_has_flags_that_its_experiment_takes():
+    *names, last = reproduce.STEPS
+    assert last == "report"
+    assert names == [name for name in experiments.NAMES if name in names], "in reading order"
+    for name in names:
+        module = experiments.load(name)
+        cli.parse(name, "", module.Config(), module.SMOKE, reproduce.STEPS[name])
+
+
+def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
+    from mnist_mlp import data
+
+    def nowhere(name):
+        raise data.DataNotFoundError("no MNIST")
+
+    monkeypatch.setattr(data, "load", nowhere)
+    assert reproduce.environment()["SUBLIMINAL_OFFLINE"] == "1"
+    assert capsys.readouterr().out == "note: no MNIST\n"
+    monkeypatch.setattr(data, "load", lambda name: None)
+    assert "SUBLIMINAL_OFFLINE" not in reproduce.environment()
+
+
+def test_the_report_command_runs_in_a_process(folder, repository):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "experiments", "report", str(folder)],
+        cwd=repository, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "quiet"
+    assert str(folder / "report.html") in done.stdout
