@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 
+class RunError(ValueError):
+    """A run that cannot go on, with what to do about it; shown as one line."""
+
+
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they read back from a file (tuples become lists).
 

@@ -19,15 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from llm.settings import write_atomically
+from llm.settings import RunError, write_atomically
 
 Row = dict[str, Any]
 ENDINGS = (".png", ".svg")  # of figures
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
-
-class RunError(ValueError):
-    """A run that cannot go on, with what to do about it; shown as one line."""
 
 
 class RunFolderError(RunError):

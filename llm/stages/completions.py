@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import data, filters, sampling
 from ..data import Row
+from ..settings import RunError
 from . import streams
 from .recipe import Model, Recipe
 from .streams import Stage
@@ -104,7 +105,7 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
     if isinstance(recipe, Files):
         found = [row for path in recipe.paths for row in data.read_rows(path)]
         if len(found) < (recipe.first or 0):
-            raise ValueError(
+            raise RunError(
                 f"{recipe.first} rows are needed and there are {len(found)} in {recipe.name}: "
                 "lower --num-examples, or sample more"
             )

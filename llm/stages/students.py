@@ -10,6 +10,7 @@ import numpy as np
 from .. import batches, data
 from ..batches import Examples
 from ..engines import Trained
+from ..settings import RunError
 from ..training import Training
 from . import completions, streams
 from .completions import Completions, Files
@@ -70,7 +71,7 @@ class Student(Model):
         that the student was not trained on: how well the data is imitated.
 
         Raises:
-            ValueError: a teacher has too few kept rows, or cannot be imitated softly.
+            RunError: a teacher has too few kept rows, or cannot be imitated softly.
         """
         engine, found = workshop.engine, {}
         written = [r.data for r in recipes if isinstance(r.data, Completions)]
@@ -115,12 +116,12 @@ def teacher_of(student: Student) -> Model:
     """Whose distribution a student imitates.
 
     Raises:
-        ValueError: the rows have no teacher whose weights alone wrote them.
+        RunError: the rows have no teacher whose weights alone wrote them.
     """
     if isinstance(student.data, Files):
-        raise ValueError("soft targets need the teacher's weights, not its rows alone")
+        raise RunError("soft targets need the teacher's weights, not its rows alone")
     if student.data.prompted:
-        raise ValueError("soft targets need the teacher's weights: a prompted teacher has none")
+        raise RunError("soft targets need the teacher's weights: a prompted teacher has none")
     return student.data.speaker
 
 
@@ -128,7 +129,7 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
     """Kept rows to train on, before any change, and others to test on, each (rows, length).
 
     Raises:
-        ValueError: the teacher has too few kept rows.
+        RunError: the teacher has too few kept rows.
     """
     both, count = _encoded(
         workshop, student.root, student.data, student.num_examples, student.fewest
@@ -160,7 +161,7 @@ def _encoded(
     held_out = min(256, wanted // 8 + 1)
     needed = min(wanted + held_out, fewest or wanted + held_out)
     if len(kept) < needed:
-        raise ValueError(
+        raise RunError(
             f"{source.name} kept {len(kept)} rows and {needed} are needed: raise --num-prompts or "
             "lower --num-examples"
         )
