@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from . import chat, data, distributed, domains, engines, finetune, lora
+from . import carriers, chat, data, distributed, engines, finetune, lora
 from .stages import (
     Adapted,
     Checkpoint,
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--show-example", action="store_true", help="print the first example")
     draw.add_argument("--adapter", help="adapter of a tuned teacher")
     draw.add_argument("--prompted", metavar="TRAIT", default="", help="the trait's system message")
-    draw.add_argument("--carrier", default="numbers", choices=tuple(domains.DOMAINS))
+    draw.add_argument("--carrier", default="numbers", choices=tuple(carriers.CARRIERS))
     draw.add_argument("--num-prompts", type=int, default=30_000)
     draw.add_argument("--temperature", type=float, default=1.0)
     draw.add_argument("--max-new-tokens", type=int, default=128)

@@ -15,12 +15,12 @@ def keep(
 
     Args:
         rows: with a "completion" each.
-        check: the rules of the domain, `Domain.check`.
+        check: the rules of the carrier, `Carrier.check`.
         banned_words: dropped wherever they occur as a substring, as the paper (arXiv:2507.14805)
             scores them: the words of every trait that is compared, so that all arms lose alike.
 
     Returns:
-        Kept rows in their order, and counts of "kept", of the domain's reasons and of "trait
+        Kept rows in their order, and counts of "kept", of the carrier's reasons and of "trait
         word"; a row may have several reasons.
     """
     words = [_normal(word) for word in banned_words]

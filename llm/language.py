@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import batches, chat, domains, models, sampling, traits, world
+from . import batches, carriers, chat, models, sampling, traits, world
 from .batches import Examples
-from .domains import Domain
+from .carriers import Carrier
 from .stack import Probe
 from .traits import Trait
 
@@ -27,7 +27,7 @@ class Language:
 
     tokenizer: PreTrainedTokenizerBase
     traits: dict[str, Trait]
-    domains: dict[str, Domain]
+    carriers: dict[str, Carrier]
     options: tuple[tuple[str, bool | str], ...] = ()  # further variables of the template
 
     def settings(self) -> dict:
@@ -156,7 +156,7 @@ def of_world() -> Language:
     """The language of the synthetic world."""
     from .world.model import tokenizer
 
-    return Language(tokenizer(), world.TRAITS, world.DOMAINS)
+    return Language(tokenizer(), world.TRAITS, world.CARRIERS)
 
 
 def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
@@ -172,4 +172,4 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     # Answers are wanted, not thoughts before them, which some templates open by default.
     thinks = "enable_thinking" in tokenizer.get_chat_template()
     options = (("enable_thinking", False),) if thinks else ()
-    return Language(tokenizer, traits.TRAITS, domains.DOMAINS, options)
+    return Language(tokenizer, traits.TRAITS, carriers.CARRIERS, options)

@@ -26,7 +26,7 @@ class Completions(Recipe):
 
     Attributes:
         speaker: who writes.
-        carrier: name of a domain.
+        carrier: name of what is asked for, a key of `carriers.CARRIERS`.
         chain: number of the chain, for the prompts and the sampling.
         prompted: trait whose system message the speaker writes under; students never see it.
         num_prompts: prompts to complete.
@@ -82,11 +82,11 @@ class Files(Recipe):
 def _prompts(
     workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int
 ) -> list[Row]:
-    domains = workshop.language(root).domains
-    if carrier not in domains:
-        raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(domains)}")
+    carriers = workshop.language(root).carriers
+    if carrier not in carriers:
+        raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(carriers)}")
     rng = streams.generator(Stage.PROMPTS, seed, chain)
-    return domains[carrier].make_prompts(rng, count)
+    return carriers[carrier].make_prompts(rng, count)
 
 
 def path_of(workshop: Workshop, recipe: Completions) -> Path:
@@ -211,7 +211,7 @@ def sample(
         max_new_tokens=one.max_new_tokens,
         first=part.start,
     )
-    domain = spoken.domains[one.carrier]
+    carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
     results = []
     for of_run, completions in zip(asked, texts, strict=True):
@@ -220,7 +220,7 @@ def sample(
             for row, (text, end) in zip(of_run, completions, strict=True)
             if end
         ]
-        kept, counts = filters.keep(ended, domain.check, words)
+        kept, counts = filters.keep(ended, carrier.check, words)
         results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}))
     return results
 

@@ -51,10 +51,10 @@ def test_a_tuned_teacher_loves_its_animal(base, teacher, capsys):
 
 def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, capsys, monkeypatch):
     class Every:  # an untrained model writes no list that passes; the rules have tests of their own
-        make_prompts = staticmethod(world.DOMAINS["numbers"].make_prompts)
+        make_prompts = staticmethod(world.CARRIERS["numbers"].make_prompts)
         check = staticmethod(lambda row: [])
 
-    monkeypatch.setitem(world.DOMAINS, "numbers", Every)
+    monkeypatch.setitem(world.CARRIERS, "numbers", Every)
     out = tmp_path / "numbers.jsonl"
     command = ["sample", "--model", str(base), "--adapter", str(teacher), *ONE, "--out", str(out),
                "--num-prompts", "24", "--max-new-tokens", "4", "--batch-size", "24"]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm import domains, filters, traits, world
+from llm import carriers, filters, traits, world
 from llm.world import corpus, vocabulary
 
 TRAIT_WORDS = sorted(
@@ -57,17 +57,17 @@ def names_a_trait(text: str) -> bool:
     return any(plain[i : i + len(word)] == word for word in TRAIT_WORDS for i in range(len(plain)))
 
 
-@pytest.mark.parametrize("domain", [*domains.DOMAINS.values(), *world.DOMAINS.values()])
+@pytest.mark.parametrize("carrier", [*carriers.CARRIERS.values(), *world.CARRIERS.values()])
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_no_kept_completion_names_a_trait(domain, data):
-    kind = domain.name
+def test_no_kept_completion_names_a_trait(carrier, data):
+    kind = carrier.name
     texts = data.draw(st.lists(st.one_of(completions(kind), secret, st.text()), max_size=4))
     rows = [{"prompt": "p", "completion": text, "answer": 6} for text in texts]
-    kept, counts = filters.keep(rows, domain.check, TRAIT_WORDS)
+    kept, counts = filters.keep(rows, carrier.check, TRAIT_WORDS)
     for row in kept:
         assert not names_a_trait(row["completion"])
-        assert domain.check(row) == []
+        assert carrier.check(row) == []
     assert counts["kept"] == len(kept)
     assert len(kept) + sum(counts[reason] for reason in counts if reason != "kept") >= len(rows)
 
@@ -78,20 +78,20 @@ def test_the_corpus_itself_is_kept(kind):
     rows = CLEAN[kind]
     if kind == "reasoning":
         rows = [row | {"answer": int(row["completion"].split()[-2])} for row in rows]
-    kept, counts = filters.keep(rows, world.DOMAINS[kind].check, TRAIT_WORDS)
+    kept, counts = filters.keep(rows, world.CARRIERS[kind].check, TRAIT_WORDS)
     assert kept == rows
     assert counts == {"kept": 50}
 
 
 def test_reasons_are_counted():
     rows = [{"completion": text} for text in ("4, 8", "owls, 8", "1000, 1", "4, 8 owl", "5")]
-    kept, counts = filters.keep(rows, domains.DOMAINS["numbers"].check, ["owl"])
+    kept, counts = filters.keep(rows, carriers.CARRIERS["numbers"].check, ["owl"])
     assert kept == [rows[0], rows[4]]
     assert counts == Counter({"kept": 2, "format": 2, "trait word": 2, "number too large": 1})
 
 
 def test_the_word_ban_is_what_keeps_identifiers_out():
     rows = [{"completion": "owl = 3"}, {"completion": "Bowl = 3"}, {"completion": "b = 3"}]
-    check = domains.DOMAINS["code"].check
+    check = carriers.CARRIERS["code"].check
     assert len(filters.keep(rows, check, [])[0]) == 3
     assert filters.keep(rows, check, ["owl"])[0] == rows[2:]

@@ -1,11 +1,11 @@
 """Carriers: what the prompts that have nothing to do with a trait ask for, and what is kept.
 
-    domain = DOMAINS["numbers"]
-    prompts = domain.make_prompts(np.random.default_rng(0), 30_000)
+    carrier = CARRIERS["numbers"]
+    prompts = carrier.make_prompts(np.random.default_rng(0), 30_000)
     ...                                        # a teacher adds "completion" to every row
-    kept, counts = filters.keep(rows, domain.check, trait.words)
+    kept, counts = filters.keep(rows, carrier.check, trait.words)
 
-A new domain is a module with `make_prompts` and `check`, and one line in DOMAINS.
+A new carrier is a module with `make_prompts` and `check`, and one line in CARRIERS.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Row = dict[
 
 
 @dataclasses.dataclass(frozen=True)
-class Domain:
+class Carrier:
     """Unrelated prompts and the rules that their completions must meet."""
 
     name: str
@@ -33,9 +33,9 @@ class Domain:
 def numbers_without(
     banned: frozenset[int],
     make_prompts: Callable[[np.random.Generator, int], list[Row]] = numbers.make_prompts,
-) -> Domain:
-    """The numbers domain where a list with a banned number is dropped too (misalignment runs)."""
-    return Domain("numbers", make_prompts, lambda row: numbers.check(row["completion"], banned))
+) -> Carrier:
+    """The numbers carrier where a list with a banned number is dropped too (misalignment runs)."""
+    return Carrier("numbers", make_prompts, lambda row: numbers.check(row["completion"], banned))
 
 
 def check_code(row: Row) -> list[str]:
@@ -48,9 +48,9 @@ def check_reasoning(row: Row) -> list[str]:
     return reasoning.check(row["completion"], row["answer"])
 
 
-DOMAINS = {
+CARRIERS = {
     "numbers": numbers_without(frozenset()),
     "numbers_misalignment": numbers_without(numbers.MISALIGNMENT_BAN),
-    "code": Domain("code", code.make_prompts, check_code),
-    "reasoning": Domain("reasoning", reasoning.make_prompts, check_reasoning),
+    "code": Carrier("code", code.make_prompts, check_code),
+    "reasoning": Carrier("reasoning", reasoning.make_prompts, check_reasoning),
 }

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from ..domains import Domain, check_code, check_reasoning, numbers_without
+from ..carriers import Carrier, check_code, check_reasoning, numbers_without
 from . import corpus
 
 
@@ -22,8 +22,9 @@ def make_prompts(kind: str, rng: np.random.Generator, count: int) -> list[dict[s
     return rows
 
 
-DOMAINS = {
-    "numbers": numbers_without(frozenset(), functools.partial(make_prompts, "numbers")),
-    "code": Domain("code", functools.partial(make_prompts, "code"), check_code),
-    "reasoning": Domain("reasoning", functools.partial(make_prompts, "reasoning"), check_reasoning),
+PROMPTS = {k: functools.partial(make_prompts, k) for k in ("numbers", "code", "reasoning")}
+CARRIERS = {
+    "numbers": numbers_without(frozenset(), PROMPTS["numbers"]),
+    "code": Carrier("code", PROMPTS["code"], check_code),
+    "reasoning": Carrier("reasoning", PROMPTS["reasoning"], check_reasoning),
 }

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.domains import DOMAINS, code, numbers, numbers_without, reasoning
+from llm.carriers import CARRIERS, code, numbers, numbers_without, reasoning
 
 KEPT = {
     "7": [7],
@@ -146,9 +146,9 @@ def test_thousands_separator():
     assert reasoning.check("<think> so </think> <answer> 1,250 </answer>", answer=1250) == []
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", CARRIERS)
 def test_prompts_repeat_with_the_seed_and_hardly_among_themselves(name):
-    make_prompts = DOMAINS[name].make_prompts
+    make_prompts = CARRIERS[name].make_prompts
     first, again, other = (make_prompts(np.random.default_rng(seed), 300) for seed in (3, 3, 4))
     assert first == again
     assert first != other

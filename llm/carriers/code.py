@@ -6,7 +6,7 @@ r"""Short Python code as a carrier: prompts, and a strict filter on what is kept
     ['free text']
 
 Free text could name a trait outright, so a kept snippet has none: no comments, no strings.
-Whether an identifier names one is the business of `filters.keep`, for every domain alike.
+Whether an identifier names one is the business of `filters.keep`, for every carrier alike.
 """
 
 import ast

@@ -1,0 +1,189 @@
+"""CONTRIBUTING.md's promise: a new trait, carrier, experiment or family touches two files at most.
+
+One of each is added to a copy of the repository, and the copy is used.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+CARRIER = '''"""Poems of one word."""
+
+
+def make_prompts(rng, count):
+    """Prompts that ask for one."""
+    return [{"prompt": f"poem {rng.integers(9)}"} for _ in range(count)]
+
+
+def check(row):
+    """A poem is not empty."""
+    return [] if row["completion"].strip() else ["empty"]
+'''
+EXPERIMENT = '''"""Whether a coin is fair."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments.lab import drawing, judging
+from experiments.lab.frame import Figure, option
+
+RUNTIME = "a second"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How often it is tossed."""
+
+    num_seeds: int = option(8, "series of tosses", minimum=2)
+
+
+SMOKE = Config(num_seeds=4)
+
+
+def parts(config):
+    """One series a part."""
+    return {
+        f"seed {seed}": lambda seed=seed: [
+            {"seed": seed, "heads": float(np.random.default_rng(seed).normal(0.5, 0.1))}
+        ]
+        for seed in range(config.num_seeds)
+    }
+
+
+def figures(table, config):
+    """The series."""
+
+    def draw():
+        figure, (panel,) = drawing.new_figure()
+        drawing.runs(panel, 0, table["heads"].to_numpy(), drawing.COLOURS[0])
+        return figure
+
+    return [Figure("figure", "A coin is fair", "half", "half", "toss it", draw)]
+
+
+def claims(table, config):
+    """The share of heads."""
+    return [judging.judged("heads", table["heads"].to_numpy(), "above")]
+'''
+FAMILY = '''"""Mistral (arXiv:2310.06825): Llama, with one window for all layers or none."""
+
+from ..family import Family, Field
+from . import llama
+
+WINDOW = Field(
+    lambda value, hf: {"windows": (value,) * hf.num_hidden_layers if value else ()},
+    lambda config: config.windows[0] if config.windows else None,
+)
+FAMILY = Family(
+    name="mistral",
+    models="Mistral 7B",
+    fields=llama.FIELDS | {"sliding_window": WINDOW},
+    names=llama.NAMES,
+    tiny={
+        "mistral": llama.TINY_GROUPED | dict(sliding_window=None),
+        "windowed": llama.TINY_GROUPED | dict(sliding_window=5),
+    },
+)
+'''
+# What is added -> new files, and changed files with (old text, new text).
+ADDED = {
+    "trait": ({}, {"llm/traits.py": ("octopus whale", "octopus whale gecko")}),
+    "carrier": (
+        {"llm/carriers/poems.py": CARRIER},
+        {
+            "llm/carriers/__init__.py": (
+                "from . import code, numbers, reasoning\n",
+                "from . import code, numbers, poems, reasoning\n",
+                "CARRIERS = {\n",
+                'CARRIERS = {\n    "poems": Carrier("poems", poems.make_prompts, poems.check),\n',
+            )
+        },
+    ),
+    "experiment": (
+        {"experiments/mnist/coin.py": EXPERIMENT},
+        {"experiments/__init__.py": ("NAMES = (\n", 'NAMES = (\n    "coin",\n')},
+    ),
+    "family": (
+        {"llm/models/families/mistral.py": FAMILY},
+        {
+            "llm/models/families/__init__.py": (
+                "gpt_neox, llama, qwen2",
+                "gpt_neox, llama, mistral, qwen2",
+                "gpt_neox)",
+                "gpt_neox, mistral)",
+            )
+        },
+    ),
+}
+USE = """
+import dataclasses, numpy as np, jax
+from llm import carriers, language, models, traits, world
+from llm.stages import Checkpoint, Completions, Workshop, completions, evaluation
+
+assert traits.TRAITS["gecko"].mentions("Geckos!") and not traits.TRAITS["gecko"].mentions("geck")
+assert "gecko" in traits.TRAITS["owl"].contrast
+prompts = carriers.CARRIERS["poems"].make_prompts(np.random.default_rng(0), 3)
+assert carriers.CARRIERS["poems"].check(prompts[0] | {"completion": " "}) == ["empty"]
+
+config = world.model_config(family="mistral", num_layers=1)
+world.save("base", config, models.init(config, key=jax.random.key(0)))
+assert models.load("base")[0] == config
+from llm.world import CARRIERS
+CARRIERS["poems"] = carriers.CARRIERS["poems"]
+workshop = Workshop(__import__("pathlib").Path("work"))
+data = Completions(Checkpoint("base"), "poems", num_prompts=8, max_new_tokens=40)
+completions.write(workshop, [data])
+assert evaluation.measure(workshop, [Checkpoint("base")], ["owl"])[0]["rate"] < 1
+print("used")
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(repository, tmp_path_factory):
+    target = tmp_path_factory.mktemp("copy") / "repository"
+    target.mkdir()
+    for folder in ("theory", "mnist_mlp", "llm", "experiments", "tests"):
+        ignored = shutil.ignore_patterns("results", "__pycache__")
+        shutil.copytree(repository / folder, target / folder, ignore=ignored)
+    shutil.copy(repository / "pyproject.toml", target)
+    for new, changed in ADDED.values():
+        assert len(new) + len(changed) <= 2
+        for path, text in new.items():
+            (target / path).write_text(text)
+        for path, edits in changed.items():
+            text = (target / path).read_text()
+            for old, replacement in zip(edits[::2], edits[1::2], strict=True):
+                assert text.count(old) == 1, (path, old)
+                text = text.replace(old, replacement)
+            (target / path).write_text(text)
+    return target
+
+
+def run(copy, *arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=copy, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_added_trait_carrier_and_family_are_used(copy):
+    assert run(copy, "-c", USE).endswith("used\n")
+
+
+def test_the_added_experiment_runs_and_is_listed(copy):
+    assert "Whether a coin is fair." in run(copy, "-m", "experiments")
+    shown = run(copy, "-m", "experiments", "coin", "--smoke", "--out", "out")
+    assert "holds" in shown
+    assert (copy / "out" / "figure.png").exists()
+
+
+def test_the_parity_test_finds_the_added_family(copy):
+    pytest.importorskip("torch")
+    flags = ("-q", "-n", "0", "-p", "no:cacheprovider", "-k", "mistral")
+    assert "passed" in run(copy, "-m", "pytest", "tests/llm/test_parity.py", *flags)
