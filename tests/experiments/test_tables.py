@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.lab import frame, tables
@@ -9,6 +9,7 @@ WORDS = st.text(alphabet="abc±0.9", min_size=1, max_size=14)
 CELLS = st.lists(WORDS, max_size=8).map(" ".join)
 
 
+@settings(deadline=None)  # on a busy machine one example may take its time
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5),
     width=st.integers(20, 100),
