@@ -106,9 +106,8 @@ def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
     """The parts still to run: a bar with an ETA on a terminal, plain lines elsewhere."""
     done = total - len(todo)
     start = time.monotonic()
-    if (
-        sys.stderr.isatty()
-    ):  # rich would also draw its bar where FORCE_COLOR is set, as in notebooks
+    # Rich itself would also draw its bar where FORCE_COLOR is set, as in notebooks.
+    if sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
