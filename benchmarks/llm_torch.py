@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-import peft
-import torch
+import peft  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]
 import transformers
 
 from llm import models

@@ -63,7 +63,7 @@ def run_jax(precision: str, seeds: int) -> dict:
 def run_torch(seeds: int) -> dict:
     """The opponent."""
     import numpy as np
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from benchmarks import mnist_torch
     from mnist_mlp import data

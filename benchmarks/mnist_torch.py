@@ -8,8 +8,8 @@ per-model loss means and a roll for the cross-model pairs.
 import itertools
 import math
 
-import torch
-import torch.nn.functional as F
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 
 class StackedMLP(torch.nn.Module):

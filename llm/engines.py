@@ -65,6 +65,14 @@ class Stack:
         """The parameters of a checkpoint folder or name."""
         return models.load(folder)[1]
 
+    def add(self, weights: Params, folder: str, config: ModelConfig) -> Params:
+        """A stack has no adapters beside its models.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{folder}: adapter folders need a mesh (python -m llm)")
+
     def save(
         self, folder: Path, config: ModelConfig, weights: Params,
         tokenizer: PreTrainedTokenizerBase, files: dict[str, str],
@@ -251,7 +259,7 @@ class OnMesh:
         layout = functools.partial(sharding.shardings, self.mesh)
         return Weights(models.load(folder, self.dtype, layout=layout)[1], source=str(folder))
 
-    def add(self, weights: Weights, folder: Path, config: ModelConfig) -> Weights:
+    def add(self, weights: Weights, folder: str, config: ModelConfig) -> Weights:
         """The model with the adapters of a PEFT folder.
 
         Raises:
