@@ -28,7 +28,7 @@ class LoraConfig:
     """Rank, strength and placement of the adapters."""
 
     rank: int = 8
-    alpha: float = 8.0
+    alpha: int | float = 8.0
     targets: str = r"layers/\d+/(attn|mlp)/\w+"  # regular expression over paths, matched whole
     dropout: float = 0.0  # of the adapters' input, in training only
     rslora: bool = False  # scale by alpha/√rank (arXiv:2312.03732) instead of alpha/rank
@@ -135,7 +135,7 @@ def _layer_keys(adapters: Adapters, key: Array) -> dict:
     return models.stack_layers(keys) if models.is_stacked(adapters) else keys
 
 
-def linears(params: models.Params, path: tuple = ()) -> Iterator[tuple[tuple, dict]]:
+def linears(params: dict, path: tuple = ()) -> Iterator[tuple[tuple, dict]]:
     """Paths and parameters of all linear layers, in the order of the tree."""
     for name, child in sorted(params.items()):
         if not isinstance(child, dict):
@@ -146,7 +146,7 @@ def linears(params: models.Params, path: tuple = ()) -> Iterator[tuple[tuple, di
             yield from linears(child, (*path, name))
 
 
-def adapted(adapters: Adapters, path: tuple = ()) -> Iterator[tuple[tuple, dict]]:
+def adapted(adapters: dict, path: tuple = ()) -> Iterator[tuple[tuple, dict]]:
     """Paths and `{"a", "b"}` of all adapted layers."""
     for name, child in sorted(adapters.items()):
         if "a" in child and "b" in child:

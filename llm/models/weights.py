@@ -16,7 +16,7 @@ import ml_dtypes  # noqa: F401  numpy must know bfloat16 before safetensors read
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, DTypeLike, PyTree
+from jaxtyping import Array, Bool, DTypeLike, Int, PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -64,7 +64,7 @@ def keys(path) -> Path_:
 def load_params(
     folder: Path,
     config: ModelConfig,
-    abstract: Params,
+    abstract: PyTree[jax.ShapeDtypeStruct],
     dtype: DTypeLike,
     shardings: PyTree[jax.sharding.Sharding] | None = None,
 ) -> Params:
@@ -88,6 +88,7 @@ def load_params(
     stored = _stored_tensors(folder, config)
     _check(folder, config, shapes, stored)
     loaded: dict[int, Array] = {}
+    finite: dict[str, Array] = {}
     # One file is mapped at a time: the host never holds more of a large checkpoint than that.
     for file_path in sorted({stored[name].file for name in wanted}):
         with _reading(file_path) as file:
@@ -97,17 +98,16 @@ def load_params(
                     _to_devices, file.get_slice(stored[name].key), paths[i][-1] == "kernel", dtype
                 )
                 if layer is None:
-                    loaded[i] = read(leaves[i].shape, places[i])
+                    tensor = loaded[i] = read(leaves[i].shape, places[i])
                 else:
+                    tensor = read(leaves[i].shape[1:], _within_layer(places[i]))
                     whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
-                    one = read(leaves[i].shape[1:], _within_layer(places[i]))
-                    loaded[i] = _put_layer(whole, one, layer)
-    finite = jax.device_get([_is_finite(loaded[i]) for i in range(len(leaves))])
-    if bad := [name for name, (i, _) in wanted.items() if not finite[i]]:
+                    loaded[i] = _put_layer(whole, tensor, layer)
+                finite[name] = _is_finite(tensor)
+    if bad := [name for name, flag in jax.device_get(finite).items() if not flag]:
         raise ValueError(
-            f"{folder}: NaN or infinity as {jnp.dtype(dtype).name} in {bad[0]}"
-            + (f" or another of {len(bad)} tensors" if len(bad) > 1 else "")
-            + "; the checkpoint is of no use"
+            f"{folder}: {len(bad)} of {len(wanted)} tensors hold NaN or infinity as "
+            f"{jnp.dtype(dtype).name}, first {bad[0]}; the checkpoint is of no use"
         )
     return jax.tree.unflatten(structure, [loaded[i] for i in range(len(leaves))])
 
@@ -139,7 +139,7 @@ def _is_finite(array: Array) -> Bool[Array, ""]:
     return jnp.isfinite(array).all()
 
 
-def _tensor_paths(path: Path_, leaf: Array) -> list[tuple[int | None, Path_]]:
+def _tensor_paths(path: Path_, leaf: jax.ShapeDtypeStruct) -> list[tuple[int | None, Path_]]:
     """Layers and paths of the tensors of a leaf: one, or one per layer if it is stacked."""
     if path[0] != "layers" or isinstance(path[1], int):
         return [(None, path)]
@@ -155,7 +155,7 @@ def _within_layer(place: Any) -> Any:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put_layer(stacked: Array, layer: Array, number: int) -> Array:
+def _put_layer(stacked: Array, layer: Array, number: Int[Array, ""]) -> Array:
     return stacked.at[number].set(layer)
 
 

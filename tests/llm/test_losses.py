@@ -10,11 +10,11 @@ T, V = 7, 11
 
 
 def draw(seed, *shape):
-    return 3 * np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(3 * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 hard_tokens = jax.jit(losses.hard_tokens)
-soft_targets = jax.jit(losses.soft_targets)
+soft_targets = jax.jit(losses.soft_targets, static_argnums=2)
 restricted = jax.jit(losses.restricted_soft_targets)
 
 
@@ -25,7 +25,7 @@ def log_softmax(logits):
 
 
 def test_hard_tokens_is_the_negative_log_probability():
-    logits, targets = draw(0, T, V), np.arange(T) % 5
+    logits, targets = draw(0, T, V), jnp.arange(T) % 5
     expected = -log_softmax(logits)[np.arange(T), targets]
     np.testing.assert_allclose(hard_tokens(logits, targets), expected, rtol=1e-5)
 
@@ -45,8 +45,8 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_soft_targets_with_a_point_mass_are_hard_tokens():
-    logits, targets = draw(0, T, V), np.arange(T) % 5
-    teacher = np.where(np.eye(V)[targets] > 0, 0, -np.inf).astype(np.float32)
+    logits, targets = draw(0, T, V), jnp.arange(T) % 5
+    teacher = jnp.where(jnp.eye(V)[targets] > 0, 0, -jnp.inf)
     np.testing.assert_allclose(
         soft_targets(logits, teacher, 1.0), hard_tokens(logits, targets), rtol=1e-5
     )
@@ -55,7 +55,7 @@ def test_soft_targets_with_a_point_mass_are_hard_tokens():
 
 
 def test_restricted_targets_ignore_and_spare_every_logit_outside_the_set():
-    student, teacher, inside = draw(0, T, V), draw(1, T, V), np.array([2, 5, 7])
+    student, teacher, inside = draw(0, T, V), draw(1, T, V), jnp.array([2, 5, 7])
     outside = np.setdiff1d(np.arange(V), inside)
     other_student, other_teacher = np.array(student), np.array(teacher)
     other_student[:, outside] += 5
@@ -74,11 +74,11 @@ def test_restricted_targets_ignore_and_spare_every_logit_outside_the_set():
 
 @pytest.mark.parametrize("kind", ["hard", "soft", "restricted"])
 def test_gradients_and_shift_invariance(kind):
-    teacher, targets = draw(1, T, V), np.arange(T) % 5
+    teacher, targets = draw(1, T, V), jnp.arange(T) % 5
     loss = {
         "hard": lambda z: losses.hard_tokens(z, targets),
         "soft": lambda z: losses.soft_targets(z, teacher),
-        "restricted": lambda z: losses.restricted_soft_targets(z, teacher, np.array([1, 2, 9])),
+        "restricted": lambda z: losses.restricted_soft_targets(z, teacher, jnp.array([1, 2, 9])),
     }[kind]
     logits = draw(0, T, V)
     with jax.enable_x64(True):
@@ -95,8 +95,8 @@ def test_softmax_is_float32_under_bfloat16_logits():
 
 
 def test_masked_tokens_get_gradient_exactly_zero():
-    logits, targets = draw(0, T, V), np.zeros(T, np.int32)
-    weights = np.array([0.0, 1.0, 0.0, 2.5, 0.0, 0.5, 0.0])
+    logits, targets = draw(0, T, V), jnp.zeros(T, jnp.int32)
+    weights = jnp.array([0.0, 1.0, 0.0, 2.5, 0.0, 0.5, 0.0])
 
     @jax.jit
     @jax.value_and_grad
@@ -107,21 +107,20 @@ def test_masked_tokens_get_gradient_exactly_zero():
     assert (np.asarray(grad)[weights == 0] == 0).all()
     assert (np.abs(grad)[weights != 0].max(axis=1) > 1e-3).all()
     # even where the masked token itself has an infinite loss
-    impossible = logits.copy()
-    impossible[0, 0] = -np.inf
+    impossible = logits.at[0, 0].set(-jnp.inf)
     assert total(impossible)[0] == value
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_chunks_change_neither_value_nor_gradient(size):
     hidden, head = draw(0, T, 5), draw(1, 5, V)
-    targets, weights = np.arange(T), np.array([0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 2.0])
+    targets, weights = jnp.arange(T), jnp.array([0.0, 1.0, 1.0, 0.5, 1.0, 0.0, 2.0])
 
     def loss(hidden, head, size):
         def total(h, t, w):
             return losses.weighted_total(losses.hard_tokens(h @ head, t), w)
 
-        return losses.total_in_chunks(total, size, hidden, jnp.asarray(targets), weights)
+        return losses.total_in_chunks(total, size, hidden, targets, weights)
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
     (value, grads), (whole, whole_grads) = run(hidden, head, size), run(hidden, head, None)

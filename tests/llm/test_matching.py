@@ -1,13 +1,14 @@
 """Weight matching: the function stays, and a permuted copy is found again."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm import matching, models, world
 
 CONFIG = world.model_config()
-TOKENS = np.arange(48).reshape(4, 12) + 6
+TOKENS = jnp.arange(48).reshape(4, 12) + 6
 
 
 def params_of(seed):

@@ -164,11 +164,11 @@ def test_weights_that_are_not_finite_are_refused(folder, params):
 
     for value in (np.nan, np.inf, -np.inf):
         edit(folder, spoil(value))
-        with pytest.raises(ValueError, match=r"NaN or infinity as float32 in model\.norm\.weight;"):
+        with pytest.raises(ValueError, match=r"1 of 20 tensors hold NaN or infinity.*model\.norm"):
             models.load(folder)
     edit(folder, spoil(1e5))  # finite as it is stored
     models.load(folder)
-    with pytest.raises(ValueError, match=r"as float16 in model\.norm"):
+    with pytest.raises(ValueError, match=r"as float16, first model\.norm"):
         models.load(folder, jnp.float16)
 
 

@@ -11,7 +11,7 @@ from ..family import WINDOWS, Family, Field, plain
 from . import gemma, llama
 
 
-def _read_scalar(value: float, hf: Any) -> dict[str, Any]:
+def _read_scalar(value: int | float, hf: Any) -> dict[str, Any]:
     return {"attention_scale": None if value == hf.head_dim else value**-0.5}
 
 
