@@ -169,7 +169,7 @@ def test_settings_are_traced(params, prompts, sampler):
 def test_finished_rows_cost_nothing(params):
     """The loop ends with its last row, and a batch shrinks when most rows are done."""
     everything = jnp.arange(64)
-    prompts, mask = sampling.pad_left([[1, 2], [3]], 4, 16)
+    prompts, mask = map(jnp.asarray, sampling.pad_left([[1, 2], [3]], 4, 16))
     keys = jax.random.split(KEY, 4)
 
     @jax.jit
@@ -189,7 +189,7 @@ def test_finished_rows_cost_nothing(params):
 def test_stacked_models_sample_as_each_alone(prompts):
     params = [models.init(CONFIG, key=jax.random.key(i)) for i in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    tokens, mask = sampling.pad_left(prompts[:5], 5, 32)
+    tokens, mask = map(jnp.asarray, sampling.pad_left(prompts[:5], 5, 32))
     keys = jax.random.split(KEY, 5)
 
     def run(params):
