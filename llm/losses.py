@@ -57,7 +57,7 @@ def restricted_soft_targets(
 
 
 def weighted_total(
-    losses: Float[Array, " tokens"], weights: Float[Array, " tokens"]
+    losses: Float[Array, "*tokens"], weights: Float[Array, "*tokens"]
 ) -> Float[Array, ""]:
     """Sum of weights × losses; a token of weight zero has gradient exactly zero."""
     return jnp.where(weights != 0, losses * weights, 0).sum()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .models import Cache, Decoder, Params, empty_cache, to_host, widen_cache
 
@@ -217,7 +217,7 @@ def make_sampler(
                 state = widen(state, length + free)
 
     def sample(
-        params: Params,
+        params: PyTree,
         prompts: Sequence[Sequence[int]],
         *,
         key: Key[Array, ""],

@@ -104,6 +104,8 @@ def load_params(
                     whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
                     loaded[i] = _put_layer(whole, tensor, layer)
                 finite[name] = _is_finite(tensor)
+                # Reading ahead of the devices would pile up tensors on the host.
+                jax.block_until_ready((loaded[i], finite[name]))
     if bad := [name for name, flag in jax.device_get(finite).items() if not flag]:
         raise ValueError(
             f"{folder}: {len(bad)} of {len(wanted)} tensors hold NaN or infinity as "
