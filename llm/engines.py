@@ -330,7 +330,7 @@ class OnMesh:
     ) -> list[list[list[int]]]:
         """As `Stack.complete` for one run."""
         numbers = range(first, first + len(prompts[0]))
-        sampler = _sampler(config, weights.settings)
+        sampler = _sampler(config, weights.settings, self.mesh)
         return [
             sampler(
                 weights, prompts[0], key=keys[0], max_new_tokens=max_new_tokens, choice=choice,
@@ -360,8 +360,11 @@ def _bind(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any) -
 
 # The settings of adapters are static; only arrays go into the jitted functions.
 @functools.cache
-def _sampler(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
-    sample = sampling.make_sampler(functools.partial(_bind, config, settings))
+def _sampler(
+    config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+    bind, place = functools.partial(_bind, config, settings), functools.partial(split_rows, mesh)
+    sample = sampling.make_sampler(bind, place=place)
     return lambda weights, *args, **kwargs: sample(weights[:2], *args, **kwargs)
 
 
@@ -370,6 +373,12 @@ def _measure(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[
     bind = functools.partial(_bind, config, settings)
     measure = jax.jit(lambda weights, probe: stack.measure_model(bind(weights), probe))
     return lambda weights, probe: measure(weights[:2], probe)
+
+
+def split_rows(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:
+    """Rows of a batch split over the data and fsdp axes, where they divide."""
+    spec = sharding.fitting(sharding.BATCH, rows.shape, mesh)
+    return jax.device_put(rows, jax.sharding.NamedSharding(mesh, spec))
 
 
 def unpad(examples: Examples) -> list[Example]:

@@ -165,7 +165,9 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     Raises:
         ValueError: no such folder or name, or a tokenizer without a chat template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(models.folder_of(folder_or_name))
+    tokenizer = AutoTokenizer.from_pretrained(
+        models.folder_of(folder_or_name), trust_remote_code=False
+    )
     if tokenizer.get_vocab() == world.vocabulary.ID:
         return dataclasses.replace(of_world(), tokenizer=tokenizer)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template

@@ -51,7 +51,7 @@ def stack_examples(sets: Sequence[Examples]) -> Examples:
     )
 
 
-def pick(tree: Params, runs: Int[Array, " picked"] | list[int]) -> Params:
+def pick(tree: Params, runs: int | Sequence[int] | np.integer | np.ndarray) -> Params:
     """Some runs of a stack, in the given order, with repetition."""
     return jax.tree.map(lambda leaf: leaf[np.asarray(runs)], tree)
 

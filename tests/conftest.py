@@ -18,7 +18,7 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in annotations are checked at every call of these packages.
-install_import_hook(("theory", "mnist_mlp"), "beartype.beartype")
+install_import_hook(("theory", "mnist_mlp", "llm"), "beartype.beartype")
 
 from mnist_mlp import data  # noqa: E402
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from .streams import Stage
 from .workshop import Workshop, grouped
 
 
+@runtime_checkable
 class Change(Protocol):
     """A control: other training examples than the teacher's kept rows. A frozen dataclass."""
 

@@ -191,6 +191,19 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, worksh
     assert path.read_bytes() == completions.path_of(whole, recipe).read_bytes()
 
 
+def test_sampling_on_four_devices_is_that_on_one(tmp_path, workshop):
+    recipe = Completions(Checkpoint(str(workshop.folder(BASES[0]))), num_prompts=64)
+    one, four = (
+        Workshop(tmp_path / name, engines.OnMesh(axes, dtype="float32"))
+        for name, axes in (("one", (1, 1, 1)), ("four", (2, 2, 1)))
+    )
+    a, b = (
+        {r["prompt"]: r["completion"] for r in completions.rows(w, recipe)} for w in (one, four)
+    )
+    assert len(a) > 20
+    assert np.mean([a[prompt] == b.get(prompt) for prompt in a]) > 0.95
+
+
 # Data.
 
 
