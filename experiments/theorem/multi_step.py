@@ -299,7 +299,7 @@ def draw_accuracy(big: pd.DataFrame, config: Config):
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("noise images (one mark per seed, lines are means)")
     axes.set_ylabel("test accuracy")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -344,7 +344,7 @@ def draw_times(big: pd.DataFrame, config: Config):
     axes.set_xticks([*TIMES, edge], [*(f"$10^{i}$" for i in range(len(TIMES))), "∞"])
     axes.set_xlabel("t  (gradient descent steps at rate 1/λ_max)")
     axes.set_ylabel("share of the teacher's displacement")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
