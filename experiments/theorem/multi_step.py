@@ -408,7 +408,7 @@ def small_claims(small: pd.DataFrame) -> list[Claim]:
     ceiling = small[small["method"] == "ceiling"].set_index(keys)["share"]
     nets = len(ceiling)
     falls = int(flow.apply(lambda share: (np.diff(share) < -1e-12).any()).sum())
-    above = int((flow.max() > ceiling + 1e-9).sum())
+    above = int((flow.max() - ceiling > 1e-9).sum())
     return [
         Claim(
             "small networks: share falls with t", "0", "", f"{falls} of {nets}", nets, falls == 0
