@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Logits = Float[Array, "*batch outputs"]
-PerExample = Float[Array, "*batch"]
+PerExample = Float[Array, "*#batch"]
+Side = Float[Array, "*#batch outputs"]  # logits of one network, broadcast against another's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,11 @@ class ImitationLoss:
     """
 
     name: str
-    value: Callable[[Logits, Logits], PerExample]
+    value: Callable[[Side, Side], PerExample]
     mixed_hessian: Callable[[Logits, Logits], Logits]
 
 
-def from_value(name: str, value: Callable[[Logits, Logits], PerExample]) -> ImitationLoss:
+def from_value(name: str, value: Callable[[Side, Side], PerExample]) -> ImitationLoss:
     """Any twice differentiable loss; M v by differentiating ∂L_S/∂z along v in y, at z = y."""
 
     def mixed_hessian(y: Logits, v: Logits) -> Logits:
@@ -78,7 +79,7 @@ def cross_entropy(temperature: float | int = 1.0) -> ImitationLoss:
     """-Σ_i p_i(y) log p_i(z) in nats, p = softmax(· / T); M = T⁻² (diag(p) - p pᵀ)."""
     require_positive(temperature)
 
-    def value(z: Logits, y: Logits) -> PerExample:
+    def value(z: Side, y: Side) -> PerExample:
         p = jax.nn.softmax(y / temperature, axis=-1)
         return -jnp.sum(p * jax.nn.log_softmax(z / temperature, axis=-1), axis=-1)
 
@@ -115,7 +116,7 @@ def reverse_kl(temperature: float | int = 1.0) -> ImitationLoss:
 def argmax_labels() -> ImitationLoss:
     """Cross-entropy against the teacher's argmax; not covered: M = 0 and z = y is no minimum."""
 
-    def value(z: Logits, y: Logits) -> PerExample:
+    def value(z: Side, y: Side) -> PerExample:
         label = jnp.argmax(y, axis=-1, keepdims=True)
         return -jnp.take_along_axis(jax.nn.log_softmax(z, axis=-1), label, axis=-1)[..., 0]
 
@@ -162,7 +163,7 @@ def one_of(index: Array, candidates: Sequence[ImitationLoss]) -> ImitationLoss:
     )
 
 
-def divergence(a: Logits, b: Logits) -> PerExample:
+def divergence(a: Side, b: Side) -> PerExample:
     """KL(softmax(a) ‖ softmax(b)) in nats; a probability of exactly 0 in a contributes 0."""
     log_p, log_q = jax.nn.log_softmax(a, axis=-1), jax.nn.log_softmax(b, axis=-1)
     p = jnp.exp(log_p)

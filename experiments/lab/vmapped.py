@@ -18,7 +18,8 @@ RELATIVE = 1e-4  # far above the round-off of float64, far below anything that a
 
 def relative(alone: np.ndarray) -> np.ndarray:
     """Allowed difference: that part of a value, or of the sample's median where it cancels."""
-    return RELATIVE * np.maximum(np.abs(alone), np.median(np.abs(alone), axis=0))
+    size = np.where(np.isfinite(alone), np.abs(alone), 0)
+    return RELATIVE * np.maximum(size, np.median(size, axis=0))
 
 
 def check(

@@ -299,7 +299,7 @@ def draw_accuracy(big: pd.DataFrame, config: Config):
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("noise images (one mark per seed, lines are means)")
     axes.set_ylabel("test accuracy")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -344,7 +344,7 @@ def draw_times(big: pd.DataFrame, config: Config):
     axes.set_xticks([*TIMES, edge], [*(f"$10^{i}$" for i in range(len(TIMES))), "∞"])
     axes.set_xlabel("t  (gradient descent steps at rate 1/λ_max)")
     axes.set_ylabel("share of the teacher's displacement")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -408,7 +408,7 @@ def small_claims(small: pd.DataFrame) -> list[Claim]:
     ceiling = small[small["method"] == "ceiling"].set_index(keys)["share"]
     nets = len(ceiling)
     falls = int(flow.apply(lambda share: (np.diff(share) < -1e-12).any()).sum())
-    above = int((flow.max() > ceiling + 1e-9).sum())
+    above = int((flow.max() - ceiling > 1e-9).sum())
     return [
         Claim(
             "small networks: share falls with t", "0", "", f"{falls} of {nets}", nets, falls == 0

@@ -89,7 +89,7 @@ def test_values_against_numpy(temperature):
     assert losses.reverse_kl(temperature).value(z, y) == pytest.approx((q * np.log(q / p)).sum())
     assert losses.cross_entropy(temperature).value(z, y) == pytest.approx(kl + entropy)
     assert losses.squared_error((1, 2, 0, 0, 3)).value(z, y) == pytest.approx(
-        ((z - y) ** 2 * [1, 2, 0, 0, 3]).sum()
+        ((z - y) ** 2 * jnp.array([1, 2, 0, 0, 3])).sum()
     )
 
 
