@@ -15,12 +15,13 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from . import models
 
-Adapters = PyTree[Array]
+Adapters = PyTree[Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)

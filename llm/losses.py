@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from theory import losses as theorem
@@ -44,7 +45,7 @@ def soft_targets(
 def restricted_soft_targets(
     logits: Float[Array, "tokens vocab"],
     teacher_logits: Float[Array, "tokens vocab"],
-    token_set: Int[Array, " set"],
+    token_set: Int[Array | np.ndarray, " set"],
     temperature: float = 1.0,
 ) -> Float[Array, " tokens"]:
     """`soft_targets` after both distributions are renormalised over `token_set`.

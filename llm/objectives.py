@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from . import lora, losses, models
@@ -81,7 +82,7 @@ def distillation_loss(
     student: Student,
     teacher: Teacher,
     *,
-    token_set: Int[Array, " set"] | None = None,
+    token_set: Int[Array | np.ndarray, " set"] | None = None,
     temperature: float = 1.0,
     chunk: int | None = None,
     remat: bool = False,

@@ -147,7 +147,9 @@ class Probe(NamedTuple):
 
 
 def next_token(
-    model: Decoder, prompts: Int[Array, "rows length"], mask: Bool[Array, "rows length"]
+    model: Decoder,
+    prompts: Int[Array | np.ndarray, "rows length"],
+    mask: Bool[Array | np.ndarray, "rows length"],
 ) -> Float[Array, "rows vocab"]:
     """Log-probabilities (rows, vocab) of the token that follows each prompt, in nats."""
     hidden = model.hidden(prompts, mask=mask)[:, -1]

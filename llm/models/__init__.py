@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
@@ -52,7 +53,7 @@ __all__ = [
     "widen_cache",
 ]
 
-Params = PyTree[Array]
+Params = PyTree[Array | np.ndarray]
 
 
 def init(config: ModelConfig, *, key: Array, dtype: DTypeLike = jnp.float32) -> Params:
@@ -75,7 +76,7 @@ def bind(config: ModelConfig, params: Params, *, dtype: DTypeLike | None = None)
 def apply(
     config: ModelConfig,
     params: Params,
-    tokens: Int[Array, "B T"],
+    tokens: Int[Array | np.ndarray, "B T"],
     *,
     dtype: DTypeLike | None = None,
     **kwargs,

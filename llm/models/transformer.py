@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
@@ -167,10 +168,10 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array | np.ndarray, "B T"],
         *,
         positions: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        mask: Bool[Array | np.ndarray, "B T"] | Int[Array | np.ndarray, "B T"] | None = None,
         cache: Cache | None = None,
         remat: bool = False,
         implementation: str | None = None,
@@ -184,10 +185,10 @@ class Decoder(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array | np.ndarray, "B T"],
         *,
         positions: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        mask: Bool[Array | np.ndarray, "B T"] | Int[Array | np.ndarray, "B T"] | None = None,
         cache: Cache | None = None,
         remat: bool = False,
         implementation: str | None = None,

@@ -26,7 +26,7 @@ from .folders import new_folder
 from .hf_config import to_hf
 from .stacking import unstack_layers
 
-Params = PyTree[Array]
+Params = PyTree[Array | np.ndarray]
 Path_ = tuple[str | int, ...]
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -251,7 +251,7 @@ def _check(
         raise ValueError(f"{folder} does not fit its config.json: " + "; ".join(problems))
 
 
-def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array]]) -> None:
+def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array | np.ndarray]]) -> None:
     """One file, or numbered files with an index above 4 GiB."""
     shards: list[list[str]] = [[]]
     size = 0

@@ -367,7 +367,9 @@ def test_divergence_tokens_are_those_where_argmaxes_differ(workshop, examples):
     flags = changes.divergent(workshop, STUDENTS[0], (BASES[0],), examples)
     config, row = workshop.config(BASES[0]), 5
     picks = [
-        np.asarray(models.apply(config, weights_of(workshop, m), examples.tokens)).argmax(-1)[row]
+        np.asarray(
+            models.apply(config, jax.device_put(weights_of(workshop, m)), examples.tokens)
+        ).argmax(-1)[row]
         for m in (OWLS[0], BASES[0])
     ]
     for position in range(1, examples.tokens.shape[-1]):
