@@ -82,9 +82,11 @@ def before(
         loss = aux_loss(grid, setting)
         student, teacher = matched.Network(of_student, params), matched.Network(of_teacher, start)
         v, displacement = jax.grad(trait_s)(params), optax.tree.sub(end, start)
-        near = matched.forms(student, teacher, v, jax.grad(trait_t)(start), inputs, loss)
-        climb = optax.tree.scale(-1, displacement)
-        far = matched.forms(student, teacher, v, climb, inputs, loss)
+        climbs = jax.tree.map(
+            lambda a, b: jnp.stack([a, -b]), jax.grad(trait_t)(start), displacement
+        )
+        both = jax.vmap(lambda w: matched.forms(student, teacher, v, w, inputs, loss))(climbs)
+        near, far = pick(both, 0), pick(both, 1)
         update = matched.student_update(student, teacher._replace(params=end), inputs, loss)
         size = optax.tree.norm(displacement) / jnp.maximum(optax.tree.norm(update), 1e-30)
         logits, tangent = alignment.logits_and_tangent(

@@ -162,6 +162,7 @@ def teach(
 
 def chunks(arms: Sequence[Arm], size: int) -> Iterator[tuple[list[Arm], int]]:
     """Stacks of one size, so that one program serves them; of the last only some arms count."""
+    size = -(-len(arms) // -(-len(arms) // size))  # as even as can be: little filling
     for first in range(0, len(arms), size):
         few = list(arms[first : first + size])
         yield few + [few[-1]] * (size - len(few)), len(few)
@@ -239,7 +240,7 @@ def mean(table: pd.DataFrame, column: str = "accuracy", digits: int = 3) -> str:
 
 
 def no_transfer(accuracies: Sequence[float], ceiling: float, chance: float = CHANCE) -> float:
-    """The p value of "farther from chance than a fifth of the ceiling's gain", two one-sided tests."""
+    """The p value of a mean farther from chance than a fifth of the ceiling's gain (TOST)."""
     margin = MARGIN_SHARE * (ceiling - chance)
     return statistics.equivalence_p([a - chance for a in accuracies], margin)
 

@@ -79,7 +79,7 @@ def test_coefficients_are_the_optimisers_of_optax(coefficients, oracle):
         grads = {"a": jnp.sin(mine["a"] * (i + 1))}
         steps, state = ours.update(grads, state, mine)
         wanted, other = oracle.update(grads, other, yours)
-        np.testing.assert_allclose(steps["a"], wanted["a"], rtol=1e-5)
+        np.testing.assert_allclose(steps["a"], wanted["a"], rtol=1e-4)  # 1 - β^t in float32
         mine, yours = optax.apply_updates(mine, steps), optax.apply_updates(yours, wanted)
 
 
