@@ -66,7 +66,7 @@ class Settings(NamedTuple):
     temperature: float = 1.0
     squared: float = 0.0  # 1: squared error in place of KL
     label: float = SOFT
-    defence: float = 0.0  # strength of what `publish` does to the teacher's outputs
+    defence: tuple[float, ...] = ()  # strengths of what `publish` does to the teacher's outputs
 
 
 Scale = tuple[float, float]  # factor and offset on pixels of [-1, 1]
@@ -99,6 +99,11 @@ def stacked(params: Sequence[Params]) -> Params:
 def pick(tree: Params, index: int | Int[Array, "..."]) -> Params:
     """One network of a stack, or several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def zeroed(tree: Params) -> Params:
+    """The same tree of zeros: an optimiser that remembers nothing."""
+    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def network(grid: Grid, what: Architecture, num_pixels: int) -> tuple[Init, Apply]:

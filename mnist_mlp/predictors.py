@@ -115,9 +115,13 @@ def after(
     students: Params,
     teacher_starts: Params,
     teachers: Params,
+    what: noise.Source,
+    pictures: noise.Pictures,
+    key: Array,
 ) -> dict[str, Float[Array, " students"]]:
     """What the trained student shares with its teacher.
 
+    left   KL(teacher ‖ student) on the imitated logits of the student's images, nats
     cka    linear CKA of all logits on digits, in [0, 1]
     angle  cosine of θ_student - θ_S and θ_T - θ⁰; NaN for another architecture
     """
@@ -125,6 +129,7 @@ def after(
     _, of_student = network(grid, grid.student, num_pixels)
     _, of_teacher = network(grid, grid.teacher, num_pixels)
     digits = noise.to_pixels(data.train_images[:NUM_IMAGES])
+    inputs = noise.draw(what, key, pictures, jnp.arange(NUM_IMAGES))
 
     def one(arguments):
         setting, own_start, own = arguments
@@ -133,7 +138,12 @@ def after(
         angle = jnp.nan
         if grid.student == grid.teacher:
             angle = alignment.cosine(optax.tree.sub(own, own_start), optax.tree.sub(end, start))
-        return {"cka": cka(of_student(own, digits), of_teacher(end, digits)), "angle": angle}
+        student, teacher = matched.Network(of_student, own), matched.Network(of_teacher, end)
+        return {
+            "left": matched.mismatch(student, teacher, inputs, aux_loss(grid, setting)),
+            "cka": cka(of_student(own, digits), of_teacher(end, digits)),
+            "angle": angle,
+        }
 
     return jax.lax.map(one, (settings, starts, students))
 

@@ -4,6 +4,7 @@ A network's parameters fall into four parts: the first layer, the hidden layers 
 columns of the last layer for the class and for the auxiliary logits ("heads").
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -31,17 +32,20 @@ def weigh_parts(params: Params, weights: Float[Array, " parts"], num_classes: in
     return jax.tree_util.tree_map_with_path(weight, params)
 
 
+@functools.partial(jax.jit, static_argnames="num_classes")
 def mixed(own: Params, other: Params, weights: Float[Array, " parts"], num_classes: int) -> Params:
     """(1 - w) own + w other, with a weight for each part: 0 shares it, 1 draws it afresh."""
     tree = weigh_parts(own, weights, num_classes)
     return jax.tree.map(lambda a, b, w: (1 - w) * a + w * b, own, other, tree)
 
 
+@jax.jit
 def interpolated(own: Params, other: Params, share: Float[Array, ""]) -> Params:
     """√(1 - s²) own + s other: a start of the same distribution whose correlation falls with s."""
     return jax.tree.map(lambda a, b: jnp.sqrt(1 - share**2) * a + share * b, own, other)
 
 
+@jax.jit
 def perturbed(
     key: Array, params: Params, sigma: Float[Array, ""], *, relative: bool | Array
 ) -> Params:
@@ -57,6 +61,7 @@ def scaled(params: Params, factor: Float[Array, ""]) -> Params:
     return optax.tree.scale(factor, params)
 
 
+@jax.jit
 def pytorch_default(key: Array, params: Params) -> Params:
     """Weights and biases uniform on ±1/√fan_in, as torch.nn.Linear draws them."""
     fan_in = [layer["kernel"].shape[0] for layer in layers_of(params)]
@@ -70,6 +75,7 @@ def pytorch_default(key: Array, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(redraw, params)
 
 
+@jax.jit
 def permuted(key: Array, params: Params) -> Params:
     """The same function with the units of every hidden layer in a random order."""
 
@@ -79,6 +85,7 @@ def permuted(key: Array, params: Params) -> Params:
     return _reordered(params, order)
 
 
+@jax.jit
 def matched_units(params: Params, to: Params) -> Params:
     """Units of every hidden layer reordered to match `to`, greedily by incoming weights.
 

@@ -213,10 +213,10 @@ def distil(
             found.append(where.accuracy(shapes, shapes.student, state[0], scale=scale))
         facts = {}
         if measure:
-            both = (teachers.starts, teachers.params)
+            them = (teachers.starts, teachers.params, what, where.pictures, key)
             facts = predictors.before(
-                shapes, where.data, settings, starts, *both, what, where.pictures, key
-            ) | predictors.after(shapes, where.data, settings, starts, state[0], *both)
+                shapes, where.data, settings, starts, *them
+            ) | predictors.after(shapes, where.data, settings, starts, state[0], *them)
         facts = {name: np.asarray(values, float) for name, values in facts.items()}
         rows += [
             {
