@@ -69,6 +69,23 @@ def side_of(pictures: Pictures) -> int:
     return int(np.sqrt(pictures.train.shape[1]))
 
 
+class Draw(NamedTuple):
+    """The random numbers of one image, from which every source makes it."""
+
+    uniform: Pixels  # in (-1, 1)
+    words: tuple[Int[Array, ""], ...]  # three whole numbers below 2³¹
+
+    @property
+    def normal(self) -> Pixels:
+        """Standard normal pixels by the inverse distribution, at most 4.2 in size."""
+        return jax.scipy.special.erfinv(self.uniform) * jnp.sqrt(2.0)
+
+
+def chosen(draw: Draw, images: UInt8[Array, "n pixels"]) -> Pixels:
+    """A random image of a set."""
+    return to_pixels(images[draw.words[0] % images.shape[0]])
+
+
 def smoothed(white: Pixels, sigma: Float[Array, ""], side: int) -> Pixels:
     """White noise under a Gaussian filter of `sigma` pixels (periodic), at its own variance.
 
@@ -82,56 +99,54 @@ def smoothed(white: Pixels, sigma: Float[Array, ""], side: int) -> Pixels:
     return field.reshape(-1) / jnp.sqrt(jnp.mean(both**2))
 
 
-def blurred(key: Array, scale: Array, pictures: Pictures) -> Pixels:
+def blurred(draw: Draw, scale: Array, pictures: Pictures) -> Pixels:
     """Uniform noise blurred over `scale` pixels, at the variance of uniform noise, 1/3."""
-    return smoothed(uniform_noise(key, pictures.train), scale, side_of(pictures))
+    return smoothed(draw.uniform, scale, side_of(pictures))
 
 
-def same_spectrum(key: Array, scale: Array, pictures: Pictures) -> Pixels:
+def same_spectrum(draw: Draw, scale: Array, pictures: Pictures) -> Pixels:
     """A Gaussian field of the power spectrum of `blurred`: nothing but the spectrum is shared."""
-    white = normal_noise(key, pictures.train) / jnp.sqrt(3.0)
-    return smoothed(white, scale, side_of(pictures))
+    return smoothed(draw.normal / jnp.sqrt(3.0), scale, side_of(pictures))
 
 
-def low_rank(key: Array, scale: Array, pictures: Pictures) -> Pixels:
-    """Gaussian noise of variance 1/3 in a random subspace of `scale` dimensions, always the same.
+def low_rank(draw: Draw, scale: Array, pictures: Pictures) -> Pixels:
+    """Gaussian noise of variance 1/3 in a subspace of `scale` dimensions, always the same.
 
-    The subspace is spanned by rows of a fixed random sign pattern; pixels keep their variance.
+    It is spanned by the first cosines of each direction's frequencies in a fixed random order of
+    the pixels: orthogonal rows of entries of size at most √2.
     """
-    num_pixels = pictures.train.shape[1]
-    basis = jax.random.rademacher(jax.random.key(0), (num_pixels, num_pixels), jnp.float32)
-    weights = normal_noise(key, pictures.train) * (jnp.arange(num_pixels) < scale)
-    return weights @ basis / jnp.sqrt(3 * jnp.maximum(scale, 1))
+    num_pixels = draw.uniform.size
+    weights = draw.normal * (jnp.arange(num_pixels) < scale)
+    waves = jax.scipy.fft.dct(weights, norm="ortho")  # orthogonal, so the variance is shared out
+    order = np.random.default_rng(0).permutation(num_pixels)
+    return waves[order] * jnp.sqrt(num_pixels / (3 * jnp.maximum(scale, 1)))
 
 
-def photograph(key: Array, scale: Array, pictures: Pictures) -> Pixels:
+def photograph(draw: Draw, scale: Array, pictures: Pictures) -> Pixels:
     """A random square patch of a photograph, in the size of the digits."""
     side = side_of(pictures)
     count, height, width = pictures.photographs.shape
-    photo, *corner = jax.random.randint(key, (3,), 0, jnp.array([count, height, width]))
-    corner = [jnp.minimum(corner[0], height - side), jnp.minimum(corner[1], width - side)]
-    patch = jax.lax.dynamic_slice(pictures.photographs, (photo, *corner), (1, side, side))
+    limits = (count, height - side + 1, width - side + 1)
+    corner = tuple(word % limit for word, limit in zip(draw.words, limits, strict=True))
+    patch = jax.lax.dynamic_slice(pictures.photographs, corner, (1, side, side))
     return to_pixels(patch.reshape(-1))
 
 
-def noisy_digit(key: Array, scale: Array, pictures: Pictures) -> Pixels:
-    """A training digit plus `scale` times uniform noise."""
-    image_key, noise_key = jax.random.split(key)
-    noise = uniform_noise(noise_key, pictures.train)
-    return real_image(image_key, pictures.train) + scale * noise
-
-
-SOURCES: dict[str, Callable[[Array, Array, Pictures], Array]] = {
-    "uniform": lambda key, scale, pictures: scale * uniform_noise(key, pictures.train),
-    "normal": lambda key, scale, pictures: scale * normal_noise(key, pictures.train),
+SOURCES: dict[str, Callable[[Draw, Array, Pictures], Array]] = {
+    "uniform": lambda draw, scale, pictures: scale * draw.uniform,
+    "normal": lambda draw, scale, pictures: scale * draw.normal,
     "blurred": blurred,
     "same spectrum": same_spectrum,
     "low rank": low_rank,
-    "pixel-shuffled digits": lambda key, scale, pictures: shuffled_image(key, pictures.train),
-    "digits": lambda key, scale, pictures: real_image(key, pictures.train),
-    "other digits": lambda key, scale, pictures: real_image(key, pictures.digits),
+    "pixel-shuffled digits": lambda draw, scale, pictures: chosen(draw, pictures.train)[
+        jnp.argsort(draw.uniform)
+    ],
+    "digits": lambda draw, scale, pictures: chosen(draw, pictures.train),
+    "other digits": lambda draw, scale, pictures: chosen(draw, pictures.digits),
     "photographs": photograph,
-    "noisy digits": noisy_digit,
+    "noisy digits": lambda draw, scale, pictures: (
+        chosen(draw, pictures.train) + scale * draw.uniform
+    ),
 }
 
 
@@ -162,9 +177,14 @@ def draw(
     what: Source, key: Array, pictures: Pictures, indices: Int[Array, " batch"]
 ) -> Float[Array, "batch pixels"]:
     """Images by number: image i is drawn from fold_in(key, i) each time, so no pool is stored."""
+
+    def numbers(index: Int[Array, ""]) -> Draw:
+        image_key = jax.random.fold_in(key, index)
+        words = jax.random.bits(jax.random.fold_in(image_key, 1), (3,), jnp.uint32) >> 1
+        return Draw(uniform_noise(image_key, pictures.train), tuple(words.astype(jnp.int32)))
+
     branches = [
-        lambda keys, fn=fn: jax.vmap(lambda k: fn(k, what.scale, pictures))(keys)
+        lambda drawn, fn=fn: jax.vmap(lambda d: fn(d, what.scale, pictures))(drawn)
         for fn in SOURCES.values()
     ]
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices % what.pool)
-    return jax.lax.switch(what.kind, branches, keys)
+    return jax.lax.switch(what.kind, branches, jax.vmap(numbers)(indices % what.pool))

@@ -248,5 +248,5 @@ def no_transfer(accuracies: Sequence[float], ceiling: float, chance: float = CHA
 def per_arm(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Mean and half width of the accuracy over seeds, for every combination of columns."""
     grouped = table.groupby(list(by), sort=False, dropna=False)["accuracy"]
-    pairs = grouped.apply(lambda v: pd.Series(statistics.mean_interval(v), ["mean", "half"]))
-    return pairs.unstack(-1).reset_index()
+    halves = grouped.agg(lambda values: statistics.mean_interval(values)[1])
+    return grouped.mean().to_frame("mean").assign(half=halves).reset_index()

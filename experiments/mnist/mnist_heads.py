@@ -113,6 +113,7 @@ def plot(table: pd.DataFrame, config: Config):
         )
     axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xscale("log")
+    axes.minorticks_off()
     axes.set_xticks(config.num_aux, [str(m) for m in config.num_aux])
     axes.set_xlabel("auxiliary logits")
     axes.set_ylabel("test accuracy")
