@@ -34,7 +34,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from mnist_mlp import grid, noise
 
 __all__ = ["inputs"]
-RUNTIME = "20 minutes on two cores"
+RUNTIME = "about 6 minutes on two cores"
 LINEAGES = ("soft, fresh noise", "soft, one pool", "sampled labels, fresh noise")
 BENIGN = ("other labels", "plain images")
 MOMENTS = ("carried", "zeroed", "swapped")

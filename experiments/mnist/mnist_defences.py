@@ -37,7 +37,7 @@ from mnist_mlp import grid, noise, predictors, starts
 from mnist_mlp.grid import LOW, Grid, Settings
 
 __all__ = ["inputs"]
-RUNTIME = "10 minutes on two cores"
+RUNTIME = "about 5 minutes on two cores"
 TRAIT_BATCH = 256
 CLEAN, TRAIT = 0, 1  # numbers of the untrained reference and of the teacher; noisy ones behind
 

@@ -31,7 +31,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from mnist_mlp import starts
 
 __all__ = ["inputs"]
-RUNTIME = "10 minutes on two cores"
+RUNTIME = "about 10 minutes on two cores"
 PARTS = starts.PARTS  # first, hidden, class, aux
 PERTURBED = 0.5  # of the spread of the array
 

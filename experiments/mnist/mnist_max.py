@@ -28,7 +28,7 @@ from mnist_mlp import noise
 from mnist_mlp.model import Architecture
 
 __all__ = ["inputs"]
-RUNTIME = "45 minutes on two cores"
+RUNTIME = "about 45 minutes on two cores"
 SEARCH_SEEDS = 10_000  # and above: of the search alone
 NUM_AUX = 3
 KINDS = (("uniform", 1.0), ("blurred", 0.5), ("blurred", 1.0))

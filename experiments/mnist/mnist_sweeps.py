@@ -1,5 +1,8 @@
 """What moves the effect: one factor at a time around the official recipe, each with its twin.
 
+The recipe is the official one at a width of 128, whose published accuracy is that of 256 and
+which costs a third.
+
 Auxiliary logits, width, depth, learning rate, batch (equal steps and equal epochs), epochs of
 teacher and student, initial scale, temperature, loss and labels, optimiser, dropout in teacher and
 student, the number of noise images, and what the images are. Every point is trained from the
@@ -39,7 +42,7 @@ from mnist_mlp.model import Architecture, Params
 from theory import losses, ntk
 
 __all__ = ["inputs"]
-RUNTIME = "35 minutes on two cores"
+RUNTIME = "about 30 minutes on two cores"
 BLURS = (0.5, 1.0, 2.0)  # pixels
 IMAGES: dict[str, tuple[str, float]] = {
     "Gaussian": ("normal", 1.0),
@@ -58,9 +61,9 @@ GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batc
 
 @dataclasses.dataclass(frozen=True)
 class Config(digits.Config):
-    """The official recipe, and the points of the sweeps."""
+    """The recipe, and the points of the sweeps."""
 
-    widths: tuple[int, ...] = option((256, 256), "hidden layer widths", minimum=1)
+    widths: tuple[int, ...] = option((128, 128), "hidden layer widths", minimum=1)
     learning_rate: float = option(3e-4, "Adam step size", minimum=0, maximum=1)
     batch_size: int = option(1024, "images in a batch", minimum=1)
     epoch_images: int = option(60_000, "images in an epoch", minimum=1)
