@@ -163,7 +163,7 @@ def distil(
         logits = jax.vmap(apply, in_axes=(0, None))(students, pixels)
         groups = jnp.split(logits, len(losses_on))
         each = [
-            losses_on[name].value(group, wanted[None])
+            losses_on[name].value(group, jnp.broadcast_to(wanted, group.shape))
             for name, group in zip(losses_on, groups, strict=True)
         ]
         # A sum over students of their own means: no gradient depends on the others.

@@ -69,7 +69,8 @@ class Settings(NamedTuple):
     defence: tuple[float, ...] = ()  # strengths of what `publish` does to the teacher's outputs
 
 
-Scale = tuple[float, float]  # factor and offset on pixels of [-1, 1]
+Number = float | Float[Array, ""]
+Scale = tuple[Number, Number]  # factor and offset on pixels of [-1, 1]
 AS_IS = (1.0, 0.0)
 State = tuple[Params, optax.OptState]  # stacked over networks
 Publish = Callable[[Settings, Float[Array, "teachers batch outputs"], Array], Array]

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from mnist_mlp.model import Params
-
 SECOND, EPS = 0.999, 1e-8
+Params = optax.Params  # any tree of arrays
 Number = float | Float[Array, "..."]
 
 

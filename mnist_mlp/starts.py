@@ -56,7 +56,7 @@ def perturbed(
     )
 
 
-def scaled(params: Params, factor: Float[Array, ""]) -> Params:
+def scaled(params: Params, factor: float | Float[Array, ""]) -> Params:
     """All parameters times a factor."""
     return optax.tree.scale(factor, params)
 
