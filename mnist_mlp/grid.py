@@ -10,7 +10,7 @@ calls take a state and give a state, for any number of epochs: a dose curve is t
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,12 +97,12 @@ def stacked(params: Sequence[Params]) -> Params:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
-def pick(tree: Params, index: int | Int[Array, "..."]) -> Params:
-    """One network of a stack, or several."""
+def pick(tree: Any, index: int | Int[Array, "..."]) -> Any:
+    """One entry of a stack of networks or of any other tree, or several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def zeroed(tree: Params) -> Params:
+def zeroed(tree: Any) -> Any:
     """The same tree of zeros: an optimiser that remembers nothing."""
     return jax.tree.map(jnp.zeros_like, tree)
 
