@@ -43,8 +43,9 @@ def taught(digits, reference, settings, epochs=2):
 
 
 def imitated(pictures, teachers, starts, settings, epochs=(0, 2), state=None, where=TINY, **more):
-    stack = grid.stack(settings)
-    state = state or grid.start(where, stack, grid.stacked(starts))
+    filling = 3 - len(settings)  # stacks of one size are one program
+    stack = grid.stack([*settings, *settings[-1:] * filling])
+    state = state or grid.start(where, stack, grid.stacked([*starts, *starts[-1:] * filling]))
     source = noise.source("uniform")
     return grid.imitate(where, stack, state, teachers, source, pictures, KEY, *epochs, **more)
 
@@ -144,7 +145,7 @@ def test_doses_compose(pictures, teachers, reference):
     twice = imitated(pictures, teachers, [], arms, (1, 3), state=half)
     assert same(once, twice)
     assert not same(once[0], half[0])
-    fresh = grid.start(TINY, grid.stack(arms), half[0])
+    fresh = grid.start(TINY, grid.stack(arms * 3), half[0])
     assert not same(once, imitated(pictures, teachers, [], arms, (1, 3), state=fresh))
 
 

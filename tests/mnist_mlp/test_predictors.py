@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def measured():
-    """Shared start, permuted twin, another start; a teacher that moved a little."""
+    """Shared start, permuted twin, another start; a teacher of one step."""
     digits = data.load("digits")
     pictures = noise.Pictures(
         digits.train_images, digits.test_images, digits.train_images[:1].reshape(1, 8, 8)
@@ -25,7 +25,7 @@ def measured():
         TINY, apply, noise.to_pixels(digits.train_images[:512]), digits.train_labels[:512]
     )
     step = jax.grad(loss)(reference)
-    teacher = jax.tree.map(lambda p, g: p - 1e-3 * g, reference, step)
+    teacher = jax.tree.map(lambda p, g: p - 0.3 * g, reference, step)
     students = [reference, starts.permuted(KEY, reference), other]
     settings = grid.stack([grid.Settings(num_aux=6)] * 3)
     own, end = grid.stacked([reference]), grid.stacked([teacher])
@@ -45,14 +45,15 @@ def test_shared_start_and_its_twin_are_aligned_and_matched(measured):
 
 
 def test_gain_of_a_shared_start_is_positive_and_its_own_square(measured):
-    """For a one-step teacher of 1e-3, d = -1e-3 ∇L: the gain is 1e-3 times the square."""
+    """A one-step teacher's displacement is along its gradient; a twin's gain is the same."""
     assert (measured["gain"][:2] > 0).all()
     np.testing.assert_allclose(measured["gain"][0], measured["gain"][1], rtol=1e-3)
 
 
 def test_after_training_the_copy_has_all_and_the_unmoved_twin_none(measured):
     np.testing.assert_allclose(measured["angle"], [1, 0, 0], atol=1e-3)
-    np.testing.assert_allclose(measured["cka"][:2], 1, atol=1e-3)
+    np.testing.assert_allclose(measured["cka"][0], 1, atol=1e-3)
+    assert measured["cka"][1] < 0.99
     assert measured["left"][0] < 1e-6
     np.testing.assert_allclose(measured["left"][1], measured["moved"][1], rtol=0.05)
 
