@@ -14,7 +14,7 @@ from mnist_mlp import noise
 from mnist_mlp.data import ImageData
 from mnist_mlp.grid import LOW, Grid, Settings, network, pick
 from mnist_mlp.model import Apply, Params
-from theory import alignment, losses, matched
+from theory import alignment, losses, matched, ntk
 
 NUM_IMAGES = 512  # of the student's inputs, and of digits
 
@@ -146,6 +146,33 @@ def after(
         }
 
     return jax.lax.map(one, (settings, starts, students))
+
+
+TIME = 300.0  # learning rate times steps of Σ (z - y)²
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "num_products"))
+def arrived(
+    grid: Grid,
+    start: Params,
+    end: Params,
+    what: noise.Source,
+    pictures: noise.Pictures,
+    key: Array,
+    num_products: int = 12,
+) -> Float[Array, ""]:
+    """Share of θ_T - θ⁰ that has arrived by TIME at the linearised student of a shared start.
+
+    `theory.ntk.arrived_share` on all auxiliary logits of NUM_IMAGES images: the spectrum of the
+    kernel on these images, as the teacher's displacement meets it.
+    """
+    _, apply = network(grid, grid.teacher, pictures.train.shape[1])
+    images = noise.draw(what, key, pictures, jnp.arange(NUM_IMAGES))
+    outputs = range(grid.num_classes, grid.num_classes + grid.num_aux)
+    loss = losses.on_outputs(losses.squared_error(), outputs)
+    displacement = optax.tree.sub(end, start)
+    space = ntk.krylov(apply, start, displacement, images, num_products, loss)
+    return ntk.arrived_share(space, ntk.flow_gain(TIME))
 
 
 def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab import statistics
-from experiments.lab.frame import Row, option
+from experiments.lab.frame import Claim, Row, option
 from mnist_mlp import data, grid, noise, predictors
 from mnist_mlp.grid import Grid, Settings
 from mnist_mlp.model import Architecture, Params
@@ -243,6 +243,11 @@ def no_transfer(accuracies: Sequence[float], ceiling: float, chance: float = CHA
     """The p value of a mean farther from chance than a fifth of the ceiling's gain (TOST)."""
     margin = MARGIN_SHARE * (ceiling - chance)
     return statistics.equivalence_p([a - chance for a in accuracies], margin)
+
+
+def holds(claims: Sequence[Claim], about: str) -> bool:
+    """Whether no claim that begins with these words failed: what a figure's title may say."""
+    return all(c.holds is not False for c in claims if c.quantity.startswith(about))
 
 
 def per_arm(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

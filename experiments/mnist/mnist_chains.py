@@ -201,7 +201,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "A trait fades along a chain of students",
+            f"A trait's gain halves every {statistics.shown(lives, 2)} generations of students",
             "A constant share survives each hop (half-life .955 generations); the trait is in the "
             "weights.",
             f"First student {statistics.shown(first)}, half-life {statistics.shown(lives, 2)} "

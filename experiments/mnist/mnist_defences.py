@@ -222,17 +222,19 @@ def cheap(table: pd.DataFrame) -> list[str]:
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The Pareto figure."""
     found = summary(table).set_index("defence")
+    stops = "stops" if digits.holds(claims(table, config), "projection") else "does not stop"
     return [
         Figure(
             "figure",
-            "Stopping the transfer: what it costs in imitation",
+            f"Removing the trait's gradient {stops} the transfer, at "
+            f"{found.loc['projection', 'paid']:.1f} times the loss",
             "Projection is nearly free, its control changes nothing; disturbing outputs costs loss "
             "before transfer.",
             f"Projection leaves {found.loc['projection', 'transfer']:.2f} of the gain at "
             f"{found.loc['projection', 'paid']:.2f} times the loss, its control "
             f"{found.loc['projection, shuffled', 'transfer']:.2f}; below a fifth at less than "
             f"twice the loss: {', '.join(cheap(table)) or 'none'}.",
-            "A defence that knows the trait is cheap; one that does not pays in imitation.",
+            "What a defence is worth is read off two numbers, not off the transfer alone.",
             lambda: plot(table, config),
         )
     ]

@@ -149,20 +149,27 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     def at(parts: str, m: int, change: str = "fresh") -> str:
         return digits.mean(select(table, change, parts, m))
 
+    said = claims(table, config)
+    enough = digits.holds(said, "heads shared") and digits.holds(said, "no transfer")
     return [
         Figure(
             "figure",
-            "With many auxiliary logits the heads must be shared, not the body",
+            "With many auxiliary logits the heads must be shared, not the body"
+            if enough
+            else "Shared heads alone are not enough",
             "A fresh class head is exactly at chance; shared heads over a fresh body transfer once "
             "there are many auxiliary logits.",
             f"At {most} logits: heads shared over a fresh body {at(BODY, most)}, class head fresh "
             f"{at('class', most)}, nothing fresh {at('none', most)}; at {few}: {at(BODY, few)}.",
-            "The same initialisation is a sufficient condition, shared heads the necessary one.",
+            "The same initialisation is a sufficient condition; with many outputs shared heads are "
+            "enough."
+            if enough
+            else "The body has to be shared as well.",
             lambda: plot(table, config),
         ),
         Figure(
             "frozen",
-            "What must be shared and what must learn are different parts",
+            "What must be shared and what must learn need not be the same parts",
             "The class head never moves in any case; freezing the body leaves nothing to learn by.",
             f"Frozen body {at(BODY, most, 'frozen')}, frozen heads "
             f"{at('class + aux', most, 'frozen')}.",

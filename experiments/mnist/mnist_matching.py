@@ -251,19 +251,22 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     on_digits = select(table, inputs="digits")
     on_digits = "(not run)" if on_digits.empty else digits.mean(on_digits)
     rho, low, high = statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
+    said = claims(table, config)
+    opens = "opens" if digits.holds(said, "matched") else "does not open"
     verdict = "orders" if rho > 0.8 else "does not order"
     return [
         Figure(
             "figure",
-            "Matching the untrained teacher's outputs opens the channel in part",
+            f"Matching the untrained teacher's outputs {opens} the channel",
             "More transfer with every dose, on noise more than on digits, and a plateau below the "
             "shared start; none where auxiliary logits alone are matched.",
             f"{digits.mean(none)} unmatched, {digits.mean(centre)} after {config.doses[-1]} epochs "
             f"on noise, {on_digits} on digits, "
             f"{digits.mean(select(table, logits='aux'))} on auxiliary logits alone; shared start "
             f"{digits.mean(shared)}.",
-            "The condition is not the same weights but aligned kernels, and a fresh class head "
-            "closes the channel whatever else is matched.",
+            "Behaviour that is matched long enough stands in for a part of the shared start."
+            if digits.holds(said, "matched")
+            else "At these doses matched behaviour does not stand in for the shared start.",
             lambda: plot_doses(table, config),
         ),
         Figure(

@@ -194,7 +194,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "About .90, by squared error, a rate of 1e-3 and long distillation.",
             f"{digits.mean(top)} on the test digits, chosen on validation: "
             f"{in_words(best(table))}; its twin of another start {digits.mean(twin)}.",
-            "The three outputs bound the speed of the transfer more than its height.",
+            "What three outputs can carry is a matter of the recipe and of time.",
             lambda: plot(table, config),
         )
     ]

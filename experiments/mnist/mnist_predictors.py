@@ -128,11 +128,13 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "What is known before training predicts arms, not seeds",
+            f"Known before training, {best(table, 'before').split()[0]} predicts best which arm is "
+            "taught",
             "Alignment predicts best before training, the angle after it.",
             f"Mean absolute rank correlation across arms: before {best(table, 'before')}, after "
             f"{best(table, 'after')}.",
-            "Which recipe transmits can be computed; which seed cannot, by these numbers.",
+            "How far a recipe transmits can be computed beforehand as well as these correlations "
+            "say.",
             lambda: plot(table, config),
         )
     ]
