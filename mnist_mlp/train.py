@@ -87,7 +87,7 @@ def epoch(
         return (optax.apply_updates(params, updates), opt_state), value
 
     batches = epoch_batches(jax.random.fold_in(key, number), num_examples, batch_size)
-    state, losses = jax.lax.scan(step, state, batches)
+    state, losses = jax.lax.scan(step, state, batches)  # pyright: ignore[reportAssignmentType]
     return state, losses.mean()
 
 

@@ -208,7 +208,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add("official cell", statistics.shown(official), mean + half >= 0.5 and mean - half <= 0.6,
         ".537 ± .022")  # fmt: skip
     found = effects(table)
-    p = [float(stats.ttest_1samp(v, 0).pvalue) if np.ptp(v) else 1.0 for v in found.values()]
+    p = [float(stats.ttest_1samp(v, 0)[1]) if np.ptp(v) else 1.0 for v in found.values()]
     for (name, values), value, real in zip(found.items(), p, statistics.holm(p), strict=True):
         first, second = FACTORS[name]
         mark = "clear of 0" if real else "not clear of 0"

@@ -162,8 +162,8 @@ def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
     clear = [g for g in wide.columns if wide[g].mean() > 0.05]
     if len(clear) < 2:
         return [np.nan] * len(wide)
-    logs = np.log2(wide[clear].clip(lower=0.005))
-    return [-1 / np.polyfit(clear, line, 1)[0] for line in logs.to_numpy()]
+    logs = np.log2(np.asarray(wide[clear].clip(lower=0.005)))
+    return [-1 / np.polyfit(clear, line, 1)[0] for line in logs]
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -182,7 +182,8 @@ def plot(table: pd.DataFrame, config: Config):
     left.legend(fontsize=8)
     benign = table[table["moments"].notna() & (table["epochs"] > 0)]
     found = digits.per_arm(benign, ["benign", "epochs", "moments"])
-    names = [f"{b}\n{e} epochs" for b, e in found.groupby(["benign", "epochs"]).groups]
+    kinds = found[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
+    names = [f"{row.benign}\n{row.epochs} epochs" for row in kinds.itertuples()]
     for offset, (moments, part) in zip((-0.2, 0, 0.2), found.groupby("moments"), strict=False):
         ordered = part.sort_values(["benign", "epochs"])
         right.errorbar(np.arange(len(ordered)) + offset, ordered["mean"], ordered["half"], fmt="o",
@@ -236,9 +237,10 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add(f"neutral lineage at chance (TOST, Holm over {len(p)})", f"{sum(silent)} of {len(p)}",
         all(silent))  # fmt: skip
     last = table[table["epochs"] == config.benign_epochs[-1]]
-    wide = last.pivot(index=["benign", "seed"], columns="moments", values="accuracy")
+    wide = {b: last[last["benign"] == b].pivot(index="seed", columns="moments", values="accuracy")
+            for b in BENIGN}  # fmt: skip
     pairs = [(b, m) for b in BENIGN for m in MOMENTS[1:]]
-    gaps = [(wide.loc[b, m] - wide.loc[b, "carried"]).tolist() for b, m in pairs]
+    gaps = [(wide[b][m] - wide[b]["carried"]).tolist() for b, m in pairs]
     tests = [statistics.equivalence_p(gap, 0.05) for gap in gaps]
     for (b, m), gap, holds in zip(pairs, gaps, statistics.holm(tests), strict=True):
         add(f"{b}: moments {m} less carried (TOST, Holm over {len(pairs)})",

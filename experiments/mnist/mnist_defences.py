@@ -266,7 +266,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     mean, half = statistics.mean_interval(gap)
     add("its shuffled control, less undefended", statistics.shown(gap), mean - half > -0.1)
     gaps = {s: of("noise on weights", s) - none for s in config.weight_noise}
-    tests = [float(stats.ttest_1samp(g, 0, alternative="greater").pvalue) for g in gaps.values()]
+    tests = [float(stats.ttest_1samp(g, 0, alternative="greater")[1]) for g in gaps.values()]
     for (s, gap), amplifies in zip(gaps.items(), statistics.holm(tests), strict=True):
         add(f"noise on weights {s:g}, less undefended (Holm over {len(gaps)})",
             statistics.shown(gap), amplifies, "amplifies")  # fmt: skip
