@@ -67,6 +67,11 @@ class Config(digits.Config):
     )
     channels: tuple[int, ...] = option((16, 32), "of the CNN student's two layers", minimum=1)
 
+    def __post_init__(self):
+        """All arms are compared with those of one block."""
+        if "noise" not in self.blocks or CENTRE not in self.num_aux:
+            raise ValueError(f"--blocks must name noise, and --num-aux {CENTRE}: the centre")
+
 
 SMOKE = Config(**digits.TOY | {"doses": (0, 1, 2), "num_aux": (3, 50), "blocks": ("noise",)})
 
