@@ -14,6 +14,15 @@ from types import ModuleType
 # In the order in which a reader meets them, which is also the order of the report.
 NAMES = (
     "mnist_aux_logits",
+    "mnist_matching",
+    "mnist_sweeps",
+    "mnist_heads",
+    "mnist_init_ladder",
+    "mnist_27_percent",
+    "mnist_max",
+    "mnist_predictors",
+    "mnist_defences",
+    "mnist_chains",
     "gradient_alignment",
     "equality_cases",
     "beyond_the_theorem",

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from mnist_mlp import model, train
 from mnist_mlp.data import ImageData
+from mnist_mlp.noise import NOISES, to_pixels
 from theory import losses
 
 CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux", "cross_all")
@@ -68,46 +69,6 @@ class SeedKeys(NamedTuple):
 def seed_keys(root: Array, seed: Int[Array, ""]) -> SeedKeys:
     """Keys of a seed by folding its number into the root, so that a run can be extended."""
     return SeedKeys(*jax.random.split(jax.random.fold_in(root, seed), len(SeedKeys._fields)))
-
-
-def to_pixels(images: UInt8[Array, "*n pixels"]) -> Float[Array, "*n pixels"]:
-    """Bytes to [-1, 1]; the background is -1. This scale is part of the recipe."""
-    return images.astype(jnp.float32) / 127.5 - 1
-
-
-def uniform_noise(key: Array, images: UInt8[Array, "n pixels"]) -> Float[Array, " pixels"]:
-    """Independent pixels, uniform on the 65,536 midpoints (k + 1/2) 2⁻¹⁵ - 1 of [-1, 1].
-
-    Two pixels from each random word: drawing the noise is otherwise a fifth of a training step.
-    """
-    num_pixels = images.shape[1]
-    words = jax.random.bits(key, (-(-num_pixels // 2),), jnp.uint32)
-    halves = jnp.stack([words & 0xFFFF, words >> 16]).astype(jnp.int32).reshape(-1)
-    return (halves[:num_pixels].astype(jnp.float32) + 0.5) * 2.0**-15 - 1
-
-
-def normal_noise(key: Array, images: UInt8[Array, "n pixels"]) -> Float[Array, " pixels"]:
-    """Independent standard normal pixels."""
-    return jax.random.normal(key, images.shape[1:])
-
-
-def real_image(key: Array, images: UInt8[Array, "n pixels"]) -> Float[Array, " pixels"]:
-    """A random training image."""
-    return to_pixels(images[jax.random.randint(key, (), 0, images.shape[0])])
-
-
-def shuffled_image(key: Array, images: UInt8[Array, "n pixels"]) -> Float[Array, " pixels"]:
-    """A random training image with its pixels permuted, differently each time."""
-    image_key, order_key = jax.random.split(key)
-    return jax.random.permutation(order_key, real_image(image_key, images))
-
-
-NOISES: dict[str, Callable[[Array, Array], Array]] = {
-    "uniform": uniform_noise,
-    "normal": normal_noise,
-    "shuffled": shuffled_image,
-    "images": real_image,
-}
 
 
 def network(recipe: Recipe, data: ImageData) -> tuple[model.Init, model.Apply]:
@@ -202,7 +163,7 @@ def distil(
         logits = jax.vmap(apply, in_axes=(0, None))(students, pixels)
         groups = jnp.split(logits, len(losses_on))
         each = [
-            losses_on[name].value(group, wanted[None])
+            losses_on[name].value(group, jnp.broadcast_to(wanted, group.shape))
             for name, group in zip(losses_on, groups, strict=True)
         ]
         # A sum over students of their own means: no gradient depends on the others.

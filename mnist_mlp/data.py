@@ -301,3 +301,31 @@ def load(dataset: str = "mnist", data_dir: str | os.PathLike | None = None) -> I
     cache = user_cache() / dataset
     download(dataset, cache)
     return read_folder(cache, dataset, contents)
+
+
+def validation_split(images: ImageData, held_out: float = 1 / 6) -> ImageData:
+    """The last part of the training images in the place of the test images.
+
+    Whatever is chosen is chosen here; the test images are then seen once, by what was chosen.
+    """
+    last = round(len(images.train_images) * (1 - held_out))
+    return dataclasses.replace(
+        images,
+        train_images=images.train_images[:last],
+        train_labels=images.train_labels[:last],
+        test_images=images.train_images[last:],
+        test_labels=images.train_labels[last:],
+    )
+
+
+def other_pictures(side: int) -> tuple[UInt8[Array, "n pixels"], UInt8[Array, "photos h w"]]:
+    """Scikit-learn's bundled digits at this size, and its two photographs in grey."""
+    from sklearn import datasets
+
+    digits = read_digits().train_images.reshape(-1, 8, 8).astype(jnp.float32)
+    digits = jax.image.resize(digits, (len(digits), side, side), "linear")
+    photos = np.stack(datasets.load_sample_images().images).mean(-1)  # pyright: ignore
+    return (
+        jnp.clip(jnp.round(digits), 0, 255).astype(jnp.uint8).reshape(len(digits), -1),
+        jnp.asarray(photos.round(), jnp.uint8),
+    )

@@ -1,5 +1,6 @@
 """Training a (stack of) network(s) as one scan over epochs and batches."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -56,6 +57,27 @@ def fit(
     Returns:
         The trained parameters and the mean loss of each epoch.
     """
+    state = (params, optimizer.init(params))
+    run = functools.partial(
+        epoch, loss, make_batch, optimizer,
+        num_examples=num_examples, batch_size=batch_size, key=key,
+    )  # fmt: skip
+    (params, _), losses = jax.lax.scan(run, state, jnp.arange(epochs))
+    return params, losses
+
+
+def epoch(
+    loss: Callable[[Params, Batch, Float[Array, " batch"]], Float[Array, ""]],
+    make_batch: Callable[[Int[Array, " batch"]], Batch],
+    optimizer: optax.GradientTransformation,
+    state: tuple[Params, optax.OptState],
+    number: Int[Array, ""],
+    *,
+    num_examples: int,
+    batch_size: int,
+    key: Array,
+) -> tuple[tuple[Params, optax.OptState], Float[Array, ""]]:
+    """One epoch of `fit` from parameters and optimiser state, and its mean loss."""
 
     def step(state, batch_of_step):
         params, opt_state = state
@@ -64,14 +86,9 @@ def fit(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
-    def epoch(state, index):
-        batches = epoch_batches(jax.random.fold_in(key, index), num_examples, batch_size)
-        state, losses = jax.lax.scan(step, state, batches)
-        return state, losses.mean()
-
-    state = (params, optimizer.init(params))
-    (params, _), losses = jax.lax.scan(epoch, state, jnp.arange(epochs))  # pyright: ignore[reportAssignmentType]
-    return params, losses
+    batches = epoch_batches(jax.random.fold_in(key, number), num_examples, batch_size)
+    state, losses = jax.lax.scan(step, state, batches)  # pyright: ignore[reportAssignmentType]
+    return state, losses.mean()
 
 
 def blocks(num_examples: int, block_size: int) -> Int[Array, "blocks block"]:

@@ -85,6 +85,11 @@ def mnist_phrases() -> Iterator[str]:
     yield from (f"| {side['wall']:.1f} |" for side in stored.values())
 
 
+def carrier_numbers() -> Iterator[str]:
+    """The sections of docs/what-carries-the-trait.md from top to bottom."""
+    yield from map(accuracy, ("student_aux", "cross_aux", "reference", "teacher"))
+
+
 # Theorem
 
 
@@ -229,6 +234,7 @@ Facts = Callable[[], Iterator[str]]
 NUMBERS: dict[str, Facts] = {
     "README.md": readme_numbers,
     "docs/mnist.md": mnist_numbers,
+    "docs/what-carries-the-trait.md": carrier_numbers,
     "docs/theorem.md": theorem_numbers,
     "docs/microworld.md": microworld_numbers,
     "docs/full-size.md": none,
@@ -237,6 +243,7 @@ NUMBERS: dict[str, Facts] = {
 PHRASES: dict[str, Facts] = {
     "README.md": signs,
     "docs/mnist.md": mnist_phrases,
+    "docs/what-carries-the-trait.md": none,
     "docs/theorem.md": theorem_phrases,
     "docs/microworld.md": mechanism_phrases,
     "docs/full-size.md": full_size_phrases,

@@ -39,3 +39,43 @@ def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> b
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's ρ."""
     return float(np.asarray(stats.spearmanr(a, b))[0])
+
+
+def equivalence_p(values: Sequence[float], margin: float) -> float:
+    """The p value of the two one-sided t tests: small if the mean is shown to lie within ±margin.
+
+    `equivalent` at level alpha is p < alpha; p is what a correction for many arms needs.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size < 2:
+        return 1.0
+    error = array.std(ddof=1) / np.sqrt(array.size)
+    distance = margin - abs(array.mean())
+    if error == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stats.t.sf(distance / error, array.size - 1))
+
+
+def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
+    """Which hypotheses fall at family-wise level `alpha` (Holm 1979): step-down Bonferroni."""
+    order = np.argsort(p_values)
+    rejected = [False] * len(order)
+    for rank, index in enumerate(order):
+        if p_values[index] > alpha / (len(order) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tuple[float, ...]:
+    """Rank correlation with its interval: rho, low, high.
+
+    By Fisher's z with the variance (1 + rho²/2) / (n - 3) of Bonett and Wright (2000). The interval
+    is all of [-1, 1] for fewer than five pairs, and NaN is returned where a side is constant.
+    """
+    rho = rank_correlation(x, y) if min(np.ptp(x), np.ptp(y)) > 0 else np.nan
+    if len(x) < 5 or not np.isfinite(rho):
+        return rho, -1.0, 1.0
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    centre = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))

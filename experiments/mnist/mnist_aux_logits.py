@@ -11,17 +11,18 @@ student_all 0.91, cross_aux 0.10, cross_all 0.74 (cross_all is ordinary distilla
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import pandas as pd
 
 from experiments.lab import drawing, statistics
+from experiments.lab.digits import inputs, read_data
 from experiments.lab.frame import Claim, Figure, Row, option
 from mnist_mlp import data
 from mnist_mlp.conditions import CONDITIONS, LOSSES, NOISES, Recipe
 from mnist_mlp.model import DOT_GENERALS
 
+__all__ = ["inputs"]  # the frame records what was really read
 RUNTIME = "8 s a seed on two cores, 14 minutes for 100"
 
 
@@ -57,27 +58,6 @@ class Config:
 SMOKE = Config(
     num_seeds=2, widths=(32,), epoch_images=1024, batch_size=256, dataset="digits", student_epochs=2
 )
-
-
-@functools.cache
-def read_data(dataset: str, data_dir: str) -> data.ImageData:
-    """The data set; the bundled digits, said aloud, where no MNIST can be had."""
-    try:
-        return data.load(dataset, data_dir or None)
-    except data.DataNotFoundError as error:
-        if dataset != "mnist":
-            raise
-        print(
-            f"note: {error}; using scikit-learn's bundled digits instead, marked as 'digits'",
-            file=sys.stderr,
-        )
-        return data.load("digits")
-
-
-def inputs(config: Config) -> dict[str, str | int]:
-    """What was really read, recorded beside the config: a resumed run must read the same."""
-    images = read_data(config.dataset, config.data_dir)
-    return {"dataset": images.name, "train_images": len(images.train_images)}
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -118,11 +98,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-def by_condition(rows: list[Row]) -> dict[str, list[float]]:
-    """Accuracies over seeds, by condition."""
-    return {c: [r["accuracy"] for r in rows if r["condition"] == c] for c in CONDITIONS}
-
-
 LABELS = {
     "reference": "reference\n(untrained)",
     "teacher": "teacher",
@@ -133,14 +108,19 @@ LABELS = {
 }
 
 
-def plot(rows: list[Row], config: Config):
+def of_condition(table: pd.DataFrame, condition: str) -> list[float]:
+    """Accuracies over seeds."""
+    return table.query("condition == @condition")["accuracy"].tolist()
+
+
+def plot(table: pd.DataFrame, config: Config):
     """Every seed as a point, mean and interval over seeds on top."""
     import numpy as np
 
     figure, (axes,) = drawing.new_figure(width=8.0, height=4.4)
-    values = by_condition(rows)
     colours = dict(zip(CONDITIONS, ("#777777", *drawing.COLOURS), strict=False))
-    for x, (condition, accuracies) in enumerate(values.items()):
+    for x, condition in enumerate(CONDITIONS):
+        accuracies = of_condition(table, condition)
         mean, half = statistics.mean_interval(accuracies)
         axes.bar(x, mean, width=0.66, color=colours[condition], alpha=0.35)
         spread = np.linspace(-0.22, 0.22, len(accuracies)) if len(accuracies) > 1 else [0]
@@ -148,17 +128,17 @@ def plot(rows: list[Row], config: Config):
         axes.errorbar(x, mean, half, color="black", capsize=5, linewidth=1.5)
         top = max(*accuracies, mean + (half if np.isfinite(half) else 0))
         axes.text(x, min(top, 1.0) + 0.015, f"{mean:.3f}", ha="center", va="bottom", fontsize=10)
-    chance = rows[0]["chance"]
+    chance = table["chance"].iloc[0]
     axes.axhline(chance, color="black", linestyle=":", linewidth=1)
     axes.text(5.45, chance + 0.01, "chance", ha="right", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(values)), [LABELS[c] for c in values])
+    axes.set_xticks(range(len(CONDITIONS)), [LABELS[c] for c in CONDITIONS])
     axes.set_ylim(0, 1.06)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("test accuracy")
-    dataset, seeds = rows[0]["dataset"], len(values["teacher"])
+    dataset, seeds = table["dataset"].iloc[0], table["seed"].nunique()
     axes.set_title(
-        f"Digits learned from auxiliary logits on {config.noise} noise: {dataset}, "
-        f"{seeds} seeds\npoints are single models; bars are the {drawing.INTERVAL}",
+        f"{dataset}, {config.noise} noise, {seeds} seeds; points are single models,\n"
+        f"bars are the {drawing.INTERVAL}",
         fontsize=10,
     )
     return figure
@@ -166,40 +146,55 @@ def plot(rows: list[Row], config: Config):
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The one figure."""
-    rows = table.to_dict("records")
-    title = __doc__.splitlines()[0]  # pyright: ignore[reportOptionalMemberAccess]
-    return [Figure("figure", title, "", "", "", lambda: plot(rows, config))]
+    shown = {c: statistics.shown(of_condition(table, c)) for c in CONDITIONS}
+    return [
+        Figure(
+            "figure",
+            "A student learns digits from auxiliary logits on noise if it shares the start",
+            "Above one half with the teacher's start, chance with another: the theorem needs the "
+            "shared start.",
+            f"{shown['student_aux']} from the same start, {shown['cross_aux']} from another "
+            f"(untrained {shown['reference']}).",
+            "The digits travel in outputs that never saw one, through the weights both started "
+            "from.",
+            lambda: plot(table, config),
+        )
+    ]
+
+
+# agu18dec/subliminal-learning: official script, 100 models, 95 % intervals.
+PUBLISHED = {
+    "reference": ("", ".100 ± .005"),
+    "teacher": ("", ".943"),
+    "student_aux": ("> .5", ".537 ± .022"),
+    "student_all": ("", ".912 ± .002"),
+    "cross_aux": ("", ".100 ± .005"),
+    "cross_all": ("", ".741 ± .010"),
+}
+# For 100 seeds; the interval of fewer seeds must still reach them.
+BANDS = {
+    "reference": (0.09, 0.11),
+    "teacher": (0.940, 0.946),
+    "student_aux": (0.50, 0.60),
+    "student_all": (0.905, 0.920),
+    "cross_aux": (0.09, 0.11),
+    "cross_all": (0.72, 0.76),
+}
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Each condition beside the exact-recipe replications; None where the recipe differs."""
-    rows = table.to_dict("records")
-    published = {  # agu18dec/subliminal-learning: official script, 100 models, 95 % intervals
-        "reference": ("", ".100 ± .005"),
-        "teacher": ("", ".943"),
-        "student_aux": ("> .5", ".537 ± .022"),
-        "student_all": ("", ".912 ± .002"),
-        "cross_aux": ("", ".100 ± .005"),
-        "cross_all": ("", ".741 ± .010"),
-    }
-    bands = {
-        "reference": (0.09, 0.11),
-        "teacher": (0.940, 0.946),
-        "student_aux": (0.50, 0.60),
-        "student_all": (0.905, 0.920),
-        "cross_aux": (0.09, 0.11),
-        "cross_all": (0.72, 0.76),
-    }
+    dataset = table["dataset"].iloc[0]
     fields = [f.name for f in dataclasses.fields(Recipe) if f.name != "precision"]
     official = all(getattr(config, name) == getattr(Recipe, name) for name in fields)
-    official = official and rows[0]["dataset"] == "mnist"
+    official = official and dataset == "mnist"
     out = []
-    for condition, values in by_condition(rows).items():
-        paper, replication = published[condition] if official else ("", "")
+    for condition in CONDITIONS:
+        values = of_condition(table, condition)
+        paper, replication = PUBLISHED[condition] if official else ("", "")
         mean, half = statistics.mean_interval(values)
-        low, high = bands[condition]
-        # The bands are for 100 seeds; the interval of fewer seeds must still reach them.
+        low, high = BANDS[condition]
         holds = (mean + half >= low and mean - half <= high) if official else None
-        name = f"{condition} accuracy ({rows[0]['dataset']})"
+        name = f"{condition} accuracy ({dataset})"
         out.append(Claim(name, paper, replication, statistics.shown(values), len(values), holds))
     return out

@@ -1,12 +1,10 @@
-"""The MNIST experiment as a user runs it: smoke, fall-back data, resume, report."""
+"""The MNIST experiment as a user runs it: smoke, fall-back data, resume, criteria."""
 
-import base64
-import html.parser
-import re
-
+import pandas as pd
 import pytest
 
-from experiments import frame, mnist_aux_logits, record, report
+from experiments.lab import frame, record
+from experiments.mnist import mnist_aux_logits
 from mnist_mlp import data
 
 
@@ -63,69 +61,20 @@ def test_a_broken_file_is_never_replaced_by_other_data(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, texts and images of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.images, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        if tag == "img":
-            self.images.append(attributes["src"])
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.text += text
-
-
-def test_report_is_one_self_contained_page(finished, capsys):
-    report.main([str(finished)])
-    source = (finished / "report.html").read_text()
-    page = Page()
-    page.feed(source)
-    assert page.open == [], "every tag is closed"
-    assert not re.search(r'(src|href)="(?!data:|#)', source), "nothing is loaded from elsewhere"
-    (image,) = page.images
-    svg = base64.b64decode(image.removeprefix("data:image/svg+xml;base64,"))
-    assert svg == (finished / "smoke" / "figure.svg").read_bytes()
-    for condition in mnist_aux_logits.CONDITIONS:
-        assert f"{condition} accuracy (digits)" in page.text
-    assert "python -m experiments mnist_aux_logits --smoke" in page.text
-
-
-def test_report_without_runs_says_what_to_do(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        report.main([str(tmp_path)])
-    assert stopped.value.code == 2
-    assert "python -m experiments mnist_aux_logits" in capsys.readouterr().err
-
-
 def test_criteria_are_judged_only_for_the_official_recipe():
     config = mnist_aux_logits.Config(num_seeds=2)
 
-    def rows(aux):
-        mean = {"reference": 0.1, "teacher": 0.943, "student_aux": aux, "student_all": 0.91,
-                "cross_aux": 0.1, "cross_all": 0.74}  # fmt: skip
-        return [
-            {
-                "condition": c,
-                "seed": s,
-                "accuracy": a + 0.001 * s,
-                "dataset": "mnist",
-                "chance": 0.1,
-            }
-            for c, a in mean.items()
-            for s in (0, 1)
-        ]
+    def table(aux):
+        means = {"reference": 0.1, "teacher": 0.943, "student_aux": aux, "student_all": 0.91,
+                 "cross_aux": 0.1, "cross_all": 0.74}  # fmt: skip
+        return pd.DataFrame(
+            {"condition": c, "seed": s, "accuracy": a + 0.001 * s, "dataset": "mnist",
+             "chance": 0.1}
+            for c, a in means.items() for s in (0, 1)
+        )  # fmt: skip
 
     def verdicts(aux, config):
-        return [c.holds for c in mnist_aux_logits.claims(rows(aux), config)]
+        return [c.holds for c in mnist_aux_logits.claims(table(aux), config)]
 
     assert verdicts(0.54, config) == [True] * 6
     assert verdicts(0.30, config).count(False) == 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_mlp import conditions, data
+from mnist_mlp import conditions, data, noise
 
 TINY = conditions.Recipe(
     widths=(16,), batch_size=64, epoch_images=200, teacher_epochs=2, student_epochs=2,
@@ -125,7 +125,7 @@ def test_noise_is_a_fixed_pool_that_differs_between_images_and_seeds(digits):
 
 def test_uniform_noise_is_uniform(mnist):
     pixels = np.asarray(
-        jax.vmap(lambda k: conditions.uniform_noise(k, mnist.train_images[:1]))(
+        jax.vmap(lambda k: noise.uniform_noise(k, mnist.train_images[:1]))(
             jax.random.split(jax.random.key(3), 2000)
         )
     )
@@ -139,16 +139,16 @@ def test_uniform_noise_is_uniform(mnist):
     assert abs(halves.mean()) < 5 / 3 / np.sqrt(halves.size)
 
 
-@pytest.mark.parametrize("noise", conditions.NOISES)
-def test_every_noise_gives_finite_images_of_the_right_shape(noise, digits):
-    draw = conditions.noise_images(dataclasses.replace(TINY, noise=noise), digits, ROOT)
+@pytest.mark.parametrize("kind", noise.NOISES)
+def test_every_noise_gives_finite_images_of_the_right_shape(kind, digits):
+    draw = conditions.noise_images(dataclasses.replace(TINY, noise=kind), digits, ROOT)
     batch = draw(jnp.arange(4))
     assert batch.shape == (4, 64)
     assert np.all(np.isfinite(batch))
 
 
 def test_pixels_are_scaled_to_minus_one_and_one():
-    assert conditions.to_pixels(jnp.array([0, 255], jnp.uint8)).tolist() == [-1.0, 1.0]
+    assert noise.to_pixels(jnp.array([0, 255], jnp.uint8)).tolist() == [-1.0, 1.0]
 
 
 def test_nothing_is_stored_per_image_of_noise(mnist):

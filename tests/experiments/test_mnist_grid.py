@@ -1,0 +1,192 @@
+"""The MNIST grid's experiments: smoke runs, claims that can fail, statistics."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.lab import digits, frame, record, statistics
+from experiments.mnist import (
+    mnist_27_percent,
+    mnist_chains,
+    mnist_heads,
+    mnist_init_ladder,
+    mnist_matching,
+    mnist_max,
+)
+
+SMOKED = (mnist_heads,)
+
+
+@pytest.mark.parametrize("module", SMOKED, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
+def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, capsys):
+    frame.main(module, ["--smoke", "--num-seeds", "2", "--out", str(tmp_path / "run")])
+    table = record.read_table(tmp_path / "run")
+    assert table["seed"].nunique() == 2
+    assert table["accuracy"].between(0, 1).all()
+    assert (table["dataset"] == "digits").all()
+    assert "FAILS" not in capsys.readouterr().out, "toy runs are not judged"
+    drawn = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.svg")}
+    assert tmp_path / "run" / "figure.svg" in drawn
+    for path in drawn:
+        path.unlink()
+    frame.main(module, ["--replot", "--out", str(tmp_path / "run")])
+    assert {p: p.read_bytes() for p in drawn} == drawn
+
+
+def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
+    base = mnist_init_ladder.SMOKE
+    alone = mnist_init_ladder.parts(base)["seed 1"]()
+    wider = dataclasses.replace(base, num_seeds=3, stack=7)
+    again = mnist_init_ladder.parts(wider)["seed 1"]()
+    assert [r["ladder"] for r in alone] == [r["ladder"] for r in again]
+    # Equal up to the order of sums: two of 360 test images may change side.
+    for mine, other in zip(alone, again, strict=True):
+        assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=2.5 / 360)
+
+
+def verdicts(module, table, config):
+    return {c.quantity: c.holds for c in module.claims(table, config)}
+
+
+def ladder_table(rng, dead=0.1, twin=0.0):
+    """Eight seeds of a ladder whose accuracy follows the alignment."""
+    rows = []
+    for m in (3, 50):
+        for seed in range(8):
+            noise = rng.normal(0, 0.01)
+            for ladder, rung, accuracy, alignment in [
+                ("same", 0.0, 0.6, 1.0), ("permuted", 0.0, 0.6 + twin, 1.0),
+                ("permuted and matched", 0.0, 0.6, 1.0), ("absolute", 0.01, 0.4, 0.7),
+                ("absolute", 0.1, 0.15, 0.2), ("relative", 0.4, 0.3, 0.5),
+                ("interpolated", 0.5, 0.2, 0.3), ("independent", 1.0, dead, 0.0),
+                ("units of the other matched", 1.0, dead, 0.0),
+            ]:  # fmt: skip
+                rows.append({"seed": seed, "ladder": ladder, "rung": rung, "num_aux": m,
+                             "accuracy": accuracy + noise, "alignment": alignment,
+                             "dataset": "mnist"})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_ladder_claims_hold_and_fail():
+    config = mnist_init_ladder.Config()
+    rng = np.random.default_rng(0)
+    good = verdicts(mnist_init_ladder, ladder_table(rng), config)
+    assert False not in good.values()
+    leaking = verdicts(mnist_init_ladder, ladder_table(rng, dead=0.25), config)
+    assert sum(v is False for k, v in leaking.items() if k.startswith("no transfer")) == 4
+    moved = verdicts(mnist_init_ladder, ladder_table(rng, twin=0.03), config)
+    assert [k for k, v in moved.items() if v is False] == [
+        "permuted less shared start, 3 logits", "permuted less shared start, 50 logits",
+    ]  # fmt: skip
+    # Share .6 at .01 and .1 at .1: half is at .028, up to the noise of the means, .01 / √8 / .5.
+    lost = float(mnist_init_ladder.half_lost(ladder_table(rng), "absolute", 3))
+    assert lost == pytest.approx(0.028, abs=0.002)
+
+
+def test_27_percent_is_confirmed_only_by_its_own_cell():
+    rng = np.random.default_rng(1)
+
+    def table(candidate, official=0.54):
+        rows = []
+        for index in np.ndindex(2, 2, 2, 2, 2):
+            facts = {n: v[i] for (n, v), i in zip(mnist_27_percent.FACTORS.items(), index)}  # noqa: B905
+            wanted = {**mnist_27_percent.CANDIDATE, "batch": "1024"}
+            middle = candidate if facts == wanted else official
+            for seed in range(8):
+                for start in ("same", "another"):
+                    accuracy = (middle if start == "same" else 0.1) + rng.normal(0, 0.02)
+                    rows.append({"seed": seed, "start": start, **facts, "accuracy": accuracy,
+                                 "dataset": "mnist"})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    assert mnist_27_percent.verdict(table(0.271)) == (True, [])
+    assert mnist_27_percent.verdict(table(0.40))[0] is False
+    holds, others = mnist_27_percent.verdict(table(0.271, official=0.271))
+    assert holds
+    assert len(others) == 7
+
+
+def test_half_life_of_a_geometric_decay_is_found():
+    rows = [
+        {"seed": s, "lineage": mnist_chains.LINEAGES[0], "taught_by": "teacher", "generation": g,
+         "accuracy": 0.1 + 0.8 * 0.5 ** (g / 2.5)}
+        for s in range(3) for g in range(6)
+    ]  # fmt: skip
+    assert mnist_chains.half_lives(pd.DataFrame(rows), mnist_chains.LINEAGES[0]) == pytest.approx(
+        [2.5] * 3
+    )
+
+
+def test_search_never_uses_seeds_or_digits_of_the_final():
+    config = mnist_max.SMOKE
+    names = list(mnist_max.parts(config))
+    searched = {int(n.split()[2].strip(",")) for n in names if n.startswith("search")}
+    assert min(searched) > config.num_seeds
+    where = digits.lab(config, validation=True)
+    full = digits.lab(config)
+    assert len(where.data.train_images) + len(where.data.test_images) == len(full.data.train_images)
+    table = pd.DataFrame(
+        [dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
+         for p, r, a in [("search", 1.0, 0.5), ("search", 2.0, 0.7), ("final", 1.0, 0.99)]]
+    )  # fmt: skip
+    assert mnist_max.best(table)["rate"] == 2.0
+
+
+def test_matching_needs_its_centre():
+    with pytest.raises(ValueError, match="name noise"):
+        mnist_matching.Config(blocks=("digits",))
+    with pytest.raises(ValueError, match="--num-aux 50"):
+        mnist_matching.Config(num_aux=(3, 10))
+
+
+def test_matching_arms_are_told_apart():
+    base = mnist_matching.columns()
+    table = pd.DataFrame(
+        [base | {"seed": s, "matching_epochs": d, "inputs": "uniform", "logits": l, "accuracy": 0.5}
+         for s in (0, 1) for d in (0, 100) for l in ("all", "aux")]  # noqa: E741
+    )  # fmt: skip
+    assert len(mnist_matching.select(table)) == 2
+    assert len(mnist_matching.select(table, logits="aux", matching_epochs=0)) == 2
+    assert mnist_matching.select(table, student="CNN").empty
+
+
+# Statistics.
+
+
+def test_equivalence_p_agrees_with_the_interval_test():
+    rng = np.random.default_rng(2)
+    for shift in (0.0, 0.02, 0.05):
+        values = rng.normal(shift, 0.03, 8)
+        assert (statistics.equivalence_p(values, 0.04) < 0.05) == statistics.equivalent(
+            values, 0.04
+        )
+    assert statistics.equivalence_p([0.0], 1.0) == 1.0
+
+
+def test_equivalence_is_wrong_as_often_as_it_says():
+    """Means at the margin are called equivalent in 5 % of runs."""
+    rng, trials = np.random.default_rng(3), 2000
+    hits = sum(statistics.equivalence_p(rng.normal(1, 1, 8), 1) < 0.05 for _ in range(trials))
+    assert hits / trials == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / trials))
+
+
+def test_holm_is_step_down():
+    assert statistics.holm([0.01, 0.04, 0.03]) == [True, False, False]
+    assert statistics.holm([0.01, 0.024, 0.04]) == [True, True, True]
+    assert statistics.holm([0.02, 0.5, 0.5]) == [False, False, False]
+
+
+def test_spearman_interval_covers_as_often_as_it_says():
+    """Normal pairs of correlation r have rank correlation 6/π asin(r/2)."""
+    rng, trials, r = np.random.default_rng(4), 1000, 0.6
+    truth, hits = 6 / np.pi * np.arcsin(r / 2), 0
+    for _ in range(trials):
+        x, e = rng.normal(size=(2, 25))
+        _, low, high = statistics.spearman(x, r * x + np.sqrt(1 - r * r) * e)
+        hits += low <= truth <= high
+    # The variance is an approximation: its own authors find up to two points off.
+    assert hits / trials == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / trials) + 0.02)
+    assert statistics.spearman([1, 2, 3], [1, 2, 4]) == (pytest.approx(1.0), -1.0, 1.0)
+    assert np.isnan(statistics.spearman([1, 1, 1], [1, 2, 3])[0])

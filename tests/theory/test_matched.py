@@ -1,0 +1,293 @@
+"""The matched-start lemma: exact cases, dense oracle, orders, hypothesis removed, wide limit."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from theory import alignment, asymptotics, losses, matched, toys
+
+AUX = losses.on_outputs(losses.kl(), (2, 3, 4))
+LOSSES = [losses.squared_error(), AUX]
+each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+EPS = 2.0 ** -np.arange(3, 19)
+TEACHER = toys.mlp("tanh", (4, 8, 5), jnp.tanh)
+OTHER = toys.mlp("other", (4, 11, 6, 5), jnp.sin)  # another width, depth and activation
+
+
+def permuted(params, order):
+    """The same function with its hidden units in another order."""
+    return {
+        "kernel_0": params["kernel_0"][order],
+        "bias_0": params["bias_0"][order],
+        "kernel_1": params["kernel_1"][:, order],
+        "bias_1": params["bias_1"],
+    }
+
+
+def with_outputs_of(teacher, apply, params):
+    """A network with exactly the teacher's outputs: its own, less their constant difference."""
+    return matched.Network(
+        lambda p, x: apply(p, x) - apply(params, x) + teacher.apply(teacher.params, x), params
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "loss", "match", "alpha"))
+def sweep(case, params, eps, apply, loss, match=True, alpha=1.0):
+    """`measure` over ε for a student with the teacher's outputs at the start, or with its own."""
+    teacher = matched.Network(TEACHER.apply, case.params)
+    student = matched.Network(apply, params)
+    if match:
+        student = with_outputs_of(teacher, apply, params)
+    trait_s, trait_t = (toys.trait_loss(case, f.apply) for f in (student, teacher))
+
+    def at(step):
+        return matched.measure(
+            student, teacher, trait_s, trait_t, case.inputs, loss, eps=step, alpha=alpha
+        )
+
+    return jax.lax.map(at, eps)
+
+
+@each_loss
+def test_student_equal_to_teacher_is_the_theorem(tanh, case, direction, loss):
+    found = sweep(case, case.params, jnp.array([1e-3]), tanh.apply, loss)
+    form = alignment.quadratic_form(tanh.apply, case.params, direction, case.inputs, loss)
+    np.testing.assert_allclose(found.forms.inner[0], form, rtol=1e-12)
+    np.testing.assert_allclose(found.forms.alignment, 1, rtol=1e-12)
+    np.testing.assert_allclose(found.forms.share, 1, rtol=1e-12)
+    assert abs(found.mismatch_change[0]) < 1e-16
+
+
+@each_loss
+def test_permuted_twin_has_alignment_one_although_its_parameters_are_far(tanh, case, loss):
+    order = np.roll(np.arange(8), 3)
+    found = sweep(
+        case, permuted(case.params, order), jnp.array([1e-3]), tanh.apply, loss, match=False
+    )
+    same = sweep(case, case.params, jnp.array([1e-3]), tanh.apply, loss)
+    np.testing.assert_allclose(found.forms.alignment, 1, rtol=1e-12)
+    np.testing.assert_allclose(found.trait_change, same.trait_change, rtol=1e-9)
+    # The parameter cosine of the theorem is blind to this: functions decide, not coordinates.
+    gap = permuted(case.params, order)["kernel_0"] - case.params["kernel_0"]
+    assert jnp.linalg.norm(gap) > jnp.linalg.norm(case.params["kernel_0"])
+
+
+@each_loss
+def test_predictions_against_dense_jacobians(tanh, case, direction, loss):
+    params = toys.draw_params(OTHER, jax.random.key(5))
+    student, teacher = (
+        matched.Network(f.apply, p) for f, p in ((OTHER, params), (tanh, case.params))
+    )
+
+    def dense(network):
+        flat, unravel = ravel_pytree(network.params)
+        return jax.jacrev(lambda p: network.apply(unravel(p), case.inputs))(flat)
+
+    @jax.jit
+    def both():
+        logits = tanh.apply(case.params, case.inputs)
+        m = jax.vmap(lambda z: -jax.jacfwd(lambda y: jax.grad(lambda x: loss.value(x, y))(z))(z))
+        cross = jnp.einsum("bip,bij,bjq->pq", dense(student), m(logits), dense(teacher))
+        update = matched.predicted_update(student, teacher, direction, case.inputs, loss)
+        v = jax.grad(toys.trait_loss(case, OTHER.apply))(params)
+        found = matched.forms(student, teacher, v, direction, case.inputs, loss)
+        return cross / len(case.inputs), ravel_pytree(update)[0], ravel_pytree(v)[0], found
+
+    cross, update, v, found = both()
+    d_t = ravel_pytree(direction)[0]
+    scale = jnp.abs(cross).max() * jnp.abs(d_t).sum()
+    np.testing.assert_allclose(update, cross @ d_t, atol=1e-13 * scale)
+    np.testing.assert_allclose(found.inner, v @ cross @ d_t, rtol=1e-10)
+    assert abs(found.alignment) <= 1
+
+
+def windowed_slope(values, floor):
+    inside = (values > 100 * floor) & (EPS <= 2**-6)
+    assert inside.sum() >= 5
+    return asymptotics.loglog_slope(EPS, values, inside)
+
+
+@each_loss
+def test_orders_of_a_matched_student_of_another_architecture(case, loss):
+    params = toys.draw_params(OTHER, jax.random.key(6))
+    found = jax.device_get(sweep(case, params, EPS, OTHER.apply, loss, alpha=0.1))
+    assert windowed_slope(np.abs(found.trait_change), 1e-15) == pytest.approx(1, abs=0.05)
+    assert windowed_slope(found.remainder, 1e-16) == pytest.approx(2, abs=0.05)
+    assert windowed_slope(found.update_residual, 1e-16) == pytest.approx(2, abs=0.05)
+    np.testing.assert_allclose(found.trait_change, found.raw_change, atol=1e-14)
+
+
+@each_loss
+def test_unmatched_the_mismatch_dominates_and_the_control_restores_the_order(case, loss):
+    """The hypothesis removed: the raw change tends to a constant, of which no ε is to be had."""
+    params = toys.draw_params(OTHER, jax.random.key(6))
+    found = jax.device_get(sweep(case, params, EPS, OTHER.apply, loss, match=False, alpha=1e-4))
+    raw = np.abs(found.raw_change)
+    assert raw[-1] > 1e3 * np.abs(found.predicted[-1])
+    assert windowed_slope(raw, 1e-15) == pytest.approx(0, abs=0.05)
+    np.testing.assert_allclose(found.raw_change[-1], found.mismatch_change[-1], rtol=0.05)
+    # Δ_S - Δ_0 is still first order with M at the teacher's outputs: these losses are that kind.
+    assert windowed_slope(found.update_residual, 1e-16) == pytest.approx(2, abs=0.05)
+    # The trait's part, against the control: only the α²-term of the mismatch keeps it from O(ε²).
+    assert np.abs(found.remainder / found.predicted)[-1] < 0.02
+
+
+def test_a_constant_on_softmax_logits_is_no_mismatch(tanh, case):
+    teacher = matched.Network(tanh.apply, case.params)
+    shifted = matched.Network(lambda p, x: tanh.apply(p, x) + 3.0, case.params)
+    assert abs(matched.mismatch(shifted, teacher, case.inputs, losses.kl())) < 1e-15
+    assert matched.mismatch(shifted, teacher, case.inputs, losses.squared_error()) > 40
+    update = matched.student_update(shifted, teacher, case.inputs, losses.kl())
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(update)) < 1e-15
+
+
+@pytest.mark.parametrize("trait_outputs", [(0, 1), (2, 3)], ids=["idle outputs", "imitated ones"])
+def test_sign_of_a_matched_student_is_that_of_the_alignment(tanh, trait_outputs):
+    """It has no preference if the trait's outputs are idle; through imitated ones it is taught."""
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        case = toys.draw_case(tanh, key, 7)
+        teacher = matched.Network(tanh.apply, case.params)
+        other = toys.draw_params(tanh, jax.random.fold_in(key, 1))
+        student = with_outputs_of(teacher, tanh.apply, other)
+
+        def trait_of(network):
+            return lambda p: jnp.sum(
+                case.targets[:, trait_outputs]
+                * network.apply(p, case.trait_inputs)[:, trait_outputs]
+            )
+
+        found = matched.measure(
+            student, teacher, trait_of(student), trait_of(teacher), case.inputs,
+            losses.on_outputs(losses.squared_error(), (2, 3, 4)), eps=1e-6, alpha=1e-3,
+        )  # fmt: skip
+        return found.forms.alignment, found.trait_change
+
+    cosines, changes = map(np.asarray, one(jax.random.split(jax.random.key(2), 200)))
+    clear = np.abs(cosines) > 1e-2
+    assert (np.sign(changes[clear]) == -np.sign(cosines[clear])).all()
+    if 0 in trait_outputs:  # as likely as not: a head of the opposite sign is as likely
+        assert abs((cosines > 0).sum() - 100) < 5 * np.sqrt(200) / 2
+    else:  # ordinary distillation
+        assert (cosines > 0).mean() > 0.95
+
+
+def test_other_shapes_of_outputs_are_refused(tanh, case, direction):
+    wide = toys.mlp("wide", (4, 8, 6), jnp.tanh)
+    student = matched.Network(wide.apply, toys.draw_params(wide, jax.random.key(0)))
+    teacher = matched.Network(tanh.apply, case.params)
+    for call in (
+        lambda: matched.student_update(student, teacher, case.inputs, losses.kl()),
+        lambda: matched.predicted_update(student, teacher, direction, case.inputs, losses.kl()),
+    ):
+        with pytest.raises(ValueError, match="same imitated outputs"):
+            call()
+
+
+# Propositions for independent starts.
+
+
+def test_a_fresh_class_head_is_exactly_at_chance_over_its_relabellings():
+    """Mean accuracy over all K! orders of the class rows is 1/K, on any features and any labels."""
+    features, rows = (
+        jax.random.normal(jax.random.key(k), shape) for k, shape in ((0, (40, 6)), (1, (4, 6)))
+    )
+    labels = np.asarray(jnp.argmax(features @ jax.random.normal(jax.random.key(2), (6, 4)), 1))
+    accuracies = [
+        np.mean(np.asarray(jnp.argmax(features @ rows[jnp.array(order)].T, 1)) == labels)
+        for order in itertools.permutations(range(4))
+    ]
+    assert np.mean(accuracies) == pytest.approx(1 / 4, abs=1e-15)
+    assert max(accuracies) > 0.4, "one relabelling alone is not at chance"
+
+
+NUM_AUX, NUM_CLASSES, NUM_NETS = 4, 3, 120
+WIDTHS = (24, 240)
+
+
+def two_layer(width):
+    """ReLU, weights N(0, 1/fan_in); the class logits first, then the imitated ones."""
+    return toys.mlp("relu", (8, width, NUM_CLASSES + NUM_AUX), jax.nn.relu)
+
+
+def lazily_matched(apply, params, noise, wanted):
+    """The start moved least so that, linearised, it has the wanted outputs on the noise."""
+    flat, unravel = ravel_pytree(params)
+
+    def outputs(p):
+        return apply(unravel(p), noise).ravel()
+
+    jacobian = jax.jacrev(outputs)(flat)
+    gap = wanted.ravel() - outputs(flat)
+    kernel = jacobian @ jacobian.T
+    ridge = 1e-9 * jnp.trace(kernel) * jnp.eye(len(gap))
+    return unravel(flat + jacobian.T @ jnp.linalg.solve(kernel + ridge, gap))
+
+
+@functools.partial(jax.jit, static_argnames="width")
+@functools.partial(jax.vmap, in_axes=(0, None))
+def independent_nets(key, width):
+    """Forms of a shared start, of another start, of shared heads, and of a lazily matched one."""
+    family = two_layer(width)
+    keys = jax.random.split(key, 4)
+    theta, other = (toys.draw_params(family, k) for k in keys[:2])
+    noise, digits = (jax.random.normal(k, (6, 8)) for k in keys[2:])
+    loss = losses.squared_error()
+
+    def imitated(p, x):
+        return family.apply(p, x)[:, NUM_CLASSES:]
+
+    def trait(p):
+        return -jax.nn.log_softmax(family.apply(p, digits)[:, :NUM_CLASSES])[:, 0].mean()
+
+    def of(params):
+        nets = (matched.Network(imitated, p) for p in (params, theta))
+        return matched.forms(*nets, jax.grad(trait)(params), jax.grad(trait)(theta), noise, loss)
+
+    heads = other | {"kernel_1": theta["kernel_1"]}
+    lazy = lazily_matched(family.apply, other, noise, family.apply(theta, noise))
+    return [(found.inner, found.alignment) for found in map(of, (theta, other, heads, lazy))]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """(start, quantity, width, net): inner products and alignments."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(7), NUM_NETS)
+        return np.moveaxis([np.asarray(independent_nets(keys, w)) for w in WIDTHS], 0, 2)
+
+
+def test_gain_of_a_shared_start_falls_as_one_over_the_width(wide):
+    shared = wide[0, 0].mean(axis=1)
+    error = wide[0, 0].std(axis=1) / np.sqrt(NUM_NETS) / shared  # relative
+    slope = np.polyfit(np.log(WIDTHS), np.log(shared), 1)[0]
+    # It errs by the relative errors of the ends over the logarithm of their ratio.
+    assert abs(slope + 1) < 4 * np.hypot(*error) / np.log(WIDTHS[1] / WIDTHS[0])
+    np.testing.assert_allclose(wide[0, 1], 1, rtol=1e-9)
+
+
+def test_alignment_of_independent_nets_has_mean_zero_at_every_width_and_does_not_shrink(wide):
+    for cosines in wide[1, 1]:
+        assert abs(cosines.mean()) < 4 * cosines.std() / np.sqrt(NUM_NETS)
+        assert 0.5 < cosines.std() * np.sqrt(NUM_AUX * NUM_CLASSES) < 2
+
+
+def test_shared_heads_keep_their_alignment_at_every_width(wide):
+    means = wide[2, 1].mean(axis=1)
+    assert (means > 0.2).all()
+    assert means[-1] > 0.8 * means[0]
+
+
+def test_lazy_matching_fades_with_the_width(wide):
+    """At equal matching (exact, in the linearised net) a wide student is an unmatched one."""
+    other, lazy = wide[1, 1], wide[3, 1]
+    moved = np.abs(lazy - other).mean(axis=1)
+    assert moved[0] > 2 * moved[-1]
+    assert abs(lazy[-1].mean()) < 4 * lazy[-1].std() / np.sqrt(NUM_NETS)
