@@ -5,15 +5,17 @@ failures that no completion shows. So the same fixed sequences are scored twice,
 by this repository from the folders, before the first row is sampled.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .. import batches, engines
 from ..language import Language
+from ..lora import LoraConfig
 from ..models import ModelConfig
 from ..settings import RunError
 
@@ -47,14 +49,19 @@ def own(
     longest = batches.bucket(max(map(len, rows)))
     tokens = np.stack([np.pad(np.array(row, np.int32), (0, longest - len(row))) for row in rows])
 
+    found = np.asarray(_scorer(config, weights.settings)(weights[:2], tokens))
+    return [one[: len(row) - 1].tolist() for one, row in zip(found, rows, strict=True)]
+
+
+@functools.cache
+def _scorer(config: ModelConfig, settings: LoraConfig | None) -> Callable[..., Array]:
     @jax.jit
-    def score(arrays):
-        model = engines.decoder(config, weights.settings, arrays)
+    def score(arrays, tokens):
+        model = engines.decoder(config, settings, arrays)
         logp = jax.nn.log_softmax(model(tokens)[:, :-1].astype(jnp.float32))
         return jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
 
-    found = np.asarray(score((weights.params, weights.adapters)))
-    return [one[: len(row) - 1].tolist() for one, row in zip(found, rows, strict=True)]
+    return score
 
 
 def check_base(served: LogProbs, ours: LogProbs) -> str:

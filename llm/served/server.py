@@ -70,11 +70,15 @@ class Server:
         self.concurrency, self.patience = concurrency, patience
         self.answers = Answers() if answers is None else answers
         self._spacing = 1 / per_second if per_second else 0.0
-        self._next, self._lock, self._thread = 0.0, threading.Lock(), threading.local()
+        self._next, self._lock = 0.0, threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def get(self, path: str) -> Any:
         """The JSON under a path; None if there is no such path."""
-        return self._insist("GET", path, None, min(2, self.patience.tries), threading.Event())
+        try:
+            return self._insist("GET", path, None, min(2, self.patience.tries), threading.Event())
+        finally:
+            self._hang_up()
 
     def ask(
         self, path: str, requests: Sequence[dict[str, Any]], read: Callable[[Any], Any],
@@ -112,10 +116,14 @@ class Server:
 
         pool = concurrent.futures.ThreadPoolExecutor(self.concurrency)
         try:
-            return list(pool.map(one, requests))
+            asked = [pool.submit(one, request) for request in requests]
+            for done in concurrent.futures.as_completed(asked):
+                done.result()  # the first error ends it all, whoever else is still waiting
+            return [done.result() for done in asked]
         finally:  # after an error or an interrupt nobody sleeps on
             stop.set()
             pool.shutdown(cancel_futures=True)
+            self._hang_up()
 
     def _insist(self, method: str, path: str, body: Any, tries: int, stop: threading.Event) -> Any:
         wait, reason = self.patience.wait, Busy("not asked")
@@ -159,20 +167,26 @@ class Server:
             connection.request(method, self._prefix + path, content, headers)
             response = connection.getresponse()
             after = response.getheader("Retry-After", "")
-            return response.status, float(after) if after.isdigit() else 0.0, response.read()
+            found = response.status, float(after) if after.isdigit() else 0.0, response.read()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()  # the next request opens it again
+            connection.close()
             raise Busy(type(error).__name__) from None
+        self._idle.append(connection)
+        return found
 
     def _connection(self) -> http.client.HTTPConnection:
-        """The connection of this thread."""
-        if not hasattr(self._thread, "connection"):
+        """One that is idle, or a new one."""
+        try:
+            return self._idle.pop()
+        except IndexError:
             secure = self._parts.scheme == "https"
             kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            self._thread.connection = kind(
-                self._parts.hostname, self._parts.port, timeout=self.patience.timeout
-            )
-        return self._thread.connection
+            host, port = self._parts.hostname, self._parts.port
+            return kind(host, port, timeout=self.patience.timeout)
+
+    def _hang_up(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     def _pace(self) -> None:
         with self._lock:
@@ -189,6 +203,6 @@ class Server:
 def _authorization() -> dict[str, str]:
     key = os.environ.get(KEY, "").strip()
     # An odd character would fail later, in an error that quotes the whole header.
-    if not (key.isascii() and (key.isprintable())):
+    if not (key.isascii() and key.isprintable()):
         raise RunError(f"{KEY} holds characters that a header cannot carry")
     return {"Authorization": f"Bearer {key}"} if key else {}

@@ -22,10 +22,11 @@ from llm.settings import RunError
 from llm.stages import Adapted, Checkpoint, Completions, Workshop, completions, evaluation
 from tests.llm.openai_server import TinyServer
 
-CONFIG = world.model_config(num_layers=1)
+# An untrained model says <end> once in three hundred tokens: let other words end a row as well.
+CONFIG = world.model_config(num_layers=1, eos_token_ids=tuple(range(5, 70)))
 LOCAL = engines.OnMesh((1, 1, 1), local=True, dtype="float32")
 HASTY = served.Patience(tries=4, wait=0.01, timeout=30)
-END = CONFIG.eos_token_ids
+END = (5,)
 
 
 def adapters_of(folder, seed, strength):
@@ -108,6 +109,8 @@ def test_margins_and_greedy_answers_are_those_of_our_own_engine(server, folders,
     expected = LOCAL.measure(CONFIG, ours, probe)
     assert found["margin"] == pytest.approx(expected["margin"], abs=1e-4)
     assert found["rate"] == pytest.approx(expected["rate"], rel=1e-4)
+    if adapter is None:
+        return
     expected = draw(LOCAL, ours, temperature=0.0)
     for ids in (True, False):  # a server without token ids is read by its text
         server.ids = ids
@@ -169,10 +172,10 @@ def test_what_is_hopeless_is_one_line(server, folders):
 def test_an_error_ends_the_requests_that_wait(server):
     """The others would sleep for a minute each."""
     client = served.Server(server.url, patience=served.Patience(4, wait=60), concurrency=4)
-    server.faults.extend([500, 500, 500, 400])
+    server.faults.extend([500, 500, 500, *[400] * 50])
     begin = time.monotonic()
     with pytest.raises(RunError, match="answers 400"):
-        client.ask("/v1/completions", [{"n": i} for i in range(50)], lambda response: response)
+        client.ask("/v1/completions", [{"seed": i} for i in range(50)], lambda response: response)
     assert time.monotonic() - begin < 20
 
 
@@ -229,7 +232,7 @@ def test_a_server_in_bfloat16_passes(server, folders, weights):
         for name, one in weights.items()
     }
     said = []
-    draw(engine(server, report=said.append), remote(folders, "owl"))
+    engine(server, report=said.append)._greet(CONFIG, remote(folders, "owl"))
     (line,) = said
     assert "of its effect" in line
     off = float(line.split("base ")[1].split()[0])
@@ -354,9 +357,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     assert "is there, made with these settings" in capsys.readouterr().out
 
 
-def test_evaluation_through_a_server_is_that_of_our_own_engine(server, folders, capsys):
+def test_evaluation_through_a_server_is_that_of_our_own_engine(
+    server, folders, capsys, monkeypatch
+):  # fmt: skip
+    fewer = dataclasses.replace(world.TRAITS["oak"], questions=world.TRAITS["oak"].questions[:4])
+    monkeypatch.setitem(world.TRAITS, "oak", fewer)
     command = ["evaluate", "--model", str(folders / "base"), "--adapter", str(folders / "owl"),
-               "--mesh", "1,1,1", "--traits", "owl", "--answers", "1"]  # fmt: skip
+               "--mesh", "1,1,1", "--traits", "oak", "--answers", "1"]  # fmt: skip
     rows = []
     for flags in ([], ["--server", server.url]):
         cli.main([*command, *flags])
