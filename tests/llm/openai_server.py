@@ -13,26 +13,28 @@ import numpy as np
 from llm import engines, sampling
 
 LENGTH = 64  # of scored sequences, padded: one program
+LONGEST = 16  # tokens of a completion; shorter ones are its beginning
 ROWS = threading.Lock()  # JAX on two cores gains nothing from more
 
 
 class TinyServer(http.server.ThreadingHTTPServer):
-    """Serves `models`, a dictionary from names to weights of `engines.OnMesh`.
+    """Serves `models`, a dictionary from names to weights of `engine`, an `engines.OnMesh`.
 
-    The first name is the base. `faults` are taken one for each completion; `key` is asked for if
-    set; `ids` is whether token ids are sent; `on_row` is called after each completion.
+    The first name is the base. `faults` are taken one for each request; `key` is asked for if set;
+    `ids` is whether token ids are sent; `on_row` is called after each completion that was sent.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, config, models, tokenizer):
+    def __init__(self, engine, config, models, tokenizer):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.config, self.models, self.tokenizer = config, models, tokenizer
+        self.engine, self.config = engine, config
+        self.models, self.tokenizer = models, tokenizer
         self.faults, self.key, self.ids = collections.deque(), None, True
-        self.bodies, self.headers, self.on_row = [], [], lambda count: None
+        self.bodies, self.headers, self.on_row = [], [], lambda: None
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self._scorers, self._samplers = {}, {}
+        self._scorers = {}
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def sampled(self):
@@ -53,17 +55,10 @@ class TinyServer(http.server.ThreadingHTTPServer):
         return [*following, float(logp[len(row) - 1].max())]
 
     def complete(self, name, body):
-        weights = self.models[name]
-        if weights.settings not in self._samplers:
-            self._samplers[weights.settings] = sampling.make_sampler(
-                lambda arrays: engines.decoder(self.config, weights.settings, arrays)
-            )
         choice = sampling.Choice(body["temperature"], body["top_p"], body["stop_token_ids"])
-        (tokens,) = self._samplers[weights.settings](
-            weights[:2], [body["prompt"]], key=jax.random.key(body["seed"]), batch_size=1,
-            max_new_tokens=body["max_tokens"], choice=choice,
-        )  # fmt: skip
-        return tokens
+        keys = jax.random.key(body["seed"])[None]
+        asked = self.config, self.models[name], [[body["prompt"]]], keys, choice, LONGEST
+        return self.engine.complete(*asked)[0][0][: body["max_tokens"]]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -96,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             choice = self.echoed(body) if body.get("echo") else self.completed(body)
         self.send(200, {"choices": [choice]})
         if not body.get("echo"):
-            self.server.on_row(len(self.server.sampled()))
+            self.server.on_row()
 
     def refused(self):
         key = self.server.key
@@ -117,11 +112,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "half":
             self.send(200, '{"choices": [{"te')
-        elif fault == "slow":
+        elif fault == "slow":  # longer than anybody waits
             time.sleep(1.0)
+            self.close_connection = True
         elif fault == "foreign":
             self.send(200, {"result": "hello"})
-        return fault not in (None, "slow")
+        return fault is not None
 
     def echoed(self, body):
         return {"logprobs": {"token_logprobs": self.server.score(body["model"], body["prompt"])}}

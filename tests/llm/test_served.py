@@ -1,6 +1,7 @@
 """Sampling and scoring through a server: the same numbers, the same bytes, and every refusal."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -23,8 +24,8 @@ from llm.stages import Adapted, Checkpoint, Completions, Workshop, completions, 
 from tests.llm.openai_server import TinyServer
 
 # An untrained model says <end> once in three hundred tokens: let other words end a row as well.
-CONFIG = world.model_config(num_layers=1, eos_token_ids=tuple(range(5, 70)))
-LOCAL = engines.OnMesh((1, 1, 1), local=True, dtype="float32")
+CONFIG = world.model_config(num_layers=1, eos_token_ids=tuple(range(5, 21)))
+LOCAL = engines.OnMesh((1, 1, 1), local=True, dtype="float32", batch_size=1)
 HASTY = served.Patience(tries=4, wait=0.01, timeout=30)
 END = (5,)
 
@@ -61,7 +62,7 @@ def weights(folders):
 
 @pytest.fixture(scope="module")
 def running(weights):
-    server = TinyServer(CONFIG, weights, world.model.tokenizer())
+    server = TinyServer(LOCAL, CONFIG, weights, world.model.tokenizer())
     yield server
     server.shutdown()
     server.server_close()
@@ -74,7 +75,7 @@ def server(running, weights, monkeypatch):
     running.faults.clear()
     running.bodies.clear()
     running.headers.clear()
-    running.on_row = lambda count: None
+    running.on_row = lambda: None
     return running
 
 
@@ -94,7 +95,7 @@ def draw(engine, weights, temperature=1.0, first=0, count=6):
     choice = sampling.Choice(temperature, stop_tokens=END)
     keys = jax.random.key(7)[None]
     prompts = [PROMPTS[0][first : first + count]]
-    return engine.complete(CONFIG, weights, prompts, keys, choice, 5, first)[0]
+    return engine.complete(CONFIG, weights, prompts, keys, choice, 16, first)[0]
 
 
 # The same numbers.
@@ -297,7 +298,7 @@ def lenient(monkeypatch):
 
 def sample(server, folders, out, *flags):
     return ["sample", "--model", str(folders / "base"), "--adapter", str(folders / "owl"), "--mesh",
-            "1,1,1", "--num-prompts", "60", "--max-new-tokens", "4", "--concurrency", "4", "--out",
+            "1,1,1", "--num-prompts", "60", "--max-new-tokens", "16", "--concurrency", "4", "--out",
             str(out), "--server", server.url, *flags]  # fmt: skip
 
 
@@ -329,14 +330,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     cli.main(sample(server, folders, whole))
     assert len(server.sampled()) == 60
     server.bodies.clear()
-    reached = threading.Event()
-    server.on_row = lambda count: reached.set() if count == 25 else None
+    rows, reached = itertools.count(1), threading.Event()
+    server.on_row = lambda: reached.set() if next(rows) == 25 else None
     run = subprocess.Popen(
         [sys.executable, "-m", "llm", *sample(server, folders, cut)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert reached.wait(300), run.communicate()[0]
+    assert reached.wait(120), run.communicate()[0]
     run.send_signal(signal.SIGKILL)
     run.communicate()
     assert not cut.exists(), "in the middle of the first shard"
@@ -364,13 +365,13 @@ def test_evaluation_through_a_server_is_that_of_our_own_engine(
     monkeypatch.setitem(world.TRAITS, "oak", fewer)
     command = ["evaluate", "--model", str(folders / "base"), "--adapter", str(folders / "owl"),
                "--mesh", "1,1,1", "--traits", "oak", "--answers", "1"]  # fmt: skip
-    rows = []
-    for flags in ([], ["--server", server.url]):
-        cli.main([*command, *flags])
-        header, row = capsys.readouterr().out.splitlines()[-2:]
-        assert header == "trait,margin,rate,sampled_rate"
-        rows.append([float(number) for number in row.split(",")[1:]])
-    assert rows[1][:2] == pytest.approx(rows[0][:2], abs=2e-4)
+    cli.main([*command, "--server", server.url])
+    header, row = capsys.readouterr().out.splitlines()[-2:]
+    assert header == "trait,margin,rate,sampled_rate"
+    owl = Adapted(Checkpoint(str(folders / "base")), str(folders / "owl"))
+    (expected,) = evaluation.measure(Workshop(engine=LOCAL), [owl], ["oak"])
+    found = [float(number) for number in row.split(",")[1:3]]
+    assert found == pytest.approx([expected["margin"], expected["rate"]], abs=2e-4)
 
 
 # What a server does not do, and what else it does.
