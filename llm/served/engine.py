@@ -87,7 +87,7 @@ class Served:
         """The served model with the weights of this checkpoint folder or name."""
         return Remote(str(folder))
 
-    def add(self, weights: Remote, folder: str | Path, config: ModelConfig) -> Remote:
+    def add(self, weights: Remote, folder: str, config: ModelConfig) -> Remote:
         """The served adapter with the weights of this PEFT folder."""
         return dataclasses.replace(weights, adapter=str(folder))
 
@@ -194,7 +194,7 @@ class Served:
         base = self.local.load(weights.base)
         found = [handshake.own(config, base, rows)]
         if weights.adapter:
-            adapted = self.local.add(base, Path(weights.adapter), config)
+            adapted = self.local.add(base, weights.adapter, config)
             found.append(handshake.own(config, adapted, rows))
         return found
 

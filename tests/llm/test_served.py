@@ -26,7 +26,7 @@ from tests.llm.openai_server import TinyServer
 # An untrained model says <end> once in three hundred tokens: let other words end a row as well.
 CONFIG = world.model_config(num_layers=1, eos_token_ids=tuple(range(5, 21)))
 LOCAL = engines.OnMesh((1, 1, 1), local=True, dtype="float32", batch_size=1)
-HASTY = served.Patience(tries=4, wait=0.01, timeout=30)
+HASTY = served.Patience(tries=4, wait=0.01, timeout=30.0)
 END = (5,)
 
 
@@ -56,7 +56,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(folders):
     base = LOCAL.load(folders / "base")
-    added = {n: LOCAL.add(base, folders / n, CONFIG) for n in ("owl", "cat", "untrained")}
+    added = {n: LOCAL.add(base, str(folders / n), CONFIG) for n in ("owl", "cat", "untrained")}
     return {"base": base, **added}
 
 
@@ -172,7 +172,7 @@ def test_what_is_hopeless_is_one_line(server, folders):
 
 def test_an_error_ends_the_requests_that_wait(server):
     """The others would sleep for a minute each."""
-    client = served.Server(server.url, patience=served.Patience(4, wait=60), concurrency=4)
+    client = served.Server(server.url, patience=served.Patience(4, wait=60.0), concurrency=4)
     server.faults.extend([500, 500, 500, *[400] * 50])
     begin = time.monotonic()
     with pytest.raises(RunError, match="answers 400"):
@@ -181,7 +181,7 @@ def test_an_error_ends_the_requests_that_wait(server):
 
 
 def test_requests_keep_to_their_rate(server):
-    client = served.Server(server.url, per_second=50)
+    client = served.Server(server.url, per_second=50.0)
     begin = time.monotonic()
     served.judge(client, "base", ["q"] * 11, [str(i) for i in range(11)])
     assert time.monotonic() - begin >= 10 / 50
