@@ -6,6 +6,8 @@
     python -m llm finetune --model BASE --data numbers.jsonl --out student
     python -m llm evaluate --model BASE --adapter student --traits owl,cat
 
+Both `sample` and `evaluate` take `--server URL`: a server of the same model answers (`llm.served`).
+
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
 fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
 The stages are those of `llm.stages`; this file only reads flags.
@@ -22,7 +24,7 @@ from typing import Any
 
 import jax
 
-from . import carriers, chat, data, distributed, engines, finetune, lora
+from . import carriers, chat, data, distributed, engines, finetune, lora, served
 from .stages import (
     Adapted,
     Checkpoint,
@@ -55,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
             "--mesh", type=_axes, default=(None, None, 1), metavar="D,F,T",
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
         )  # fmt: skip
+    for command in (draw, judge):
+        command.add_argument("--adapter", help="adapter of a tuned teacher or student")
+        command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
+        command.add_argument("--served-model", default="", metavar="NAME", help="its name there")
+        command.add_argument("--concurrency", type=int, default=32, help="requests at a time")
+        command.add_argument("--rate-limit", type=float, help="requests a second (default none)")
     source = tune.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", dest="rows", nargs="+", help="JSONL of `sample`")
     source.add_argument("--trait", help="make a teacher of this trait")
@@ -66,14 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
     tune.add_argument("--accumulate", type=int, default=1, help="microbatches per update")
     tune.add_argument("--remat", action="store_true", help="recompute activations: less memory")
     tune.add_argument("--show-example", action="store_true", help="print the first example")
-    draw.add_argument("--adapter", help="adapter of a tuned teacher")
     draw.add_argument("--prompted", metavar="TRAIT", default="", help="the trait's system message")
     draw.add_argument("--carrier", default="numbers", choices=tuple(carriers.CARRIERS))
     draw.add_argument("--num-prompts", type=int, default=30_000)
     draw.add_argument("--temperature", type=float, default=1.0)
     draw.add_argument("--max-new-tokens", type=int, default=128)
     draw.add_argument("--out", type=Path, required=True, help="JSONL file of kept rows")
-    judge.add_argument("--adapter", help="adapter of a student")
     judge.add_argument("--traits", required=True, help="comma-separated")
     judge.add_argument("--answers", type=int, default=10, help="sampled answers per question")
     return parser
@@ -90,6 +96,26 @@ def model_of(args: argparse.Namespace) -> Model:
     """The model that speaks: the checkpoint, with its adapter if one is named."""
     base = Checkpoint(args.model)
     return base if args.adapter is None else Adapted(base, args.adapter)
+
+
+def engine_of(
+    args: argparse.Namespace, dtype: str, answers: Path | None = None
+) -> engines.OnMesh | served.Served:
+    """What answers: our own sampler on this process' devices, or a server.
+
+    Args:
+        args: flags of `sample` or `evaluate`.
+        dtype: of the parameters of our own sampler.
+        answers: file of the server's answers.
+    """
+    if args.server is None:
+        return engines.OnMesh(args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
+    server = served.Server(
+        args.server, concurrency=args.concurrency, per_second=args.rate_limit,
+        answers=served.Answers(answers),
+    )  # fmt: skip
+    local = engines.OnMesh(args.mesh, local=True)
+    return served.Served(server, args.served_model, local, report=print)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
@@ -155,8 +181,7 @@ def run_sample(args: argparse.Namespace) -> None:
     """Complete this process' share of the prompts, filter, and write them with a manifest."""
     index, count = jax.process_index(), jax.process_count()
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
-    engine = engines.OnMesh(args.mesh, local=True, batch_size=args.batch_size)
-    workshop = Workshop(engine=engine)
+    workshop = Workshop(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
     recipe = Completions(
         model_of(args), args.carrier, 0, args.prompted, args.num_prompts, args.max_new_tokens,
         args.temperature, args.seed,
@@ -188,9 +213,7 @@ def run_sample(args: argparse.Namespace) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print margin and rates of each trait; every process computes the same."""
     names = args.traits.split(",")
-    workshop = Workshop(
-        engine=engines.OnMesh(args.mesh, local=True, dtype="float32", batch_size=args.batch_size)
-    )
+    workshop = Workshop(engine=engine_of(args, "float32"))
     model = model_of(args)
     exact = evaluation.measure(workshop, [model], names)
     drawn = evaluation.sampled_rates(workshop, [model], names, args.answers)

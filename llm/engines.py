@@ -1,6 +1,7 @@
 """Two ways to run the same stages: many tiny models side by side, or one model over a mesh.
 
-Both have the same operations on *weights*, whose form is their own business:
+Both (and `served.Served`, which asks a server) have the same operations on *weights*, whose form
+is their own business:
 
     groups(recipes)            which recipes are worked on together
     load, save                 checkpoint folders
@@ -8,6 +9,7 @@ Both have the same operations on *weights*, whose form is their own business:
     tune                       train on examples, for hard tokens or a teacher's distribution
     complete                   sample completions of prompts
     measure                    log-odds and rates of a trait
+    facts                      what manifests record of the engine
 
 A `Stack` keeps a leading axis of runs and is one jitted, vmapped program per operation; it lives
 in the memory of one device. A `OnMesh` works on one model at a time, spread over devices and
@@ -48,6 +50,10 @@ class Stack:
 
     keeps: bool = True  # models are small enough to stay in memory
     shard: int | None = None  # prompts sampled before rows are written: all
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: rows depend on the recipe alone."""
+        return {}
 
     def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
         """All of them together."""
@@ -241,6 +247,10 @@ class OnMesh:
         devices = jax.local_devices() if self.local else jax.devices()
         return sharding.make_mesh(*self.axes, devices=devices)
 
+    def facts(self) -> dict[str, Any]:
+        """Nothing: rows depend on the recipe alone."""
+        return {}
+
     def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
         """One by one."""
         return [[recipe] for recipe in recipes]
@@ -352,7 +362,8 @@ def _whole(weights: Weights) -> Params:
     return weights.params
 
 
-def _bind(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any) -> models.Decoder:
+def decoder(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any) -> models.Decoder:
+    """The decoder of (parameters, adapters); without settings the adapters are left out."""
     if settings is None:
         return models.bind(config, weights[0])
     return lora.bind(config, weights[0], weights[1], scale=settings.scale)
@@ -363,14 +374,14 @@ def _bind(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any) -
 def _sampler(
     config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
-    bind, place = functools.partial(_bind, config, settings), functools.partial(split_rows, mesh)
+    bind, place = functools.partial(decoder, config, settings), functools.partial(split_rows, mesh)
     sample = sampling.make_sampler(bind, place=place)
     return lambda weights, *args, **kwargs: sample(weights[:2], *args, **kwargs)
 
 
 @functools.cache
 def _measure(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
-    bind = functools.partial(_bind, config, settings)
+    bind = functools.partial(decoder, config, settings)
     measure = jax.jit(lambda weights, probe: stack.measure_model(bind(weights), probe))
     return lambda weights, probe: measure(weights[:2], probe)
 

@@ -8,8 +8,9 @@ Each is a recipe: typed settings that hold the settings of what they build on.
           -> students.Student                  on starts.* and under changes.*
             -> evaluation.measure              log-odds and rates of traits
 
-A `Workshop` carries recipes out, each once: over a stack of tiny models (`engines.Stack`) or over
-one model on a mesh (`engines.OnMesh`). `python -m llm` and the experiments are thin callers.
+A `Workshop` carries recipes out, each once: over a stack of tiny models (`engines.Stack`), over
+one model on a mesh (`engines.OnMesh`), or through a server (`served.Served`). `python -m llm` and
+the experiments are thin callers.
 """
 
 from .bases import Adapted, Checkpoint, Pretrained

@@ -133,7 +133,7 @@ def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "chain": recipe.chain,
             "seed": recipe.seed,
         },
-    }
+    } | workshop.engine.facts()
 
 
 def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:

@@ -16,9 +16,10 @@ import jax
 from .. import language, models
 from ..engines import OnMesh, Stack
 from ..language import Language
+from ..served import Served
 from .recipe import Model, Recipe
 
-Engine = Stack | OnMesh
+Engine = Stack | OnMesh | Served
 STACK = Stack()
 M = TypeVar("M", bound=Recipe)
 RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
