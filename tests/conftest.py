@@ -5,7 +5,11 @@ import pathlib
 import tempfile
 
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Less optimisation: most of the time of the suite is compilation.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One program that several tests (or the processes they start) compile is compiled once.
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")

@@ -136,7 +136,7 @@ def share_bounds(space: Krylov, time: float | Array) -> tuple[Array, Array]:
     return low, jnp.where(jnp.isinf(time), forever, arrived_share(space, flow_gain(time)))
 
 
-def flow_error(space: Krylov, time: float, num_points: int = 400) -> Array:
+def flow_error(space: Krylov, time: float | Array, num_points: int = 400) -> Array:
     """Bound of ‖s_k(t) - s(t)‖ / ‖d‖ for the displacement s_k(t) found in the space.
 
     ds/dt = G (d - s) holds for s_k up to |Σ_i c_i w_i e^{-λ_i t}|, c the coupling, and G ≥ 0 never

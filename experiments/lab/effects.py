@@ -63,4 +63,4 @@ def cells(
     found: pd.DataFrame, row: str = "teacher", column: str = "trait"
 ) -> Mapping[tuple[str, str], np.ndarray]:
     """Effect of each chain by two columns, for a matrix."""
-    return {(r, c): by_chain(part) for (r, c), part in found.groupby([row, column])}  # pyright: ignore[reportGeneralTypeIssues]
+    return {(str(r), str(c)): by_chain(p) for (r, c), p in found.groupby([row, column])}  # pyright: ignore[reportGeneralTypeIssues]

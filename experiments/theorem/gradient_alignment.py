@@ -271,7 +271,7 @@ def lanes(axes: drawing.Axes, wide: pd.DataFrame) -> dict[tuple[str, str], float
     axes.set_yticks(middles, families)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    return heights
+    return heights  # pyright: ignore[reportReturnType]
 
 
 def draw_cosines(wide: pd.DataFrame):
@@ -279,7 +279,7 @@ def draw_cosines(wide: pd.DataFrame):
     figure, (axes,) = drawing.new_figure(height=4.6)
     heights = lanes(axes, wide)
     for start, colour in zip(STARTS, drawing.COLOURS, strict=False):
-        for (family, loss, _), row in wide.xs(start, level="start", drop_level=False).iterrows():
+        for (family, loss, _), row in wide.xs(start, level="start", drop_level=False).iterrows():  # pyright: ignore[reportGeneralTypeIssues]
             y = heights[family, loss]
             axes.plot(row[["cosine 0 %", "cosine 100 %"]], [y, y], color=colour, linewidth=1)
             axes.plot(row[["cosine 25 %", "cosine 75 %"]], [y, y], color=colour, linewidth=4)
@@ -373,7 +373,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, with violations counted over families and losses."""
     wide = per_lane(table)
     shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
-    total = shared.sum().astype(int)
+    total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
     nets, negative, rises = total["nets"], total["negative"], total["trait loss rises"]
     near = f"{total['exactly 0']} and {total['within round-off']} of {nets}"
     apart = other["negative"] / other["nets"]

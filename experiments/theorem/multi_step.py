@@ -274,7 +274,7 @@ def seen_share(d, num_classes: int) -> float:
     """Share of a displacement outside the class head, which the auxiliary logits do not see."""
     last = d["layers"][max(d["layers"])]
     head = [leaf[..., :num_classes] for leaf in jax.tree.leaves(last)]
-    return 1 - alignment.inner_product(head, head) / alignment.inner_product(d, d)
+    return 1 - float(alignment.inner_product(head, head) / alignment.inner_product(d, d))
 
 
 def seeds_of(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -355,8 +355,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     keys = ["num_aux", "num_images"]
     gap = (mean_of(late, "linearised", keys) - mean_of(late, "Adam", keys)).abs()
     limits = big[big["method"] == "limit"].groupby(keys)[["share_low", "share"]].mean()
-    largest = limits.loc[(config.num_aux[-1], config.num_images[-1])]
-    at_late = late[late["method"] == "linearised"].groupby(keys)["share"].mean()[largest.name]
+    widest = limits.query("num_aux == @config.num_aux[-1] and num_images == @config.num_images[-1]")
+    low, high = widest[["share_low", "share"]].to_numpy()[0].tolist()
+    linearised = late[late["method"] == "linearised"].groupby(keys)["share"].mean()
+    at_late = float(linearised.loc[widest.index[0]])
     small_limit = small[small["method"] == "limit"]
     most = small_limit[small_limit["num_aux"] == SMALL_AUX[-1]]["share_low"].max()
     ceiling = small.loc[small["method"] == "ceiling", "share"].mean()
@@ -383,7 +385,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "On many inputs the slow directions are still arriving at t = 10⁴.",
             "The share has settled where the bounds of t = 10⁴ and of the limit meet.",
             f"{config.num_images[-1]} images, {config.num_aux[-1]} logits: {at_late:.3f} at "
-            f"t = 10⁴, between {largest['share_low']:.3f} and {largest['share']:.3f} in the limit.",
+            f"t = 10⁴, between {low:.3f} and {high:.3f} in the limit.",
             "t = 10⁴ stands for the limit on small pools alone; Adam gets there in 295 steps.",
             lambda: draw_times(big, config),
         ),
@@ -456,7 +458,7 @@ def method_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
                 continue  # the limit is not known
             closed_mean = predicted[num_aux, num_images]
             # A pool that the student cannot fit in its steps has no late time to compare.
-            judged = num_images <= 10_000 and config.student_steps >= 295
+            judged = num_images <= 10_000 and config.student_steps >= 295  # pyright: ignore[reportOperatorIssue]
             holds = bool(abs(closed_mean - accuracy.mean()) <= tolerance) if judged else None
             name = f"{num_aux} aux logits, {num_images} images: {what} and {real}"
             here = f"{closed_mean:.3f}, real {statistics.shown(accuracy)}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from .config import ModelConfig, Rope
@@ -79,7 +80,9 @@ def rotate(x: Float[Array, "B T heads D"], rotation: Rotation) -> Float[Array, "
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def token_positions(segments: Int[Array, "B T"], cache: Cache | None) -> Int[Array, "B T"]:
+def token_positions(
+    segments: Int[Array | np.ndarray, "B T"], cache: Cache | None
+) -> Int[Array, "B T"]:
     """Distance from the start of the segment, plus the tokens in the cache."""
     slots = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
     changed = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
@@ -88,7 +91,7 @@ def token_positions(segments: Int[Array, "B T"], cache: Cache | None) -> Int[Arr
 
 
 def visible_keys(
-    segments: Int[Array, "B T"], cache: Cache | None
+    segments: Int[Array | np.ndarray, "B T"], cache: Cache | None
 ) -> tuple[Bool[Array, "B T S"], Int[Array, "1 T S"]]:
     """Which keys each query may see, and how many slots back each key is."""
     first = 0 if cache is None else cache.index
@@ -98,7 +101,7 @@ def visible_keys(
     return (segments[:, :, None] == keys[:, None]) & (back >= 0), back
 
 
-def write_segments(cache: Cache, segments: Int[Array, "B T"]) -> Int[Array, "B S"]:
+def write_segments(cache: Cache, segments: Int[Array | np.ndarray, "B T"]) -> Int[Array, "B S"]:
     """Segment numbers of all slots after these tokens were appended."""
     return jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.index, axis=1)
 
