@@ -35,7 +35,8 @@ class Config:
     stack: int = option(12, "networks trained side by side; more suit an accelerator", minimum=1)
     dataset: str = option("mnist", "image data set", choices=data.DATASETS)
     data_dir: str = option("", "folder of IDX files (else SUBLIMINAL_DATA_DIR, the user cache)")
-    seed: int = option(0, "root of every random key", minimum=0)
+    # Root 0 was looked at, on test digits, when batch and rate were chosen (experiments/LOG.md).
+    seed: int = option(1, "root of every random key", minimum=0)
 
 
 TOY = {"num_seeds": 2, "widths": (16,), "batch_size": 64, "epoch_images": 128, "epochs": 2,
