@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,7 +147,7 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     probe = evaluation.question(workshop, student, "owl")
     bases = workshop.engine.split(workshop.models([found.base(0), found.base(1)]))
     with jax.enable_x64(True):
-        params, other = (jax.tree.map(lambda x: np.asarray(x, np.float64), b) for b in bases)
+        params, other = (jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), b) for b in bases)
 
         def trait(p):
             return -stack.measure_model(models.bind(config, p), probe)["margin"]
@@ -159,7 +160,8 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
 
         settings = lora.LoraConfig(rank=2, alpha=2.0)
         adapters = jax.tree.map(
-            lambda x: np.asarray(x, np.float64), lora.init(settings, params, key=jax.random.key(0))
+            lambda x: jnp.asarray(x, jnp.float64),
+            lora.init(settings, params, key=jax.random.key(0)),
         )
         merged = lambda a: lora.merge(params, a, scale=settings.scale)  # noqa: E731
         report = check.verify(

@@ -286,14 +286,13 @@ def test_a_missing_or_wrong_key_is_one_line(server, folders, monkeypatch):
 # The command line.
 
 
-class Every:  # an untrained model writes no list that passes; the rules have tests of their own
-    make_prompts = staticmethod(world.CARRIERS["numbers"].make_prompts)
-    check = staticmethod(lambda row: [])
+# An untrained model writes no list that passes; the rules have tests of their own.
+EVERY = dataclasses.replace(world.CARRIERS["numbers"], check=lambda row: [])
 
 
 @pytest.fixture
 def lenient(monkeypatch):
-    monkeypatch.setitem(world.CARRIERS, "numbers", Every)
+    monkeypatch.setitem(world.CARRIERS, "numbers", EVERY)
 
 
 def sample(server, folders, out, *flags):
