@@ -216,8 +216,25 @@ class Weights(NamedTuple):
     source: str = ""  # of the parameters, recorded in adapter folders
 
 
+class OneByOne:
+    """Engines that work on one model at a time."""
+
+    def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
+        """One by one."""
+        return [[recipe] for recipe in recipes]
+
+    def join(self, weights: Sequence[Any]) -> Any:
+        """The weights of the one model."""
+        (one,) = weights
+        return one
+
+    def split(self, weights: Any) -> list[Any]:
+        """The one model."""
+        return [weights]
+
+
 @dataclasses.dataclass(frozen=True)
-class OnMesh:
+class OnMesh(OneByOne):
     """One model at a time over the devices of a mesh.
 
     Attributes:
@@ -250,19 +267,6 @@ class OnMesh:
     def facts(self) -> dict[str, Any]:
         """Nothing: rows depend on the recipe alone."""
         return {}
-
-    def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
-        """One by one."""
-        return [[recipe] for recipe in recipes]
-
-    def join(self, weights: Sequence[Weights]) -> Weights:
-        """The weights of the one model."""
-        (one,) = weights
-        return one
-
-    def split(self, weights: Weights) -> list[Weights]:
-        """The one model."""
-        return [weights]
 
     def load(self, folder: str | Path) -> Weights:
         """A checkpoint folder or name, each shard straight to its devices."""

@@ -14,8 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from theory import losses as theorem
 
-TokenLoss = Callable[..., Float[Array, " tokens"]]
-
 
 def hard_tokens(
     logits: Float[Array, "tokens vocab"], targets: Int[Array, " tokens"]

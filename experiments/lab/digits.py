@@ -246,6 +246,23 @@ def no_transfer(accuracies: Sequence[float], ceiling: float, chance: float = CHA
     return statistics.equivalence_p([a - chance for a in accuracies], margin)
 
 
+def claims_on(table: pd.DataFrame) -> tuple[list[Claim], Callable[..., None]]:
+    """An empty list of claims, and `add(name, here, holds=None, replication="", paper="")` to it.
+
+    Criteria are judged on MNIST only.
+    """
+    judged, seeds = table["dataset"].iloc[0] == "mnist", table["seed"].nunique()
+    out: list[Claim] = []
+
+    def add(
+        name: str, here: str, holds: bool | None = None, replication: str = "", paper: str = ""
+    ) -> None:
+        verdict = bool(holds) if judged and holds is not None else None
+        out.append(Claim(name, paper, replication, here, seeds, verdict))
+
+    return out, add
+
+
 def holds(claims: Sequence[Claim], about: str) -> bool:
     """Whether no claim that begins with these words failed: what a figure's title may say."""
     return all(c.holds is not False for c in claims if c.quantity.startswith(about))

@@ -242,13 +242,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    n = table["seed"].nunique()
-    out: list[Claim] = []
-
-    def add(name: str, here: str, holds: bool | None = None, replication: str = "") -> None:
-        verdict = bool(holds) if judged and holds is not None else None
-        out.append(Claim(name, "", replication, here, n, verdict))
+    out, add = digits.claims_on(table)
 
     def of(defence: str, strength: float | None = None) -> np.ndarray:
         rows = table[table["defence"] == defence].sort_values(["strength", "seed"])

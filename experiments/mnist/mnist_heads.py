@@ -181,13 +181,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    n = table["seed"].nunique()
     few, most = min(config.num_aux), max(config.num_aux)
-    out = []
-
-    def add(name: str, here: str, holds: bool, replication: str = "") -> None:
-        out.append(Claim(name, "", replication, here, n, bool(holds) if judged else None))
+    out, add = digits.claims_on(table)
 
     shared = select(table, "fresh", "none", most)["accuracy"]
     add(f"nothing fresh, {most} aux logits", statistics.shown(shared), True, ".953 (probe)")

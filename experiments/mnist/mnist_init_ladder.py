@@ -188,14 +188,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    n = table["seed"].nunique()
-    out: list[Claim] = []
-
-    def add(name: str, here: str, holds: bool | None = None) -> None:
-        out.append(
-            Claim(name, "", "", here, n, bool(holds) if judged and holds is not None else None)
-        )
+    out, add = digits.claims_on(table)
 
     silent = []
     for m in config.num_aux:

@@ -302,13 +302,8 @@ def silent(table: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    n = table["seed"].nunique()
     centre, shared = select(table), select(table, start="shared")
-    out = []
-
-    def add(name: str, here: str, holds: bool, paper: str = "") -> None:
-        out.append(Claim(name, paper, "", here, n, bool(holds) if judged else None))
+    out, add = digits.claims_on(table)
 
     def interval(rows: pd.DataFrame) -> tuple[float, float]:
         return statistics.mean_interval(rows["accuracy"].tolist())
@@ -321,14 +316,19 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         rho > 0.8)  # fmt: skip
     (mean, half), (top, top_half) = interval(centre), interval(shared)
     add(f"matched {config.doses[-1]} epochs on noise, all logits", digits.mean(centre),
-        mean - half > digits.CHANCE, "above chance")  # fmt: skip
-    add("shared start", digits.mean(shared), mean + half < top - top_half, "plateau below it")
+        mean - half > digits.CHANCE, paper="above chance")  # fmt: skip
+    add("shared start", digits.mean(shared), mean + half < top - top_half, paper="plateau below it")
     for name, wanted in (("digits", {"inputs": "digits"}), ("3 aux logits", {"num_aux": 3})):
         if select(table, **wanted).empty:
             continue
         gap = difference(select(table, **wanted))
         low_gap = np.subtract(*statistics.mean_interval(gap))
-        add(f"noise and 50 aux logits, less {name}", statistics.shown(gap), low_gap > 0, "larger")
+        add(
+            f"noise and 50 aux logits, less {name}",
+            statistics.shown(gap),
+            low_gap > 0,
+            paper="larger",
+        )
     twin = difference(shared, select(table, start="permuted"))
     add("permuted twin less shared start", statistics.shown(twin, 4),
         statistics.equivalent(twin, 0.02))  # fmt: skip

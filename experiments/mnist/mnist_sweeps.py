@@ -349,13 +349,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    n, middle = table["seed"].nunique(), base(table)["accuracy"]
-    out: list[Claim] = []
-
-    def add(name: str, here: str, holds: bool | None = None, replication: str = "") -> None:
-        verdict = bool(holds) if judged and holds is not None else None
-        out.append(Claim(name, "", replication, here, n, verdict))
+    middle = base(table)["accuracy"]
+    out, add = digits.claims_on(table)
 
     def gap(rows: pd.DataFrame, other: pd.Series = middle) -> np.ndarray:
         return rows["accuracy"].to_numpy() - other.to_numpy()

@@ -37,7 +37,7 @@ class Remote:
 
 
 @dataclasses.dataclass(frozen=True)
-class Served:
+class Served(engines.OneByOne):
     """Completes and scores through a server; it is checked against our own logits first.
 
     Prompts travel as token ids, so our template decides every token. The seed of row i is made
@@ -69,19 +69,6 @@ class Served:
         kind = self._listed[0].get("owned_by", "unknown")
         name = self.name or self._listed[0]["id"]
         return {"engine": {"server": kind, "version": version, "model": name, "sampling": PLAIN}}
-
-    def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
-        """One by one."""
-        return [[recipe] for recipe in recipes]
-
-    def join(self, weights: Sequence[Remote]) -> Remote:
-        """The one model."""
-        (one,) = weights
-        return one
-
-    def split(self, weights: Remote) -> list[Remote]:
-        """The one model."""
-        return [weights]
 
     def load(self, folder: str | Path) -> Remote:
         """The served model with the weights of this checkpoint folder or name."""
