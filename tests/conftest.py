@@ -5,10 +5,12 @@ import pathlib
 import tempfile
 
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
-# Less optimisation: most of the time of the suite is compilation.
+# No optimisation, no splitting into parallel pieces: compilation takes a third of its time, and
+# most of the time of the suite is compilation.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One program that several tests (or the processes they start) compile is compiled once.
@@ -21,8 +23,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Shapes and types in annotations are checked at every call of these packages.
-install_import_hook(("theory", "mnist_mlp", "llm"), "beartype.beartype")
+# Shapes and types in annotations are checked at every call of these modules: all that compute.
+# What only handles text is left out, it is called for every word.
+_TEXT = {"carriers", "chat", "data", "filters", "traits", "world"}
+_LLM = [f"llm.{p.stem}" for p in pathlib.Path("llm").iterdir() if p.stem not in _TEXT]
+install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartype.beartype")
 
 from mnist_mlp import data  # noqa: E402
 
