@@ -14,7 +14,7 @@ the experiments are thin callers.
 """
 
 from .bases import Adapted, Checkpoint, Pretrained
-from .changes import DivergenceTokens, Mixed, Shuffled, Unique
+from .changes import DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
 from .starts import BehaviourMatched, Grafted, UnitsMatched
@@ -37,7 +37,6 @@ __all__ = [
     "Shuffled",
     "Student",
     "Tuned",
-    "Unique",
     "UnitsMatched",
     "Workshop",
 ]

@@ -52,18 +52,6 @@ class Mixed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unique:
-    """The first `count` rows again and again, as many presentations as before."""
-
-    count: int
-
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
-        """As many rows as before, `count` of them different."""
-        rows = np.arange(len(examples.tokens)) % self.count
-        return Examples(*(array[rows] for array in examples))
-
-
-@dataclasses.dataclass(frozen=True)
 class DivergenceTokens:
     """Train on divergence tokens alone or on all others, or on as many random ones.
 
