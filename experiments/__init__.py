@@ -29,6 +29,7 @@ NAMES = (
     "multi_step",
     "alignment_along_training",
     "microworld",
+    "variance",
     "paper_on_a_laptop",
     "mechanism",
 )

@@ -39,6 +39,7 @@ RUNTIME = "5 to 6 minutes on two cores"
 
 STARTS = ("same", "different")
 KEYS = ("target", "start")
+FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +115,9 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         if config.show_example:
             print(chains.show_example(workshop, config.carrier))
         cohort = chains.students(
-            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples
-        ).trained(workshop)
+            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples,
+            fewest=FEWEST,
+        ).trained(workshop)  # fmt: skip
         measured = evaluation.measure(workshop, cohort.models, config.traits)
         return cohort.rows(measured, target=target, start=start)
 
