@@ -30,6 +30,7 @@ NAMES = (
     "alignment_along_training",
     "microworld",
     "variance",
+    "bits",
     "paper_on_a_laptop",
     "mechanism",
 )

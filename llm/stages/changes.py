@@ -1,6 +1,8 @@
 """Controls that change what a student is trained on; each is a `students.Change`."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -86,10 +88,7 @@ def divergent(
     """Flags (rows, length): a trained token where a rival's argmax is not the teacher's."""
     config = workshop.config(student)
 
-    @jax.jit
-    def choices(params, tokens):
-        return models.apply(config, params, tokens)[:, :-1].argmax(-1)
-
+    choices = _choices(config)
     teachers = workshop.models([students.teacher_of(student), *rivals])
     picks = [
         np.asarray(choices(params, examples.tokens)) for params in workshop.engine.split(teachers)
@@ -97,3 +96,9 @@ def divergent(
     flags = np.zeros(examples.tokens.shape, bool)
     flags[:, 1:] = (np.stack(picks) != picks[0]).any(axis=0)
     return flags & (examples.weights > 0)
+
+
+@functools.cache
+def _choices(config: models.ModelConfig) -> Callable[..., jax.Array]:
+    """Argmax of the next token at every position but the last, one program a shape."""
+    return jax.jit(lambda params, tokens: models.apply(config, params, tokens)[:, :-1].argmax(-1))
