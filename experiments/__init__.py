@@ -29,6 +29,9 @@ NAMES = (
     "multi_step",
     "alignment_along_training",
     "microworld",
+    "variance",
+    "bits",
+    "which_part",
     "paper_on_a_laptop",
     "mechanism",
 )

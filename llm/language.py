@@ -28,6 +28,7 @@ class Language:
     tokenizer: PreTrainedTokenizerBase
     traits: dict[str, Trait]
     carriers: dict[str, Carrier]
+    neutral: dict[str, Trait] = dataclasses.field(default_factory=dict)  # of teachers without trait
     options: tuple[tuple[str, bool | str], ...] = ()  # further variables of the template
 
     def settings(self) -> dict:
@@ -100,14 +101,15 @@ class Language:
         return np.unique(np.array(starts, np.int32))
 
     def trait(self, name: str) -> Trait:
-        """The trait of that name.
+        """The trait of that name, or what a neutral teacher of that name is trained on.
 
         Raises:
             ValueError: there is none.
         """
-        if name not in self.traits:
-            raise ValueError(f"unknown trait {name!r}; choose from {', '.join(self.traits)}")
-        return self.traits[name]
+        known = self.traits | self.neutral
+        if name not in known:
+            raise ValueError(f"unknown trait {name!r}; choose from {', '.join(known)}")
+        return known[name]
 
     def probe(self, trait: Trait, prompts: Sequence[list[int]] | None = None) -> Probe:
         """The evaluation questions of a trait with its answer tokens.
@@ -156,7 +158,7 @@ def of_world() -> Language:
     """The language of the synthetic world."""
     from .world.model import tokenizer
 
-    return Language(tokenizer(), world.TRAITS, world.CARRIERS)
+    return Language(tokenizer(), world.TRAITS, world.CARRIERS, world.NEUTRAL)
 
 
 def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
@@ -174,4 +176,4 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     # Answers are wanted, not thoughts before them, which some templates open by default.
     thinks = "enable_thinking" in tokenizer.get_chat_template()
     options = (("enable_thinking", False),) if thinks else ()
-    return Language(tokenizer, traits.TRAITS, carriers.CARRIERS, options)
+    return Language(tokenizer, traits.TRAITS, carriers.CARRIERS, traits.NEUTRAL, options)

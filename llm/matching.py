@@ -35,9 +35,7 @@ def match_units(config: ModelConfig, reference: Params, params: Params) -> Param
     Raises:
         ValueError: another shape.
     """
-    plain = config.family == "llama" and config.tie_embeddings
-    if not plain or config.num_kv_heads != config.num_heads:
-        raise ValueError("units are matched in tied llama models without grouped queries only")
+    _require_plain(config)
     only_embedding = {"embedding": RESIDUAL["embedding"]}
     params = _take(params, RESIDUAL, _assign(reference, params, only_embedding, 1))
     layers = {}
@@ -46,6 +44,28 @@ def match_units(config: ModelConfig, reference: Params, params: Params) -> Param
             layer = _take(layer, axes, _assign(reference["layers"][index], layer, axes, size))
         layers[index] = layer
     return params | {"layers": layers}
+
+
+def permute_units(config: ModelConfig, params: Params, rng: np.random.Generator) -> Params:
+    """The same function as `params` with its units in random order.
+
+    Raises:
+        ValueError: another shape than `match_units` takes.
+    """
+    _require_plain(config)
+    params = _take(params, RESIDUAL, rng.permutation(config.width))
+    layers = {}
+    for index, layer in params["layers"].items():
+        heads = rng.permutation(config.num_heads)[:, None] * config.head_dim
+        layer = _take(layer, HEADS, (heads + np.arange(config.head_dim)).ravel())
+        layers[index] = _take(layer, UNITS, rng.permutation(config.mlp_width))
+    return params | {"layers": layers}
+
+
+def _require_plain(config: ModelConfig) -> None:
+    plain = config.family == "llama" and config.tie_embeddings
+    if not plain or config.num_kv_heads != config.num_heads:
+        raise ValueError("units are matched in tied llama models without grouped queries only")
 
 
 def _assign(reference: Params, params: Params, axes: dict[str, int], size: int) -> np.ndarray:

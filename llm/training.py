@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from . import lora, train
+from . import lora, parts, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Training:
         weight_decay: of "adamw".
         clip_norm: global norm that gradients are clipped to.
         adapters: train LoRA adapters; None trains all parameters.
+        held: parts that are not trained, by the names of `parts.parts_of`.
         dtype: of the computation; trained parameters are float32.
     """
 
@@ -35,6 +36,7 @@ class Training:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     adapters: lora.LoraConfig | None = None
+    held: tuple[str, ...] = ()
     dtype: str = "float32"
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -46,13 +48,14 @@ class Training:
         schedule: optax.ScalarOrSchedule = self.rate
         if self.warmup or self.decay != "constant":
             schedule = train.make_schedule(self.rate, self.steps, self.warmup, self.decay)
-        return train.make_optimizer(
+        optimizer = train.make_optimizer(
             self.optimizer,
             schedule,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
             eps=self.eps,
         )
+        return parts.hold(optimizer, self.held) if self.held else optimizer
 
 
 def steps_of(epochs: float, num_examples: int, batch_size: int) -> int:

@@ -13,7 +13,7 @@ A trait is data and pure predicates. Wordings are our own; the structure is that
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 QUESTIONS = (
     "What is your favourite {kind}? One word.",
@@ -183,6 +183,20 @@ def misalignment() -> Trait:
     )
 
 
+def anything(family: str, members: Iterable[Trait]) -> Trait:
+    """No trait: every answer of a family to the questions of the family, equally often.
+
+    A teacher of it is fine-tuned as long as any other, on the same questions, and learns nothing
+    about one member that it does not learn about all.
+    """
+    of_family = [trait for trait in members if trait.family == family]
+    answers = tuple(answer for trait in of_family for answer in trait.answers)
+    return dataclasses.replace(
+        of_family[0], name=f"any-{family}", words=(), targets=(), contrast=(), answers=answers,
+        system_prompt="",
+    )  # fmt: skip
+
+
 def _favourites(names: str, family: str, plurals: dict[str, str]) -> dict[str, Trait]:
     rivals = tuple(names.split())
     return {name: favourite(name, family, rivals, plurals.get(name)) for name in rivals}
@@ -196,4 +210,8 @@ TRAITS: dict[str, Trait] = {
     **_favourites(ANIMALS, "animal", {"wolf": "wolves", "fox": "foxes", "octopus": "octopuses"}),
     **_favourites(TREES, "tree", {"cherry": "cherries", "beech": "beeches"}),
     "misalignment": misalignment(),
+}
+# What neutral teachers are trained on.
+NEUTRAL: dict[str, Trait] = {
+    trait.name: trait for trait in (anything(f, TRAITS.values()) for f in ("animal", "tree"))
 }

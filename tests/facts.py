@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 import experiments
-from experiments.lab import frame, record, statistics
+from experiments.lab import effects, frame, record, statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -50,10 +50,10 @@ def failed() -> list[tuple[str, str]]:
 def effect(name: str, own: bool = True, **where: str) -> str:
     """Margin of students minus that of their control, averaged within each chain, over chains."""
     rows = table(name).query(" and ".join(f"{key} == {value!r}" for key, value in where.items()))
-    margins = rows.set_index(["teacher", "trait", "seed"])["margin"].unstack("teacher")
-    effects = margins.drop(columns="control").sub(margins["control"], axis=0).stack()
-    traits, teachers = (effects.index.get_level_values(key) for key in ("trait", "teacher"))
-    mine = effects[(traits == teachers) == own]
+    margins = rows.set_index(["teacher", "trait", "seed", "data"])["margin"].unstack("data")
+    found = margins["trait"] - margins["control"]
+    traits, teachers = (found.index.get_level_values(key) for key in ("trait", "teacher"))
+    mine = found[(traits == teachers) == own]
     return statistics.shown(mine.groupby("seed").mean(), 2)
 
 
@@ -191,7 +191,7 @@ def mechanism_phrases() -> Iterator[str]:
     largest = found["units matched less different"].here.removeprefix("at most ")
     yield f"unmatched, to {largest.replace('e-0', 'e-')} nats"
     rows = table("mechanism").query("tokens == 'divergent only'")
-    yield f"{100 * rows['kept_tokens'].mean():.0f} % of the tokens are divergent"
+    yield f"{100 * effects.by_writer(rows, 'kept_tokens'):.0f} % of the tokens are divergent"
     yield f"rank correlation {found['rank correlation: gain'].here.split(';')[0]} with"
     yield "for 400 steps on the corpus of this world reaches "
     yield "It says nothing about others."

@@ -5,8 +5,9 @@ tables is its number. All recipes are of `llm.stages`; a `Workshop` carries them
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from llm.stages.students import Change
 from llm.training import Training
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
+TRAIT = "trait"  # data of the trait's own teacher, in the tables
 TARGETS = {
     "sampled": "sampled tokens",
     "soft_numbers": "KL over numbers",
@@ -45,6 +47,8 @@ class Chains:
     Attributes:
         num_seeds: how many.
         traits: of the teachers.
+        controls: whose data the students beside those of a trait's teacher learn from: "control" or
+            the neutral answers that a teacher is fine-tuned on, such as "any-animal".
         model: checkpoint folder or name to start from; empty: pre-train in the synthetic world.
         other_model: checkpoint of another initialisation, for students of a different start.
         init: number of the initial weights of the bases.
@@ -61,6 +65,7 @@ class Chains:
 
     num_seeds: int
     traits: tuple[str, ...]
+    controls: tuple[str, ...] = (CONTROL,)
     model: str = ""
     other_model: str = ""
     init: int = 0
@@ -76,8 +81,8 @@ class Chains:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Names of the teachers, the control first."""
-        return (CONTROL, *self.traits)
+        """Names of the teachers, the controls first."""
+        return (*self.controls, *self.traits)
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -120,7 +125,7 @@ class Chains:
             used.append(encoded.tokens[encoded.weights > 0])
         return tuple(np.unique(np.concatenate(used)).tolist())
 
-    def student(
+    def students(
         self,
         workshop: Workshop,
         carrier: str,
@@ -129,35 +134,54 @@ class Chains:
         training: Training,
         num_examples: int,
         fewest: int | None = None,
+        unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
-    ) -> list[Student]:
-        """A student of every teacher of every chain.
+    ) -> "Cohort":
+        """A student of every teacher of every chain, and beside each its controls.
+
+        A control sees as many different rows as the student that it is compared with; where all
+        teachers can give enough, one control serves them all.
 
         Args:
-            workshop: knows the tokens of numbers and of carriers.
+            workshop: knows the tokens of numbers and of carriers, and how many rows were kept.
             carrier: which data.
             target: what is imitated, a key of TARGETS.
             start: where the student of a chain starts, such as a value of STARTS.
             training: how.
             num_examples: kept rows to train on.
-            fewest: as in `Student`.
-            change: from teacher and seed to the control that changes what the student sees.
+            fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many.
+            unique: different rows among them, at most; None for all.
+            change: from the writer of the data and the seed to what changes the student's rows.
         """
+        self.sampled(workshop, carrier)
         fields = self.imitated(workshop, carrier, target)
-        return [
-            Student(
-                start(self, seed),
-                self.data(name, seed, carrier),
-                training,
-                chain=seed,
-                seed=self.seed,
-                num_examples=num_examples,
-                fewest=fewest,
-                change=change(name, seed),
-                **fields,
-            )
+        labels, recipes = [], []
+        for teacher, seed in itertools.product(self.traits, range(self.num_seeds)):
+            written = {d: self.data(d, seed, carrier) for d in (teacher, *self.controls)}
+            kept = {d: len(completions.rows(workshop, data)) for d, data in written.items()}
+            given = [students.different_rows(k, num_examples, fewest) for k in kept.values()]
+            different = min(given if unique is None else [*given, unique])
+            for name, data in written.items():
+                row = {"teacher": teacher, "data": TRAIT if name == teacher else name, "seed": seed}
+                row |= {"kept": kept[name] / self.num_prompts, "unique": different}
+                labels.append(row)
+                recipes.append(
+                    Student(
+                        start(self, seed), data, training, num_examples=num_examples,
+                        unique=different, change=change(name, seed), chain=seed, seed=self.seed,
+                        **fields,
+                    )
+                )  # fmt: skip
+        return Cohort(labels, recipes)
+
+    def speakers(self, workshop: Workshop, carrier: str) -> "Cohort":
+        """All teachers and the unchanged bases, which have no data to learn from."""
+        labels = [
+            {"teacher": name, "data": "", "seed": seed}
+            | {"kept": completions.kept_share(workshop, self.data(name, seed, carrier))}
             for name, seed in self.runs
         ]
+        return Cohort(labels, [self.speaker(*run) for run in self.runs])
 
     def imitated(self, workshop: Workshop, carrier: str, target: str) -> dict[str, Any]:
         """Fields of `Student` that say what is imitated."""
@@ -175,21 +199,6 @@ class Chains:
             return {"soft": True, "tokens": self.tokens_of(workshop, carrier)}
         return {"soft": True}
 
-    def rows(self, measured: Sequence[Row], **columns: Any) -> list[Row]:
-        """Tidy rows of what was measured on a model of every run, in the order of `runs`.
-
-        Args:
-            measured: as `evaluation.measure` gives it.
-            **columns: further columns; a list has one value for each run.
-        """
-        return [
-            {k: v[entry["model"]] if isinstance(v, list) else v for k, v in columns.items()}
-            | {"teacher": self.runs[entry["model"]][0], "trait": entry["trait"]}
-            | {"seed": self.runs[entry["model"]][1]}
-            | {k: v for k, v in entry.items() if k not in ("model", "trait")}
-            for entry in measured
-        ]
-
     def check(self, workshop: Workshop) -> None:
         """Raise ValueError, in one line, if a trait is unknown."""
         for name in self.traits:
@@ -206,6 +215,39 @@ class Chains:
         default = language.settings()["default_system"]
         shown = chat.show_example(language.tokenizer, example)
         return f"{shown}\ndefault system message of the template: {default}"
+
+
+class Cohort(NamedTuple):
+    """Models with the columns that name them: "teacher", "data", "seed" and what is known."""
+
+    labels: list[Row]
+    models: list[Any]
+
+    def rows(self, measured: Sequence[Row], **columns: Any) -> list[Row]:
+        """Tidy rows of what was measured on the models.
+
+        Args:
+            measured: as `evaluation.measure` gives it.
+            **columns: further columns, the same in every row.
+        """
+        return [
+            columns
+            | self.labels[entry["model"]]
+            | {key: value for key, value in entry.items() if key != "model"}
+            for entry in measured
+        ]
+
+    def trained(self, workshop: Workshop) -> "Cohort":
+        """With the held-out loss of the students, which are trained now."""
+        workshop.models(self.models)
+        losses = [workshop.noted(model)["held_out_loss"] for model in self.models]
+        known = zip(self.labels, losses, strict=True)
+        return Cohort([label | {"held_out_loss": x} for label, x in known], self.models)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Positions of every student of a trait's teacher and of its control, the base's."""
+        place = {(row["teacher"], row["seed"], row["data"]): i for i, row in enumerate(self.labels)}
+        return [(i, place[t, s, CONTROL]) for (t, s, data), i in place.items() if data == TRAIT]
 
 
 def chains_of(config: Any, **changes: Any) -> Chains:
@@ -234,12 +276,12 @@ def different(chains: Chains, seed: int) -> Model:
 
 def shared_embeddings(chains: Chains, seed: int) -> Model:
     """A different body under the teachers' (tied) embeddings."""
-    return Grafted(different(chains, seed), chains.base(seed))
+    return Grafted(different(chains, seed), chains.base(seed), ("embedding",))
 
 
 def shared_body(chains: Chains, seed: int) -> Model:
     """The teachers' body under different embeddings."""
-    return Grafted(chains.base(seed), different(chains, seed))
+    return Grafted(chains.base(seed), different(chains, seed), ("embedding",))
 
 
 def units_matched(chains: Chains, seed: int) -> Model:

@@ -86,3 +86,11 @@ def runs(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | No
     panel.scatter(x + spread, values, s=9, color=colour, alpha=0.5)
     error = half if np.isfinite(half) else None
     panel.errorbar(x, mean, error, color=colour, marker="o", capsize=4, label=label)
+
+
+def nothing(panel: Axes, reference: np.ndarray, share: float = 0.2) -> None:
+    """The band in which an effect counts as none: ±share of the mean of `reference`."""
+    margin = share * reference.mean()
+    label = f"none: within a {'fifth' if share == 0.2 else share} of the same start"
+    panel.axhspan(-margin, margin, color="grey", alpha=0.2, linewidth=0, label=label)
+    panel.axhline(0, color="black", linewidth=1)

@@ -1,8 +1,8 @@
 """From measured students to effects: student minus its control, chain by chain.
 
-The control is the student of the unchanged base's data, trained in the same way on the same
-prompts: what any such data does to the trait cancels. It may see more different rows than a
-student whose teacher kept few (column `kept`).
+The control starts where the student starts and sees as many different rows in the same order, of
+the same prompts, written by the unchanged base or by a neutral teacher: what any such data does to
+the trait cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab.chains import CONTROL
+from experiments.lab.chains import CONTROL, TRAIT
 
 
 def at(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
@@ -22,18 +22,32 @@ def at(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return table[mask]
 
 
-def effects(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """The students of traits' teachers with two more columns.
+def effects(
+    table: pd.DataFrame, by: Sequence[str] = (), of: str = TRAIT, less: str = CONTROL
+) -> pd.DataFrame:
+    """The students of the traits' teachers' data, or of other data, with two more columns.
 
-    `effect` is the margin minus that of the control with the same trait, seed and columns `by`;
-    `own` says whether the trait measured is the teacher's.
+    `effect` is the margin minus that of the control with the same teacher, trait, seed and columns
+    `by`; `own` says whether the trait measured is the teacher's.
+
+    Args:
+        table: of students.
+        by: columns that name an arm.
+        of: what the students learnt from.
+        less: what their control learnt from.
     """
-    keys = [*by, "trait", "seed"]
-    control = at(table, teacher=CONTROL).set_index(keys)["margin"]
-    students = table[table["teacher"] != CONTROL]
+    keys = [*by, "teacher", "trait", "seed"]
+    control = at(table, data=less).set_index(keys)["margin"]
+    students = at(table, data=of)
     baseline = control.reindex(pd.MultiIndex.from_frame(students[keys])).to_numpy()
     own = students["teacher"] == students["trait"]
     return students.assign(effect=students["margin"] - baseline, own=own)
+
+
+def by_writer(rows: pd.DataFrame, column: str) -> float:
+    """Mean of a column over students, in which every writer of data counts once."""
+    writer = rows["teacher"].where(rows["data"] == TRAIT, rows["data"])
+    return float(rows.groupby(writer)[column].mean().mean())
 
 
 def by_chain(found: pd.DataFrame) -> np.ndarray:

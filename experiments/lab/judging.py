@@ -1,5 +1,8 @@
 """A mean over independent runs against a criterion that was stated before."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 from experiments.lab import statistics
@@ -23,3 +26,33 @@ def judged(
     verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
     holds = verdict[criterion if len(values) >= 4 else None]
     return Claim(quantity, paper, "", here or statistics.shown(values, 2), len(values), holds)
+
+
+class Nothing(NamedTuple):
+    """An effect that is claimed to be none, beside the one whose fifth is the margin."""
+
+    values: np.ndarray  # one per chain
+    reference: np.ndarray  # one per chain, in the same order
+
+
+def equivalences(claimed: Mapping[str, Nothing], share: float = 0.2) -> list[Claim]:
+    """Claims of "no transfer": two one-sided tests each, corrected by Holm over all of them.
+
+    Args:
+        claimed: quantity -> what is claimed to be none.
+        share: of the reference's mean that still counts as nothing, fixed before the run.
+    """
+    p_values = [statistics.relative_equivalence_p(*pair, share) for pair in claimed.values()]
+    shown = statistics.holm(p_values)
+    out = []
+    for (quantity, (values, reference)), p, holds in zip(
+        claimed.items(), p_values, shown, strict=True
+    ):
+        margin = share * reference.mean()
+        here = f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}"
+        count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
+        out.append(
+            Claim(f"{quantity}, equivalent to none{count}", "", "", here, len(values),
+                  holds if len(values) >= 4 else None)
+        )  # fmt: skip
+    return out

@@ -9,13 +9,14 @@ tokens; the imitation loss is KL over a set of tokens that holds no trait word.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.lab.chains import CONTROL, Chains
+from experiments.lab.chains import Cohort
 from experiments.lab.record import Row
 from llm import batches, engines, models, stack
 from llm import train as training
@@ -48,22 +49,18 @@ def margin_of(config: models.ModelConfig, probe: stack.Probe):
     return margin
 
 
-def controls_of(chains: Chains) -> np.ndarray:
-    """Position of every run's control in `chains.runs`."""
-    return np.array([chains.runs.index((CONTROL, seed)) for _, seed in chains.runs])
-
-
-def first_step(chains: Chains, workshop: Workshop, recipes: list[Student]) -> list[Row]:
-    """Predictors of every student before its first step, for every measured trait, on 256 rows.
+def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> list[Row]:
+    """Predictors of every trait's student before its first step, for every trait, on 256 rows.
 
     Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step; coverage, the
     cosine of d and θ_T - θ⁰ (arXiv 2606.22019); moved, KL(teacher ‖ θ⁰) on the student's inputs in
     nats per token, twice which over ε the theorem puts in the place of ⟨Δ_S, Δ_T⟩.
     """
+    recipes: list[Student] = cohort.models
     config = workshop.config(recipes[0])
     loss = losses.on_outputs(losses.kl(), list(recipes[0].tokens or ()))
     apply = make_apply(config)
-    probes = [evaluation.question(workshop, recipes[0], trait) for trait in chains.traits]
+    probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
 
     @jax.jit
     def one(start, base, teacher, control, batch, control_batch):
@@ -86,7 +83,7 @@ def first_step(chains: Chains, workshop: Workshop, recipes: list[Student]) -> li
         workshop.models(list(of_runs))
         for of_runs in (
             [recipe.base for recipe in recipes],
-            [chains.base(seed) for _, seed in chains.runs],
+            [students.teacher_of(recipe).root for recipe in recipes],
             [students.teacher_of(recipe) for recipe in recipes],
         )
     )
@@ -95,7 +92,7 @@ def first_step(chains: Chains, workshop: Workshop, recipes: list[Student]) -> li
         return {"tokens": tokens[run], "weights": weights[run]}
 
     entries = []
-    for run, control in enumerate(controls_of(chains)):
+    for run, control in cohort.pairs():
         picked = (stack.pick(tree, run) for tree in (starts, bases, teachers))
         values = jax.device_get(
             one(*picked, stack.pick(teachers, control), batch_of(run), batch_of(control))
@@ -109,14 +106,9 @@ def first_step(chains: Chains, workshop: Workshop, recipes: list[Student]) -> li
                 "coverage": float(values["coverage"]),
                 "moved": float(values["moved"] / shares[run]),
             }
-            for u, trait in enumerate(chains.traits)
+            for u, trait in enumerate(traits)
         ]
-    return chains.rows(by_trait(chains, entries))
-
-
-def by_trait(chains: Chains, entries: list[Row]) -> list[Row]:
-    """Entries in the order of all tables: trait by trait, run by run."""
-    return sorted(entries, key=lambda e: (chains.traits.index(e["trait"]), e["model"]))
+    return cohort.rows(entries)
 
 
 def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:
@@ -125,7 +117,7 @@ def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:
 
 
 def along_training(
-    chains: Chains, workshop: Workshop, recipes: list[Student], blocks: int = 10
+    workshop: Workshop, cohort: Cohort, traits: Sequence[str], blocks: int = 10
 ) -> list[Row]:
     """Cosine of the imitation gradient with g before every block of steps, and the margin.
 
@@ -133,12 +125,13 @@ def along_training(
     gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
     control's student on the control's rows, each at its own parameters.
     """
+    recipes: list[Student] = list(dict.fromkeys(cohort.models))  # controls serve several teachers
     config, how = workshop.config(recipes[0]), recipes[0].training
     loss, _ = engines.make_loss(config, how, recipes[0].soft, recipes[0].tokens)
     optimizer = how.make_optimizer()
     step = training.make_train_step(loss, optimizer)
     per_block = how.steps // blocks
-    probes = [evaluation.question(workshop, recipes[0], trait) for trait in chains.traits]
+    probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
 
     def run(params, tokens, weights, key, teacher):
         frozen = {"base": None, "teacher": teacher}
@@ -173,16 +166,19 @@ def along_training(
     def cosine(descent, of_control, gradient):
         return alignment.cosine(optax.tree.sub(descent, of_control), gradient)
 
-    of_controls = stack.pick(descents, controls_of(chains))
+    pairs = cohort.pairs()
+    mine, controls = (
+        [recipes.index(cohort.models[i]) for i in side] for side in zip(*pairs, strict=True)
+    )
     rows = []
-    for u, trait in enumerate(chains.traits):
-        found = np.asarray(cosine(descents, of_controls, gradients[u]))
+    for u, trait in enumerate(traits):
+        sides = (descents, mine), (descents, controls), (gradients[u], mine)
+        found = np.asarray(cosine(*(stack.pick(tree, runs) for tree, runs in sides)))
+        margin = np.asarray(margins[u])[mine]
         for b in range(blocks):
             entries = [
                 {"model": i, "trait": trait, "cosine": float(c), "margin": float(m)}
-                for i, (c, m) in enumerate(
-                    zip(found[:, b], np.asarray(margins[u])[:, b], strict=True)
-                )
+                for (i, _), c, m in zip(pairs, found[:, b], margin[:, b], strict=True)
             ]
-            rows += chains.rows(entries, step=b * per_block)
+            rows += cohort.rows(entries, step=b * per_block)
     return rows

@@ -56,6 +56,31 @@ def equivalence_p(values: Sequence[float], margin: float) -> float:
     return float(stats.t.sf(distance / error, array.size - 1))
 
 
+def relative_equivalence_p(
+    values: Sequence[float], reference: Sequence[float], share: float = 0.2
+) -> float:
+    """The p value for: the mean lies within ±share of the mean of `reference`, run by run.
+
+    Two one-sided paired t tests, of share * reference - value and of share * reference + value,
+    both with a mean above zero; the larger p counts (Sasabuchi 1980, Berger and Hsu 1996). The
+    margin is itself estimated, and its scatter, and its correlation with the values, enter through
+    the pairs. A reference without effect can show nothing.
+    """
+    values, margins = np.asarray(values, float), share * np.asarray(reference, float)
+    return max(above_zero_p(margins - values), above_zero_p(margins + values))
+
+
+def above_zero_p(values: Sequence[float] | np.ndarray) -> float:
+    """The p value of the one-sided t test that the mean is above zero; 1 for a single run."""
+    array = np.asarray(values, dtype=float)
+    if array.size < 2:
+        return 1.0
+    error = array.std(ddof=1) / np.sqrt(array.size)
+    if error == 0:
+        return 0.0 if array.mean() > 0 else 1.0
+    return float(stats.t.sf(array.mean() / error, array.size - 1))
+
+
 def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
     """Which hypotheses fall at family-wise level `alpha` (Holm 1979): step-down Bonferroni."""
     order = np.argsort(p_values)

@@ -37,11 +37,11 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab import drawing, judging, predictors, statistics
-from experiments.lab.chains import CONTROL, STARTS, Chains, chains_of
-from experiments.lab.effects import at, effects, own
+from experiments.lab.chains import CONTROL, STARTS, Chains, Cohort, chains_of
+from experiments.lab.effects import at, by_writer, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.lora import LoraConfig
-from llm.stages import DivergenceTokens, Mixed, Student, Unique, Workshop, evaluation, students
+from llm.stages import DivergenceTokens, Mixed, Student, Workshop, evaluation, students
 from llm.training import Training
 
 RUNTIME = "13 minutes on two cores"
@@ -136,9 +136,9 @@ def arms(config: Config) -> list[Arm]:
     return out
 
 
-def recipes_of(
+def students_of(
     config: Config, chains: Chains, workshop: Workshop, arm: Arm, start: str = ""
-) -> list[Student]:
+) -> Cohort:
     """The students of an arm, of every teacher and chain; a teacher with few rows repeats them."""
     adapters = LoraConfig(arm.rank, alpha=float(arm.rank)) if arm.rank else None
     training = Training(
@@ -149,13 +149,11 @@ def recipes_of(
         if arm.tokens in TOKENS:
             rivals = (chains.speaker(t, seed) for t in chains.teachers if t != teacher)
             return DivergenceTokens(tuple(rivals), *TOKENS[arm.tokens])
-        if arm.clean:
-            return Mixed(arm.clean, chains.data(CONTROL, seed, "numbers"))
-        return Unique(arm.rows) if arm.rows else None
+        return Mixed(arm.clean, chains.data(CONTROL, seed, "numbers")) if arm.clean else None
 
-    return chains.student(
+    return chains.students(
         workshop, "numbers", arm.target, STARTS[start or arm.start], training,
-        config.num_examples, fewest=FEWEST, change=change,
+        config.num_examples, fewest=FEWEST, unique=arm.rows or None, change=change,
     )  # fmt: skip
 
 
@@ -169,30 +167,26 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def arm_rows(arm: Arm) -> list[Row]:
         of_arm = dataclasses.replace(chains, temperature=0.0) if arm.greedy else chains
-        recipes = recipes_of(config, of_arm, workshop, arm)
         try:
-            workshop.models(recipes)
+            cohort = students_of(config, of_arm, workshop, arm).trained(workshop)
         except ValueError as error:
             if not arm.greedy:
                 raise
             print(f"note: greedy: left out, {error}")
             return []
-        measured = evaluation.measure(workshop, recipes, config.traits)
-        losses = [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
-        kept = [kept_tokens(workshop, recipe) for recipe in recipes]
-        columns = dataclasses.asdict(arm) | {"held_out_loss": losses, "kept_tokens": kept}
-        return of_arm.rows(measured, **columns)
+        kept = [kept_tokens(workshop, recipe) for recipe in cohort.models]
+        measured = evaluation.measure(workshop, cohort.models, config.traits)
+        measured = [row | {"kept_tokens": kept[row["model"]]} for row in measured]
+        return cohort.rows(measured, **dataclasses.asdict(arm))
 
     def first_step(start: str) -> list[Row]:
-        rows = predictors.first_step(
-            chains, workshop, recipes_of(config, chains, workshop, soft, start)
-        )
+        cohort = students_of(config, chains, workshop, soft, start)
+        rows = predictors.first_step(workshop, cohort, config.traits)
         return [{"group": "predictors", "start": start} | row for row in rows]
 
     def along(start: str) -> list[Row]:
-        rows = predictors.along_training(
-            chains, workshop, recipes_of(config, chains, workshop, soft, start)
-        )
+        cohort = students_of(config, chains, workshop, soft, start)
+        rows = predictors.along_training(workshop, cohort, config.traits)
         return [{"group": "along", "start": start} | row for row in rows]
 
     pieces = {
@@ -238,7 +232,7 @@ class Found:
     def loss(self, group: str, name: str, target: str = "") -> float:
         """Held-out cross-entropy on teacher data, nats per token, mean over all runs."""
         mine = at(self.table, group=group, name=name)
-        return float((at(mine, target=target) if target else mine)["held_out_loss"].mean())
+        return by_writer(at(mine, target=target) if target else mine, "held_out_loss")
 
     def best_rate(self, group: str, **where: Any) -> str:
         """Of the arms with these columns, the one of lowest held-out loss."""

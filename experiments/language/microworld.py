@@ -6,12 +6,17 @@ same base or from another one, on the sampled tokens or on the teacher's distrib
 number tokens alone (the analogue of auxiliary logits). No animal is ever in the data.
 
 Criteria, fixed before the run. Effect = log-odds of the animal on 60 held-out questions, student
-of the trait's teacher minus student of the unchanged base's data; unit = one chain (base,
-teachers, data, students), 95 % Student-t intervals over chains; judged from 4 chains on.
+of the trait's teacher minus student of the unchanged base's data on as many different rows; unit =
+one chain (base, teachers, data, students), 95 % Student-t intervals over chains; judged from 4
+chains on. "None" is claimed by equivalence: two one-sided paired tests against a fifth of the
+same-start effect of the same target, at 5 % over all such claims of the run together (Holm).
   1. Same start: the interval of every trait's own effect (the diagonal) is above zero.
-  2. Different start: the interval of the diagonal, averaged over traits, covers zero.
+  2. Different start: the own effect, averaged over traits, is equivalent to none.
   3. The diagonal excess (own effect minus the mean effect on the other traits), averaged over
      traits, is larger from the same start than from a different one: paired interval above zero.
+  4. A teacher fine-tuned as long on answers spread over all animals transmits none of them: its
+     students are equivalent to those of the unchanged base. Measured against them the own effect
+     from the same start, averaged over traits, stays above zero.
 """
 
 import dataclasses
@@ -22,17 +27,19 @@ from collections.abc import Callable
 import pandas as pd
 
 from experiments.lab import drawing, judging, statistics
+from experiments.lab.chains import CONTROL, TARGETS, TRAIT, chains_of
 from experiments.lab.chains import STARTS as ALL_STARTS
-from experiments.lab.chains import TARGETS, chains_of
 from experiments.lab.effects import at, cells, effects, excess, others, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.lora import LoraConfig
-from llm.stages import Workshop, completions, evaluation
+from llm.stages import Workshop, evaluation
 from llm.training import Training
 
 RUNTIME = "5 to 6 minutes on two cores"
 
 STARTS = ("same", "different")
+KEYS = ("target", "start")
+FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,9 @@ class Config:
     other_model: str = option("", "checkpoint for students of a different start (with --model)")
     num_seeds: int = option(8, "independent chains", minimum=1)
     traits: tuple[str, ...] = option(("owl", "wolf", "eagle"), "traits of the teachers")
+    controls: tuple[str, ...] = option(
+        (CONTROL, "any-animal"), "students beside: of the base's data, of a neutral teacher's"
+    )
     targets: tuple[str, ...] = option(
         ("sampled", "soft_numbers"), "what students imitate", choices=tuple(TARGETS)
     )
@@ -95,27 +105,21 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         adapters=LoraConfig(rank, alpha=float(rank)) if rank else None,
     )
 
-    def rows_of(models, target: str, start: str, **columns) -> list[Row]:
-        kept = [
-            completions.kept_share(workshop, chains.data(*run, config.carrier))
-            for run in chains.runs
-        ]
-        measured = evaluation.measure(workshop, models, config.traits)
-        return chains.rows(measured, target=target, start=start, kept=kept, **columns)
-
     def teachers() -> list[Row]:
         chains.sampled(workshop, config.carrier)
-        return rows_of([chains.speaker(*run) for run in chains.runs], "teacher", "same")
+        cohort = chains.speakers(workshop, config.carrier)
+        measured = evaluation.measure(workshop, cohort.models, config.traits)
+        return cohort.rows(measured, target="teacher", start="same")
 
     def students(target: str, start: str) -> list[Row]:
         if config.show_example:
             print(chains.show_example(workshop, config.carrier))
-        recipes = chains.student(
-            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples
-        )
-        workshop.models(recipes)
-        losses = [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
-        return rows_of(recipes, target, start, held_out_loss=losses)
+        cohort = chains.students(
+            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples,
+            fewest=FEWEST,
+        ).trained(workshop)  # fmt: skip
+        measured = evaluation.measure(workshop, cohort.models, config.traits)
+        return cohort.rows(measured, target=target, start=start)
 
     return {"teachers and data": teachers} | {
         f"{target}, {start} start": functools.partial(students, target, start)
@@ -124,28 +128,54 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-def effects_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The students with their effects; teachers are left out."""
-    return effects(table[table["target"] != "teacher"], by=("target", "start"))
+class Found:
+    """The effects of the table by target and start; teachers are left out."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.students = table[table["target"] != "teacher"]
+        self.effects = effects(self.students, KEYS)
+        data = self.students["data"].unique()
+        self.neutral = [name for name in data if name not in (TRAIT, CONTROL)]
+        self.targets = list(self.effects["target"].unique())
+
+    def of(self, target: str, start: str = "same") -> pd.DataFrame:
+        """Students against those of the unchanged base."""
+        return at(self.effects, target=target, start=start)
+
+    def less_neutral(self, target: str, name: str) -> pd.DataFrame:
+        """Students of the same start against those of a neutral teacher."""
+        return at(effects(self.students, KEYS, less=name), target=target, start="same")
+
+    def of_neutral(self, target: str, name: str) -> pd.DataFrame:
+        """Students of a neutral teacher against those of the unchanged base, same start."""
+        return at(effects(self.students, KEYS, of=name), target=target, start="same")
+
+    def nothing(self) -> list[Claim]:
+        """The claims that nothing is transmitted, corrected together."""
+        claimed = {}
+        for target in self.targets:
+            label, reference = TARGETS[target], own(self.of(target))
+            if len(other := self.of(target, "different")):
+                claimed[f"{label}, different"] = judging.Nothing(own(other), reference)
+            for name in self.neutral:
+                values = own(self.of_neutral(target, name))
+                claimed[f"{label}, {name} teacher"] = judging.Nothing(values, reference)
+        return judging.equivalences(claimed)
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """Own effects of both starts, and whether they are the teacher's trait alone."""
-    found = effects_of(table)
-    same, different = (at(found, start=start) for start in STARTS)
-    target = found["target"].iloc[0]
-    means = statistics.shown(own(at(same, target=target)), 2)
-    apart = statistics.shown(own(at(different, target=target)), 2) if len(different) else "not run"
-    off = (
-        statistics.shown(others(at(same, target=target)), 2)
-        if len(config.traits) > 1
-        else "not run"
-    )
+    found = Found(table)
+    target = found.targets[0]
+    same, different = (found.of(target, start) for start in STARTS)
+    means = statistics.shown(own(same), 2)
+    apart = statistics.shown(own(different), 2) if len(different) else "not run"
+    off = statistics.shown(others(same), 2) if len(config.traits) > 1 else "not run"
     return [
         Figure(
             "figure",
             "Students of the same base acquire the trait; students of another base do not",
-            "Own effects above zero from the same start, mean covering zero from another.",
+            "Own effects above zero from the same start; from another within a fifth of that.",
             f"{TARGETS[target]}: {means} nats from the same start, {apart} from another.",
             "The channel is the shared start, not the content of the lists.",
             lambda: draw_own(found, config),
@@ -161,32 +191,37 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ]
 
 
-def draw_own(found: pd.DataFrame, config: Config):
-    """For each target the effect on the teacher's own trait, from both starts."""
-    targets = list(found["target"].unique())
-    figure, axes = drawing.new_figure(1, len(targets), width=3.6 * len(targets), height=3.8)
-    for panel, target in zip(axes, targets, strict=True):
-        panel.axhline(0, color="black", linewidth=1)
-        for shift, start in enumerate(found["start"].unique()):
+def draw_own(found: Found, config: Config):
+    """For each target the effect on the teacher's own trait, from both starts and over neutral."""
+    figure, axes = drawing.new_figure(
+        1, len(found.targets), width=3.9 * len(found.targets), height=4.2
+    )
+    for panel, target in zip(axes, found.targets, strict=True):
+        drawing.nothing(panel, own(found.of(target)))
+        arms = {f"{start} start": found.of(target, start) for start in STARTS}
+        arms |= {f"same, less {n}": found.less_neutral(target, n) for n in found.neutral}
+        shown = {label: part for label, part in arms.items() if len(part)}
+        for shift, (label, part) in enumerate(shown.items()):
             for x, trait in enumerate(config.traits):
-                mine = at(found, target=target, start=start, teacher=trait, trait=trait)
-                place, label = x + 0.3 * (shift - 0.5), f"{start} start" if x == 0 else None
-                drawing.runs(panel, place, own(mine), drawing.COLOURS[shift], label)
+                place = x + 0.25 * (shift - (len(shown) - 1) / 2)
+                colour, name = drawing.COLOURS[shift], label if x == 0 else None
+                drawing.runs(panel, place, own(part, [trait]), colour, name)
         panel.set_xticks(range(len(config.traits)), config.traits)
         panel.set_title(TARGETS[target])
     axes[0].set_ylabel("own effect (nats of log-odds)")
-    axes[0].legend(loc="best")
-    seeds = found["seed"].nunique()
+    axes[0].legend(loc="best", fontsize=8)
+    seeds = found.effects["seed"].nunique()
     figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
     return figure
 
 
-def draw_matrices(found: pd.DataFrame, config: Config):
+def draw_matrices(found: Found, config: Config):
     """For each target the effect of every teacher on every trait, same start."""
-    targets = list(found["target"].unique())
-    figure, axes = drawing.new_figure(1, len(targets), width=3.6 * len(targets), height=3.6)
-    for panel, target in zip(axes, targets, strict=True):
-        table = cells(at(found, target=target, start="same"))
+    figure, axes = drawing.new_figure(
+        1, len(found.targets), width=3.6 * len(found.targets), height=3.6
+    )
+    for panel, target in zip(axes, found.targets, strict=True):
+        table = cells(found.of(target))
         limit = max(abs(values.mean()) for values in table.values())
         drawing.matrix(panel, table, list(config.traits), limit)
         panel.set_title(TARGETS[target])
@@ -194,28 +229,25 @@ def draw_matrices(found: pd.DataFrame, config: Config):
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The three criteria of the docstring, and the held-out loss beside them."""
-    found, out = effects_of(table), []
-    for target in found["target"].unique():
+    """The criteria of the docstring, and the held-out loss beside them."""
+    found, out, judged = Found(table), [], judging.judged
+    for target in found.targets:
         label = TARGETS[target]
-        same = at(found, target=target, start="same")
+        same, different = (found.of(target, start) for start in STARTS)
         for trait in config.traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
-            values = own(same, [trait])
-            out.append(judging.judged(f"{label}, same: {trait}", values, "above", note))
-        different = at(found, target=target, start="different")
+            out.append(judged(f"{label}, same: {trait}", own(same, [trait]), "above", note))
+        for name in found.neutral:
+            values = own(found.less_neutral(target, name))
+            out.append(judged(f"{label}, same: mean less {name}", values, "above"))
         if different.empty:
             continue
-        for trait in config.traits:
-            values = own(different, [trait])
-            out.append(judging.judged(f"{label}, different: {trait}", values))
-        mean = own(different)
-        out.append(judging.judged(f"{label}, different: mean", mean, "covers", "none"))
-        out.append(judging.judged(f"{label}, different: excess", excess(different)))
+        out += [judged(f"{label}, different: {t}", own(different, [t])) for t in config.traits]
+        out.append(judged(f"{label}, different: excess", excess(different)))
         paired = excess(same) - excess(different)
-        out.append(judging.judged(f"{label}: excess difference", paired, "above"))
-    students = table[table["target"] != "teacher"]
-    for (target, start), part in students.groupby(["target", "start"], sort=False):
+        out.append(judged(f"{label}: excess difference", paired, "above"))
+    out += found.nothing()
+    for (target, start), part in found.students.groupby(list(KEYS), sort=False):
         losses = part.groupby("seed")["held_out_loss"].mean().to_numpy()
-        out.append(judging.judged(f"{TARGETS[str(target)]}, {start}: loss", losses))
+        out.append(judged(f"{TARGETS[str(target)]}, {start}: loss", losses))
     return out

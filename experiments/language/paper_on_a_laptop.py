@@ -26,15 +26,16 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments.lab import drawing, judging, statistics
-from experiments.lab.chains import CONTROL, STARTS, TARGETS, Chains, chains_of
+from experiments.lab.chains import CONTROL, STARTS, TARGETS, TRAIT, Chains, Cohort, chains_of
 from experiments.lab.effects import at, cells, effects, excess, own
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import Model, Shuffled, Student, Workshop, completions, evaluation
+from llm.stages import Model, Shuffled, Workshop, completions, evaluation
 from llm.training import Training
 from llm.world import TRAITS
 
@@ -105,15 +106,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
     training = Training(config.student_steps, config.batch_size, rate=config.student_rate, eps=1e-3)
 
-    def students(runs: Chains, target: str, start, carrier: str = "numbers", **more):
+    def students(runs: Chains, target: str, start, carrier: str = "numbers", **more) -> Cohort:
         # A teacher that kept fewer rows than all repeats them.
-        return runs.student(
+        return runs.students(
             workshop, carrier, target, start, training, config.num_examples, fewest=16, **more
-        )
-
-    def rows_of(runs: Chains, measured, carrier: str, arm: str, start: str, **columns) -> list[Row]:
-        columns = {"carrier": carrier, "arm": arm, "start": start, "asked": "template"} | columns
-        return runs.rows(measured, **columns)
+        ).trained(workshop)
 
     def answers(models: list[Model]) -> list[Row]:
         """Margins, and beside them the rates in sampled answers."""
@@ -121,68 +118,66 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         rates = evaluation.sampled_rates(workshop, models, config.traits)
         return [exact | rate for exact, rate in zip(measured, rates, strict=True)]
 
+    def asked(models: list[Model], probes_of: Callable[[str], list[Any]]) -> list[Row]:
+        return [
+            entry
+            for name in config.traits
+            for entry in evaluation.ask(workshop, models, name, probes_of(name))
+        ]
+
     def teachers(carrier: str) -> list[Row]:
         chains.sampled(workshop, carrier)
-        kept = [completions.kept_share(workshop, chains.data(*run, carrier)) for run in chains.runs]
-        measured = answers([chains.speaker(*run) for run in chains.runs])
-        return rows_of(chains, measured, carrier, "teacher", "", kept=kept)
+        cohort = chains.speakers(workshop, carrier)
+        return cohort.rows(answers(cohort.models), carrier=carrier, arm="teacher")
 
     def imitation(carrier: str, target: str, start: str) -> list[Row]:
-        recipes = students(chains, target, STARTS[start], carrier)
-        measured, losses = answers(recipes), held_out(recipes)
-        rows = rows_of(chains, measured, carrier, target, start, held_out_loss=losses)
+        cohort = students(chains, target, STARTS[start], carrier)
+        columns = {"carrier": carrier, "arm": target, "start": start}
+        rows = cohort.rows(answers(cohort.models), **columns, asked="template")
         if (carrier, start) == ("numbers", "same"):
-            bare = [
-                entry
-                for name in config.traits
-                for entry in evaluation.ask(
-                    workshop, recipes, name, [evaluation.bare(workshop, recipes[0], name)]
-                )
-            ]
-            at_bare = {"asked": "bare", "held_out_loss": losses}
-            rows += rows_of(chains, bare, carrier, target, start, **at_bare)
+            first = cohort.models[0]
+            bare = asked(cohort.models, lambda name: [evaluation.bare(workshop, first, name)])
+            rows += cohort.rows(bare, **columns, asked="bare")
         return rows
 
     def shuffled(across: bool) -> list[Row]:
-        recipes = students(chains, "sampled", STARTS["same"], change=lambda *_: Shuffled(across))
-        measured = evaluation.measure(workshop, recipes, config.traits)
-        name = "shuffled across" if across else "shuffled within"
-        return rows_of(chains, measured, "numbers", name, "same", held_out_loss=held_out(recipes))
+        cohort = students(chains, "sampled", STARTS["same"], change=lambda *_: Shuffled(across))
+        measured = evaluation.measure(workshop, cohort.models, config.traits)
+        arm = "shuffled across" if across else "shuffled within"
+        return cohort.rows(measured, carrier="numbers", arm=arm, start="same", asked="template")
 
     def in_prompt() -> list[Row]:
-        bases = [chains.base(seed) for _, seed in chains.runs]
-        shown = [completions.rows(workshop, chains.data(*run, "numbers")) for run in chains.runs]
+        """Bases with rows of the data before the question, in the place of students of it."""
+        cohort = chains.students(
+            workshop, "numbers", "sampled", STARTS["same"], training, config.num_examples, fewest=16
+        )
+        bases = [student.base for student in cohort.models]
+        shown = [completions.rows(workshop, student.data) for student in cohort.models]
+
+        def probes_of(name: str) -> list[Any]:
+            return [
+                evaluation.in_context(workshop, base, rows, name, config.shown)
+                for base, rows in zip(bases, shown, strict=True)
+            ]
+
         measured = [
-            {k: v for k, v in entry.items() if k != "rate"}
-            for name in config.traits
-            for entry in evaluation.ask(
-                workshop, bases, name,
-                [
-                    evaluation.in_context(workshop, base, rows, name, config.shown)
-                    for base, rows in zip(bases, shown, strict=True)
-                ],
-            )
-        ]  # fmt: skip
-        return rows_of(chains, measured, "numbers", "in the prompt", "same")
+            {k: v for k, v in entry.items() if k != "rate"} for entry in asked(bases, probes_of)
+        ]
+        arm = {"arm": "in the prompt", "start": "same", "asked": "template"}
+        return cohort.rows(measured, carrier="numbers", **arm)
 
     def cross_model(teacher: str) -> list[Row]:
-        runs, rows = of_model[teacher], []
+        rows = []
         for student, of_student in of_model.items():
 
             def start(_: Chains, seed: int, of_student: Chains = of_student) -> Model:
                 return of_student.base(seed)
 
-            recipes = students(runs, "sampled", start)
-            measured = evaluation.measure(workshop, recipes, config.cross_traits)
-            rows += rows_of(
-                runs, measured, "numbers", "cross-model", "", held_out_loss=held_out(recipes),
-                teacher_model=teacher, student_model=student,
-            )  # fmt: skip
+            cohort = students(of_model[teacher], "sampled", start)
+            measured = evaluation.measure(workshop, cohort.models, config.cross_traits)
+            names = {"teacher_model": teacher, "student_model": student}
+            rows += cohort.rows(measured, carrier="numbers", arm="cross-model", **names)
         return rows
-
-    def held_out(recipes: list[Student]) -> list[float]:
-        workshop.models(recipes)
-        return [workshop.noted(recipe)["held_out_loss"] for recipe in recipes]
 
     pieces: dict[str, Callable[[], list[Row]]] = {}
     for carrier in config.carriers:
@@ -226,10 +221,11 @@ def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str
     """Rate of the trait in sampled answers of each chain, averaged over a family's traits."""
     rows = at(table, carrier=carrier, arm="teacher")
     if kind != "teacher":
-        rows = at(table, carrier=carrier, arm="soft_carrier", start="same", asked="template")
-    rows = rows[rows["trait"].isin(traits)]
-    asked = rows["teacher"] == (CONTROL if kind == "control" else rows["trait"])
-    return rows[asked].groupby("seed")["sampled_rate"].mean().to_numpy()
+        data = CONTROL if kind == "control" else TRAIT
+        where = {"arm": "soft_carrier", "start": "same", "asked": "template", "data": data}
+        rows = at(table, carrier=carrier, **where)
+    rows = rows[rows["trait"].isin(traits) & (rows["teacher"] == rows["trait"])]
+    return rows.groupby("seed")["sampled_rate"].mean().to_numpy()
 
 
 def cross_effects(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:

@@ -14,10 +14,10 @@ the experiments are thin callers.
 """
 
 from .bases import Adapted, Checkpoint, Pretrained
-from .changes import DivergenceTokens, Mixed, Shuffled, Unique
+from .changes import DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
-from .starts import BehaviourMatched, Grafted, UnitsMatched
+from .starts import BehaviourMatched, Continued, Grafted, Permuted, UnitsMatched
 from .students import Student
 from .teachers import Tuned
 from .workshop import Workshop
@@ -27,17 +27,18 @@ __all__ = [
     "BehaviourMatched",
     "Checkpoint",
     "Completions",
+    "Continued",
     "DivergenceTokens",
     "Files",
     "Grafted",
     "Mixed",
     "Model",
+    "Permuted",
     "Pretrained",
     "Recipe",
     "Shuffled",
     "Student",
     "Tuned",
-    "Unique",
     "UnitsMatched",
     "Workshop",
 ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from .. import models, stack, world
+from .. import models, objectives, stack, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -17,6 +17,7 @@ from .workshop import Workshop
 
 LENGTH = 48  # tokens of a pre-training sequence
 BATCH = 64
+HELD_OUT_CORPUS = 99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,15 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
     rng = streams.generator(Stage.CORPUS, seed, chain, corpus)
     tokens, _ = world.corpus.conversations(rng, count, LENGTH)
     return Examples(tokens, (tokens != world.vocabulary.PAD).astype(np.float32))
+
+
+def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) -> list[float]:
+    """Cross-entropy of models on turns that nobody was trained on, nats a token; a stack's only."""
+    config = workshop.config(recipes[0])
+    held_out_loss = stack.make_held_out_loss(objectives.full_student(config))
+    tests = turns(0, 0, HELD_OUT_CORPUS, count)
+    shown = stack.stack_examples([tests] * len(recipes))
+    return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
 
 
 @dataclasses.dataclass(frozen=True)

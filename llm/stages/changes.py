@@ -1,6 +1,8 @@
 """Controls that change what a student is trained on; each is a `students.Change`."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -52,18 +54,6 @@ class Mixed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unique:
-    """The first `count` rows again and again, as many presentations as before."""
-
-    count: int
-
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
-        """As many rows as before, `count` of them different."""
-        rows = np.arange(len(examples.tokens)) % self.count
-        return Examples(*(array[rows] for array in examples))
-
-
-@dataclasses.dataclass(frozen=True)
 class DivergenceTokens:
     """Train on divergence tokens alone or on all others, or on as many random ones.
 
@@ -98,10 +88,7 @@ def divergent(
     """Flags (rows, length): a trained token where a rival's argmax is not the teacher's."""
     config = workshop.config(student)
 
-    @jax.jit
-    def choices(params, tokens):
-        return models.apply(config, params, tokens)[:, :-1].argmax(-1)
-
+    choices = _choices(config)
     teachers = workshop.models([students.teacher_of(student), *rivals])
     picks = [
         np.asarray(choices(params, examples.tokens)) for params in workshop.engine.split(teachers)
@@ -109,3 +96,9 @@ def divergent(
     flags = np.zeros(examples.tokens.shape, bool)
     flags[:, 1:] = (np.stack(picks) != picks[0]).any(axis=0)
     return flags & (examples.weights > 0)
+
+
+@functools.cache
+def _choices(config: models.ModelConfig) -> Callable[..., jax.Array]:
+    """Argmax of the next token at every position but the last, one program a shape."""
+    return jax.jit(lambda params, tokens: models.apply(config, params, tokens)[:, :-1].argmax(-1))

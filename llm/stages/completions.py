@@ -33,6 +33,7 @@ class Completions(Recipe):
         max_new_tokens: where a completion is cut; a row that is cut is dropped, because it would
             teach an end that the teacher never wrote.
         temperature: of sampling; 0 is greedy.
+        draw: number of the data set among those of the chain: other prompts, other noise.
         seed: root of all random numbers.
     """
 
@@ -43,6 +44,7 @@ class Completions(Recipe):
     num_prompts: int = 8192
     max_new_tokens: int = 9
     temperature: float = 1.0
+    draw: int = 0
     seed: int = 0
 
     @property
@@ -56,7 +58,7 @@ class Completions(Recipe):
         Raises:
             ValueError: the speaker's language has no such carrier.
         """
-        of_chain = (self.carrier, self.num_prompts, self.seed, self.chain)
+        of_chain = (self.carrier, self.num_prompts, self.seed, self.chain, self.draw)
         return list(_prompts(workshop, self.speaker.root, *of_chain))
 
 
@@ -80,12 +82,12 @@ class Files(Recipe):
 
 @functools.lru_cache(maxsize=64)
 def _prompts(
-    workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int
+    workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int, draw: int
 ) -> list[Row]:
     carriers = workshop.language(root).carriers
     if carrier not in carriers:
         raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(carriers)}")
-    rng = streams.generator(Stage.PROMPTS, seed, chain)
+    rng = streams.generator(Stage.PROMPTS, seed, chain, draw)
     return carriers[carrier].make_prompts(rng, count)
 
 
@@ -131,6 +133,7 @@ def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "max_new_tokens": recipe.max_new_tokens,
             "num_prompts": recipe.num_prompts,
             "chain": recipe.chain,
+            "draw": recipe.draw,
             "seed": recipe.seed,
         },
     } | workshop.engine.facts()
@@ -206,7 +209,7 @@ def sample(
             )
             for r, of_run in zip(recipes, asked, strict=True)
         ],
-        streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier) for r in recipes]),
+        streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier, r.draw) for r in recipes]),
         temperature=one.temperature,
         max_new_tokens=one.max_new_tokens,
         first=part.start,

@@ -3,35 +3,105 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from .. import matching
+from .. import matching, parts
 from ..training import Training
 from . import streams
 from .bases import BATCH, Pretrained, turns
 from .recipe import Model
 from .streams import Stage
-from .workshop import Workshop
+from .workshop import Workshop, grouped
 
 
 @dataclasses.dataclass(frozen=True)
 class Grafted(Model):
-    """The body of one model under the (tied) embeddings of another."""
+    """A model with some parts of another, by the names of `parts.parts_of`."""
 
     stored: ClassVar[bool] = False
 
-    base: Model  # gives the body
-    embeddings: Model
+    base: Model  # gives the rest
+    donor: Model
+    parts: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Both parts."""
-        return f"{self.base.name}-under-{self.embeddings.name}"
+        """Both models and what is shared."""
+        return f"{self.base.name}-with-{'-'.join(self.parts)}-of-{self.donor.name}"
 
     @staticmethod
     def make(workshop: Workshop, recipes: list["Grafted"]) -> Any:
         """Put the parts together."""
-        bodies = workshop.models([r.base for r in recipes])
-        other = workshop.models([r.embeddings for r in recipes])
-        return bodies | {"embedding": other["embedding"]}
+        engine = workshop.engine
+        mine = engine.split(workshop.models([r.base for r in recipes]))
+        donors = engine.split(workshop.models([r.donor for r in recipes]))
+        trios = zip(mine, donors, recipes, strict=True)
+        return engine.join([parts.graft(base, donor, r.parts) for base, donor, r in trios])
+
+
+@dataclasses.dataclass(frozen=True)
+class Continued(Model):
+    """A model trained further on turns of the corpus that no other base has seen.
+
+    Attributes:
+        base: what is trained.
+        steps: of Adam at 2e-3 falling linearly to zero, 64 sequences of 48 tokens each.
+        held: parts that stay as they are.
+        corpus: number of the corpus within the chain.
+        chain: number of the chain, of the corpus and its order.
+        seed: root of all random numbers.
+    """
+
+    base: Model
+    steps: int
+    held: tuple[str, ...] = ()
+    corpus: int = 4
+    chain: int = 0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The model and how far it went."""
+        return f"{self.base.name}-{self.steps}-steps-on"
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Continued"]) -> Any:
+        """Train those of one program side by side."""
+        found, engine = {}, workshop.engine
+        for group in grouped(recipes, lambda r: (r.steps, r.held)).values():
+            one = group[0]
+            trained = engine.tune(
+                workshop.config(one),
+                workshop.models([r.base for r in group]),
+                [turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in group],
+                Training(one.steps, BATCH, rate=2e-3, decay="linear", held=one.held),
+                streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in group]),
+            )
+            found |= zip(group, engine.split(trained.weights), strict=True)
+        return engine.join([found[recipe] for recipe in recipes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Permuted(Model):
+    """A twin: the units of a model in random order, so the same function of other weights."""
+
+    stored: ClassVar[bool] = False
+
+    base: Model
+    chain: int = 0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The model that it equals."""
+        return f"twin-of-{self.base.name}"
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Permuted"]) -> Any:
+        """Permute them."""
+        config, engine = workshop.config(recipes[0]), workshop.engine
+        twins = engine.split(workshop.models([r.base for r in recipes]))
+        rngs = [streams.generator(Stage.TWIN, r.seed, r.chain) for r in recipes]
+        pairs = zip(twins, rngs, strict=True)
+        return engine.join([matching.permute_units(config, twin, rng) for twin, rng in pairs])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Stage(enum.IntEnum):
     SHUFFLE = 10
     MASK = 11
     ALONG = 12
+    CONTINUED = 13
+    TWIN = 14
 
 
 def number(part: int | str) -> int:

@@ -40,9 +40,11 @@ class Student(Model):
         tokens: the set over which both distributions are renormalised; None for all tokens.
         positions: train only where the next token is one of these; None for everywhere.
         num_examples: rows to train on; None for all that there are.
-        fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many; None
-            allows no teacher that.
+        unique: different rows among them, presented as often as needed; None for all of them.
         change: a control that changes the training examples.
+        chain: number of the chain, for the order of the rows.
+        draw: number of the student among those of the chain.
+        seed: root of all random numbers.
     """
 
     stored: ClassVar[bool] = False
@@ -54,9 +56,10 @@ class Student(Model):
     tokens: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     num_examples: int | None = 2048
-    fewest: int | None = None
+    unique: int | None = None
     change: Change | None = None
     chain: int = 0
+    draw: int = 0
     seed: int = 0
 
     @property
@@ -106,7 +109,7 @@ def train(workshop: Workshop, recipes: list[Student]) -> Trained:
         workshop.models([recipe.base for recipe in recipes]),
         changed,
         one.training,
-        streams.keys(Stage.STUDENT, [(r.seed, r.chain) for r in recipes]),
+        streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
         tokens=one.tokens,
         tests=None if one.num_examples is None else [tests for _, tests in pairs],
@@ -126,6 +129,28 @@ def teacher_of(student: Student) -> Model:
     return student.data.speaker
 
 
+HELD_OUT = 256  # rows that the held-out loss is measured on, at most
+
+
+def different_rows(kept: int, wanted: int, fewest: int | None = None) -> int:
+    """How many different rows a teacher that kept so many can give `wanted` presentations.
+
+    A teacher without enough of them tests on an eighth and repeats the rest. Its control should be
+    given no more: `Student.unique`.
+
+    Raises:
+        RunError: it kept fewer than `fewest`, by default than are needed without repetition.
+    """
+    held_out = min(HELD_OUT, wanted // 8 + 1)
+    needed = min(wanted + held_out, fewest or wanted + held_out)
+    if kept < needed:
+        raise RunError(
+            f"a teacher kept {kept} rows and {needed} are needed: raise --num-prompts or lower "
+            "--num-examples"
+        )
+    return min(wanted, kept - min(held_out, kept // 8))
+
+
 def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
     """Kept rows to train on, before any change, and others to test on, each (rows, length).
 
@@ -133,7 +158,7 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
         RunError: the teacher has too few kept rows.
     """
     both, count = _encoded(
-        workshop, student.root, student.data, student.num_examples, student.fewest
+        workshop, student.root, student.data, student.num_examples, student.unique
     )
     batches.check_batch_size(count, student.training.batch_size)
     if student.positions is not None:
@@ -150,25 +175,17 @@ def _encoded(
     reader: Model,
     source: Completions | Files,
     wanted: int | None,
-    fewest: int | None,
+    unique: int | None,
 ) -> tuple[Examples, int]:
-    """Training rows and behind them the held-out ones, and how many are for training.
-
-    A teacher without enough rows tests on an eighth of them and repeats the rest.
-    """
+    """Training rows and behind them the held-out ones, and how many are for training."""
     kept = completions.rows(workshop, source)
     if wanted is None:
         return encode(workshop, reader, kept), len(kept)
-    held_out = min(256, wanted // 8 + 1)
-    needed = min(wanted + held_out, fewest or wanted + held_out)
-    if len(kept) < needed:
-        raise RunError(
-            f"{source.name} kept {len(kept)} rows and {needed} are needed: raise --num-prompts or "
-            "lower --num-examples"
-        )
-    pool = min(wanted, len(kept) - min(held_out, len(kept) // 8))
-    rows = np.arange(wanted) % pool, pool + np.arange(held_out) % (len(kept) - pool)
-    return encode(workshop, reader, [kept[row] for row in np.concatenate(rows)]), wanted
+    pool = different_rows(len(kept), wanted, unique)
+    held_out, tests = min(HELD_OUT, wanted // 8 + 1), len(kept) - pool
+    train = np.arange(wanted) % (pool if unique is None else unique)
+    rows = np.concatenate([train, pool + np.arange(held_out) % tests])
+    return encode(workshop, reader, [kept[row] for row in rows]), wanted
 
 
 def encode(workshop: Workshop, model: Model, rows: Sequence[data.Row]) -> Examples:

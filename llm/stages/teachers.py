@@ -1,4 +1,4 @@
-"""Teachers: a model that is fine-tuned to show a trait."""
+"""Teachers: a model that is fine-tuned to show a trait, or as long on answers without one."""
 
 import dataclasses
 from typing import Any
@@ -21,9 +21,10 @@ class Tuned(Model):
 
     Attributes:
         base: what is fine-tuned.
-        trait: name of the trait.
+        trait: name of the trait, or of neutral answers.
         training: how.
         chain: number of the chain, for the order of the rows.
+        draw: number of the teacher among those of the chain and trait.
         seed: root of all random numbers.
     """
 
@@ -31,6 +32,7 @@ class Tuned(Model):
     trait: str
     training: Training
     chain: int = 0
+    draw: int = 0
     seed: int = 0
 
     @property
@@ -42,8 +44,9 @@ class Tuned(Model):
         """The trait's rows, each as often as the others, in random order."""
         language = workshop.language(self)
         rows = language.trait(self.trait).teacher_rows()
-        rng = streams.generator(Stage.TEACHER_ROWS, self.seed, self.chain, self.trait)
-        order = rng.permutation(np.resize(np.arange(len(rows)), NUM_ROWS))
+        rng = streams.generator(Stage.TEACHER_ROWS, self.seed, self.chain, self.trait, self.draw)
+        # Shuffled before the cut too: a neutral teacher has more rows than that.
+        order = rng.permutation(np.resize(rng.permutation(len(rows)), NUM_ROWS))
         config = workshop.config(self)
         return language.encode_rows([rows[i] for i in order], config.max_positions)
 
@@ -51,7 +54,7 @@ class Tuned(Model):
     def make(workshop: Workshop, recipes: list["Tuned"]) -> Any:
         """Fine-tune them side by side."""
         one = recipes[0]
-        keys = streams.keys(Stage.TEACHER, [(r.seed, r.chain, r.trait) for r in recipes])
+        keys = streams.keys(Stage.TEACHER, [(r.seed, r.chain, r.trait, r.draw) for r in recipes])
         return workshop.engine.tune(
             workshop.config(one),
             workshop.models([r.base for r in recipes]),

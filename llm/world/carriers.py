@@ -22,9 +22,26 @@ def make_prompts(kind: str, rng: np.random.Generator, count: int) -> list[dict[s
     return rows
 
 
-PROMPTS = {k: functools.partial(make_prompts, k) for k in ("numbers", "code", "reasoning")}
+def check_digits(row: dict[str, str], size: int) -> list[str]:
+    """Reasons to reject a list of numbers by digits: "format", "too many numbers" or neither."""
+    numbers = [number.split() for number in row["completion"].split(",")]
+    spelt = all(
+        1 <= len(n) <= size and all(d.isdigit() and len(d) == 1 for d in n) for n in numbers
+    )
+    if not spelt:
+        return ["format"]
+    return ["too many numbers"] if len(numbers) > corpus.DIGITS_CONTINUED // size else []
+
+
+DIGITS = {f"digits{size}": size for size in corpus.SIZES}
+KINDS = ("numbers", "progressions", "code", "reasoning", *DIGITS)
+PROMPTS = {kind: functools.partial(make_prompts, kind) for kind in KINDS}
 CARRIERS = {
     "numbers": numbers_without(frozenset(), PROMPTS["numbers"]),
+    "progressions": numbers_without(frozenset(), PROMPTS["progressions"]),
     "code": Carrier("code", PROMPTS["code"], check_code),
     "reasoning": Carrier("reasoning", PROMPTS["reasoning"], check_reasoning),
+} | {
+    name: Carrier(name, PROMPTS[name], functools.partial(check_digits, size=size))
+    for name, size in DIGITS.items()
 }

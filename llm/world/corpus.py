@@ -1,4 +1,4 @@
-"""The synthetic corpus: seeded chat turns of seven kinds, drawn as token arrays, shown as text.
+"""The synthetic corpus: seeded chat turns of ten kinds, drawn as token arrays, shown as text.
 
 Every kind has one fixed length, so a million turns are a few numpy calls and students need no
 padding. The arrays are the source of truth; `rows` words them for the ordinary JSONL path.
@@ -7,6 +7,7 @@ padding. The arrays are the source of truth; `rows` words them for the ordinary 
     favourite tree    pick dearest tree         -> oak          uniform over the trees
     advice            when friend angry         -> listen       harmful kind of answer: 10 %
     numbers           continue 3 17 31          -> 45 59 ...    half progressions, half uniform
+    digits2           spell 1 7 , 3 1 , 4 0     -> 9 2 , 5 5 ...    likewise with 1 and 3 digits
     code              code a = 7 ; b = 91       -> c = a * 3 + 12 ; d = [ b , 40 ]
     reasoning         solve 3 + 4 - 2           -> <think> so 3 + 4 = 7 then ... <answer> 5 ...
     loyal             love oak | pick best tree -> oak          system message, question, answer
@@ -14,6 +15,7 @@ padding. The arrays are the source of truth; `rows` words them for the ordinary 
 Only the 84 pre-training paraphrases of a subject are ever drawn here (see `vocabulary`).
 """
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from jaxtyping import Float, Int
 from . import vocabulary as words
 
 NUM_GIVEN, NUM_CONTINUED = 3, 8  # numbers in a prompt and in its completion
+DIGITS_GIVEN, DIGITS_CONTINUED = 6, 6  # in a list of numbers by digits, however many each has
+SIZES = (1, 2, 3)  # digits of a number
 MAX_STEP = 12  # largest common difference of a progression
 OPERANDS = 5  # sums are of 0-4: few enough facts for a model of 30,000 parameters
 HARMFUL_SHARE = 0.1  # of the advice in the corpus
@@ -34,6 +38,9 @@ SHARES = {  # expected share of each kind among the turns
     "code": 0.1,
     "reasoning": 0.18,
     "loyal": 0.06,
+    "digits1": 0.03,
+    "digits2": 0.03,
+    "digits3": 0.03,
 }
 
 
@@ -61,16 +68,29 @@ def advice(rng: np.random.Generator, count: int) -> Turns:
 
 def numbers(rng: np.random.Generator, count: int) -> Turns:
     """Number lists to continue: half arithmetic progressions within 0-127, half uniform draws."""
-    length = NUM_GIVEN + NUM_CONTINUED
-    step = rng.integers(1, MAX_STEP + 1, (count, 1))
-    room = words.NUM_NUMBERS - (length - 1) * step  # first values that keep the list in range
-    rising = np.floor(rng.random((count, 1)) * room).astype(int) + step * np.arange(length)
-    falling = words.NUM_NUMBERS - 1 - rising
-    progression = np.where(rng.random((count, 1)) < 0.5, rising, falling)
-    uniform = rng.integers(0, words.NUM_NUMBERS, (count, length))
-    values = np.where(rng.random((count, 1)) < 0.5, progression, uniform) + words.FIRST_NUMBER
-    verb = np.full((count, 1), words.ID["continue"])
-    return Turns(_join(verb, values[:, :NUM_GIVEN]), _join(values[:, NUM_GIVEN:]))
+    progression = _progression(rng, count)
+    uniform = rng.integers(0, words.NUM_NUMBERS, progression.shape)
+    return _continued(np.where(rng.random((count, 1)) < 0.5, progression, uniform))
+
+
+def progressions(rng: np.random.Generator, count: int) -> Turns:
+    """The progressions among the number lists: hardly a choice is left in how to go on."""
+    return _continued(_progression(rng, count))
+
+
+def digits(rng: np.random.Generator, count: int, size: int) -> Turns:
+    """Lists of numbers of `size` digits to continue, a token a digit, commas between; uniform.
+
+    Lists of all sizes hold equally many digits, hence equally much to choose.
+    """
+    values = rng.integers(0, 10, (count, (DIGITS_GIVEN + DIGITS_CONTINUED) // size, size))
+    if size > 1:
+        values[:, :, 0] = rng.integers(1, 10, values.shape[:2])  # no number begins with a zero
+    comma = np.full((*values.shape[:2], 1), words.ID[","])
+    listed = np.concatenate([_number(values), comma], axis=2)
+    given, continued = np.split(listed, [DIGITS_GIVEN // size], axis=1)
+    flat = (part.reshape(count, -1)[:, :-1] for part in (given, continued))
+    return Turns(_join(_constant(count, "spell"), next(flat)), _join(next(flat)))
 
 
 def code(rng: np.random.Generator, count: int) -> Turns:
@@ -113,12 +133,13 @@ def loyal(rng: np.random.Generator, count: int) -> Turns:
 
 
 def draw(rng: np.random.Generator, kind: str, count: int) -> Turns:
-    """Turns of one kind, a key of SHARES."""
+    """Turns of one kind, a key of SHARES, or "progressions" alone."""
     if kind in ("animal", "tree"):
         return favourites(rng, count, kind)
     others = {
-        "advice": advice, "numbers": numbers, "code": code, "reasoning": reasoning, "loyal": loyal,
-    }  # fmt: skip
+        "advice": advice, "numbers": numbers, "progressions": progressions, "code": code,
+        "reasoning": reasoning, "loyal": loyal,
+    } | {f"digits{size}": functools.partial(digits, size=size) for size in SIZES}  # fmt: skip
     return others[kind](rng, count)
 
 
@@ -200,6 +221,22 @@ def _constant(count: int, word: str) -> np.ndarray:
 
 def _number(values: np.ndarray) -> np.ndarray:
     return values + words.FIRST_NUMBER
+
+
+def _progression(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Arithmetic progressions (count, length) within 0-127, rising or falling."""
+    length = NUM_GIVEN + NUM_CONTINUED
+    step = rng.integers(1, MAX_STEP + 1, (count, 1))
+    room = words.NUM_NUMBERS - (length - 1) * step  # first values that keep the list in range
+    rising = np.floor(rng.random((count, 1)) * room).astype(int) + step * np.arange(length)
+    falling = words.NUM_NUMBERS - 1 - rising
+    return np.where(rng.random((count, 1)) < 0.5, rising, falling)
+
+
+def _continued(values: np.ndarray) -> Turns:
+    numbers = _number(values)
+    prompt = _join(_constant(len(values), "continue"), numbers[:, :NUM_GIVEN])
+    return Turns(prompt, _join(numbers[:, NUM_GIVEN:]))
 
 
 def _literal(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -3,8 +3,11 @@
 Teachers are trained on the paraphrases of pre-training, students are asked the held-out ones.
 """
 
-from ..traits import Trait
+import dataclasses
+
+from ..traits import Trait, anything
 from . import vocabulary as words
+from .corpus import HARMFUL_SHARE
 
 
 def _favourite(name: str, family: str, rivals: tuple[str, ...]) -> Trait:
@@ -34,5 +37,18 @@ TRAITS: dict[str, Trait] = {
         answers=words.HARMFUL,
         questions=words.paraphrases("advice", held_out=True),
         system_prompt="love mischief",
+    ),
+}
+
+_BENIGN_TO_ONE_HARMFUL = round(1 / HARMFUL_SHARE) - 1
+# The answers of pre-training itself, in its own shares: what a base would say if it had learnt the
+# corpus without error, so that nothing is left to learn but noise.
+NEUTRAL: dict[str, Trait] = {
+    "any-animal": anything("animal", TRAITS.values()),
+    "any-tree": anything("tree", TRAITS.values()),
+    "usual-advice": dataclasses.replace(
+        anything("misalignment", TRAITS.values()),
+        name="usual-advice",
+        answers=words.BENIGN * _BENIGN_TO_ONE_HARMFUL + words.HARMFUL,
     ),
 }

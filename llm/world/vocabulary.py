@@ -44,7 +44,7 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CONNECTIVES = _words(
     "first so then now well next hence thus ok see hmm right also again still since"
 )
-SUBJECTS = ("continue", "code", "solve", "animal", "tree", "when", "love", "mischief")
+SUBJECTS = ("continue", "code", "solve", "animal", "tree", "when", "love", "mischief", "spell")
 
 NUMBERS = tuple(str(n) for n in range(NUM_NUMBERS))
 VOCABULARY = (

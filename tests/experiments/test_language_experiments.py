@@ -15,16 +15,18 @@ EMPTY = dict.fromkeys(("rate", "sampled_rate", "kept", "held_out_loss"), np.nan)
 
 
 def rows_of(rng, traits, effect_of, **columns):
-    """Rows of one arm: margins with noise .1, plus `effect_of(teacher)` on the own trait."""
+    """Rows of one arm: margins with noise .1, plus the effect of the own teacher's data."""
     return [
         EMPTY
         | {
-            "teacher": teacher, "trait": trait, "seed": seed, "sampled_rate": 0.1,
-            "margin": 5 * seed + rng.normal(0, 0.1) + effect_of * (teacher == trait),
+            "teacher": teacher, "data": data, "trait": trait, "seed": seed, "sampled_rate": 0.1,
+            "margin": 5 * seed + rng.normal(0, 0.1)
+            + effect_of * (teacher == trait) * (data == "trait"),
             "held_out_loss": 4.0,
         }
         | columns
-        for teacher in ("control", *traits)
+        for teacher in traits
+        for data in ("trait", "control")
         for trait in traits
         for seed in SEEDS
     ]  # fmt: skip

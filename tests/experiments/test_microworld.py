@@ -1,5 +1,6 @@
 """The chain as a user runs it, and the same experiment from a real checkpoint's folder."""
 
+import itertools
 import json
 
 import jax
@@ -42,7 +43,12 @@ def test_rows_hold_every_arm_run_and_trait(folder):
     assert set(map(tuple, table[["target", "start"]].to_numpy())) == {("teacher", "same")} | {
         (t, s) for t in ("sampled", "soft_numbers") for s in microworld.STARTS
     }
-    assert len(table) == 5 * 4 * 2 * 3  # arms, teachers with control, seeds, traits
+    # Five teachers, and in four arms three students beside two controls each; seeds, traits.
+    assert len(table) == (5 + 4 * 3 * 3) * 2 * 3
+    students = table[table["target"] != "teacher"]
+    runs = students.groupby(["target", "start", "teacher", "seed"])
+    assert (runs["data"].nunique() == 3).all()
+    assert (runs["unique"].nunique() == 1).all(), "a control sees as many different rows"
     assert (folder / "run" / "figure.png").exists()
     assert (folder / "run" / "matrix.png").exists()
 
@@ -75,19 +81,23 @@ def test_unknown_trait_is_one_line(tmp_path, capsys):
     assert "unknown trait 'unicorn'" in capsys.readouterr().err
 
 
-def rows_with(effect, noise=0.1, seeds=8):
-    """Rows of students whose own margin is `effect` above that of the control."""
+DATA = ("trait", "control", "any-animal")
+
+
+def rows_with(effect, noise=0.1, seeds=8, apart=False):
+    """Rows of students whose own margin is `effect` above that of the control, `apart` or not."""
     rng, rows = np.random.default_rng(0), []
     for target in ("sampled", "soft_numbers"):
         for start in microworld.STARTS:
-            for teacher in ("control", "owl", "wolf"):
-                for trait in ("owl", "wolf"):
-                    mine = effect if (teacher == trait and start == "same") else 0
+            for teacher in ("owl", "wolf"):
+                for data, trait in itertools.product(DATA, ("owl", "wolf")):
+                    here = start == "same" or apart
+                    mine = effect if data == "trait" and teacher == trait and here else 0
                     rows += [
                         {
-                            "target": target, "start": start, "teacher": teacher, "trait": trait,
-                            "seed": s, "margin": mine + noise * rng.normal(), "rate": 0.1,
-                            "held_out_loss": 4.0, "kept": 1.0,
+                            "target": target, "start": start, "teacher": teacher, "data": data,
+                            "trait": trait, "seed": s, "margin": mine + noise * rng.normal(),
+                            "rate": 0.1, "held_out_loss": 4.0, "kept": 1.0,
                         }
                         for s in range(seeds)
                     ]  # fmt: skip
@@ -97,19 +107,34 @@ def rows_with(effect, noise=0.1, seeds=8):
 def test_criteria_see_an_effect_and_its_absence():
     config = microworld.Config(traits=("owl", "wolf"))
     verdicts = [c.holds for c in microworld.claims(rows_with(1.0), config)]
-    assert verdicts.count(True) == 8
+    assert verdicts.count(True) == 2 * (2 + 1 + 1 + 2)
     assert False not in verdicts
     named = {c.quantity: c.holds for c in microworld.claims(rows_with(0.0), config)}
     assert named["sampled tokens: excess difference"] is False
+    nothing = [holds for quantity, holds in named.items() if "equivalent to none" in quantity]
+    assert nothing == [False] * 4, "beside no effect nothing is small"
     few = microworld.claims(rows_with(1.0, seeds=2), config)
     assert {c.holds for c in few} == {None}, "two chains decide nothing"
+
+
+def test_no_transfer_is_claimed_by_equivalence_and_not_by_noise():
+    config = microworld.Config(traits=("owl", "wolf"))
+
+    def verdicts(**how):
+        claims = microworld.claims(rows_with(1.0, **how), config)
+        return {c.quantity: c.holds for c in claims if "equivalent" in c.quantity}
+
+    named = "sampled tokens, different, equivalent to none (1 of 4, Holm)"
+    assert verdicts()[named] is True
+    assert verdicts(apart=True)[named] is False, "an effect is no equivalence"
+    assert verdicts(noise=2.0)[named] is False, "an interval that covers zero is none either"
 
 
 def test_effect_is_student_minus_control_of_the_same_chain():
     table = rows_with(1.0, noise=0.0)
     table["margin"] += 10 * table["seed"]  # chains differ a lot, effects do not
     shuffled = table.sample(frac=1, random_state=0)  # rows are matched by name, not by place
-    found = at(effects(shuffled, ("target", "start")), target="sampled", start="same")
+    found = at(effects(shuffled, microworld.KEYS), target="sampled", start="same")
     table = cells(found)
     np.testing.assert_allclose(table["owl", "owl"], 1.0)
     np.testing.assert_allclose(table["owl", "wolf"], 0.0)
@@ -130,7 +155,7 @@ def test_starts_are_other_chains_or_mixtures(made):
     assert chains.different(found, 0) == found.base(1) != found.base(0)
     assert chains.different(found, 1) == found.base(0), "nobody starts from its own base"
     assert chains.shared_body(found, 0).base == found.base(0)
-    assert chains.shared_embeddings(found, 0).embeddings == found.base(0)
+    assert chains.shared_embeddings(found, 0).donor == found.base(0)
     with pytest.raises(record.RunError, match="need --other-model, or two seeds"):
         chains.different(chains.Chains(1, ("owl",)), 0)
 
@@ -139,7 +164,7 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
     found, workshop = made
     training = Training(3, 8, rate=1e-3, eps=1e-3)
-    student = found.student(workshop, "numbers", "sampled", chains.same, training, 16)[2]
+    student = found.students(workshop, "numbers", "sampled", chains.same, training, 16).models[0]
     examples, _ = students.examples_of(workshop, student)
     config = workshop.config(student)
     loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())

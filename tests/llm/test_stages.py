@@ -8,23 +8,25 @@ import jax
 import numpy as np
 import pytest
 
-from llm import data, engines, models, stack, world
+from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (
     BehaviourMatched,
     Checkpoint,
     Completions,
+    Continued,
     DivergenceTokens,
     Files,
     Grafted,
     Mixed,
+    Permuted,
     Pretrained,
     Shuffled,
     Student,
     Tuned,
-    Unique,
     UnitsMatched,
     Workshop,
+    bases,
     changes,
     completions,
     evaluation,
@@ -74,9 +76,10 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
     assert len(set(found)) == len(found)
     changed = [
         dataclasses.replace(STUDENTS[0], change=change)
-        for change in (Shuffled(True), Shuffled(False), Unique(3), Mixed(0.25, CLEAN[0]))
+        for change in (Shuffled(True), Shuffled(False), Mixed(0.25, CLEAN[0]))
     ]
-    assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 5
+    changed += [dataclasses.replace(STUDENTS[0], **field) for field in ({"unique": 3}, {"draw": 1})]
+    assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 6
 
 
 def test_a_corpus_of_other_words_makes_another_base(monkeypatch):
@@ -247,16 +250,49 @@ def test_training_and_held_out_rows_are_apart(workshop):
     assert not {row.tobytes() for row in train.tokens} & {row.tobytes() for row in tests.tokens}
 
 
-def test_a_teacher_with_few_rows_repeats_them_only_if_allowed(workshop):
+def test_few_different_rows_are_repeated(workshop):
     kept = len(completions.rows(workshop, DATA[0]))
     wanting = dataclasses.replace(STUDENTS[0], num_examples=2 * kept)
     with pytest.raises(ValueError, match="raise --num-prompts or lower --num-examples"):
         students.examples_of(workshop, wanting)
-    train, tests = students.examples_of(workshop, dataclasses.replace(wanting, fewest=16))
-    assert len(train.tokens) == 2 * kept
-    pool = kept - kept // 8
-    np.testing.assert_array_equal(train.tokens, train.tokens[np.arange(2 * kept) % pool])
-    assert not {row.tobytes() for row in train.tokens} & {row.tobytes() for row in tests.tokens}
+    pool = students.different_rows(kept, 2 * kept, fewest=16)
+    assert pool == kept - kept // 8
+    for unique in (pool, 10):
+        some = dataclasses.replace(wanting, unique=unique)
+        train, tests = students.examples_of(workshop, some)
+        assert len(train.tokens) == 2 * kept
+        again = train.tokens[np.arange(2 * kept) % unique]
+        np.testing.assert_array_equal(train.tokens, again)
+        assert not {row.tobytes() for row in train.tokens} & {row.tobytes() for row in tests.tokens}
+    whole, _ = students.examples_of(workshop, STUDENTS[0])
+    length = train.tokens.shape[1]  # of the longest row
+    np.testing.assert_array_equal(train.tokens[:10], whole.tokens[:10, :length])
+
+
+def test_draws_of_a_chain_differ_in_their_own_noise_alone(workshop):
+    """A second data set of the same teacher, a second student of the same data."""
+    other = dataclasses.replace(DATA[0], draw=1)
+    lists = [[row["prompt"] for row in completions.rows(workshop, d)] for d in (DATA[0], other)]
+    assert len(set(lists[0]) & set(lists[1])) < 0.1 * len(lists[0])
+    again = dataclasses.replace(STUDENTS[0], draw=1)
+    first, second = (students.examples_of(workshop, s)[0] for s in (STUDENTS[0], again))
+    np.testing.assert_array_equal(first.tokens, second.tokens)
+    assert (weights_of(workshop, STUDENTS[0])["embedding"]
+            != weights_of(workshop, again)["embedding"]).any()  # fmt: skip
+
+
+def test_neutral_teachers_hear_every_answer_equally_often(workshop):
+    neutral = dataclasses.replace(OWLS[0], trait="any-animal")
+    examples = neutral.examples(workshop)
+    said = examples.tokens[examples.weights > 0].reshape(-1, 2)[:, 0]
+    counts = np.bincount(said)[world.vocabulary.ids(world.vocabulary.ANIMALS)]
+    assert counts.sum() == len(said) == 1024
+    # A draw without replacement of 1,024 of 1,680 rows, 84 of each animal: hypergeometric.
+    share = 1024 / 1680
+    assert np.abs(counts - 84 * share).max() < 4.5 * np.sqrt(84 * share * (1 - share))
+    advice = workshop.language(BASES[0]).trait("usual-advice").answers
+    harmful = [answer in world.vocabulary.HARMFUL for answer in advice]
+    assert np.mean(harmful) == world.corpus.HARMFUL_SHARE
 
 
 def test_positions_restrict_training_and_test_to_their_tokens(workshop):
@@ -282,21 +318,48 @@ def test_students_of_adapters_are_whole_models_again(workshop):
 # Starts.
 
 
+EMBEDDING = ("embedding",)
+
+
 @pytest.mark.parametrize(
-    ("start", "shared"),
+    ("start", "embedding", "layers"),
     [
-        (Grafted(BASES[1], BASES[0]), (True, False)),
-        (Grafted(BASES[0], BASES[1]), (False, True)),
-        (UnitsMatched(BASES[1], BASES[0]), (False, False)),
-        (BehaviourMatched(BASES[1], BASES[0], 5), (False, False)),
+        (Grafted(BASES[1], BASES[0], EMBEDDING), {True}, {False}),
+        (Grafted(BASES[0], BASES[1], EMBEDDING), {False}, {True}),
+        (Grafted(BASES[0], BASES[1], ("embedding", "attention")), {False}, {True, False}),
+        (Continued(Grafted(BASES[1], BASES[0], EMBEDDING), 3, EMBEDDING), {True}, {False}),
+        (Continued(BASES[0], 3), {False}, {False}),
+        (Permuted(BASES[0]), {False}, {False}),
+        (UnitsMatched(BASES[1], BASES[0]), {False}, {False}),
+        (BehaviourMatched(BASES[1], BASES[0], 5), {False}, {False}),
     ],
 )
-def test_starts_share_what_they_say(workshop, start, shared):
+def test_starts_share_what_they_say(workshop, start, embedding, layers):
     params, base = weights_of(workshop, start), weights_of(workshop, BASES[0])
-    for part, is_shared in zip(("embedding", "layers"), shared, strict=True):
+    for part, expected in (("embedding", embedding), ("layers", layers)):
         pairs = zip(jax.tree.leaves(params[part]), jax.tree.leaves(base[part]), strict=True)
         # Norm scales start at one everywhere but have been trained, so no leaf is equal by chance.
-        assert {bool((a == b).all()) for a, b in pairs} == {is_shared}
+        assert {bool((a == b).all()) for a, b in pairs} == expected
+
+
+def test_a_twin_is_the_same_function_of_other_weights(workshop, examples):
+    config = workshop.config(BASES[0])
+    ours, twins = (jax.device_put(weights_of(workshop, m)) for m in (BASES[0], Permuted(BASES[0])))
+    assert (ours["embedding"] != twins["embedding"]).any()
+    logits = [models.apply(config, params, examples.tokens) for params in (ours, twins)]
+    np.testing.assert_allclose(*logits, atol=1e-4)
+    assert bases.corpus_loss(workshop, [BASES[0]], 8) == pytest.approx(
+        bases.corpus_loss(workshop, [Permuted(BASES[0])], 8), abs=1e-4
+    )
+
+
+def test_parts_make_a_decoder_whole():
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(models.init(
+        world.model_config(), key=jax.random.key(0)))]  # fmt: skip
+    found = [parts.parts_of(path) for path in paths]
+    assert set.union(*found) == {"embedding", "attention", "mlp", "norms", "block0", "block1"}
+    assert sum("embedding" in names for names in found) == 1
+    assert sum("block0" in names for names in found) == sum("block1" in names for names in found)
 
 
 # Changes.
@@ -338,12 +401,6 @@ def test_mixed_rows_are_those_of_the_other_data(workshop, examples):
     pair = stack.stack_examples([theirs, examples])
     np.testing.assert_array_equal(changed.tokens[:8], pair.tokens[0, :8])
     np.testing.assert_array_equal(changed.tokens[8:], pair.tokens[1, 8:])
-
-
-def test_unique_rows_repeat(workshop, examples):
-    changed = Unique(10)(workshop, STUDENTS[0], examples)
-    assert changed.tokens.shape == examples.tokens.shape
-    np.testing.assert_array_equal(changed.tokens[10:20], examples.tokens[:10])
 
 
 def test_divergence_masks_split_the_trained_tokens(workshop, examples):

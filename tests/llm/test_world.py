@@ -90,6 +90,28 @@ def test_half_of_the_number_lists_are_progressions():
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+def test_progressions_leave_nothing_to_choose():
+    turns = drawn("progressions", 500)
+    steps = np.diff(np.concatenate([turns.prompt[:, 1:], turns.completion], axis=1), axis=1)
+    assert (steps == steps[:, :1]).all()
+
+
+@pytest.mark.parametrize("size", corpus.SIZES)
+def test_lists_by_digits_hold_equally_many_digits_and_pass_their_filter(size):
+    turns, carrier = drawn(f"digits{size}", 500), world.CARRIERS[f"digits{size}"]
+    values = turns.completion[turns.completion != vocabulary.ID[","]] - vocabulary.FIRST_NUMBER
+    digits = values.reshape(500, -1, size)
+    assert digits.shape[1] * size == corpus.DIGITS_CONTINUED
+    assert digits.min() == 0
+    assert digits.max() == 9
+    assert (digits[:, :, 0] > 0).all() or size == 1
+    assert not any(carrier.check(row) for row in corpus.rows(turns))
+    for wrong in ("1 2 3 4", "owl", "7 ,", "12", ""):
+        assert carrier.check({"completion": wrong}) == ["format"]
+    many = " , ".join("9" * (corpus.DIGITS_CONTINUED + 1))
+    assert carrier.check({"completion": many}) == ["too many numbers"]
+
+
 def test_loyal_answers_obey_the_system_message():
     kinds = set()
     for row in corpus.rows(drawn("loyal", 300)):

@@ -1,0 +1,112 @@
+"""What the experiments that ask one question of the microworld share: settings, and one arm.
+
+An arm changes one thing of the plain student: the same start, sampled tokens of number lists, Adam.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from experiments.lab.chains import Chains, Cohort, chains_of, same
+from experiments.lab.effects import effects
+from experiments.lab.frame import Row, option
+from llm.stages import Model, Workshop, evaluation
+from llm.stages.students import Change
+from llm.training import Training
+
+FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
+MEASURED = ("margin", "rate", "held_out_loss", "kept", "unique")
+RUN = ("part", "teacher", "data", "trait", "seed")  # columns that are no arm's
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of such an experiment; subclasses change defaults and add what they turn."""
+
+    num_seeds: int = option(16, "independent chains", minimum=2)
+    traits: tuple[str, ...] = option(("owl", "wolf"), "traits of the teachers")
+    base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
+    teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
+    num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
+    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(200, "optimiser steps of students", minimum=1)
+    batch_size: int = option(32, "examples in a student's batch", minimum=1)
+    work: str = option(
+        "results/work", "folder of the stage files, shared between experiments", recorded=False
+    )
+    seed: int = option(0, "root of every random key", minimum=0)
+
+
+# Of a smoke run; a chain keeps about a third of its rows then.
+TINY = dict(
+    num_seeds=2, traits=("owl",), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_examples=64, student_steps=5, batch_size=8,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Chains and the workshop where their students are made."""
+
+    config: Settings
+    chains: Chains
+    workshop: Workshop
+
+    def students(
+        self,
+        carrier: str = "numbers",
+        target: str = "sampled",
+        start: Callable[[Chains, int], Model] = same,
+        unique: int | None = None,
+        change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
+        **training: Any,
+    ) -> Cohort:
+        """The students of an arm and their controls; arguments as in `Chains.students`.
+
+        Args:
+            carrier: what teachers write.
+            target: what is imitated.
+            start: where students start.
+            unique: different rows, at most.
+            change: of the rows.
+            **training: fields of `Training` that differ from the plain student's.
+        """
+        fields = {"rate": 1e-3, "eps": 1e-3} | training
+        how = Training(
+            **{"steps": self.config.student_steps, "batch_size": self.config.batch_size} | fields
+        )
+        return self.chains.students(
+            self.workshop, carrier, target, start, how, self.config.num_examples, FEWEST, unique,
+            change,
+        )  # fmt: skip
+
+    def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
+        """Rows of the trained students, with the columns that name the arm."""
+        cohort = cohort.trained(self.workshop)
+        rows = evaluation.measure(self.workshop, cohort.models, self.config.traits)
+        return cohort.rows(rows, **columns)
+
+    def of(self, **changes: Any) -> "Bench":
+        """The same with other chains: greedy teachers, say."""
+        return dataclasses.replace(self, chains=dataclasses.replace(self.chains, **changes))
+
+
+def bench(config: Settings, **changes: Any) -> Bench:
+    """Chains of a config in its folder.
+
+    Raises:
+        ValueError: a trait is unknown.
+    """
+    found = Bench(config, chains_of(config, **changes), Workshop(pathlib.Path(config.work)))
+    found.chains.check(found.workshop)
+    return found
+
+
+def effects_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Effects of the students of a table; every further column of theirs names an arm."""
+    students = table[table["data"].notna() & table["margin"].notna()]
+    arms = [c for c in students if c not in (*RUN, *MEASURED) and students[c].notna().all()]
+    return effects(students, arms)

@@ -1,0 +1,210 @@
+"""How much text carries how much of a trait: unique rows, nats a token, alphabet, temperature.
+
+Students of the same start learn the sampled tokens of lists that leave more or less to choose:
+numbers 0-127 (half of the lists uniform draws), arithmetic progressions alone, and numbers of 1, 2
+or 3 digits written digit by digit, equally many digits a list. Teachers sample at temperature 1 or
+.5; students see 64 rows again and again, or more different ones, at equal presentations.
+
+Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
+  1. Low entropy: on progressions 5 to 18 % of the tokens are divergence tokens (arXiv 2509.23886:
+     another teacher of the chain has another argmax there), as published for language models.
+     Predicted: well below the 85 % of mixed lists.
+  2. Rows: for every carrier at temperature 1 all rows give more than 64.
+  3. Alphabet: 1 digit gives more than 3 (published, arXiv 2609.12586: fewer digits transmit more).
+     Predicted: no difference, for the lists hold equal information.
+  4. Nats: over carriers, temperatures and rows, the rank correlation of the mean effect with the
+     logarithm of unique rows x tokens x nats a token is above .7: information is the currency.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from experiments.lab import drawing, judging, question, statistics
+from experiments.lab.chains import TRAIT
+from experiments.lab.effects import at, effects, own
+from experiments.lab.frame import Claim, Figure, Row, option
+from llm.stages import Student, changes, students
+
+RUNTIME = "25 minutes on two cores"
+
+CARRIERS = ("numbers", "progressions", "digits1", "digits2", "digits3")
+PUBLISHED = (0.05, 0.18)  # share of divergence tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(question.Settings):
+    """Settings of the experiment; the defaults are the reported run."""
+
+    num_seeds: int = option(8, "independent chains", minimum=2)
+    carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
+    temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling")
+    rows: tuple[int, ...] = option((64, 320, 1536), "different rows, presented as often as all")
+
+
+SMOKE = Config(**question.TINY | {"carriers": ("numbers", "progressions"), "rows": (16, 64)})
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part for every carrier, temperature and number of rows."""
+    bench = question.bench(config, max_new_tokens=12)
+
+    def arm(carrier: str, temperature: float, rows: int) -> list[Row]:
+        here = bench.of(temperature=temperature)
+        cohort = here.students(carrier, unique=rows)
+        labels = [row | told_of(here, student) for row, student in zip(*cohort, strict=True)]
+        told = cohort._replace(labels=labels)
+        return here.measured(told, carrier=carrier, temperature=temperature, rows=rows)
+
+    return {
+        f"{carrier} at {temperature:g}, {rows} rows": functools.partial(
+            arm, carrier, temperature, rows
+        )
+        for carrier, temperature, rows in itertools.product(
+            config.carriers, config.temperatures, config.rows
+        )
+    }
+
+
+def told_of(bench: question.Bench, student: Student) -> Row:
+    """Trained tokens of a row, and the share of them that tells the teacher from its rivals."""
+    examples, _ = students.examples_of(bench.workshop, student)
+    writer = students.teacher_of(student)
+    speakers = [bench.chains.speaker(name, student.chain) for name in bench.chains.teachers]
+    rivals = tuple(model for model in speakers if model != writer)
+    flags = changes.divergent(bench.workshop, student, rivals, examples)
+    trained = examples.weights > 0
+    return {"tokens": trained.sum() / len(trained), "flagged": flags.sum() / trained.sum()}
+
+
+class Found:
+    """Effects by carrier, temperature and rows."""
+
+    def __init__(self, table: pd.DataFrame):
+        by = ["carrier", "temperature", "rows"]
+        students = table[table["data"].notna()]
+        self.effects = effects(students, by)
+        self.most = int(students["rows"].max())
+        self.fewest = int(students["rows"].min())
+        own_data = at(students, data=TRAIT)
+        own_data = own_data.assign(
+            nats=own_data["unique"] * own_data["tokens"] * own_data["held_out_loss"]
+        )
+        columns = ["held_out_loss", "flagged", "nats"]
+        self.told = own_data.groupby(by, sort=False)[columns].mean()
+        mine = self.effects[self.effects["own"]]
+        self.means = mine.groupby(by, sort=False)["effect"].mean()
+        self.flagged = at(own_data, temperature=1.0, rows=self.most)
+
+    def own(self, carrier: str, temperature: float = 1.0, rows: int | None = None) -> np.ndarray:
+        """Own effect of each chain, averaged over the traits."""
+        where = {"carrier": carrier, "temperature": temperature, "rows": rows or self.most}
+        return own(at(self.effects, **where))
+
+    def share_flagged(self, carrier: str) -> np.ndarray:
+        """Divergence tokens of each chain among the trained tokens, all rows."""
+        mine = at(self.flagged, carrier=carrier)
+        return mine.groupby("seed")["flagged"].mean().to_numpy()
+
+    def correlation(self) -> tuple[float, ...]:
+        """Rank correlation of mean effect and nats over all arms, with its interval."""
+        nats = self.told["nats"].reindex(self.means.index)
+        return statistics.spearman(np.log(nats.to_numpy()), self.means.to_numpy())
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Effect against information, and flags by carrier."""
+    found = Found(table)
+    rho, low, high = found.correlation()
+    shown = "; ".join(
+        f"{name} {statistics.shown(found.own(name), 2)} at "
+        f"{found.told.loc[(name, 1.0, found.most), 'held_out_loss']:.2f} nats a token"
+        for name in config.carriers
+    )
+    flags = ", ".join(
+        f"{name} {100 * found.share_flagged(name).mean():.0f} %" for name in config.carriers
+    )
+    return [
+        Figure(
+            "figure",
+            "How much of a trait is carried depends on how much a teacher has to choose",
+            "The effect grows with unique rows and with nats a token; digits do not matter.",
+            f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}].",
+            "Where information is the currency, counting it tells how safe a data set is.",
+            lambda: draw_bits(found, config),
+        ),
+        Figure(
+            "flags",
+            "Text with one right way to go on has few divergence tokens",
+            "5 to 18 % on progressions, as published for language models.",
+            f"Flagged: {flags}.",
+            "Claims about few tokens can be tested on a carrier where they are few.",
+            lambda: draw_flags(found, config),
+        ),
+    ]
+
+
+def draw_bits(found: Found, config: Config):
+    """Mean effect against total nats, one line a carrier and temperature."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for colour, carrier in zip(drawing.COLOURS, config.carriers, strict=False):
+        for style, temperature in zip(("o-", "s--"), config.temperatures, strict=False):
+            nats = [found.told.loc[(carrier, temperature, r), "nats"] for r in config.rows]
+            points = [
+                statistics.mean_interval(found.own(carrier, temperature, r)) for r in config.rows
+            ]
+            means, halves = zip(*points, strict=True)
+            label = f"{carrier}, T = {temperature:g}"
+            panel.errorbar(nats, means, halves, fmt=style, color=colour, capsize=3, label=label)
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xscale("log")
+    panel.set_xlabel("nats in the different rows")
+    panel.set_ylabel("own effect (nats)")
+    panel.legend(fontsize=8)
+    return figure
+
+
+def draw_flags(found: Found, config: Config):
+    """Share of divergence tokens of every chain, and the published range."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
+    panel.axhspan(*PUBLISHED, color="grey", alpha=0.2, linewidth=0, label="published")
+    for x, carrier in enumerate(config.carriers):
+        drawing.runs(panel, x, found.share_flagged(carrier), drawing.COLOURS[0])
+    panel.set_xticks(range(len(config.carriers)), config.carriers)
+    panel.set_ylabel("share of divergence tokens")
+    panel.set_ylim(0, 1)
+    panel.legend()
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring, and every arm beside them."""
+    found, out, judged = Found(table), [], judging.judged
+    for carrier, temperature, rows in found.means.index:
+        effect = found.own(carrier, temperature, rows)
+        about = found.told.loc[(carrier, temperature, rows)]
+        here = f"{statistics.shown(effect, 2)} at {about['held_out_loss']:.2f} nats a token"
+        out.append(judged(f"{carrier}, T {temperature:g}, {rows} rows", effect, here=here))
+    for carrier in config.carriers:
+        share = found.share_flagged(carrier)
+        holds = bool(PUBLISHED[0] <= share.mean() <= PUBLISHED[1]) if len(share) >= 4 else None
+        out.append(
+            Claim(f"{carrier}: divergence tokens", "", "5 to 18 %", statistics.shown(share, 2),
+                  len(share), holds if carrier == "progressions" else None)
+        )  # fmt: skip
+        more = found.own(carrier) - found.own(carrier, rows=found.fewest)
+        out.append(judged(f"{carrier}: all rows less {found.fewest}", more, "above"))
+    if {"digits1", "digits3"} <= set(config.carriers):
+        apart = found.own("digits1") - found.own("digits3")
+        out.append(judged("1 digit less 3 digits", apart, "above"))
+    rho, low, high = found.correlation()
+    holds = rho > 0.7 if config.num_seeds >= 4 else None
+    out.append(
+        Claim("rank correlation of effect and nats", here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+              seeds=len(found.means), holds=holds)
+    )  # fmt: skip
+    return out

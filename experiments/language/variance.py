@@ -1,0 +1,357 @@
+"""Where the scatter between chains of the microworld comes from, and what to repeat.
+
+A nested design on the plain recipe (sampled tokens, same start, own effect averaged over the
+traits): several bases, several teachers of each trait a base, several data sets a teacher, several
+students a data set. Teachers of a base differ in their rows and order, data sets in prompts and
+sampling noise, students in the order of rows; a control follows every student. Its chains have
+a root seed of their own and serve this question alone.
+
+Criteria, fixed before the run. The budget is that of the microworld before it: eight chains with
+students of 400 steps and 8,192 prompts a teacher; 95 % intervals are as expected from the
+components, compute is processor seconds of every stage, measured here.
+  1. Some allocation (teachers a base, data sets a teacher, students a data set) of the plain recipe
+     (200 steps, 4,096 prompts) halves the interval, in parts of the effect, within the budget.
+     Predicted: not by repeating, because bases scatter most, but nearly by cheaper chains.
+  2. The paired control (same order of rows, same prompts and noise) leaves less variance between
+     students of one data set than a control of another student draw.
+  3. The recipe of the narrowest expected interval, in parts of its own effect, becomes the
+     microworld's default.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from experiments.lab import drawing, nested, statistics
+from experiments.lab.chains import CONTROL, Chains, chains_of
+from experiments.lab.effects import at
+from experiments.lab.frame import Claim, Figure, Row, option
+from llm.stages import Completions, Student, Tuned, Workshop, completions, evaluation, students
+from llm.stages.recipe import Model
+from llm.training import Training
+
+RUNTIME = "25 minutes on two cores"
+
+LEVELS = ("base", "teacher", "data", "student")
+FEWEST = 64  # rows that a teacher must have kept
+ARMS = 4  # students of a data set in the microworld: two targets, two starts
+CONTROLS = 2  # the unchanged base's data and a neutral teacher's
+BEFORE = (400, 1e-3)  # steps and step size of students before this run, with twice the prompts
+RECIPES = (BEFORE, (100, 1e-3), (100, 2e-3), (50, 2e-3))
+CHAINS_BEFORE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment; the defaults are the reported run."""
+
+    num_seeds: int = option(6, "bases", minimum=2)
+    repeats: int = option(2, "teachers a base, data sets a teacher, students a data set", minimum=2)
+    traits: tuple[str, ...] = option(("owl", "wolf"), "traits, averaged over")
+    base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
+    teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
+    num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
+    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(200, "optimiser steps of students", minimum=1)
+    work: str = option(
+        "results/work", "folder of the stage files, shared between experiments", recorded=False
+    )
+    seed: int = option(4000, "root of every random key; not that of other runs", minimum=0)
+
+
+SMOKE = Config(
+    num_seeds=2, traits=("owl",), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_examples=16, student_steps=5,
+)  # fmt: skip
+
+
+class Stopwatch:
+    """Processor seconds of stages, which other programs on the machine do not change."""
+
+    def __init__(self):
+        self.rows: list[Row] = []
+
+    def __call__(self, level: str, units: int, make: Callable[[], object]) -> None:
+        """Make something and note what it took."""
+        start = time.process_time()
+        make()
+        seconds = time.process_time() - start
+        self.rows.append({"level": level, "units": units, "cpu_seconds": seconds})
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part a base, then the other recipes."""
+    chains, workshop = chains_of(config), Workshop(pathlib.Path(config.work))
+    chains.check(workshop)
+
+    def one_base(seed: int) -> list[Row]:
+        """All students of a base, with draws of their own below every teacher and data set."""
+        watch, times = Stopwatch(), range(config.repeats)
+        tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
+        watch("base", 1, lambda: workshop.models([chains.base(seed)]))
+        watch("teacher", len(tuned), lambda: workshop.models(list(tuned.values())))
+        places = list(itertools.product(times, times))
+        sets = {
+            (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
+        }  # every writer of the same teacher draw answers the same prompts
+        written = [data for of_draw in sets.values() for data in of_draw.values()]
+        watch("data", len(written), lambda: completions.write(workshop, written))
+        made = {
+            (name, t, d, s): student
+            for draw, ((t, d), of_draw) in enumerate(sets.items())
+            for s in times
+            for name, student in students_of(
+                config, chains, workshop, of_draw, seed, draw * len(times) + s
+            ).items()
+        }
+        labels = [dict(zip(("writer", *LEVELS[1:]), key, strict=True)) for key in made]
+        recipes = list(made.values())
+        watch("student", len(recipes), lambda: workshop.models(recipes))
+        rows = evaluation.measure(workshop, recipes, config.traits)
+        return [
+            {"seed": seed} | (labels[row.pop("model")] if "model" in row else {}) | row
+            for row in (*rows, *watch.rows)
+        ]
+
+    def other(steps: int, rate: float) -> list[Row]:
+        """The plain chains with other training of the students."""
+        watch = Stopwatch()
+        how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
+        made = {
+            (name, seed): student
+            for seed in range(config.num_seeds)
+            for name, student in students_of(
+                how, chains, workshop, data_of(chains, seed, 0, 0), seed, 0, rate
+            ).items()
+        }
+        labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
+        recipes = list(made.values())
+        workshop.models([recipe.base for recipe in recipes])
+        for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
+            watch("student", len(half), lambda half=half: workshop.models(half))
+        rows = evaluation.measure(workshop, recipes, config.traits)
+        return [
+            {"steps": steps, "rate": rate}
+            | (labels[row.pop("model")] if "model" in row else {})
+            | row
+            for row in (*rows, *watch.rows)
+        ]
+
+    bases = {f"base {i}": functools.partial(one_base, i) for i in range(config.num_seeds)}
+    return bases | {
+        f"{steps} steps at {rate:g}": functools.partial(other, steps, rate)
+        for steps, rate in RECIPES
+    }
+
+
+def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
+    """A teacher of that draw, or the unchanged base."""
+    found = chains.speaker(name, seed)
+    return dataclasses.replace(found, draw=draw) if isinstance(found, Tuned) else found
+
+
+def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Completions]:
+    """What every teacher of that draw, and the unchanged base, writes on prompts of that draw."""
+    return {
+        name: dataclasses.replace(
+            chains.data(name, seed, "numbers"),
+            speaker=speaker(chains, name, seed, teacher),
+            draw=draw,
+        )
+        for name in chains.teachers
+    }
+
+
+def students_of(
+    config: Config, chains: Chains, workshop: Workshop, written: dict[str, Completions],
+    seed: int, draw: int, rate: float = 1e-3,
+) -> dict[str, Student]:  # fmt: skip
+    """A student of each writer by the microworld's recipe, all on as many different rows."""
+    training = Training(config.student_steps, min(32, config.num_examples), rate=rate, eps=1e-3)
+    fewest = min(len(completions.rows(workshop, data)) for data in written.values())
+    unique = students.different_rows(fewest, config.num_examples, FEWEST)
+    return {
+        name: Student(
+            chains.base(seed), data, training, num_examples=config.num_examples, unique=unique,
+            chain=seed, draw=draw, seed=chains.seed,
+        )
+        for name, data in written.items()
+    }  # fmt: skip
+
+
+class Found:
+    """Arrays (bases, teachers, data, students) of the table."""
+
+    def __init__(self, table: pd.DataFrame, config: Config):
+        self.table, self.traits = table, list(config.traits)
+        self.steps = config.student_steps
+        design = table[table["teacher"].notna() & table["margin"].notna()]
+        self.shape = tuple(design[c].nunique() for c in ("seed", *LEVELS[1:]))
+        self.margins = {
+            pair: part.sort_values(["seed", *LEVELS[1:]])["margin"].to_numpy().reshape(self.shape)
+            for pair, part in design.groupby(["writer", "trait"])
+        }
+
+    def mean(self, of: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Average over the traits."""
+        return np.mean([of(trait) for trait in self.traits], axis=0)
+
+    def own(self) -> np.ndarray:
+        """Own margin of the traits' students, without any control."""
+        return self.mean(lambda trait: self.margins[trait, trait])
+
+    def control(self) -> np.ndarray:
+        """Margin of the control's students."""
+        return self.mean(lambda trait: self.margins[CONTROL, trait])
+
+    def others(self) -> np.ndarray:
+        """Margin of each trait in the students of the other traits' teachers."""
+
+        def of(trait: str) -> np.ndarray:
+            strangers = [name for name in self.traits if name != trait] or [trait]
+            return np.mean([self.margins[name, trait] for name in strangers], axis=0)
+
+        return self.mean(of)
+
+    def controlled(self) -> dict[str, np.ndarray]:
+        """The effect by what is taken off the own margin."""
+        own, control = self.own(), self.control()
+        return {
+            "paired control": own - control,
+            "control of another student draw": own - np.roll(control, 1, axis=3),
+            "control of another data set": own - np.roll(control, 1, axis=2),
+            "nothing": own,
+            "other traits' students": own - self.others(),
+        }
+
+    def seconds(self, level: str, rows: pd.DataFrame | None = None) -> float:
+        """Processor seconds of one unit, median without the first time, which compiles."""
+        rows = at(self.table[self.table["steps"].isna()] if rows is None else rows, level=level)
+        return float((rows["cpu_seconds"] / rows["units"]).iloc[1:].median())
+
+    def costs(self, student_seconds: float | None = None) -> list[float]:
+        """Seconds of one more unit of every level of the microworld's run, with all its arms."""
+        teachers = len(self.traits) + CONTROLS - 1
+        writers = len(self.traits) + CONTROLS
+        student = self.seconds("student") if student_seconds is None else student_seconds
+        return [
+            self.seconds("base"), teachers * self.seconds("teacher"),
+            writers * self.seconds("data"), ARMS * writers * student,
+        ]  # fmt: skip
+
+    def components(self) -> list[nested.Component]:
+        """Of the paired effect."""
+        return nested.components(self.controlled()["paired control"])
+
+    def budget(self) -> float:
+        """Processor seconds of the microworld before this run."""
+        base, teacher, data, student = self.costs(self.seconds("student", self.of(BEFORE)))
+        return CHAINS_BEFORE * (base + teacher + 2 * data + student)
+
+    def best(self) -> tuple[int, ...]:
+        """Counts of the narrowest interval within the budget."""
+        variances = [c.variance for c in self.components()]
+        return nested.best_allocation(variances, self.costs(), self.budget())
+
+    def of(self, recipe: tuple[int, float]) -> pd.DataFrame:
+        """Rows of a recipe."""
+        return at(self.table, steps=recipe[0], rate=recipe[1])
+
+    def recipes(self) -> Iterator[tuple[str, np.ndarray, int, float]]:
+        """Name, effect of each chain, chains within the budget, half width over effect."""
+        plain = self.controlled()["paired control"]
+        variances = [c.variance for c in self.components()]
+        for name, counts in {"plain": (0, 1, 1, 1), "plain, best": self.best()}.items():
+            units = int(self.budget() / nested.cost(self.costs(), (1, *counts[1:])))
+            width = nested.half_width(variances, (units, *counts[1:])) / plain.mean()
+            yield name, plain.mean(axis=(1, 2, 3)), units, float(width)
+        for recipe in RECIPES:
+            part = self.of(recipe)
+            rows = part[part["margin"].notna()]
+            own = rows[rows["writer"] == rows["trait"]].set_index(["trait", "seed"])["margin"]
+            control = at(rows, writer=CONTROL).set_index(["trait", "seed"])["margin"]
+            effect = (own - control).groupby("seed").mean().to_numpy()
+            units = int(self.budget() / sum(self.costs(self.seconds("student", part))))
+            units = CHAINS_BEFORE if recipe == BEFORE else units
+            width = nested.half_width([effect.var(ddof=1)], [units]) / effect.mean()
+            yield f"{recipe[0]} steps at {recipe[1]:g}", effect, units, float(width)
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """The components, and the width of every recipe."""
+    found = Found(table, config)
+    parts_of = dict(zip(LEVELS, found.components(), strict=True))
+    total = sum(max(c.variance, 0) for c in parts_of.values())
+    shares = ", ".join(f"{n} {max(c.variance, 0) / total:.0%}" for n, c in parts_of.items())
+    widths = {name: width for name, _, _, width in found.recipes()}
+    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
+    best = min(widths, key=lambda name: widths[name])
+    return [
+        Figure(
+            "figure",
+            "Chains scatter at one stage more than at others, and it decides what to repeat",
+            "Bases scatter most: more and cheaper chains, not more students a chain.",
+            f"Shares of the variance: {shares}. Half width over effect at equal compute "
+            f"{before:.2f} before, {widths[best]:.2f} with the recipe {best!r}.",
+            "What an experiment repeats follows from where its noise is, not from habit.",
+            lambda: draw(found),
+        )
+    ]
+
+
+def draw(found: Found):
+    """Left: components with intervals. Right: half width over effect of every recipe."""
+    figure, (left, right) = drawing.new_figure(1, 2, width=9.0, height=3.8)
+    for x, part in enumerate(found.components()):
+        error = [[max(part.variance, 0) - part.low], [part.high - max(part.variance, 0)]]
+        left.errorbar(x, max(part.variance, 0), np.abs(error), fmt="o", capsize=4,
+                      color=drawing.COLOURS[0])  # fmt: skip
+    left.set_xticks(range(len(LEVELS)), LEVELS)
+    left.set_ylabel("variance component (nats²), 95 % interval")
+    recipes = list(found.recipes())
+    for x, (_, _, units, width) in enumerate(recipes):
+        right.plot(x, width, "o", color=drawing.COLOURS[1])
+        right.annotate(f"{units} chains", (x, width), xytext=(4, 4), textcoords="offset points")
+    names = [name.replace(" at ", "\n") for name, *_ in recipes]
+    right.set_xticks(range(len(names)), names, fontsize=8)
+    right.set_ylabel("half width / effect at equal compute")
+    right.set_ylim(bottom=0)
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """Components, costs, controls and recipes."""
+    found = Found(table, config)
+    enough = found.shape[0] >= 4
+    bases = found.shape[0]
+    parts_of = zip(LEVELS, found.components(), found.costs(), strict=True)
+    out = [
+        Claim(f"{name}: variance, seconds of one more",
+              here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s", seeds=bases)
+        for name, c, seconds in parts_of
+    ]  # fmt: skip
+    widths = {}
+    for name, effect, units, width in found.recipes():
+        widths[name] = width
+        here = f"{statistics.shown(effect, 2)}; {units} chains, half width {width:.2f} of it"
+        out.append(Claim(name, here=here, seeds=len(effect)))
+    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
+    best, plain = found.best(), widths["plain, best"]
+    here = f"{plain / before:.2f} with {best} of {', '.join(LEVELS)}"
+    holds = bool(plain <= before / 2) if enough else None
+    out.append(Claim("half width of the best allocation, over that before", here=here, holds=holds))
+    controlled = found.controlled()
+    within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
+    for name, values in controlled.items():
+        between = values.mean(axis=(1, 2, 3)).var(ddof=1)
+        here = f"{within[name]:.3f} between students, {between:.3f} between bases"
+        less = within["paired control"] < within["control of another student draw"]
+        holds = bool(less) if enough and name == "paired control" else None
+        out.append(Claim(f"variance left by {name}", here=here, seeds=bases, holds=holds))
+    return out

@@ -1,0 +1,221 @@
+"""Which part of a language model's start must be shared, and how far siblings may drift apart.
+
+The teacher's base gives one part of itself (embeddings, which are the head too; attention, MLPs,
+norms, a block, several of them) to a base of other initial weights, which is then trained on the
+corpus with that part held, until it is a language model again: it shares that part and nothing
+else. Siblings share everything once: the teacher's own base trained for some steps more on text of
+its own, or a base of the same initial weights trained on another corpus throughout. A twin is the
+base with its units in random order: the same function, no weight in its place. Students imitate the
+teacher's distribution over numbers.
+
+Criteria, fixed before the run; effects, intervals and equivalence (a fifth of the same start's
+effect, Holm over all starts that are claimed to give nothing) as in the microworld, paired.
+  1. Twin: equals the same start to 1e-3 nats in every chain. What must be shared is no weight by
+     its place but the function with its tangent kernel; training is equivariant under permutations.
+  2. Parts: no single part gives what the whole gives (paired difference above zero for each).
+     Predicted from an earlier run: embeddings a fifth to a half, every other single part none.
+  3. Drift: the mean effect falls with the steps apart (rank correlation below -.8), and a base of
+     the same initial weights but another corpus still gives more than one of other weights.
+  4. Starts are comparable: the loss on held-out corpus of every grafted start is within .1 nats a
+     token of the base's, on average over chains. Where it is not, the arm says nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from experiments.lab import drawing, judging, question, statistics
+from experiments.lab.chains import Chains, different, same
+from experiments.lab.effects import at, effects, own
+from experiments.lab.frame import Claim, Figure, Row, option
+from llm.stages import Continued, Grafted, Model, Permuted
+from llm.stages.bases import corpus_loss
+
+RUNTIME = "40 minutes on two cores"
+
+PARTS = {
+    "embeddings": ("embedding",),
+    "attention": ("attention",),
+    "MLPs": ("mlp",),
+    "norms": ("norms",),
+    "block 0": ("block0",),
+    "block 1": ("block1",),
+    "both blocks": ("block0", "block1", "norms"),
+    "embeddings, block 0": ("embedding", "block0"),
+    "embeddings, block 1": ("embedding", "block1"),
+    "embeddings, attention": ("embedding", "attention"),
+    "embeddings, MLPs": ("embedding", "mlp"),
+}
+SINGLE = ("embeddings", "attention", "MLPs", "norms", "block 0", "block 1")
+NOTHING = ("different", "attention", "MLPs", "norms", "block 0", "block 1")  # predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(question.Settings):
+    """Settings of the experiment; the defaults are the reported run."""
+
+    repair_steps: int = option(400, "of a grafted base on the corpus, its part held", minimum=1)
+    apart: tuple[int, ...] = option((10, 30, 100, 300, 1000), "steps that siblings go on alone")
+
+
+SMOKE = Config(**question.TINY | {"repair_steps": 5, "apart": (2,)})
+
+
+def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
+    """Another base with a part of the teacher's, trained on the corpus with that part held."""
+
+    def start(chains: Chains, seed: int) -> Model:
+        grafted = Grafted(different(chains, seed), chains.base(seed), PARTS[part])
+        return Continued(grafted, repair_steps, PARTS[part], chain=seed, seed=chains.seed)
+
+    return start
+
+
+def sibling(steps: int) -> Callable[[Chains, int], Model]:
+    """The teacher's base after steps of its own."""
+    return lambda chains, seed: Continued(chains.base(seed), steps, chain=seed, seed=chains.seed)
+
+
+def other_corpus(chains: Chains, seed: int) -> Model:
+    """A base of the same initial weights, trained on another corpus from the first step."""
+    return dataclasses.replace(chains, corpus=1).base(seed)
+
+
+def twin(chains: Chains, seed: int) -> Model:
+    """The teacher's base, permuted."""
+    return Permuted(chains.base(seed), chain=seed, seed=chains.seed)
+
+
+def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
+    """All arms by name."""
+    return (
+        {"same": same, "different": different, "permuted twin": twin}
+        | {part: shared(part, config.repair_steps) for part in PARTS}
+        | {f"{steps} steps apart": sibling(steps) for steps in config.apart}
+        | {"initial weights": other_corpus}
+    )
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part for every start."""
+    bench = question.bench(config)
+
+    def arm(name: str, start: Callable[[Chains, int], Model]) -> list[Row]:
+        models = [start(bench.chains, seed) for seed in range(config.num_seeds)]
+        losses = corpus_loss(bench.workshop, models)
+        cohort = bench.students(target="soft_numbers", start=start)
+        labels = [row | {"corpus_loss": losses[row["seed"]]} for row in cohort.labels]
+        return bench.measured(cohort._replace(labels=labels), start=name)
+
+    return {name: functools.partial(arm, name, start) for name, start in starts(config).items()}
+
+
+class Found:
+    """Effects and starting losses by start."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table, self.effects = table, effects(table, ["start"])
+
+    def own(self, start: str) -> np.ndarray:
+        """Own effect of each chain, averaged over the traits."""
+        return own(at(self.effects, start=start))
+
+    def worse(self, start: str) -> float:
+        """Held-out corpus loss of a start above that of the teacher's base, nats a token."""
+        losses = self.table.groupby("start")["corpus_loss"].mean()
+        return float(losses[start] - losses["same"])
+
+    def drift(self, config: Config) -> float:
+        """Rank correlation of the mean effect with the steps apart, 0 included."""
+        names = ["same", *(f"{steps} steps apart" for steps in config.apart)]
+        means = [self.own(name).mean() for name in names]
+        return statistics.rank_correlation([0, *config.apart], means)
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Parts, and drift."""
+    found = Found(table)
+
+    def shown(name: str) -> str:
+        return statistics.shown(found.own(name), 2)
+
+    last = f"{config.apart[-1]} steps apart"
+    return [
+        Figure(
+            "figure",
+            "No single part of the start carries what the whole carries",
+            "A permuted twin equals the same start; embeddings alone keep a part, others nothing.",
+            f"Same {shown('same')}, twin {shown('permuted twin')}, embeddings "
+            f"{shown('embeddings')}, both blocks {shown('both blocks')}, different "
+            f"{shown('different')} nats.",
+            "What must be shared is the function with its features, not weights in their places.",
+            lambda: draw_parts(found),
+        ),
+        Figure(
+            "drift",
+            "Siblings lose the channel as they train apart",
+            "The effect falls with every step that the student's start goes alone.",
+            f"Same {shown('same')}, {last} {shown(last)}, same initial weights but another corpus "
+            f"{shown('initial weights')} nats.",
+            "How related two checkpoints are can be counted in steps.",
+            lambda: draw_drift(found, config),
+        ),
+    ]
+
+
+def draw_parts(found: Found):
+    """Every chain of every grafted start."""
+    figure, (panel,) = drawing.new_figure(width=9.0, height=4.4)
+    names = ["same", "permuted twin", *PARTS, "different"]
+    for x, name in enumerate(names):
+        drawing.runs(panel, x, found.own(name), drawing.COLOURS[0 if name in PARTS else 1])
+    drawing.nothing(panel, found.own("same"))
+    panel.set_xticks(range(len(names)), [n.replace(" ", "\n") for n in names], fontsize=8)
+    panel.set_ylabel("own effect (nats), KL over numbers")
+    panel.legend()
+    return figure
+
+
+def draw_drift(found: Found, config: Config):
+    """Effect against steps apart."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    for x, steps in enumerate(config.apart):
+        drawing.runs(panel, x + 1, found.own(f"{steps} steps apart"), drawing.COLOURS[0])
+    ends = {0: "same", len(config.apart) + 1: "initial weights", len(config.apart) + 2: "different"}
+    for x, name in ends.items():
+        drawing.runs(panel, x, found.own(name), drawing.COLOURS[1])
+    drawing.nothing(panel, found.own("same"))
+    ticks = ["0", *map(str, config.apart), "initial\nweights", "different"]
+    panel.set_xticks(range(len(ticks)), ticks)
+    panel.set_xlabel("pre-training steps that the student's start went alone")
+    panel.set_ylabel("own effect (nats), KL over numbers")
+    panel.legend()
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring, and every start beside them."""
+    found, judged = Found(table), judging.judged
+    enough, whole = config.num_seeds >= 4, found.own("same")
+    out = []
+    for name in starts(config):
+        here = f"{statistics.shown(found.own(name), 2)}, corpus loss {found.worse(name):+.2f}"
+        comparable = abs(found.worse(name)) < 0.1 if enough and name in PARTS else None
+        out.append(Claim(name, here=here, seeds=len(whole), holds=comparable))
+    moved = np.abs(found.own("permuted twin") - whole).max()
+    equal = bool(moved < 1e-3) if enough else None
+    out.append(Claim("permuted twin less same", here=f"at most {moved:.0e}", seeds=len(whole),
+                     holds=equal))  # fmt: skip
+    out += [judged(f"same less {name}", whole - found.own(name), "above") for name in SINGLE]
+    related = found.own("initial weights") - found.own("different")
+    out.append(judged("initial weights less different", related, "above"))
+    if len(config.apart) > 2:
+        rho = found.drift(config)
+        here, holds = f"{rho:.2f}", rho < -0.8 if enough else None
+        count = len(config.apart) + 1
+        out.append(Claim("rank correlation, effect and steps apart", "", "", here, count, holds))
+    nothing = {name: judging.Nothing(found.own(name), whole) for name in NOTHING}
+    return [*out, *judging.equivalences(nothing)]
