@@ -54,8 +54,24 @@ def append_rows(
     when the manifest says so.
 
     Raises:
-        ValueError: as `read_rows`; a row lacks prompt or completion, or the settings lack one of
-            model, template, sampling. The file is then left as it was.
+        ValueError: as `append`; a row lacks prompt or completion.
+    """
+    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts)
+
+
+def append(
+    path: str | Path,
+    content: bytes,
+    count: int,
+    settings: Mapping[str, Any],
+    filter_counts: Mapping[str, int] | None = None,
+    prompts: int = 0,
+) -> Manifest:
+    """Add bytes that hold `count` rows to a file with a manifest, or create it.
+
+    Raises:
+        ValueError: as `read_content`, or the settings lack one of model, template, sampling. The
+            file is then left as it was.
     """
     path = Path(path)
     known = _plain(settings, path)
@@ -63,7 +79,6 @@ def append_rows(
     if manifest_path(path).exists():
         manifest = read_manifest(path)
         _check_settings(path, manifest, settings)
-    content, count = _encode(rows, path)
     kept = _listed_bytes(path, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -100,10 +115,15 @@ def prompts_done(path: str | Path, settings: Mapping[str, Any]) -> int:
 
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of a data file whose content matches its manifest.
+    """The rows of a data file; arguments and errors are those of `read_content`."""
+    return [json.loads(line) for line in read_content(path, settings).decode().splitlines()]
+
+
+def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a file that match its manifest.
 
     Args:
-        path: the .jsonl file.
+        path: the file.
         settings: the settings it must have been made with; None accepts any.
 
     Raises:
@@ -119,7 +139,7 @@ def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> li
             f"{path} holds {path.stat().st_size - manifest.size} bytes more than its manifest "
             "lists (an interrupted append or an edit): the next append cuts them off"
         )
-    return [json.loads(line) for line in content.decode().splitlines()]
+    return content
 
 
 def read_manifest(path: str | Path) -> Manifest:

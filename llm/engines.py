@@ -9,6 +9,7 @@ is their own business:
     tune                       train on examples, for hard tokens or a teacher's distribution
     complete                   sample completions of prompts
     measure                    log-odds and rates of a trait
+    score                      log-probabilities of tokens after prompts
     facts                      what manifests record of the engine
 
 A `Stack` keeps a leading axis of runs and is one jitted, vmapped program per operation; it lives
@@ -159,6 +160,14 @@ class Stack:
     ) -> dict[str, list[float]]:
         """`stack.measure_model` of every run."""
         return {k: np.asarray(v).tolist() for k, v in stack.measure(config, weights, probe).items()}
+
+    def score(
+        self, config: ModelConfig, weights: Params, prompts: Sequence[list[int]],
+        tokens: Sequence[int],
+    ) -> list[np.ndarray]:  # fmt: skip
+        """Log-probability of each token after each prompt in nats, (prompts, tokens), by run."""
+        padded = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
+        return list(np.asarray(stack.score(config, weights, *padded, np.array(tokens, np.int32))))
 
 
 @functools.cache
@@ -359,6 +368,18 @@ class OnMesh(OneByOne):
         measured = _measure(config, weights.settings)(weights, probe)
         return {name: [float(value)] for name, value in measured.items()}
 
+    def score(
+        self, config: ModelConfig, weights: Weights, prompts: Sequence[list[int]],
+        tokens: Sequence[int],
+    ) -> list[np.ndarray]:  # fmt: skip
+        """As `Stack.score` for one run, `batch_size` prompts at a time."""
+        length, size = max(map(len, prompts)), min(self.batch_size, len(prompts))
+        pieces = [prompts[first : first + size] for first in range(0, len(prompts), size)]
+        padded = [sampling.pad_left(piece, size, length) for piece in pieces]
+        wanted, score = np.array(tokens, np.int32), _score(config, weights.settings)
+        found = [models.to_host(score(weights[:2], *piece, wanted)) for piece in padded]
+        return [np.concatenate(found)[: len(prompts)]]
+
 
 def _whole(weights: Weights) -> Params:
     if weights.adapters is not None:
@@ -388,6 +409,14 @@ def _measure(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[
     bind = functools.partial(decoder, config, settings)
     measure = jax.jit(lambda weights, probe: stack.measure_model(bind(weights), probe))
     return lambda weights, probe: measure(weights[:2], probe)
+
+
+@functools.cache
+def _score(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
+    bind = functools.partial(decoder, config, settings)
+    return jax.jit(lambda weights, prompts, mask, tokens: (
+        stack.next_token(bind(weights), prompts, mask)[:, tokens]
+    ))  # fmt: skip
 
 
 def split_rows(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:

@@ -7,15 +7,17 @@ The synthetic world and real language models differ in wordings only, so every s
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import batches, carriers, chat, models, sampling, traits, world
+from . import batches, carriers, chat, kinds, models, sampling, traits, world
 from .batches import Examples
 from .carriers import Carrier
 from .stack import Probe
+from .suites import ENGLISH, Suite
 from .traits import Trait
 
 _PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
@@ -29,6 +31,9 @@ class Language:
     traits: dict[str, Trait]
     carriers: dict[str, Carrier]
     options: tuple[tuple[str, bool | str], ...] = ()  # further variables of the template
+    suites: dict[str, Suite] = dataclasses.field(  # forms of the evaluation questions
+        default_factory=lambda: {"one word": ENGLISH["one word"]}
+    )
 
     def settings(self) -> dict:
         """What manifests record of the template."""
@@ -109,6 +114,15 @@ class Language:
             raise ValueError(f"unknown trait {name!r}; choose from {', '.join(self.traits)}")
         return self.traits[name]
 
+    def family(self, name: str) -> list[Trait]:
+        """The traits of a family, in their order."""
+        return [trait for trait in self.traits.values() if trait.family == name]
+
+    def answers_kind(self, family: str, text: str) -> bool:
+        """Whether a text names anything of a kind: a trait of the family or another known word."""
+        words = [word for trait in self.family(family) for word in trait.words]
+        return kinds.names_one(text, (*words, *kinds.KNOWN.get(family, ())))
+
     def probe(self, trait: Trait, prompts: Sequence[list[int]] | None = None) -> Probe:
         """The evaluation questions of a trait with its answer tokens.
 
@@ -159,8 +173,15 @@ def of_world() -> Language:
     return Language(tokenizer(), world.TRAITS, world.CARRIERS)
 
 
-def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
+def of_checkpoint(
+    folder_or_name: str | os.PathLike, more_traits: str = "", template: str = ""
+) -> Language:
     """The language of a checkpoint: that of the world for its own models, else English.
+
+    Args:
+        folder_or_name: the checkpoint.
+        more_traits: file of further traits, as `traits.read` takes it.
+        template: file of a chat template that takes the place of the tokenizer's.
 
     Raises:
         ValueError: no such folder or name, or a tokenizer without a chat template.
@@ -168,10 +189,13 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     tokenizer = AutoTokenizer.from_pretrained(
         models.folder_of(folder_or_name), trust_remote_code=False
     )
+    further = traits.read(more_traits) if more_traits else {}
+    if template:
+        tokenizer.chat_template = Path(template).read_text()
     if tokenizer.get_vocab() == world.vocabulary.ID:
-        return dataclasses.replace(of_world(), tokenizer=tokenizer)
+        return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=world.TRAITS | further)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
     # Answers are wanted, not thoughts before them, which some templates open by default.
     thinks = "enable_thinking" in tokenizer.get_chat_template()
     options = (("enable_thinking", False),) if thinks else ()
-    return Language(tokenizer, traits.TRAITS, carriers.CARRIERS, options)
+    return Language(tokenizer, traits.TRAITS | further, carriers.CARRIERS, options, ENGLISH)

@@ -1,13 +1,15 @@
 """Where models start: random weights and the synthetic world, or a checkpoint."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from .. import models, stack, world
+from .. import language, models, stack, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -55,6 +57,10 @@ class Pretrained(Model):
         """The shape of the model."""
         return world.model_config(width=self.width)
 
+    def language(self) -> language.Language:
+        """That of the world."""
+        return language.of_world()
+
     def facts(self) -> dict[str, Any]:
         """The shape, and a fingerprint of the corpus: other text makes another model."""
         shape = dataclasses.asdict(self.config())
@@ -84,11 +90,19 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Model):
-    """A model as it lies in a checkpoint folder, or under that name on the hub."""
+    """A model as it lies in a checkpoint folder, or under that name on the hub.
 
-    stored: ClassVar[bool] = False
+    Attributes:
+        path: folder or name.
+        traits: file of further traits (`traits.read`).
+        template: file of a chat template, for models without one.
+    """
+
+    stored: ClassVar[bool | str] = False
 
     path: str
+    traits: str = ""
+    template: str = ""
 
     @property
     def root(self) -> Model:
@@ -102,7 +116,13 @@ class Checkpoint(Model):
 
     def describe(self) -> dict[str, Any]:
         """The content counts, not where it lies."""
-        return {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        files = {"traits": self.traits, "template": self.template}
+        hashes = {key: _hash(path) for key, path in files.items() if path}
+        return {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)} | hashes
+
+    def language(self) -> language.Language:
+        """Tokenizer, template, traits."""
+        return language.of_checkpoint(self.path, self.traits, self.template)
 
     def config(self) -> models.ModelConfig:
         """The shape of the model."""
@@ -118,7 +138,7 @@ class Checkpoint(Model):
 class Adapted(Model):
     """A model with the adapters of a PEFT folder beside it (on a mesh only)."""
 
-    stored: ClassVar[bool] = False
+    stored: ClassVar[bool | str] = False
 
     base: Model
     path: str
@@ -138,3 +158,7 @@ class Adapted(Model):
         """Load the adapters beside their base."""
         (one,) = recipes
         return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))
+
+
+def _hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

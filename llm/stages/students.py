@@ -45,7 +45,7 @@ class Student(Model):
         change: a control that changes the training examples.
     """
 
-    stored: ClassVar[bool] = False
+    stored: ClassVar[bool | str] = "large"
 
     base: Model
     data: Completions | Files
