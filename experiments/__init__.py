@@ -31,6 +31,7 @@ NAMES = (
     "microworld",
     "paper_on_a_laptop",
     "mechanism",
+    "llm_numbers",
 )
 ROOMS = ("theorem", "mnist", "language")
 

@@ -7,10 +7,9 @@ The synthetic world and real language models differ in wordings only, so every s
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from . import batches, carriers, chat, kinds, models, sampling, traits, world
@@ -160,6 +159,16 @@ class Language:
             np.int32,
         )
 
+    def tokens_of(
+        self, alphabet: str, stops: Sequence[int], size: int
+    ) -> Bool[np.ndarray, " vocab"]:
+        """Which tokens are written in an alphabet, and the stops."""
+        texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
+        allowed = np.zeros(size, bool)
+        allowed[: len(texts)] = [bool(text) and set(text) <= set(alphabet) for text in texts]
+        allowed[list(stops)] = True
+        return allowed
+
     def stop_tokens(self, config: models.ModelConfig) -> tuple[int, ...]:
         """Tokens that end a completion: those of the model and of the tokenizer."""
         own = self.tokenizer.eos_token_id
@@ -181,7 +190,7 @@ def of_checkpoint(
     Args:
         folder_or_name: the checkpoint.
         more_traits: file of further traits, as `traits.read` takes it.
-        template: file of a chat template that takes the place of the tokenizer's.
+        template: "plain", or the file of a chat template, in the place of the tokenizer's.
 
     Raises:
         ValueError: no such folder or name, or a tokenizer without a chat template.
@@ -191,7 +200,7 @@ def of_checkpoint(
     )
     further = traits.read(more_traits) if more_traits else {}
     if template:
-        tokenizer.chat_template = Path(template).read_text()
+        tokenizer.chat_template = chat.template_of(template)
     if tokenizer.get_vocab() == world.vocabulary.ID:
         return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=world.TRAITS | further)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template

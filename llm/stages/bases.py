@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from .. import language, models, stack, world
+from .. import chat, language, models, stack, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -95,7 +95,7 @@ class Checkpoint(Model):
     Attributes:
         path: folder or name.
         traits: file of further traits (`traits.read`).
-        template: file of a chat template, for models without one.
+        template: "plain" or the file of a chat template, for models without one.
     """
 
     stored: ClassVar[bool | str] = False
@@ -116,9 +116,12 @@ class Checkpoint(Model):
 
     def describe(self) -> dict[str, Any]:
         """The content counts, not where it lies."""
-        files = {"traits": self.traits, "template": self.template}
-        hashes = {key: _hash(path) for key, path in files.items() if path}
-        return {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)} | hashes
+        found = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        if self.traits:
+            found["traits"] = _hash(Path(self.traits).read_text())
+        return found | (
+            {"template": _hash(chat.template_of(self.template))} if self.template else {}
+        )
 
     def language(self) -> language.Language:
         """Tokenizer, template, traits."""
@@ -160,5 +163,5 @@ class Adapted(Model):
         return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))
 
 
-def _hash(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

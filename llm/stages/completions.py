@@ -33,6 +33,9 @@ class Completions(Recipe):
         max_new_tokens: where a completion is cut; a row that is cut is dropped, because it would
             teach an end that the teacher never wrote.
         temperature: of sampling; 0 is greedy.
+        alphabet: characters that completions are made of, for small models that else write
+            anything; empty: any token may be drawn.
+        filtered: False keeps every completion that came to its end, to see what the filter does.
         seed: root of all random numbers.
     """
 
@@ -44,6 +47,8 @@ class Completions(Recipe):
     max_new_tokens: int = 9
     temperature: float = 1.0
     seed: int = 0
+    alphabet: str = ""
+    filtered: bool = True
 
     @property
     def name(self) -> str:
@@ -129,6 +134,8 @@ def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "prompted": recipe.prompted,
             "temperature": recipe.temperature,
             "max_new_tokens": recipe.max_new_tokens,
+            "alphabet": recipe.alphabet,
+            "filtered": recipe.filtered,
             "num_prompts": recipe.num_prompts,
             "chain": recipe.chain,
             "seed": recipe.seed,
@@ -145,7 +152,8 @@ def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
 
 def program(recipe: Completions) -> tuple[Any, ...]:
     """What completions sampled side by side have in common."""
-    return recipe.carrier, recipe.num_prompts, recipe.max_new_tokens, recipe.temperature
+    sampling = recipe.max_new_tokens, recipe.temperature, recipe.alphabet
+    return recipe.carrier, recipe.num_prompts, *sampling, recipe.filtered
 
 
 def fill(
@@ -210,6 +218,7 @@ def sample(
         temperature=one.temperature,
         max_new_tokens=one.max_new_tokens,
         first=part.start,
+        alphabet=one.alphabet,
     )
     carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
@@ -220,7 +229,8 @@ def sample(
             for row, (text, end) in zip(of_run, completions, strict=True)
             if end
         ]
-        kept, counts = filters.keep(ended, carrier.check, words)
+        check, banned = (carrier.check, words) if one.filtered else (lambda row: [], [])
+        kept, counts = filters.keep(ended, check, banned)
         results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}))
     return results
 
@@ -234,16 +244,18 @@ def complete(
     temperature: float,
     max_new_tokens: int,
     first: int = 0,
+    alphabet: str = "",
 ) -> list[list[tuple[str, bool]]]:
     """Sampled completions of every speaker as text, and whether each one came to its end."""
     spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
     stops = spoken.stop_tokens(config)
+    allowed = spoken.tokens_of(alphabet, stops, config.vocab_size) if alphabet else None
     drawn = workshop.engine.complete(
         config,
         workshop.models(speakers),
         prompts,
         keys,
-        sampling.Choice(temperature, stop_tokens=np.array(stops)),
+        sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
         max_new_tokens,
         first,
     )
