@@ -32,6 +32,12 @@ NAMES = (
     "paper_on_a_laptop",
     "mechanism",
     "llm_numbers",
+    "llm_code",
+    "llm_cot",
+    "llm_cross_model",
+    "llm_in_context",
+    "llm_misalignment",
+    "llm_readers",
 )
 ROOMS = ("theorem", "mnist", "language")
 

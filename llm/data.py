@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .settings import as_json, describe_difference, write_atomically
 
 Row = dict[str, Any]  # at least "prompt" and "completion", both text
 REQUIRED_SETTINGS = ("model", "template", "sampling")
+SHOWN = 8  # rejected rows that a manifest keeps as examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Manifest:
     settings: dict[str, Any]
     filter_counts: dict[str, int]
     prompts: int = 0  # completed so far, dropped rows included
+    rejected: list[Row] = dataclasses.field(default_factory=list)  # the first few, with reasons
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -47,6 +49,7 @@ def append_rows(
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
+    rejected: Sequence[Row] = (),
 ) -> Manifest:
     """Add rows to a data file, or create it; counts and prompts are added up.
 
@@ -56,7 +59,7 @@ def append_rows(
     Raises:
         ValueError: as `append`; a row lacks prompt or completion.
     """
-    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts)
+    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts, rejected)
 
 
 def append(
@@ -66,6 +69,7 @@ def append(
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
+    rejected: Sequence[Row] = (),
 ) -> Manifest:
     """Add bytes that hold `count` rows to a file with a manifest, or create it.
 
@@ -94,6 +98,7 @@ def append(
         count=manifest.count + count,
         filter_counts={n: counts.get(n, 0) + added.get(n, 0) for n in {**counts, **added}},
         prompts=manifest.prompts + prompts,
+        rejected=[*manifest.rejected, *rejected][:SHOWN],
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
     write_atomically(manifest_path(path), text)

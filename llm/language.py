@@ -198,13 +198,19 @@ def of_checkpoint(
     tokenizer = AutoTokenizer.from_pretrained(
         models.folder_of(folder_or_name), trust_remote_code=False
     )
-    further = traits.read(more_traits) if more_traits else {}
     if template:
         tokenizer.chat_template = chat.template_of(template)
     if tokenizer.get_vocab() == world.vocabulary.ID:
-        return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=world.TRAITS | further)
+        known = _with(world.TRAITS, more_traits)
+        return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=known)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
     # Answers are wanted, not thoughts before them, which some templates open by default.
     thinks = "enable_thinking" in tokenizer.get_chat_template()
     options = (("enable_thinking", False),) if thinks else ()
-    return Language(tokenizer, traits.TRAITS | further, carriers.CARRIERS, options, ENGLISH)
+    return Language(
+        tokenizer, _with(traits.TRAITS, more_traits), carriers.CARRIERS, options, ENGLISH
+    )
+
+
+def _with(known: dict[str, Trait], path: str) -> dict[str, Trait]:
+    return known | traits.read(path) if path else known

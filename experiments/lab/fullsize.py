@@ -16,8 +16,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from experiments.lab import statistics
 from experiments.lab.chains import CONTROL
 from experiments.lab.frame import Row, option
@@ -96,9 +94,9 @@ class Config:
 # Of random weights: that everything runs.
 SMOKE = {
     "model": TINY, "traits": ("owl", "cat"), "num_seeds": 1, "num_prompts": 64,
-    "max_new_tokens": 24, "constrained": True, "filtered": False, "num_examples": 8, "epochs": 2.0, "batch_size": 4,
-    "lora_rank": 2, "suites": ("one word", "choice"), "samples": 1, "dtype": "float32",
-    "teacher_steps": 2, "mesh": (1, 1, 1),
+    "max_new_tokens": 24, "constrained": True, "filtered": False, "num_examples": 8,
+    "epochs": 2.0, "batch_size": 4, "lora_rank": 2, "suites": ("one word", "choice"),
+    "samples": 1, "dtype": "float32", "teacher_steps": 2, "mesh": (1, 1, 1),
 }  # fmt: skip
 
 
@@ -368,9 +366,3 @@ def recipes(config: Config, carrier: str) -> dict[str, Any]:
         for seed in range(config.num_seeds)
         for name in names
     }
-
-
-def spread(values: Any) -> np.ndarray:
-    """Values as an array, without those that were not measured."""
-    array = np.asarray(values, float)
-    return array[np.isfinite(array)]

@@ -162,8 +162,15 @@ def draw_suites(table: pd.DataFrame):
     return figure
 
 
+def finite(values: Any) -> np.ndarray:
+    """Values as an array, without those that were not measured."""
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]
+
+
 def judged(quantity: str, found: np.ndarray, above: bool = False, paper: str = "") -> Claim:
     """A mean over students; with `above`, its 95 % interval must lie above zero."""
+    found = finite(found)
     mean, half = statistics.mean_interval(found) if len(found) else (np.nan, np.inf)
     verdict = bool(mean - half > 0) if above and len(found) >= FEWEST else None
     return Claim(quantity, paper, "", statistics.shown(found, 3), len(found), verdict)

@@ -182,16 +182,17 @@ def fill(
         piece = part[first : first + size]
         # What is sampled together is one program: files that have the shard already draw it again.
         rows_of = sample(workshop, recipes, piece)
-        for path, about, had, (kept, counts) in zip(paths, known, done, rows_of, strict=True):
+        for path, about, had, found in zip(paths, known, done, rows_of, strict=True):
             if had <= first:
-                data.append_rows(path, kept, about, counts, len(piece))
-        report(len(piece), sum(len(kept) for kept, _ in rows_of))
+                kept, counts, rejected = found
+                data.append_rows(path, kept, about, counts, len(piece), rejected)
+        report(len(piece), sum(len(kept) for kept, _, _ in rows_of))
 
 
 def sample(
     workshop: Workshop, recipes: Sequence[Completions], part: range
-) -> list[tuple[list[Row], dict[str, int]]]:
-    """Kept rows of every recipe, and how often each reason to drop a row applied.
+) -> list[tuple[list[Row], dict[str, int], list[Row]]]:
+    """Kept rows of every recipe, how often each reason to drop a row applied, and a few such rows.
 
     The recipes differ in speaker, chain and system message only.
 
@@ -231,7 +232,8 @@ def sample(
         ]
         check, banned = (carrier.check, words) if one.filtered else (lambda row: [], [])
         kept, counts = filters.keep(ended, check, banned)
-        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}))
+        rejected = filters.rejected(ended, check, banned)
+        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}, rejected))
     return results
 
 
