@@ -133,6 +133,8 @@ def judge_of(config: Config) -> judged.Judge:
 
 def parts(config: Config):
     """Every teacher with its data, then every student, carrier by carrier."""
+    if config.traits != (TRAIT,):
+        raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
     workshop, judge = fullsize.workshop_of(config), judge_of(config)
     spoken = workshop.language(fullsize.base_of(config))
     if not config.rows:
