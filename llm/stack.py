@@ -180,9 +180,9 @@ def measure_model(model: Decoder, probe: Probe) -> dict[str, Float[Array, ""]]:
 def score(
     config: ModelConfig,
     params: Params,
-    prompts: Int[np.ndarray, "rows length"],
-    mask: Bool[np.ndarray, "rows length"],
-    tokens: Int[np.ndarray, " tokens"],
+    prompts: Int[Array | np.ndarray, "rows length"],
+    mask: Bool[Array | np.ndarray, "rows length"],
+    tokens: Int[Array | np.ndarray, " tokens"],
 ) -> Float[Array, "runs rows tokens"]:
     """Log-probability of each token after each prompt, for every run, in nats."""
     bind = functools.partial(models.bind, config)

@@ -16,6 +16,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from experiments.lab import statistics
 from experiments.lab.chains import CONTROL
 from experiments.lab.frame import Row, option
@@ -32,6 +34,7 @@ from llm.stages import (
     Student,
     Tuned,
     Workshop,
+    answers,
     completions,
     evaluation,
 )
@@ -270,54 +273,35 @@ def measured(
     """
     spoken, rows = workshop.language(model), []
     names = traits_of(config, spoken)
-    families = dict.fromkeys(spoken.trait(name).family for name in names)
-    for family in families:
-        mine = [name for name in names if spoken.trait(name).family == family]
-        for suite in suites_of(config, spoken, family):
+    for family in dict.fromkeys(spoken.trait(name).family for name in names):
+        for suite in config.suites:
             asked = {"suite": suite, "family": family, "seed": config.seed}
-            found = _exact(config, workshop, Scores(model, system=system, **asked), mine)
-            drawn = _sampled(
-                workshop, Answers(model, system=system, samples=config.samples, **asked), mine
-            )
-            rows += [
-                columns
-                | {"suite": suite, "trait": name}
-                | found.get(name, {})
-                | drawn.get(name, {})
-                for name in mine
-            ]
+            exact = Scores(model, system=system, **asked)
+            drawn = Answers(model, system=system, samples=config.samples, **asked)
+            apart = variation(workshop, exact)
+            for name in names:
+                if spoken.trait(name).family == family:
+                    found = evaluation.by_question(workshop, exact, drawn, name)
+                    rows.append(columns | {"suite": suite, "trait": name} | averages(found) | apart)
     return rows
 
 
-def suites_of(config: Config, spoken: Language, family: str) -> list[str]:
-    """The suites that the language has."""
-    return [suite for suite in config.suites if suite in spoken.suites]
+def averages(found: Mapping[str, np.ndarray]) -> Row:
+    """Means over questions; of `margin` and `word` the half widths of their intervals too."""
+    means = {column: float(values.mean()) for column, values in found.items()}
+    return means | {
+        f"{column}_within": statistics.mean_interval(found[column])[1]
+        for column in ("margin", "word")
+        if column in found
+    }
 
 
-def _exact(config: Config, workshop: Workshop, recipe: Scores, names: list[str]) -> dict[str, Row]:
-    if not workshop.language(recipe.model).suites[recipe.suite].exact:
+def variation(workshop: Workshop, exact: Scores) -> Row:
+    """Distance to the base's answers, where they were scored."""
+    if not answers.suite_of(workshop, exact).exact:
         return {}
-    base = dataclasses.replace(recipe, model=recipe.model.root, system=None)
-    variation = float(evaluation.total_variation(workshop, recipe, base).mean())
-    out = {}
-    for name in names:
-        margins, rates = evaluation.log_odds(workshop, recipe, name)
-        mean, half = statistics.mean_interval(margins)
-        out[name] = {"margin": mean, "margin_within": half, "rate": float(rates.mean())}
-        out[name]["variation"] = variation
-    return out
-
-
-def _sampled(workshop: Workshop, recipe: Answers, names: list[str]) -> dict[str, Row]:
-    if not workshop.language(recipe.model).suites[recipe.suite].max_new_tokens:
-        return {}
-    answered, out = float(evaluation.answered(workshop, recipe).mean()), {}
-    for name in names:
-        mean, half = statistics.mean_interval(evaluation.mentions(workshop, recipe, name))
-        anywhere = float(evaluation.mentions(workshop, recipe, name, "substring").mean())
-        out[name] = {"word": mean, "word_within": half, "substring": anywhere}
-        out[name]["answered"] = answered
-    return out
+    base = dataclasses.replace(exact, model=exact.model.root, system=None)
+    return {"variation": float(evaluation.total_variation(workshop, exact, base).mean())}
 
 
 def parts(config: Config, carrier: str) -> dict[str, Callable[[], list[Row]]]:
@@ -331,8 +315,8 @@ def parts(config: Config, carrier: str) -> dict[str, Callable[[], list[Row]]]:
     spoken = workshop.language(base)
     contexts = systems(config, spoken)
     check_contexts(spoken, contexts)
-    if unknown := [suite for suite in config.suites if suite not in spoken.suites]:
-        print(f"note: no wording for {', '.join(unknown)} in this model's language; left out")
+    for suite in config.suites:
+        answers.suite_of(workshop, Scores(base, suite))
 
     def of_teacher(name: str) -> list[Row]:
         data = data_of(config, name, carrier)

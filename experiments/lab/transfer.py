@@ -42,8 +42,8 @@ def own(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
 
 
 def others(found: pd.DataFrame) -> np.ndarray:
-    """Lift on the traits that a teacher does not have, by student number."""
-    foreign = found[found["teacher"] != found["trait"]]
+    """Lift on a trait in students of other traits' teachers, by student number."""
+    foreign = found[found["teacher"].isin(found["trait"]) & (found["teacher"] != found["trait"])]
     return foreign.groupby("student")["lift"].mean().to_numpy()
 
 

@@ -110,6 +110,29 @@ def answers_to(
     return said
 
 
+def by_question(
+    workshop: Workshop, exact: Scores, drawn: Answers, trait: str
+) -> dict[str, Float[np.ndarray, " questions"]]:
+    """All that a suite measures of a trait, for every question.
+
+    "margin" and "rate" where the first token tells; "word", "substring" and "answered" where
+    answers are sampled.
+
+    Args:
+        workshop: where the model is made.
+        exact: the suite, scored.
+        drawn: the suite, sampled.
+        trait: its name.
+    """
+    suite, found = answers.suite_of(workshop, exact), {}
+    if suite.exact:
+        found["margin"], found["rate"] = log_odds(workshop, exact, trait)
+    if suite.max_new_tokens:
+        found |= {how: mentions(workshop, drawn, trait, how) for how in ("word", "substring")}
+        found["answered"] = answered(workshop, drawn)
+    return found
+
+
 def log_odds(
     workshop: Workshop, recipe: Scores, trait: str
 ) -> tuple[Float[np.ndarray, " questions"], Float[np.ndarray, " questions"]]:
