@@ -186,7 +186,7 @@ class Served(engines.OneByOne):
     def _own(
         self, config: ModelConfig, weights: Remote, rows: list[list[int]]
     ) -> list[list[list[float]]]:
-        base = self.local.load(weights.base)
+        base = self.local.loaded(self.local.load(weights.base))
         found = [handshake.own(config, base, rows)]
         if weights.adapter:
             adapted = self.local.add(base, weights.adapter, config)
