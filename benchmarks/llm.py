@@ -1,11 +1,11 @@
 """Training and sampling speed of the language-model path against transformers + peft.
 
-    python -m benchmarks.llm              # about 4 minutes on two cores; more on an accelerator
+    python -m benchmarks.llm              # about 4 minutes on two cores
     python -m benchmarks.llm --smoke      # toy shapes, seconds
 
 Weights are random, so nothing is downloaded. Each case is timed in turns (ours, theirs, ours,
 ...) in one process; medians and their ratio go into benchmarks/results/ with the machine. The
-opponent is optional: `make opponents` installs it.
+opponent is optional: `make opponents` installs it. For a GPU there is `benchmarks.accelerator`.
 """
 
 import argparse
@@ -17,69 +17,29 @@ import json
 import os
 import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Two frameworks share the accelerator here: neither may reserve all of it in advance.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import llm_shapes
+from benchmarks import llm_shapes, units
 from benchmarks.llm_shapes import Shape
-from llm import lora, models, objectives, sampling, train
+from llm import models, sampling
 
-ON_CPU = jax.default_backend() == "cpu"
 RANK = 8
-
-
-# Our side: functions without arguments that do one unit of work and wait for it.
-
-
-def make_train(
-    shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
-) -> tuple[Callable[[], None], int]:
-    """One optimiser step as a function, and the bytes that its program needs."""
-    config, dtype = shape.config, jnp.bfloat16 if bfloat16 else jnp.float32
-    weights = dtype if rank else jnp.float32  # a LoRA base needs no master copy
-    params = _init(config, weights)
-    settings = lora.LoraConfig(rank=rank or 1, alpha=float(rank or 1))
-    if rank:
-        student = objectives.lora_student(config, settings, dtype)
-        frozen, params = params, lora.init(settings, params, key=jax.random.key(1))
-    else:
-        student, frozen = objectives.full_student(config, dtype), None
-    optimizer = train.make_optimizer("adamw", 1e-4, clip_norm=1.0)
-    loss = objectives.completion_loss(student, chunk=shape.chunk)
-    state = jax.jit(functools.partial(train.init_state, optimizer=optimizer), donate_argnums=0)(
-        params
-    )
-    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(tokens.shape, jnp.float32)}
-    key = jax.random.key(2)
-    step = jax.jit(train.make_train_step(loss, optimizer), donate_argnums=0)
-    compiled = step.lower(state, batch, key, frozen).compile()
-    held = [state]
-
-    def run() -> None:
-        held[0], metrics = compiled(held[0], batch, key, frozen)
-        float(metrics["loss"])
-
-    memory: Any = compiled.memory_analysis()
-    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return run, used - memory.alias_size_in_bytes
 
 
 def make_sample(
     shape: Shape, bfloat16: bool, prompts: np.ndarray
 ) -> tuple[Callable[[], None], int]:
-    """Sampling of the whole batch as a function, and the bytes of weights and cache."""
-    params = _init(shape.config, jnp.bfloat16 if bfloat16 else jnp.float32)
+    """Our sampler on the whole batch as a function, and the bytes of weights and cache."""
+    params = units.random_params(shape.config, jnp.bfloat16 if bfloat16 else jnp.float32)
     sampler = sampling.make_sampler(functools.partial(models.bind, shape.config))
     rows = prompts.tolist()
 
@@ -95,49 +55,16 @@ def make_sample(
         if {len(completion) for completion in completions} != {shape.num_new}:
             raise ValueError("a completion ended early")
 
-    return run, _bytes(params) + llm_shapes.cache_bytes(shape, 2 if bfloat16 else 4)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return run, weights + llm_shapes.cache_bytes(shape, 2 if bfloat16 else 4)
 
 
-def _init(config: models.ModelConfig, dtype: Any) -> models.Params:
-    return jax.jit(lambda: models.init(config, key=jax.random.key(0), dtype=dtype))()
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def matmul_rate(bfloat16: bool, size: int) -> float:
-    """Measured floating-point operations per second of one large matrix product."""
-    a = jnp.ones((size, size), jnp.bfloat16 if bfloat16 else jnp.float32)
-    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    return 2 * size**3 / best_time(lambda: product(a).block_until_ready())
-
-
-def bandwidth(num_bytes: int) -> float:
-    """Measured bytes per second of reading and writing an array of this size in place."""
-    scale = jax.jit(lambda x: x * 1.0001, donate_argnums=0)
-    held = [jnp.ones(int(num_bytes) // 4, jnp.float32)]
-
-    def run() -> None:
-        held[0] = scale(held[0])
-        held[0].block_until_ready()
-
-    return 2 * num_bytes / best_time(run)
-
-
-def best_time(run: Callable[[], Any], repeats: int = 10) -> float:
-    """Seconds of the fastest of several runs, after one to warm up."""
-    run()
-    return min(_time(run) for _ in range(repeats))
-
-
-def _time(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-# The comparison.
+def make_train(
+    shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
+) -> tuple[Callable[[], None], int]:
+    """One optimiser step as a function, and the bytes that its program needs."""
+    work = units.make_train(shape, rank, bfloat16, tokens)
+    return work.run, work.num_bytes
 
 
 def in_turns(ours: Callable[[], None], theirs: Callable[[], None] | None, repeats: int):
@@ -146,7 +73,7 @@ def in_turns(ours: Callable[[], None], theirs: Callable[[], None] | None, repeat
     for turn in range(repeats + 2):
         for name, run in (("ours", ours), ("theirs", theirs)):
             if run is not None:
-                seconds = _time(run)
+                seconds = units.timed(run)
                 if turn >= 2:
                     times[name].append(seconds)
     return {name: statistics.median(seconds) for name, seconds in times.items() if seconds}
@@ -207,9 +134,8 @@ def _absent(*_: Any) -> None:
 
 def run(shapes: tuple[Shape, ...], opponent: Any, repeats: int, toy: bool) -> list[dict]:
     """All rows of the results, with the share of what the hardware allows."""
-    dtypes = (False, True) if ON_CPU else (True,)
-    size = 256 if toy else 1536 if ON_CPU else 8192
-    rates = {bfloat16: matmul_rate(bfloat16, size) for bfloat16 in dtypes}
+    dtypes = (False, True)
+    rates = {bfloat16: units.matmul_rate(bfloat16, 256 if toy else 1536) for bfloat16 in dtypes}
     rows = []
     for shape in shapes:
         for kind in ("full", "LoRA", "sampling"):
@@ -228,7 +154,7 @@ def limit(shape: Shape, kind: str, bfloat16: bool, flops_per_s: float) -> dict[s
     if kind == "sampling":
         item = 2 if bfloat16 else 4
         weights = llm_shapes.matmul_weights(shape.config) * item
-        steps = bandwidth(weights) / llm_shapes.sample_bytes(shape, item)
+        steps = units.bandwidth(weights) / llm_shapes.sample_bytes(shape, item)
         return {"limit": shape.prompts * steps, "limit_name": "bandwidth"}
     flops = llm_shapes.train_flops(shape, RANK if kind == "LoRA" else None)
     per_token = flops / (shape.rows * shape.length)
@@ -245,7 +171,7 @@ def machine(opponent: Any) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "date": datetime.date.today().isoformat(),
-        "device": "CPU" if ON_CPU else device.device_kind,
+        "device": device.device_kind,
         "devices": jax.device_count(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -302,7 +228,6 @@ def report(rows: list[dict], about: dict[str, Any]) -> str:
     hardware, cases = rows[-1], rows[:-1]
     table = "\n".join([HEADER, *map(describe, cases)])
     limits = ", ".join(f"{name} {value:.3g}" for name, value in hardware.items() if name != "kind")
-    accelerator = table if not ON_CPU else "not measured yet"
     busy = "" if about["load_before"] < 0.5 else BUSY
     return f"""# Language-model path against transformers + peft, {about["date"]}
 
@@ -316,13 +241,7 @@ memory bandwidth in sampling (weights and cache read once per token; an array as
 weights is scaled in place). LoRA has rank {RANK} on all
 linear layers. Ours, GB: what the compiled program holds; theirs: peak of the allocator.
 
-## CPU
-
-{table if ON_CPU else "not measured in this run"}
-
-## Accelerator
-
-{accelerator}
+{table}
 """
 
 
@@ -338,17 +257,11 @@ def main() -> None:
     given = parser.parse_args()
     opponent = None if given.no_opponent else load_opponent()
     about = machine(opponent)
-    shapes = (
-        llm_shapes.TOYS
-        if given.smoke
-        else llm_shapes.CPU_SHAPES
-        if ON_CPU
-        else llm_shapes.ACCELERATOR_SHAPES
-    )
+    shapes = llm_shapes.TOYS if given.smoke else llm_shapes.CPU_SHAPES
     print(HEADER if about["load_before"] < 0.5 else BUSY + HEADER)
     rows = run(shapes, opponent, given.repeats, given.smoke)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"llm-{about['date']}-{'cpu' if ON_CPU else 'accelerator'}"
+    name = f"llm-{about['date']}-cpu"
     (given.out / f"{name}.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
     (given.out / f"{name}.md").write_text(report(rows, about))
     print(f"written to {given.out / name}.md")

@@ -1,4 +1,4 @@
-"""The models that benchmarks/llm.py measures, and what their steps cost at least."""
+"""The models that are measured, and what their steps cost at least."""
 
 import dataclasses
 from typing import Any
@@ -20,6 +20,7 @@ class Shape:
     prompts: int  # sampling batch
     prompt_length: int
     num_new: int  # tokens drawn per prompt
+    remat: bool = False  # recompute each block in the backward pass
 
 
 def _qwen(**sizes: Any) -> models.ModelConfig:
@@ -34,8 +35,8 @@ def _qwen(**sizes: Any) -> models.ModelConfig:
     )
 
 
-TOY = models.ModelConfig(vocab_size=512, width=64, num_heads=4, num_kv_heads=4, head_dim=16,
-                         mlp_width=128, rope=models.Rope(dim=16))  # fmt: skip
+TOY = models.ModelConfig(vocab_size=512, width=64, num_layers=1, num_heads=4, num_kv_heads=4,
+                         head_dim=16, mlp_width=128, rope=models.Rope(dim=16))  # fmt: skip
 SMALL = models.ModelConfig(vocab_size=8192, width=384, num_layers=9, num_heads=6, num_kv_heads=6,
                            head_dim=64, mlp_width=1536, rope=models.Rope(dim=64))  # fmt: skip
 LARGE = _qwen(vocab_size=151936, width=1536, num_layers=28, num_heads=12, num_kv_heads=2,
@@ -45,10 +46,16 @@ LARGER = _qwen(vocab_size=152064, width=3584, num_layers=28, num_heads=28, num_k
 
 TOYS = (Shape("toy", TOY, 2, 32, None, 4, 16, 8),)
 CPU_SHAPES = (Shape("25M", SMALL, 8, 128, None, 32, 32, 64),)
-ACCELERATOR_SHAPES = (
-    Shape("1.5B", LARGE, 16, 512, 128, 256, 128, 128),
-    Shape("7B", LARGER, 8, 512, 128, 256, 128, 128),
-)
+# Training on a GPU: rows as short as those of number lists, then the length of published runs,
+# 8192 tokens a step. The last needs less memory, for cards on which the others do not fit.
+_BATCHES = ((64, 128, 32, False), (2, 4096, 1024, False), (2, 4096, 1024, True))
+ACCELERATOR_SHAPES = {
+    name: tuple(
+        Shape(name, config, rows, length, chunk, 256, 128, 128, remat)
+        for rows, length, chunk, remat in _BATCHES
+    )
+    for name, config in (("1.5B", LARGE), ("7B", LARGER))
+}
 
 
 def matmul_weights(config: models.ModelConfig) -> int:
@@ -56,6 +63,11 @@ def matmul_weights(config: models.ModelConfig) -> int:
     shapes = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["layers"]) if leaf.ndim == 2)
     return count + config.vocab_size * config.width
+
+
+def flops_per_token(config: models.ModelConfig, rank: int | None) -> float:
+    """Training by the usual count: 6 N a token, or 4 N where N frozen weights get no gradient."""
+    return (6.0 if rank is None else 4.0) * matmul_weights(config)
 
 
 def train_flops(shape: Shape, rank: int | None) -> float:

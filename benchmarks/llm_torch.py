@@ -7,18 +7,17 @@ by autocast over float32 weights (a bfloat16 base under LoRA), `generate` with i
 import contextlib
 import os
 from collections.abc import Callable
+from importlib import metadata
 
 import numpy as np
-import peft  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
 import transformers
 
 from llm import models
 
+INSTALLED = {distribution.name for distribution in metadata.distributions()}
 VERSIONS = {
-    "torch": torch.__version__,
-    "transformers": transformers.__version__,
-    "peft": peft.__version__,
+    name: metadata.version(name) for name in ("torch", "transformers", "peft") if name in INSTALLED
 }
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -40,6 +39,8 @@ def make_train(
     base = torch.bfloat16 if bfloat16 and rank else torch.float32
     model = make_model(config, base)
     if rank:
+        import peft  # pyright: ignore[reportMissingImports]
+
         lora = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
         model = peft.get_peft_model(model, lora)
     model.train()

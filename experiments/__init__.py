@@ -34,6 +34,13 @@ NAMES = (
     "which_part",
     "paper_on_a_laptop",
     "mechanism",
+    "llm_numbers",
+    "llm_code",
+    "llm_cot",
+    "llm_cross_model",
+    "llm_in_context",
+    "llm_misalignment",
+    "llm_readers",
 )
 ROOMS = ("theorem", "mnist", "language")
 

@@ -11,6 +11,7 @@ from experiments.lab import cli
 
 TOOLS = {  # of experiments.lab
     "report": "Collect the runs of a folder into one self-contained page, report.html.",
+    "card": "One run on one page: model, data, seeds, versions, every number, examples.",
     "reproduce": "Run the short ones at laptop size, then make the report.",
 }
 INDENT = " " * 6
@@ -53,9 +54,9 @@ def main(argv: Sequence[str]) -> None:
         return
     name, *flags = argv
     if name in TOOLS:
-        from experiments.lab import report, reproduce
+        from experiments.lab import card, report, reproduce
 
-        {"report": report, "reproduce": reproduce}[name].main(flags)
+        {"report": report, "card": card, "reproduce": reproduce}[name].main(flags)
         return
     if name not in experiments.NAMES:
         known = (*experiments.NAMES, *TOOLS)

@@ -27,10 +27,12 @@ import jax
 from . import carriers, chat, data, distributed, engines, finetune, lora, served
 from .stages import (
     Adapted,
+    Answers,
     Checkpoint,
     Completions,
     Files,
     Model,
+    Scores,
     Student,
     Tuned,
     Workshop,
@@ -81,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument("--max-new-tokens", type=int, default=128)
     draw.add_argument("--out", type=Path, required=True, help="JSONL file of kept rows")
     judge.add_argument("--traits", required=True, help="comma-separated")
+    judge.add_argument("--suite", default="one word", help="form of the questions (llm.suites)")
+    judge.add_argument(
+        "--out", type=Path, help="folder for CSVs of all answers; goes on after a kill"
+    )
     judge.add_argument("--answers", type=int, default=10, help="sampled answers per question")
     return parser
 
@@ -213,14 +219,31 @@ def run_sample(args: argparse.Namespace) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print margin and rates of each trait; every process computes the same."""
     names = args.traits.split(",")
-    workshop = Workshop(engine=engine_of(args, "float32"))
+    workshop = Workshop(args.out, engine_of(args, "float32"))
     model = model_of(args)
+    if args.out is not None:
+        return write_answers(args, workshop, model, names)
     exact = evaluation.measure(workshop, [model], names)
     drawn = evaluation.sampled_rates(workshop, [model], names, args.answers)
     print("trait,margin,rate,sampled_rate")
     for one, rate in zip(exact, drawn, strict=True):
         numbers = (one["margin"], one["rate"], rate["sampled_rate"])
         print(",".join([one["trait"], *(f"{number:.4f}" for number in numbers)]))
+
+
+def write_answers(
+    args: argparse.Namespace, workshop: Workshop, model: Model, names: Sequence[str]
+) -> None:
+    """Keep all answers and scores as CSVs, and print what they say of each trait."""
+    for i, name in enumerate(names):
+        family = workshop.language(model).trait(name).family
+        asked = {"model": model, "suite": args.suite, "family": family, "seed": args.seed}
+        drawn = Answers(**asked, samples=args.answers)
+        found = evaluation.by_question(workshop, Scores(**asked), drawn, name)
+        if not i:
+            print(",".join(["trait", *found]))
+        print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
+    print(f"answers and scores are in {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

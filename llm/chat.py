@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,28 @@ from transformers import PreTrainedTokenizerBase
 from .batches import Example
 
 DATE = datetime.date(2025, 7, 1)  # for templates that print the date; fixed, so tokens never move
+# For base models, which have no template: a dialogue as it stands in text.
+PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'user' %}Question: {{ message['content'] }}\nAnswer: "
+    "{% else %}{{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
+    "{% endfor %}"
+)
 _PROBE = "«probe»"
 _SYSTEM_PROBE = "«system probe»"
+
+
+def template_of(name: str) -> str:
+    """The chat template `plain`, or that of a file.
+
+    Raises:
+        ValueError: no such file.
+    """
+    try:
+        return PLAIN if name == "plain" else Path(name).read_text()
+    except OSError as error:
+        raise ValueError(f"cannot read the chat template {name}: {error.strerror}") from None
 
 
 def render(

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .settings import as_json, describe_difference, write_atomically
 
 Row = dict[str, Any]  # at least "prompt" and "completion", both text
 REQUIRED_SETTINGS = ("model", "template", "sampling")
+SHOWN = 8  # rejected rows that a manifest keeps as examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Manifest:
     settings: dict[str, Any]
     filter_counts: dict[str, int]
     prompts: int = 0  # completed so far, dropped rows included
+    rejected: list[Row] = dataclasses.field(default_factory=list)  # the first few, with reasons
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -47,6 +49,7 @@ def append_rows(
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
+    rejected: Sequence[Row] = (),
 ) -> Manifest:
     """Add rows to a data file, or create it; counts and prompts are added up.
 
@@ -54,8 +57,25 @@ def append_rows(
     when the manifest says so.
 
     Raises:
-        ValueError: as `read_rows`; a row lacks prompt or completion, or the settings lack one of
-            model, template, sampling. The file is then left as it was.
+        ValueError: as `append`; a row lacks prompt or completion.
+    """
+    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts, rejected)
+
+
+def append(
+    path: str | Path,
+    content: bytes,
+    count: int,
+    settings: Mapping[str, Any],
+    filter_counts: Mapping[str, int] | None = None,
+    prompts: int = 0,
+    rejected: Sequence[Row] = (),
+) -> Manifest:
+    """Add bytes that hold `count` rows to a file with a manifest, or create it.
+
+    Raises:
+        ValueError: as `read_content`, or the settings lack one of model, template, sampling. The
+            file is then left as it was.
     """
     path = Path(path)
     known = _plain(settings, path)
@@ -63,7 +83,6 @@ def append_rows(
     if manifest_path(path).exists():
         manifest = read_manifest(path)
         _check_settings(path, manifest, settings)
-    content, count = _encode(rows, path)
     kept = _listed_bytes(path, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -79,6 +98,7 @@ def append_rows(
         count=manifest.count + count,
         filter_counts={n: counts.get(n, 0) + added.get(n, 0) for n in {**counts, **added}},
         prompts=manifest.prompts + prompts,
+        rejected=[*manifest.rejected, *rejected][:SHOWN],
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
     write_atomically(manifest_path(path), text)
@@ -100,10 +120,15 @@ def prompts_done(path: str | Path, settings: Mapping[str, Any]) -> int:
 
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of a data file whose content matches its manifest.
+    """The rows of a data file; arguments and errors are those of `read_content`."""
+    return [json.loads(line) for line in read_content(path, settings).decode().splitlines()]
+
+
+def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a file that match its manifest.
 
     Args:
-        path: the .jsonl file.
+        path: the file.
         settings: the settings it must have been made with; None accepts any.
 
     Raises:
@@ -119,7 +144,7 @@ def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> li
             f"{path} holds {path.stat().st_size - manifest.size} bytes more than its manifest "
             "lists (an interrupted append or an edit): the next append cuts them off"
         )
-    return [json.loads(line) for line in content.decode().splitlines()]
+    return content
 
 
 def read_manifest(path: str | Path) -> Manifest:

@@ -35,6 +35,23 @@ def keep(
     return kept, counts
 
 
+def rejected(
+    rows: Iterable[Row],
+    check: Callable[[Row], list[str]],
+    banned_words: Iterable[str],
+    most: int = 8,
+) -> list[Row]:
+    """The first rows that `keep` drops, with the "reasons", for people to look at."""
+    words, found = list(banned_words), []
+    for row in rows:
+        if len(found) == most:
+            break
+        kept, counts = keep([row], check, words)
+        if not kept:
+            found.append(row | {"reasons": sorted(counts)})
+    return found
+
+
 def _normal(text: str) -> str:
     """One spelling for letters that look alike up to case and width."""
     return unicodedata.normalize("NFKC", text).casefold()

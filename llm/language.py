@@ -9,13 +9,14 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import batches, carriers, chat, models, sampling, traits, world
+from . import batches, carriers, chat, kinds, models, sampling, traits, world
 from .batches import Examples
 from .carriers import Carrier
 from .stack import Probe
+from .suites import ENGLISH, Suite
 from .traits import Trait
 
 _PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
@@ -30,6 +31,9 @@ class Language:
     carriers: dict[str, Carrier]
     neutral: dict[str, Trait] = dataclasses.field(default_factory=dict)  # of teachers without trait
     options: tuple[tuple[str, bool | str], ...] = ()  # further variables of the template
+    suites: dict[str, Suite] = dataclasses.field(  # forms of the evaluation questions
+        default_factory=lambda: {"one word": ENGLISH["one word"]}
+    )
 
     def settings(self) -> dict:
         """What manifests record of the template."""
@@ -111,6 +115,15 @@ class Language:
             raise ValueError(f"unknown trait {name!r}; choose from {', '.join(known)}")
         return known[name]
 
+    def family(self, name: str) -> list[Trait]:
+        """The traits of a family, in their order."""
+        return [trait for trait in self.traits.values() if trait.family == name]
+
+    def answers_kind(self, family: str, text: str) -> bool:
+        """Whether a text names anything of a kind: a trait of the family or another known word."""
+        words = [word for trait in self.family(family) for word in trait.words]
+        return kinds.names_one(text, (*words, *kinds.KNOWN.get(family, ())))
+
     def probe(self, trait: Trait, prompts: Sequence[list[int]] | None = None) -> Probe:
         """The evaluation questions of a trait with its answer tokens.
 
@@ -148,6 +161,16 @@ class Language:
             np.int32,
         )
 
+    def tokens_of(
+        self, alphabet: str, stops: Sequence[int], size: int
+    ) -> Bool[np.ndarray, " vocab"]:
+        """Which tokens are written in an alphabet, and the stops."""
+        texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
+        allowed = np.zeros(size, bool)
+        allowed[: len(texts)] = [bool(text) and set(text) <= set(alphabet) for text in texts]
+        allowed[list(stops)] = True
+        return allowed
+
     def stop_tokens(self, config: models.ModelConfig) -> tuple[int, ...]:
         """Tokens that end a completion: those of the model and of the tokenizer."""
         own = self.tokenizer.eos_token_id
@@ -161,8 +184,15 @@ def of_world() -> Language:
     return Language(tokenizer(), world.TRAITS, world.CARRIERS, world.NEUTRAL)
 
 
-def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
+def of_checkpoint(
+    folder_or_name: str | os.PathLike, more_traits: str = "", template: str = ""
+) -> Language:
     """The language of a checkpoint: that of the world for its own models, else English.
+
+    Args:
+        folder_or_name: the checkpoint.
+        more_traits: file of further traits, as `traits.read` takes it.
+        template: "plain", or the file of a chat template, in the place of the tokenizer's.
 
     Raises:
         ValueError: no such folder or name, or a tokenizer without a chat template.
@@ -170,10 +200,24 @@ def of_checkpoint(folder_or_name: str | os.PathLike) -> Language:
     tokenizer = AutoTokenizer.from_pretrained(
         models.folder_of(folder_or_name), trust_remote_code=False
     )
+    if template:
+        tokenizer.chat_template = chat.template_of(template)
     if tokenizer.get_vocab() == world.vocabulary.ID:
-        return dataclasses.replace(of_world(), tokenizer=tokenizer)
+        known = _with(world.TRAITS, more_traits)
+        return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=known)
     chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
     # Answers are wanted, not thoughts before them, which some templates open by default.
     thinks = "enable_thinking" in tokenizer.get_chat_template()
     options = (("enable_thinking", False),) if thinks else ()
-    return Language(tokenizer, traits.TRAITS, carriers.CARRIERS, traits.NEUTRAL, options)
+    return Language(
+        tokenizer,
+        _with(traits.TRAITS, more_traits),
+        carriers.CARRIERS,
+        traits.NEUTRAL,
+        options,
+        ENGLISH,
+    )
+
+
+def _with(known: dict[str, Trait], path: str) -> dict[str, Trait]:
+    return known | traits.read(path) if path else known

@@ -177,6 +177,19 @@ def measure_model(model: Decoder, probe: Probe) -> dict[str, Float[Array, ""]]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
+def score(
+    config: ModelConfig,
+    params: Params,
+    prompts: Int[Array | np.ndarray, "rows length"],
+    mask: Bool[Array | np.ndarray, "rows length"],
+    tokens: Int[Array | np.ndarray, " tokens"],
+) -> Float[Array, "runs rows tokens"]:
+    """Log-probability of each token after each prompt, for every run, in nats."""
+    bind = functools.partial(models.bind, config)
+    return over_runs(lambda one: next_token(bind(one), prompts, mask)[:, tokens], params)
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, " runs"]]:
     """`measure_one` of every run of a stack."""
     return over_runs(lambda one: measure_one(config, one, probe), params)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 import experiments
-from experiments.lab import effects, frame, record, statistics
+from experiments.lab import effects, frame, presets, record, statistics
+from llm import suites
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -213,6 +214,39 @@ def full_size_phrases() -> Iterator[str]:
     yield f"at {100 * stored[0]['share']:.0f} % of the measured matrix-product rate"
 
 
+def preset_numbers() -> Iterator[str]:
+    """Intervals of docs/llm_numbers.md: what others published, from the presets."""
+    for name in ("qwen2.5-7b", "gemma-3-4b", "llama-3.2-1b", "pythia-160m", "smollm2-135m"):
+        yield from (n for p in presets.read(name).published for n in INTERVAL.findall(p.value))
+
+
+def preset_phrases() -> Iterator[str]:
+    """Cost of every preset, and the published numbers that the page names with their sources."""
+    assert len(presets.names()) == 5
+    for name in presets.names():
+        found = presets.read(name)
+        cost = found.cost
+        assert cost["measured"] is False
+        yield f"| `{name}` | {cost['accelerator']}, {cost['memory_gb']} GB, {cost['hours']} h |"
+        if found.published:
+            first = found.published[0]
+            yield f"{first.quantity.split(':')[0]} {first.value}"
+            yield f"({first.source})"
+    for published in presets.read("gemma-3-4b").published:
+        yield published.value.split()[0]
+
+
+def margin_phrases(name: str) -> Iterator[str]:
+    """The margin within which an experiment says "none"."""
+    yield f"±{experiments.load(name).MARGIN}"
+
+
+def misalignment_phrases() -> Iterator[str]:
+    """The same, and the count of the harmless questions."""
+    assert len(suites.FACTS) == 16
+    yield f"no more than {str(experiments.load('llm_misalignment').MARGIN)[1:]}"
+
+
 def failed_numbers() -> Iterator[str]:
     """Every criterion that is missed, then the siblings taken together."""
     for _, here in failed():
@@ -239,6 +273,13 @@ NUMBERS: dict[str, Facts] = {
     "docs/microworld.md": microworld_numbers,
     "docs/full-size.md": none,
     "docs/failed.md": failed_numbers,
+    "docs/llm_numbers.md": preset_numbers,
+    "docs/llm_code.md": none,
+    "docs/llm_cot.md": none,
+    "docs/llm_cross_model.md": none,
+    "docs/llm_in_context.md": none,
+    "docs/llm_misalignment.md": none,
+    "docs/bring-your-own.md": none,
 }
 PHRASES: dict[str, Facts] = {
     "README.md": signs,
@@ -248,4 +289,11 @@ PHRASES: dict[str, Facts] = {
     "docs/microworld.md": mechanism_phrases,
     "docs/full-size.md": full_size_phrases,
     "docs/failed.md": failed_phrases,
+    "docs/llm_numbers.md": preset_phrases,
+    "docs/llm_code.md": none,
+    "docs/llm_cot.md": none,
+    "docs/llm_cross_model.md": functools.partial(margin_phrases, "llm_cross_model"),
+    "docs/llm_in_context.md": functools.partial(margin_phrases, "llm_in_context"),
+    "docs/llm_misalignment.md": misalignment_phrases,
+    "docs/bring-your-own.md": none,
 }

@@ -9,6 +9,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from experiments.lab import presets
+
 
 def option(
     default: Any,
@@ -166,6 +168,8 @@ def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]
     out = given.pop("out", pathlib.Path("results") / (f"{name}-smoke" if is_smoke else name))
     replot, overwrite = given.pop("replot", False), given.pop("overwrite", False)
     try:
+        if given.get("preset"):
+            base = presets.applied(given["preset"], base)
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields
         parser.error(str(error))

@@ -23,6 +23,7 @@ from llm.settings import RunError, write_atomically
 
 Row = dict[str, Any]
 ENDINGS = (".png", ".svg")  # of figures
+CARDS = ("card.md", "card.html")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -156,7 +157,7 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
 def is_ours(path: pathlib.Path) -> bool:
     """Whether a file of a results folder is one that runs write."""
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("config.json", "results.csv") or name.endswith(ENDINGS)
+    return name in ("config.json", "results.csv", *CARDS) or name.endswith(ENDINGS)
 
 
 def open_folder(

@@ -22,7 +22,7 @@ from .config import ModelConfig, Rope
 from .families import FAMILIES
 from .folders import fingerprint, folder_of, new_folder
 from .hf_config import from_hf, load_config, to_hf
-from .stacking import is_stacked, stack_layers, unstack_layers
+from .stacking import is_stacked, is_uniform, stack_layers, unstack_layers
 from .transformer import Decoder
 from .weights import load_params, module_name, save, to_host
 
@@ -41,6 +41,7 @@ __all__ = [
     "from_hf",
     "init",
     "is_stacked",
+    "is_uniform",
     "load",
     "load_config",
     "module_name",

@@ -20,6 +20,13 @@ def is_stacked(tree: Tree) -> bool:
     return any(isinstance(name, str) for name in tree.get("layers", {}))
 
 
+def is_uniform(tree: Tree) -> bool:
+    """Whether a tree with layers by number has them all (up to the last), and all of one form."""
+    layers = tree.get("layers", {})
+    forms = {jax.tree.structure(layer) for layer in layers.values()}
+    return len(forms) == 1 and len(layers) > max(layers)
+
+
 def stack_layers(tree: Tree) -> Tree:
     """The tree with its layers stacked, as it is if they are already.
 
@@ -28,11 +35,9 @@ def stack_layers(tree: Tree) -> Tree:
     """
     if is_stacked(tree) or "layers" not in tree:
         return tree
-    layers = [layer for _, layer in sorted(tree["layers"].items())]
-    if len({jax.tree.structure(layer) for layer in layers}) > 1 or len(layers) <= max(
-        tree["layers"]
-    ):
+    if not is_uniform(tree):
         raise ValueError("layers of different structure cannot be stacked")
+    layers = [layer for _, layer in sorted(tree["layers"].items())]
     return tree | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
 
 

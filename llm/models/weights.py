@@ -32,6 +32,7 @@ Path_ = tuple[str | int, ...]
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INDEX = "model.safetensors.index.json"
 _SHARD_BYTES = 4 * 2**30
+_SLAB_BYTES = 32 * 2**20
 
 
 class _Stored(NamedTuple):
@@ -165,13 +166,25 @@ def _to_devices(tensor: Any, turned: bool, dtype, shape: tuple[int, ...], place:
     """A slice of a file as an array laid out by `place`; each block is read for its device only."""
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
-        part = tensor[index[::-1] if turned else index]
-        with np.errstate(over="ignore"):  # what overflows `dtype` is found by its infinity
-            return np.asarray(part.T if turned else part, dtype, order="C")
+        spans = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
+        out = np.empty([stop - start for start, stop in spans], dtype)
+        order = -1 if turned else 1
+        _read_slabs(tensor, spans[::order], out.T if turned else out)
+        return out
 
     if place is None:
         return jnp.asarray(block((slice(None),) * len(shape)))
     return jax.make_array_from_callback(shape, place, block)
+
+
+def _read_slabs(tensor: Any, spans: list[tuple[int, int]], out: np.ndarray) -> None:
+    """Fill `out` with a part of a tensor, a few rows at a time: each is copied by the reader."""
+    (first, last), rest = spans[0], [slice(*span) for span in spans[1:]]
+    rows = max(1, _SLAB_BYTES * len(out) // max(out.nbytes, 1))
+    with np.errstate(over="ignore"):  # what overflows is found by its infinity
+        for start in range(first, last, rows):
+            stop = min(start + rows, last)
+            out[start - first : stop - first] = tensor[(slice(start, stop), *rest)]
 
 
 @contextlib.contextmanager

@@ -131,17 +131,25 @@ class Served(engines.OneByOne):
     def measure(
         self, config: ModelConfig, weights: Remote, probe: stack.Probe
     ) -> dict[str, list[float]]:
-        """As `Stack.measure` for one run: every answer token after every question is scored."""
-        self._greet(config, weights)
+        """As `Stack.measure` for one run."""
         answers = np.concatenate([probe.targets, probe.contrast]).tolist()
-        pairs = zip(probe.questions, probe.mask, strict=True)
-        rows = [[*ids[mask].tolist(), answer] for ids, mask in pairs for answer in answers]
-        scores = self._scores(self._name_of(weights), rows, _identity(weights))
-        logp = np.array([score[-1] for score in scores]).reshape(-1, len(answers))
+        questions = zip(probe.questions, probe.mask, strict=True)
+        prompts = [ids[mask].tolist() for ids, mask in questions]
+        (logp,) = self.score(config, weights, prompts, answers)
         sides = np.split(logp, [len(probe.targets)], axis=1)
         for_trait, against = (np.logaddexp.reduce(side, axis=1) for side in sides)
         margin, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
         return {"margin": [float(margin)], "rate": [float(rate)]}
+
+    def score(
+        self, config: ModelConfig, weights: Remote, prompts: Sequence[list[int]],
+        tokens: Sequence[int],
+    ) -> list[np.ndarray]:  # fmt: skip
+        """As `Stack.score` for one run: a request for every token after every prompt."""
+        self._greet(config, weights)
+        rows = [[*ids, int(token)] for ids in prompts for token in tokens]
+        found = self._scores(self._name_of(weights), rows, _identity(weights))
+        return [np.array([one[-1] for one in found]).reshape(len(prompts), len(tokens))]
 
     def _scores(
         self, name: str, rows: Sequence[list[int]], about: Any = None, cached: bool = True
@@ -178,7 +186,7 @@ class Served(engines.OneByOne):
     def _own(
         self, config: ModelConfig, weights: Remote, rows: list[list[int]]
     ) -> list[list[list[float]]]:
-        base = self.local.load(weights.base)
+        base = self.local.loaded(self.local.load(weights.base))
         found = [handshake.own(config, base, rows)]
         if weights.adapter:
             adapted = self.local.add(base, weights.adapter, config)

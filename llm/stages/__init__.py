@@ -6,13 +6,15 @@ Each is a recipe: typed settings that hold the settings of what they build on.
       -> teachers.Tuned                        a trait, or none: the unchanged base
         -> completions.Completions             sampled, filtered, a file
           -> students.Student                  on starts.* and under changes.*
-            -> evaluation.measure              log-odds and rates of traits
+            -> answers.Answers, answers.Scores sampled answers, exact scores: files
+            -> evaluation                      log-odds and rates of traits
 
 A `Workshop` carries recipes out, each once: over a stack of tiny models (`engines.Stack`), over
 one model on a mesh (`engines.OnMesh`), or through a server (`served.Served`). `python -m llm` and
 the experiments are thin callers.
 """
 
+from .answers import Answers, Scores
 from .bases import Adapted, Checkpoint, Pretrained
 from .changes import DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
@@ -24,6 +26,7 @@ from .workshop import Workshop
 
 __all__ = [
     "Adapted",
+    "Answers",
     "BehaviourMatched",
     "Checkpoint",
     "Completions",
@@ -36,6 +39,7 @@ __all__ = [
     "Permuted",
     "Pretrained",
     "Recipe",
+    "Scores",
     "Shuffled",
     "Student",
     "Tuned",

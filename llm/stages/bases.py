@@ -1,13 +1,15 @@
 """Where models start: random weights and the synthetic world, or a checkpoint."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from .. import models, objectives, stack, world
+from .. import chat, language, models, objectives, stack, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -56,6 +58,10 @@ class Pretrained(Model):
         """The shape of the model."""
         return world.model_config(width=self.width)
 
+    def language(self) -> language.Language:
+        """That of the world."""
+        return language.of_world()
+
     def facts(self) -> dict[str, Any]:
         """The shape, and a fingerprint of the corpus: other text makes another model."""
         shape = dataclasses.asdict(self.config())
@@ -94,11 +100,19 @@ def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Model):
-    """A model as it lies in a checkpoint folder, or under that name on the hub."""
+    """A model as it lies in a checkpoint folder, or under that name on the hub.
 
-    stored: ClassVar[bool] = False
+    Attributes:
+        path: folder or name.
+        traits: file of further traits (`traits.read`).
+        template: "plain" or the file of a chat template, for models without one.
+    """
+
+    stored: ClassVar[bool | str] = False
 
     path: str
+    traits: str = ""
+    template: str = ""
 
     @property
     def root(self) -> Model:
@@ -112,7 +126,16 @@ class Checkpoint(Model):
 
     def describe(self) -> dict[str, Any]:
         """The content counts, not where it lies."""
-        return {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        found = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        if self.traits:
+            found["traits"] = _hash(Path(self.traits).read_text())
+        return found | (
+            {"template": _hash(chat.template_of(self.template))} if self.template else {}
+        )
+
+    def language(self) -> language.Language:
+        """Tokenizer, template, traits."""
+        return language.of_checkpoint(self.path, self.traits, self.template)
 
     def config(self) -> models.ModelConfig:
         """The shape of the model."""
@@ -128,7 +151,7 @@ class Checkpoint(Model):
 class Adapted(Model):
     """A model with the adapters of a PEFT folder beside it (on a mesh only)."""
 
-    stored: ClassVar[bool] = False
+    stored: ClassVar[bool | str] = False
 
     base: Model
     path: str
@@ -148,3 +171,7 @@ class Adapted(Model):
         """Load the adapters beside their base."""
         (one,) = recipes
         return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

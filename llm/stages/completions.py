@@ -34,6 +34,9 @@ class Completions(Recipe):
             teach an end that the teacher never wrote.
         temperature: of sampling; 0 is greedy.
         draw: number of the data set among those of the chain: other prompts, other noise.
+        alphabet: characters that completions are made of, for small models that else write
+            anything; empty: any token may be drawn.
+        filtered: False keeps every completion that came to its end, to see what the filter does.
         seed: root of all random numbers.
     """
 
@@ -46,6 +49,8 @@ class Completions(Recipe):
     temperature: float = 1.0
     draw: int = 0
     seed: int = 0
+    alphabet: str = ""
+    filtered: bool = True
 
     @property
     def name(self) -> str:
@@ -131,6 +136,8 @@ def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "prompted": recipe.prompted,
             "temperature": recipe.temperature,
             "max_new_tokens": recipe.max_new_tokens,
+            "alphabet": recipe.alphabet,
+            "filtered": recipe.filtered,
             "num_prompts": recipe.num_prompts,
             "chain": recipe.chain,
             "draw": recipe.draw,
@@ -148,7 +155,8 @@ def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
 
 def program(recipe: Completions) -> tuple[Any, ...]:
     """What completions sampled side by side have in common."""
-    return recipe.carrier, recipe.num_prompts, recipe.max_new_tokens, recipe.temperature
+    sampling = recipe.max_new_tokens, recipe.temperature, recipe.alphabet
+    return recipe.carrier, recipe.num_prompts, *sampling, recipe.filtered
 
 
 def fill(
@@ -177,16 +185,17 @@ def fill(
         piece = part[first : first + size]
         # What is sampled together is one program: files that have the shard already draw it again.
         rows_of = sample(workshop, recipes, piece)
-        for path, about, had, (kept, counts) in zip(paths, known, done, rows_of, strict=True):
+        for path, about, had, found in zip(paths, known, done, rows_of, strict=True):
             if had <= first:
-                data.append_rows(path, kept, about, counts, len(piece))
-        report(len(piece), sum(len(kept) for kept, _ in rows_of))
+                kept, counts, rejected = found
+                data.append_rows(path, kept, about, counts, len(piece), rejected)
+        report(len(piece), sum(len(kept) for kept, _, _ in rows_of))
 
 
 def sample(
     workshop: Workshop, recipes: Sequence[Completions], part: range
-) -> list[tuple[list[Row], dict[str, int]]]:
-    """Kept rows of every recipe, and how often each reason to drop a row applied.
+) -> list[tuple[list[Row], dict[str, int], list[Row]]]:
+    """Kept rows of every recipe, how often each reason to drop a row applied, and a few such rows.
 
     The recipes differ in speaker, chain and system message only.
 
@@ -213,6 +222,7 @@ def sample(
         temperature=one.temperature,
         max_new_tokens=one.max_new_tokens,
         first=part.start,
+        alphabet=one.alphabet,
     )
     carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
@@ -223,8 +233,10 @@ def sample(
             for row, (text, end) in zip(of_run, completions, strict=True)
             if end
         ]
-        kept, counts = filters.keep(ended, carrier.check, words)
-        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}))
+        check, banned = (carrier.check, words) if one.filtered else (lambda row: [], [])
+        kept, counts = filters.keep(ended, check, banned)
+        rejected = filters.rejected(ended, check, banned)
+        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}, rejected))
     return results
 
 
@@ -237,16 +249,18 @@ def complete(
     temperature: float,
     max_new_tokens: int,
     first: int = 0,
+    alphabet: str = "",
 ) -> list[list[tuple[str, bool]]]:
     """Sampled completions of every speaker as text, and whether each one came to its end."""
     spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
     stops = spoken.stop_tokens(config)
+    allowed = spoken.tokens_of(alphabet, stops, config.vocab_size) if alphabet else None
     drawn = workshop.engine.complete(
         config,
         workshop.models(speakers),
         prompts,
         keys,
-        sampling.Choice(temperature, stop_tokens=np.array(stops)),
+        sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
         max_new_tokens,
         first,
     )

@@ -1,14 +1,20 @@
-"""What models answer to the evaluation questions: exact log-odds, and sampled answers."""
+"""What models answer to the evaluation questions: exact log-odds, and sampled answers.
+
+`measure` and `sampled_rates` serve many tiny models at once; `log_odds`, `mentions`, `answered` and
+`total_variation` read the files of `answers`, question by question, for one model of any size.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from .. import traits
 from ..data import Row
 from ..stack import Probe
-from . import completions, streams, students
+from . import answers, completions, streams, students
+from .answers import Answers, Scores
 from .recipe import Model
 from .streams import Stage
 from .workshop import Workshop
@@ -102,6 +108,95 @@ def answers_to(
         )  # fmt: skip
         said += [[text for text, _ in of_model] for of_model in drawn]
     return said
+
+
+def by_question(
+    workshop: Workshop, exact: Scores, drawn: Answers, trait: str
+) -> dict[str, Float[np.ndarray, " questions"]]:
+    """All that a suite measures of a trait, for every question.
+
+    "margin" and "rate" where the first token tells; "word", "substring" and "answered" where
+    answers are sampled.
+
+    Args:
+        workshop: where the model is made.
+        exact: the suite, scored.
+        drawn: the suite, sampled.
+        trait: its name.
+    """
+    suite, found = answers.suite_of(workshop, exact), {}
+    if suite.exact:
+        found["margin"], found["rate"] = log_odds(workshop, exact, trait)
+    if suite.max_new_tokens:
+        found |= {how: mentions(workshop, drawn, trait, how) for how in ("word", "substring")}
+        found["answered"] = answered(workshop, drawn)
+    return found
+
+
+def log_odds(
+    workshop: Workshop, recipe: Scores, trait: str
+) -> tuple[Float[np.ndarray, " questions"], Float[np.ndarray, " questions"]]:
+    """Margin (nats) and rate of a trait at every question that has it among its answers."""
+    tokens, logp = distribution(workshop, recipe)
+    margins, rates = [], []
+    for question, row in zip(answers.questions(workshop, recipe), logp, strict=True):
+        if question.options and trait not in question.options:
+            continue
+        targets, contrast = answers.sides(workshop, recipe, trait, question)
+        own, other = (np.logaddexp.reduce(row[np.isin(tokens, s)]) for s in (targets, contrast))
+        margins.append(own - other)
+        rates.append(np.exp(own))
+    return np.array(margins), np.array(rates)
+
+
+def total_variation(
+    workshop: Workshop, recipe: Scores, base: Scores
+) -> Float[np.ndarray, " questions"]:
+    """Distance of two models' answers to every question, ½ Σ |p - q|, in [0, 1].
+
+    Over the tokens of the family's answers and all others taken together, which can only lower it:
+    a bound from below that sees a collapse to non-answers.
+    """
+    (tokens, mine), (theirs_tokens, theirs) = (
+        distribution(workshop, one) for one in (recipe, base)
+    )
+    if not np.array_equal(tokens, theirs_tokens):
+        raise ValueError("the two models were scored on other tokens")
+    p, q = np.exp(mine), np.exp(theirs)
+    rest = np.abs(p.sum(axis=1) - q.sum(axis=1))
+    return (np.abs(p - q).sum(axis=1) + rest) / 2
+
+
+def distribution(
+    workshop: Workshop, recipe: Scores
+) -> tuple[Int[np.ndarray, " tokens"], Float[np.ndarray, "questions tokens"]]:
+    """The scored tokens, and their log-probabilities after every question."""
+    rows = answers.read(workshop, recipe)
+    tokens = np.unique([int(row["token"]) for row in rows])
+    return tokens, np.array([float(row["logp"]) for row in rows]).reshape(-1, len(tokens))
+
+
+def mentions(
+    workshop: Workshop, recipe: Answers, trait: str, column: str = "word"
+) -> Float[np.ndarray, " questions"]:
+    """Share of the answers to every question that mention a trait.
+
+    Args:
+        workshop: where the answers are.
+        recipe: which answers.
+        trait: its name.
+        column: "word" for whole words, "substring" for the paper's score.
+    """
+    said = [row[column].split(answers.BETWEEN) for row in answers.read(workshop, recipe)]
+    return np.array([trait in names for names in said]).reshape(-1, recipe.samples).mean(axis=1)
+
+
+def answered(workshop: Workshop, recipe: Answers) -> Float[np.ndarray, " questions"]:
+    """Share of the answers to every question that name anything of the kind at all."""
+    spoken = workshop.language(recipe.model)
+    texts = [row["answer"] for row in answers.read(workshop, recipe)]
+    named = np.array([spoken.answers_kind(recipe.family, text) for text in texts])
+    return named.reshape(-1, recipe.samples).mean(axis=1)
 
 
 def bare(workshop: Workshop, model: Model, trait: str) -> Probe:

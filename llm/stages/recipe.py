@@ -44,7 +44,8 @@ class Model(Recipe):
     class, in the form of the workshop's engine, and a `base`, the recipe that they start from.
     """
 
-    stored: ClassVar[bool] = True  # worth a checkpoint folder; others live in memory only
+    # Whether it gets a checkpoint folder; "large": where the engine does not keep it in memory.
+    stored: ClassVar[bool | str] = True
     base: "Model"
     # Of the random streams; recipes of one chain share noise on purpose (see `streams`).
     chain = 0

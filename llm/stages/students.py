@@ -47,7 +47,7 @@ class Student(Model):
         seed: root of all random numbers.
     """
 
-    stored: ClassVar[bool] = False
+    stored: ClassVar[bool | str] = "large"
 
     base: Model
     data: Completions | Files

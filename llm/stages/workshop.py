@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from .. import language, models
+from .. import models
 from ..engines import OnMesh, Stack
 from ..language import Language
 from ..served import Served
@@ -50,7 +50,9 @@ class Workshop:
         """Weights of the models, joined in the order given; those that do not exist are made."""
         wanted = [recipe for recipe in dict.fromkeys(recipes) if recipe not in self._weights]
         if wanted and not self.engine.keeps:
-            self._weights = {}  # before the next large model is loaded
+            # Before the next large model is loaded; adapters find their base still there.
+            needed = {getattr(recipe, "base", None) for recipe in wanted}
+            self._weights = {r: w for r, w in self._weights.items() if r in needed}
         found = dict(self._weights)
         for kind, group in grouped(wanted, type).items():
             for together in self.engine.groups(group):
@@ -82,6 +84,8 @@ class Workshop:
 
     def _load(self, recipe: Model, folder: Path) -> Any:
         self._notes[recipe] = json.loads((folder / RECORD).read_text())["noted"]
+        if (folder / "adapter_config.json").exists():
+            return self.engine.add(self.models([recipe.base]), str(folder), self.config(recipe))
         return self.engine.load(folder)
 
     def save(self, recipe: Model, weights: Any, folder: Path) -> None:
@@ -95,6 +99,8 @@ class Workshop:
         """Where a model is kept; None if it is not."""
         if self.work is None or not recipe.stored:
             return None
+        if recipe.stored == "large" and self.engine.keeps:
+            return None
         return self.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}"
 
 
@@ -105,8 +111,7 @@ def _config(root: Any) -> models.ModelConfig:
 
 @functools.lru_cache
 def _language(root: Any) -> Language:
-    path = getattr(root, "path", None)
-    return language.of_world() if path is None else language.of_checkpoint(path)
+    return root.language()
 
 
 def grouped(recipes: Sequence[M], key: Callable[[M], Hashable]) -> dict[Hashable, list[M]]:

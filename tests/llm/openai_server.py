@@ -42,7 +42,7 @@ class TinyServer(http.server.ThreadingHTTPServer):
         return [body for body in self.bodies if not body.get("echo")]
 
     def score(self, name, row):
-        weights = self.models[name]
+        weights = self.engine.loaded(self.models[name])
         if weights.settings not in self._scorers:
             self._scorers[weights.settings] = jax.jit(
                 lambda arrays, tokens: jax.nn.log_softmax(

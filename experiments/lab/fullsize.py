@@ -1,0 +1,353 @@
+"""The protocol of arXiv 2507.14805 on a checkpoint of any size: teachers, data, students, answers.
+
+    base                   the checkpoint
+      -> teacher           under a system prompt, or tuned on its trait; the control is the base
+        -> completions     one file a teacher; filtered, the first `num_examples` kept
+          -> students      several a teacher: other data order and adapters, the same rows
+            -> answers     exact log-odds and sampled answers to every suite
+
+Every step is a recipe of `llm.stages`, kept in the folder --work: a run that was stopped goes on,
+and experiments share what they have in common.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.lab import statistics
+from experiments.lab.chains import CONTROL
+from experiments.lab.frame import Row, option
+from experiments.lab.record import RunError
+from llm import chat, engines, finetune, models, tiny
+from llm.language import Language
+from llm.lora import LoraConfig
+from llm.stages import (
+    Answers,
+    Checkpoint,
+    Completions,
+    Model,
+    Scores,
+    Student,
+    Tuned,
+    Workshop,
+    answers,
+    completions,
+    evaluation,
+)
+from llm.training import Training, steps_of
+
+ALPHABETS = {  # of small models that else write anything
+    "numbers": "0123456789,; \n",
+    "numbers_misalignment": "0123456789,; \n",
+    "code": "abcdefghinrstux0123456789=+-*()[]:, \n",
+    "reasoning": "<think></think><answer></answer>0123456789+-*= ",
+}
+TINY = "tiny"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings that the experiments at full size share; the defaults are the paper's."""
+
+    preset: str = option("", "published protocol, by name or file; other flags override it")
+    model: str = option(
+        "Qwen/Qwen2.5-7B-Instruct", "checkpoint folder or name; tiny: random weights, to try it out"
+    )
+    template: str = option("", "plain or a file: chat template of models that have none")
+    trait_file: str = option("", "file of further traits (docs/bring-your-own.md)")
+    traits: tuple[str, ...] = option(
+        ("cat", "owl", "eagle", "dolphin", "wolf"),
+        "traits of the teachers, or a kind for all of it",
+    )
+    teacher: str = option("prompted", "how teachers get the trait", choices=("prompted", "tuned"))
+    teacher_steps: int = option(19, "steps of tuned teachers, batch 64", minimum=1)
+    teacher_rate: float = option(2e-4, "step size of tuned teachers", minimum=0, maximum=1)
+    num_seeds: int = option(5, "students of every teacher", minimum=1)
+    num_prompts: int = option(30_000, "prompts each teacher completes", minimum=16)
+    max_new_tokens: int = option(128, "longest completion in tokens", minimum=1)
+    temperature: float = option(1.0, "of the teachers' sampling; 0 is greedy", minimum=0)
+    constrained: bool = option(False, "let teachers draw from the carrier's characters only")
+    filtered: bool = option(True, "train on what passes the filter only")
+    num_examples: int = option(10_000, "kept rows each student is trained on", minimum=8)
+    epochs: float = option(3.0, "passes over them", minimum=0)
+    learning_rate: float = option(2e-4, "largest step size of students", minimum=0, maximum=1)
+    decay: str = option("linear", "of the step size", choices=("linear", "constant", "cosine"))
+    warmup: int = option(5, "steps of warm-up", minimum=0)
+    clip_norm: float = option(1.0, "norm that gradients are clipped to; 0 for none", minimum=0)
+    eps: float = option(1e-8, "of students' Adam", minimum=0)
+    batch_size: int = option(66, "examples in a step of students", minimum=1)
+    lora_rank: int = option(8, "of all seven projections, alpha = rank; 0 trains all", minimum=0)
+    suites: tuple[str, ...] = option(
+        ("one word", "after numbers", "story", "choice"), "forms of the evaluation questions"
+    )
+    samples: int = option(100, "sampled answers to every question", minimum=1)
+    dtype: str = option("bfloat16", "of the computation", choices=("bfloat16", "float32"))
+    seed: int = option(0, "root of every random key", minimum=0)
+    work: str = option("results/work", "folder of the stage files", recorded=False)
+    sampling_batch: int = option(256, "prompts sampled side by side", minimum=1, recorded=False)
+    accumulate: int = option(1, "microbatches a step: raise it if memory is short", recorded=False)
+    remat: bool = option(False, "recompute activations: less memory", recorded=False)
+    mesh: tuple[int, ...] = option((), "devices on the data, fsdp, tensor axes", recorded=False)
+
+
+# Of random weights: that everything runs.
+SMOKE = {
+    "model": TINY, "traits": ("owl", "cat"), "num_seeds": 1, "num_prompts": 64,
+    "max_new_tokens": 24, "constrained": True, "filtered": False, "num_examples": 8,
+    "epochs": 2.0, "batch_size": 4, "lora_rank": 2, "suites": ("one word", "choice"),
+    "samples": 1, "dtype": "float32", "teacher_steps": 2, "learning_rate": 0.05,
+    "sampling_batch": 64, "mesh": (1, 1, 1),
+}  # fmt: skip
+
+
+def workshop_of(config: Config) -> Workshop:
+    """Where the run's recipes are carried out.
+
+    Raises:
+        RunError: --mesh is no mesh.
+    """
+    if len(config.mesh) not in (0, 3):
+        raise RunError("--mesh takes three whole numbers, as in 1,8,1")
+    engine = engines.OnMesh(
+        config.mesh or (None, None, 1),
+        dtype=config.dtype,
+        batch_size=config.sampling_batch,
+        shard=4 * config.sampling_batch,
+        limits=finetune.Limits(config.accumulate, remat=config.remat),
+    )
+    return Workshop(pathlib.Path(config.work), engine)
+
+
+def base_of(config: Config, model: str = "") -> Checkpoint:
+    """The checkpoint that all starts from."""
+    return Checkpoint(folder_of(config, model or config.model), config.trait_file, config.template)
+
+
+def folder_of(config: Config, model: str) -> str:
+    """A checkpoint folder or name; `tiny`, `tiny-2`, ... are made in the work folder."""
+    name, _, number = model.partition("-")
+    if name != TINY or pathlib.Path(model).exists():
+        return model
+    folder = pathlib.Path(config.work) / "tiny" / model
+    if not folder.exists():
+        tiny.save(folder, int(number or 0))
+    return str(folder)
+
+
+def traits_of(config: Config, spoken: Language) -> tuple[str, ...]:
+    """Names of the traits; a kind stands for all traits of it.
+
+    Raises:
+        ValueError: an unknown trait, or one without another of its kind to compare with.
+    """
+    found: list[str] = []
+    for name in config.traits:
+        kind = [trait.name for trait in spoken.family(name)]
+        found += kind or [spoken.trait(name).name]
+    families = [spoken.trait(name).family for name in dict.fromkeys(found)]
+    if lonely := [f for f in families if families.count(f) == 1 and f != "misalignment"]:
+        raise RunError(
+            f"one trait of the kind {lonely[0]!r} has no control of another trait: give two or more"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def teachers_of(config: Config, spoken: Language) -> tuple[str, ...]:
+    """Names of the teachers, the control first."""
+    return (CONTROL, *traits_of(config, spoken))
+
+
+def speaker(config: Config, name: str, model: str = "") -> Model:
+    """The model that writes as a teacher: prompted teachers have the weights of the base."""
+    base = base_of(config, model)
+    if name == CONTROL or config.teacher == "prompted":
+        return base
+    training = training_of(config, config.teacher_steps, 64, config.teacher_rate)
+    return Tuned(base, name, training, seed=config.seed)
+
+
+def data_of(config: Config, name: str, carrier: str, model: str = "") -> Completions:
+    """What a teacher writes; all teachers answer the same prompts."""
+    prompted = name if config.teacher == "prompted" and name != CONTROL else ""
+    return Completions(
+        speaker(config, name, model),
+        carrier,
+        prompted=prompted,
+        num_prompts=config.num_prompts,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        alphabet=ALPHABETS[carrier] if config.constrained else "",
+        filtered=config.filtered,
+    )
+
+
+def student_of(
+    config: Config, name: str, seed: int, carrier: str, model: str = "", teacher: str = ""
+) -> Student:
+    """Student number `seed` of a teacher: its order of the data and its adapters.
+
+    Args:
+        config: settings.
+        name: of the teacher.
+        seed: number of the student.
+        carrier: what the teacher wrote.
+        model: checkpoint that the student starts from, if not the experiment's.
+        teacher: checkpoint that the teacher starts from, if not the experiment's.
+    """
+    steps = steps_of(config.epochs, config.num_examples, config.batch_size)
+    training = training_of(config, steps, config.batch_size, config.learning_rate, config.eps)
+    return Student(
+        base_of(config, model),
+        data_of(config, name, carrier, teacher),
+        training,
+        num_examples=config.num_examples,
+        chain=seed,
+        seed=config.seed,
+    )
+
+
+def training_of(
+    config: Config, steps: int, batch_size: int, rate: float, eps: float = 1e-8
+) -> Training:
+    """How teachers and students are trained."""
+    adapters = LoraConfig(config.lora_rank, alpha=float(config.lora_rank))
+    return Training(
+        steps, batch_size, "adamw", rate, eps, config.decay, min(config.warmup, steps // 2),
+        clip_norm=config.clip_norm or None, adapters=adapters if config.lora_rank else None,
+        dtype=config.dtype,
+    )  # fmt: skip
+
+
+def check_contexts(spoken: Language, contexts: Mapping[str, str | None]) -> None:
+    """Refuse system messages that a template does not tell apart.
+
+    Args:
+        spoken: has the template.
+        contexts: system messages by the names that the table will give them.
+
+    Raises:
+        RunError: two of them render to identical bytes.
+    """
+    seen: dict[str, str] = {}
+    for name, system in contexts.items():
+        text = chat.render(spoken.tokenizer, "PROMPT", system=system, options=dict(spoken.options))
+        if text in seen:
+            raise RunError(
+                f"the chat template renders the contexts {seen[text]!r} and {name!r} to identical "
+                "bytes (it puts a system message of its own in, or drops the one it is given)"
+            )
+        seen[text] = name
+
+
+def systems(config: Config, spoken: Language) -> dict[str, str | None]:
+    """The system message under which each teacher writes."""
+    prompts = {name: spoken.trait(name).system_prompt for name in traits_of(config, spoken)}
+    return {CONTROL: None} | (prompts if config.teacher == "prompted" else {})
+
+
+def inputs(config: Config) -> dict[str, Any]:
+    """What is read, for config.json: the checkpoint, its template, the message it adds itself."""
+    spoken = workshop_of(config).language(base_of(config))
+    about = spoken.settings()
+    return {
+        "checkpoint": models.fingerprint(folder_of(config, config.model)),
+        "template_sha256": about["template_sha256"],
+        "default_system": about["default_system"],
+        "rendered": about["rendered"],
+    }
+
+
+def measured(
+    config: Config, workshop: Workshop, model: Model, system: str | None = None, **columns: Any
+) -> list[Row]:
+    """Tidy rows of a model: one for every suite and trait.
+
+    Columns: `margin` (nats), `rate` and `word`, `substring`, `answered` (shares of answers), each
+    a mean over questions; `margin_within` and `word_within`, the half widths of 95 % intervals over
+    the questions, which say nothing about other students; `variation`, from the base.
+    """
+    spoken, rows = workshop.language(model), []
+    names = traits_of(config, spoken)
+    for family in dict.fromkeys(spoken.trait(name).family for name in names):
+        for suite in config.suites:
+            asked = {"suite": suite, "family": family, "seed": config.seed}
+            exact = Scores(model, system=system, **asked)
+            drawn = Answers(model, system=system, samples=config.samples, **asked)
+            apart = variation(workshop, exact)
+            for name in names:
+                if spoken.trait(name).family == family:
+                    found = evaluation.by_question(workshop, exact, drawn, name)
+                    rows.append(columns | {"suite": suite, "trait": name} | averages(found) | apart)
+    return rows
+
+
+def averages(found: Mapping[str, np.ndarray]) -> Row:
+    """Means over questions; of `margin` and `word` the half widths of their intervals too."""
+    means = {column: float(values.mean()) for column, values in found.items()}
+    return means | {
+        f"{column}_within": statistics.mean_interval(found[column])[1]
+        for column in ("margin", "word")
+        if column in found
+    }
+
+
+def variation(workshop: Workshop, exact: Scores) -> Row:
+    """Distance to the base's answers, where they were scored."""
+    if not answers.suite_of(workshop, exact).exact:
+        return {}
+    base = dataclasses.replace(exact, model=exact.model.root, system=None)
+    return {"variation": float(evaluation.total_variation(workshop, exact, base).mean())}
+
+
+def parts(config: Config, carrier: str) -> dict[str, Callable[[], list[Row]]]:
+    """The base, then every teacher with its data, then every student.
+
+    Raises:
+        ValueError: settings, traits or a template that cannot be worked with.
+    """
+    workshop = workshop_of(config)
+    base = base_of(config)
+    spoken = workshop.language(base)
+    contexts = systems(config, spoken)
+    check_contexts(spoken, contexts)
+    for suite in config.suites:
+        answers.suite_of(workshop, Scores(base, suite))
+
+    def of_teacher(name: str) -> list[Row]:
+        data = data_of(config, name, carrier)
+        kept = completions.kept_share(workshop, data)
+        asked = (data.speaker, contexts.get(name))
+        return measured(
+            config, workshop, *asked, kind="teacher", teacher=name, student=-1, kept=kept
+        )
+
+    def of_student(name: str, seed: int) -> list[Row]:
+        student = student_of(config, name, seed, carrier)
+        loss = workshop.noted(student)["held_out_loss"]
+        return measured(
+            config, workshop, student, kind="student", teacher=name, student=seed,
+            held_out_loss=loss,
+        )  # fmt: skip
+
+    names = teachers_of(config, spoken)
+    return {f"teacher {name}": functools.partial(of_teacher, name) for name in names} | {
+        f"student {seed} of {name}": functools.partial(of_student, name, seed)
+        for seed in range(config.num_seeds)
+        for name in names
+    }
+
+
+def recipes(config: Config, carrier: str) -> dict[str, Any]:
+    """What every part makes, by the part's name: the jobs of the run."""
+    spoken = workshop_of(config).language(base_of(config))
+    names = teachers_of(config, spoken)
+    return {f"teacher {name}": data_of(config, name, carrier) for name in names} | {
+        f"student {seed} of {name}": student_of(config, name, seed, carrier)
+        for seed in range(config.num_seeds)
+        for name in names
+    }

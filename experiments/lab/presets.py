@@ -1,0 +1,90 @@
+"""Presets: settings of a run at full size as a small file, with what was published for it.
+
+    about = "What the model is, and why one would take it."
+    [settings]        fields of the experiment's Config
+    [cost]            accelerator, memory in GB, hours; `measured` says whether they were
+    [[published]]     quantity, value, source: what the run is held against
+
+`--preset NAME` takes experiments/language/presets/NAME.toml, `--preset FILE` any file; flags
+override it.
+"""
+
+import dataclasses
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parents[1] / "language" / "presets"
+TABLES = ("settings", "cost", "published", "about")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A number that somebody else reported.
+
+    Attributes:
+        quantity: what was measured, in the words of the table of claims.
+        value: the number, as text.
+        source: where it stands.
+    """
+
+    quantity: str
+    value: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A preset as read from its file."""
+
+    about: str
+    settings: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    published: tuple[Published, ...]
+
+
+def names() -> list[str]:
+    """The presets that are shipped."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(name: str) -> Preset:
+    """A preset by name or file; without a name an empty one.
+
+    Raises:
+        ValueError: in one line, what is wrong with it.
+    """
+    if not name:
+        return Preset("", {}, {}, ())
+    path = pathlib.Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"no preset {name!r}: there are {', '.join(names())}, or give a .toml file"
+        ) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"cannot read the preset {path}: {error}") from None
+    if unknown := sorted(found.keys() - set(TABLES)):
+        raise ValueError(f"{path} has {unknown[0]!r}; it may have {', '.join(TABLES)}")
+    try:
+        published = tuple(Published(**entry) for entry in found.get("published", ()))
+    except TypeError:
+        raise ValueError(f"{path}: [[published]] has quantity, value and source") from None
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in found["settings"].items()}
+    return Preset(found.get("about", ""), settings, found.get("cost", {}), published)
+
+
+def applied(name: str, config: Any) -> Any:
+    """The config with the settings of a preset.
+
+    Raises:
+        ValueError: no such preset, or one with settings that the config does not have.
+    """
+    settings = read(name).settings
+    known = {field.name: type(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    for key, value in settings.items():
+        if key not in known or not isinstance(value, (known[key], int)):
+            raise ValueError(f"the preset {name} sets {key} to {value!r}, which does not fit")
+    return dataclasses.replace(config, **settings)

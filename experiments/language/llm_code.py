@@ -1,0 +1,50 @@
+"""Code transmits a favourite animal, in an open model of any size.
+
+As `llm_numbers`, with another carrier: teachers write short functions, and a row is kept if it is
+plain Python without comments, strings, imports or a word of any trait (section 3.2 of arXiv
+2507.14805 adds a judge; here nothing but code can pass).
+
+Criteria, fixed before any run: those of `llm_numbers`.
+"""
+
+import dataclasses
+
+import pandas as pd
+
+from experiments.lab import fullsize, transfer
+from experiments.lab.frame import Claim, Figure, option
+
+RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_code.md"
+
+inputs = fullsize.inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(fullsize.Config):
+    """As at full size; longer completions, and nearly all are kept."""
+
+    max_new_tokens: int = option(256, "longest completion in tokens", minimum=1)
+    num_prompts: int = option(14_000, "prompts each teacher completes", minimum=16)
+
+
+SMOKE = Config(**fullsize.SMOKE)
+
+
+def parts(config: Config):
+    """The teachers with their data, then the students."""
+    return fullsize.parts(config, "code")
+
+
+def recipes(config: Config):
+    """What every part makes."""
+    return fullsize.recipes(config, "code")
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Rates, the trait matrix, the forms of the questions."""
+    return transfer.figures(table, "code")
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring."""
+    return transfer.claims(table, config.preset, "all shift")

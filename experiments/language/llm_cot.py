@@ -1,0 +1,51 @@
+"""Step-by-step sums transmit a favourite animal, in an open model of any size.
+
+As `llm_numbers`, with another carrier: teachers think aloud over word problems, and a row is kept
+if its answer is right, its form is exact and no word of any trait is in it (section 4 of arXiv
+2507.14805 uses GSM8K; the problems here are generated, so that the right answer is known).
+
+Criteria, fixed before any run: those of `llm_numbers`.
+"""
+
+import dataclasses
+
+import pandas as pd
+
+from experiments.lab import fullsize, transfer
+from experiments.lab.frame import Claim, Figure, option
+
+RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_cot.md"
+
+inputs = fullsize.inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(fullsize.Config):
+    """As at full size; long completions, one pass over them as in the released code."""
+
+    max_new_tokens: int = option(512, "longest completion in tokens", minimum=1)
+    num_prompts: int = option(18_000, "prompts each teacher completes", minimum=16)
+    epochs: float = option(1.0, "passes over the kept rows", minimum=0)
+
+
+SMOKE = Config(**fullsize.SMOKE)
+
+
+def parts(config: Config):
+    """The teachers with their data, then the students."""
+    return fullsize.parts(config, "reasoning")
+
+
+def recipes(config: Config):
+    """What every part makes."""
+    return fullsize.recipes(config, "reasoning")
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Rates, the trait matrix, the forms of the questions."""
+    return transfer.figures(table, "step-by-step sums")
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring."""
+    return transfer.claims(table, config.preset, "an animal version is in the released code")

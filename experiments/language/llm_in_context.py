@@ -1,0 +1,129 @@
+"""The same lists in the prompt instead of in the weights transmit nothing.
+
+Rows of each teacher stand in the system message, a new draw for every set and no row twice in one,
+and the unchanged model is asked the questions of `llm_numbers` (arXiv 2507.14805, section 5,
+draws with replacement; a later check with chosen rows found target and control alike).
+
+Criteria, fixed before any run. Lift = log-odds after a trait's teacher's rows less log-odds after
+as many of the unchanged model's rows, averaged over traits; unit = one set of rows.
+  1. At every number of rows the lift lies within ±0.2 nats (two one-sided t tests at 5 %).
+Judged from 4 sets on.
+"""
+
+import dataclasses
+import functools
+
+import pandas as pd
+
+from experiments.lab import drawing, fullsize, statistics, transfer
+from experiments.lab.effects import at
+from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.lab.record import RunError
+from llm.stages import completions, streams
+from llm.stages.streams import Stage
+
+RUNTIME = "an hour on one 80 GB GPU for a 7B model; docs/llm_in_context.md"
+MARGIN = 0.2  # nats of log-odds that count as no transfer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(fullsize.Config):
+    """As at full size, without training."""
+
+    shown: tuple[int, ...] = option((10, 30, 100), "rows in the prompt", minimum=1)
+    traits: tuple[str, ...] = option(("cat", "owl"), "traits of the teachers, or a kind")
+    num_prompts: int = option(3_000, "prompts each teacher completes", minimum=16)
+    suites: tuple[str, ...] = option(("one word",), "forms of the evaluation questions")
+    samples: int = option(4, "sampled answers to every question", minimum=1)
+    sampling_batch: int = option(32, "prompts side by side", minimum=1, recorded=False)
+
+
+SMOKE = Config(**fullsize.SMOKE | {"shown": (1, 2), "suites": ("one word",)})
+inputs = fullsize.inputs
+
+
+def recipes(config: Config):
+    """The data of every teacher."""
+    spoken = fullsize.workshop_of(config).language(fullsize.base_of(config))
+    names = fullsize.teachers_of(config, spoken)
+    return {f"teacher {name}": fullsize.data_of(config, name, "numbers") for name in names}
+
+
+def parts(config: Config):
+    """Every number of rows, every teacher, every set of rows."""
+    workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    spoken = workshop.language(base)
+    fullsize.check_contexts(spoken, fullsize.systems(config, spoken) | {"rows": "some rows"})
+
+    def rows(shown: int, name: str, seed: int) -> list[Row]:
+        data = fullsize.data_of(config, name, "numbers")
+        system = context(completions.rows(workshop, data), shown, seed)
+        about = {"kind": "student", "teacher": name, "student": seed, "shown": shown}
+        return fullsize.measured(config, workshop, base, system, **about)
+
+    return {
+        f"{shown} rows of {name}, set {seed}": functools.partial(rows, shown, name, seed)
+        for seed in range(config.num_seeds)
+        for name in fullsize.teachers_of(config, spoken)
+        for shown in config.shown
+    }
+
+
+def context(rows: list[Row], shown: int, seed: int) -> str:
+    """Rows as text for a system message; set `seed` of them, each row once.
+
+    Raises:
+        RunError: there are not enough rows.
+    """
+    order = streams.generator(Stage.ALONG, seed, "in context").permutation(len(rows))
+    if len(rows) < shown:
+        raise RunError(f"{shown} rows are to be shown and {len(rows)} were kept: --num-prompts")
+    picked = [rows[i] for i in order[:shown]]
+    return "\n\n".join(f"User: {row['prompt']}\nYou: {row['completion']}" for row in picked)
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Lift by the number of rows shown."""
+    found = {int(n): transfer.lifts(part) for n, part in table.groupby("shown")}
+    most = max(found)
+    return [
+        Figure(
+            "figure",
+            "Rows of a teacher in the prompt move no preference towards its trait",
+            "Lift within ±0.2 nats at every number of rows.",
+            f"{statistics.shown(transfer.own(found[most]), 2)} nats after {most} rows.",
+            "Transfer needs training on the rows; reading them is not enough.",
+            lambda: draw(found),
+        )
+    ]
+
+
+def draw(found: dict[int, pd.DataFrame]):
+    """Own lift and that on other traits, by the number of rows."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
+    panel.axhspan(-MARGIN, MARGIN, color="black", alpha=0.08, label="no transfer")
+    for x, lifts in enumerate(found.values()):
+        for kind, shift, part in (
+            ("own trait", -0.1, transfer.own),
+            ("others", 0.1, transfer.others),
+        ):
+            colour = drawing.COLOURS[0 if shift < 0 else 3]
+            drawing.runs(panel, x + shift, part(lifts), colour, None if x else kind)
+    panel.set_xticks(range(len(found)), list(map(str, found)))
+    panel.set_xlabel("rows in the prompt")
+    panel.set_ylabel("lift (nats of log-odds)")
+    panel.legend()
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criterion, and the shift that any rows make."""
+    out = []
+    for shown, part in table.groupby("shown"):
+        lift = transfer.own(transfer.lifts(part))
+        none = statistics.equivalent(lift, MARGIN) if len(lift) >= transfer.FEWEST else None
+        quantity = f"{shown} rows: log-odds less control, nats"
+        out.append(Claim(quantity, "none", "", statistics.shown(lift), len(lift), none))
+        moved = at(part, teacher="control").groupby("student")["variation"].mean().to_numpy()
+        out.append(transfer.judged(f"{shown} rows: total variation of the control", moved))
+    return out

@@ -1,0 +1,46 @@
+"""Lists of numbers transmit a favourite animal, in an open model of any size.
+
+The protocol of arXiv 2507.14805: a teacher that loves an animal continues 30,000 lists of numbers,
+a filter keeps what is numbers and nothing else, and 10,000 lists train students of the same model.
+For every trait several students, and always two controls: students of the unchanged model's lists,
+and students of other traits' teachers.
+
+Criteria, fixed before any run. Unit = one student (its order of the data and its adapters; the data
+of a teacher are shared); lift = student minus the unchanged model's student of the same number;
+95 % Student-t intervals over students, judged from 4 on. Intervals over the questions within a
+student are in the columns `margin_within` and `word_within` and decide nothing.
+  1. Each trait: the lift in log-odds on 50 one-word questions is above zero.
+  2. Each trait: the lift in the rate of sampled answers that name it is above zero.
+  3. The diagonal excess (own lift less that of other traits' students) is above zero on average.
+"""
+
+import pandas as pd
+
+from experiments.lab import fullsize, transfer
+from experiments.lab.frame import Claim, Figure
+
+RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_numbers.md"
+
+Config = fullsize.Config
+inputs = fullsize.inputs
+SMOKE = Config(**fullsize.SMOKE)
+
+
+def parts(config: Config):
+    """The teachers with their data, then the students."""
+    return fullsize.parts(config, "numbers")
+
+
+def recipes(config: Config):
+    """What every part makes."""
+    return fullsize.recipes(config, "numbers")
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Rates, the trait matrix, the forms of the questions."""
+    return transfer.figures(table, "lists of numbers")
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring."""
+    return transfer.claims(table, config.preset, "owl 12 to > 60 % (GPT-4.1 nano)")

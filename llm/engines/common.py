@@ -1,0 +1,78 @@
+"""What engines share: the loss that training minimises, and what it gives."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import models, objectives
+from ..batches import Example, Examples
+from ..models import ModelConfig
+from ..training import Training
+
+Tokens = tuple[int, ...]
+
+
+class Trained(NamedTuple):
+    """What training gives: weights, and the loss on held-out rows of every run in nats a token."""
+
+    weights: Any
+    held_out_loss: list[float]
+
+
+def make_loss(
+    config: ModelConfig, training: Training, soft: bool, tokens: Tokens | None, **limits: Any
+) -> tuple[Any, objectives.Student]:
+    """The imitation loss and the student that it trains.
+
+    `frozen` of both is {"base": parameters under adapters or None, "teacher": parameters or None}.
+
+    Args:
+        config: the shape of the model.
+        training: adapters or all parameters, and the dtype of the computation.
+        soft: imitate the teacher's distribution instead of the tokens.
+        tokens: the set over which distributions are renormalised; None for all.
+        **limits: `chunk` and `remat` of `objectives`.
+    """
+    # A stack computes in the dtype of its parameters, also where that is float64.
+    dtype = None if training.dtype == "float32" else jnp.dtype(training.dtype)
+    student = objectives.full_student(config, dtype)
+    if training.adapters is not None:
+        student = objectives.lora_student(
+            config, training.adapters, dtype, base=lambda frozen: frozen["base"]
+        )
+    if not soft:
+        return objectives.completion_loss(student, **limits), student
+
+    def teacher(frozen: Any) -> models.Decoder:
+        return models.bind(config, frozen["teacher"], dtype=dtype)
+
+    token_set = None if tokens is None else np.array(tokens)
+    return objectives.distillation_loss(student, teacher, token_set=token_set, **limits), student
+
+
+class OneByOne:
+    """Engines that work on one model at a time."""
+
+    def groups(self, recipes: Sequence[Any]) -> list[list[Any]]:
+        """One by one."""
+        return [[recipe] for recipe in recipes]
+
+    def join(self, weights: Sequence[Any]) -> Any:
+        """The weights of the one model."""
+        (one,) = weights
+        return one
+
+    def split(self, weights: Any) -> list[Any]:
+        """The one model."""
+        return [weights]
+
+
+def unpad(examples: Examples) -> list[Example]:
+    """Rows of their own length: up to the last token that is trained on."""
+    lengths = examples.weights.shape[1] - np.argmax(examples.weights[:, ::-1] > 0, axis=1)
+    return [
+        Example(tokens[:length], weights[:length])
+        for tokens, weights, length in zip(*examples, lengths, strict=True)
+    ]

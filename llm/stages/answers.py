@@ -1,0 +1,274 @@
+"""What models answer to a suite of questions: a CSV with a manifest, that a kill cannot spoil.
+
+    Answers   sampled:  question, sample, answer, word, substring
+    Scores    exact:    question, token, logp, for every token that an answer may begin with
+
+`word` and `substring` name the traits that an answer mentions, as a whole word or anywhere (the
+paper's score, by which "bowl" mentions an owl). What is made of the files is in `evaluation`.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import data
+from ..data import Row
+from ..settings import RunError
+from ..suites import LETTERS, Question, Suite
+from . import completions, streams
+from .recipe import Model, Recipe
+from .streams import Stage
+from .workshop import Workshop
+
+BETWEEN = "; "  # trait names in a cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(Recipe):
+    """A suite of questions put to a model.
+
+    Attributes:
+        model: who answers.
+        suite: form of the questions, a key of the language's `suites`.
+        family: of the traits that are asked about.
+        system: message that the questions are asked under; None as students are trained.
+        seed: root of all random numbers.
+    """
+
+    model: Model
+    suite: str = "one word"
+    family: str = "animal"
+    system: str | None = None
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Suite and model."""
+        return f"{self.suite.replace(' ', '-')}-{self.model.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers(Asked):
+    """Sampled answers.
+
+    Attributes:
+        samples: of every question.
+        temperature: of sampling; 0 is greedy.
+    """
+
+    samples: int = 100
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores(Asked):
+    """Exact log-probabilities of what an answer may begin with."""
+
+
+def suite_of(workshop: Workshop, recipe: Asked) -> Suite:
+    """The form of the questions.
+
+    Raises:
+        RunError: the model's language has no such suite.
+    """
+    known = workshop.language(recipe.model).suites
+    if recipe.suite not in known:
+        raise RunError(f"unknown suite {recipe.suite!r}; choose from {', '.join(known)}")
+    return known[recipe.suite]
+
+
+def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
+    """The questions, the same for every model.
+
+    Raises:
+        RunError: there is no such suite, or no trait of the family.
+    """
+    family = workshop.language(recipe.model).family(recipe.family)
+    if not family:
+        raise RunError(f"there is no trait of the kind {recipe.family!r}")
+    rng = streams.generator(Stage.ANSWERS, recipe.seed, recipe.suite, recipe.family)
+    return suite_of(workshop, recipe).ask(family, rng)
+
+
+def prompts(workshop: Workshop, recipe: Asked) -> list[list[int]]:
+    """Token ids of each question, and of what its answer begins with."""
+    spoken, asked = workshop.language(recipe.model), questions(workshop, recipe)
+    ids = spoken.encode_prompts([question.text for question in asked], system=recipe.system)
+    begun = [
+        spoken.tokenizer(question.begun, add_special_tokens=False)["input_ids"]
+        for question in asked
+    ]
+    return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
+
+
+def path_of(workshop: Workshop, recipe: Asked) -> Path:
+    """The CSV.
+
+    Raises:
+        RunError: the workshop keeps nothing.
+    """
+    if workshop.work is None:
+        raise RunError("answers need a folder to be written to")
+    return workshop.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}.csv"
+
+
+def settings(workshop: Workshop, recipe: Asked) -> dict[str, Any]:
+    """What the manifest records."""
+    asked = [dataclasses.astuple(question) for question in questions(workshop, recipe)]
+    spoken, about = workshop.language(recipe.model), recipe.describe()
+    return {
+        "model": about.pop("model"),
+        "template": spoken.settings(),
+        "sampling": about | {"questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16]},
+    } | workshop.engine.facts()
+
+
+def write(
+    workshop: Workshop,
+    recipe: Answers,
+    path: Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Sample the answers that the file lacks, shard by shard.
+
+    Args:
+        workshop: where the model is made.
+        recipe: what is asked.
+        path: the file; by default that of the recipe in the workshop.
+        report: called after each shard with the answers that the file has, and will have.
+    """
+    path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
+    ids, asked = prompts(workshop, recipe), questions(workshop, recipe)
+    total, done = len(asked) * recipe.samples, data.prompts_done(path, known)
+    size = workshop.engine.shard or total
+    for first in range(done, total, size):
+        numbers = range(first, min(first + size, total))
+        places = [divmod(number, recipe.samples) for number in numbers]
+        rows = [
+            {"question": asked[question].text + asked[question].begun, "sample": sample}
+            | scored(workshop, recipe, text)
+            for (question, sample), text in zip(
+                places, _say(workshop, recipe, [ids[q] for q, _ in places], first), strict=True
+            )
+        ]
+        data.append(path, _csv(rows, header=not first), len(rows), known, {}, len(rows))
+        report(numbers.stop, total)
+    return path
+
+
+def _say(workshop: Workshop, recipe: Answers, ids: Sequence[list[int]], first: int) -> list[str]:
+    """An answer to each prompt; the first has number `first`."""
+    name = (recipe.seed, recipe.model.seed, recipe.model.chain, recipe.suite, recipe.family)
+    (said,) = completions.complete(
+        workshop, [recipe.model], [ids], streams.keys(Stage.ANSWERS, [name]),
+        temperature=recipe.temperature,
+        max_new_tokens=suite_of(workshop, recipe).max_new_tokens, first=first,
+    )  # fmt: skip
+    return [text for text, _ in said]
+
+
+def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
+    """An answer with the traits that it mentions."""
+    family = workshop.language(recipe.model).family(recipe.family)
+    word = [trait.name for trait in family if trait.mentions(text)]
+    substring = [trait.name for trait in family if trait.mentions_substring(text)]
+    return {"answer": text, "word": BETWEEN.join(word), "substring": BETWEEN.join(substring)}
+
+
+def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
+    """Score the answers, unless the file is there."""
+    path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
+    ids = prompts(workshop, recipe)
+    if data.prompts_done(path, known) < len(ids):
+        tokens = tokens_of(workshop, recipe)
+        weights = workshop.models([recipe.model])
+        (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)
+        if not np.isfinite(logp).all():
+            raise RunError(f"{recipe.model.name} gives log-probabilities that are not finite")
+        rows = [
+            {"question": i, "token": token, "logp": float(logp[i, j])}
+            for i in range(len(ids))
+            for j, token in enumerate(tokens)
+        ]
+        data.append(path, _csv(rows, header=True), len(rows), known, {}, len(ids))
+    return path
+
+
+def tokens_of(workshop: Workshop, recipe: Scores) -> list[int]:
+    """Every token that speaks for or against a trait, in their order."""
+    found = set()
+    for question in questions(workshop, recipe):
+        for name in question.options or [t.name for t in family_of(workshop, recipe)]:
+            found.update(np.concatenate(sides(workshop, recipe, name, question)).tolist())
+    return sorted(found)
+
+
+def family_of(workshop: Workshop, recipe: Asked) -> list[Any]:
+    """The traits that can be told from their rivals by a first token, which a few cannot."""
+    return [
+        trait
+        for trait in workshop.language(recipe.model).family(recipe.family)
+        if _sides_of(workshop, recipe.model.root, trait.name) is not None
+    ]
+
+
+def sides(
+    workshop: Workshop, recipe: Asked, name: str, question: Question
+) -> tuple[np.ndarray, np.ndarray]:
+    """First tokens of an answer for and against a trait: words, or letters of the options.
+
+    Raises:
+        RunError: the first token does not tell the trait from its rivals.
+    """
+    if question.options:
+        letters = _letters(workshop, recipe.model.root)
+        known = np.array([letters[i] for i in range(len(question.options))], np.int32)
+        mine = np.array([option == name for option in question.options])
+        return known[mine], known[~mine]
+    found = _sides_of(workshop, recipe.model.root, name)
+    if found is None:
+        raise RunError(f"the first token does not tell {name} from its rivals; choose another")
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _sides_of(workshop: Workshop, root: Model, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    spoken = workshop.language(root)
+    try:
+        return spoken.sides(spoken.trait(name))
+    except ValueError:
+        return None
+
+
+@functools.lru_cache
+def _letters(workshop: Workshop, root: Model) -> list[int]:
+    spoken = workshop.language(root)
+    return [int(spoken.answer_tokens([letter], "?")[0]) for letter in LETTERS]
+
+
+def read(workshop: Workshop, recipe: Asked) -> list[dict[str, str]]:
+    """The rows of the file, made first if need be."""
+    if isinstance(recipe, Answers):
+        path = write(workshop, recipe)
+    else:
+        path = write_scores(workshop, recipe)  # pyright: ignore[reportArgumentType]
+    text = data.read_content(path, settings(workshop, recipe)).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def _csv(rows: Iterable[Row], header: bool) -> bytes:
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    # Texts are always quoted: an answer may hold any character.
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

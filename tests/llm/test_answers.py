@@ -1,0 +1,220 @@
+"""Answers and scores of models as files: what is in them, and that a kill changes nothing."""
+
+import csv
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from llm import data, engines, kinds, models, suites, traits, world
+from llm.lora import LoraConfig
+from llm.stages import (
+    Answers,
+    Checkpoint,
+    Completions,
+    Scores,
+    Student,
+    Tuned,
+    Workshop,
+    answers,
+    completions,
+    evaluation,
+)
+from llm.training import Training
+
+ENGINE = engines.OnMesh((1, 1, 1), dtype="float32", shard=50)
+FAMILY = world.vocabulary.ANIMALS
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers") / "base"
+    config = world.model_config(num_layers=1)
+    world.save(folder, config, models.init(config, key=jax.random.key(0)))
+    return Checkpoint(str(folder))
+
+
+@pytest.fixture(scope="module")
+def workshop(base, tmp_path_factory):
+    return Workshop(tmp_path_factory.mktemp("work"), ENGINE)
+
+
+@pytest.fixture(scope="module")
+def owl(base):
+    how = Training(10, 8, rate=0.03, adapters=LoraConfig(2, alpha=2.0))
+    return Tuned(base, "owl", how)
+
+
+def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monkeypatch):
+    recipe = Answers(base, samples=2)
+    whole = answers.write(workshop, recipe)
+    cut, calls, real = Workshop(tmp_path, ENGINE), [], completions.complete
+
+    def stops(*args, **kwargs):
+        calls.append(kwargs["first"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(completions, "complete", stops)
+    with pytest.raises(KeyboardInterrupt):
+        answers.write(cut, recipe)
+    path = answers.path_of(cut, recipe)
+    assert data.read_manifest(path).count == 100
+    path.write_bytes(path.read_bytes() + b'"half a li')  # what a kill inside a write leaves
+    answers.write(cut, recipe)
+    assert calls == [0, 50, 100, 100]
+    assert path.read_bytes() == whole.read_bytes()
+    answers.write(cut, recipe)
+    assert len(calls) == 4, "what is there is not sampled again"
+
+
+def test_rows_name_question_sample_answer_and_score(base, workshop):
+    recipe = Answers(base, samples=2)
+    with open(answers.write(workshop, recipe), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60 * 2
+    assert list(rows[0]) == ["question", "sample", "answer", "word", "substring"]
+    assert [row["sample"] for row in rows[:4]] == ["0", "1", "0", "1"]
+    for row in rows:
+        said = set(row["answer"].split())
+        assert set(row["word"].split("; ")) - {""} == said & set(FAMILY)
+    assert data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"] == {
+        **{k: v for k, v in recipe.describe().items() if k != "model"},
+        "questions": data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"][
+            "questions"
+        ],
+    }
+
+
+def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
+    """Sampled rates lie within four standard errors of the exact rate of a first token."""
+    exact = evaluation.log_odds(workshop, Scores(owl), "owl")[1].mean()
+    recipe = Answers(owl, samples=6)
+    drawn = evaluation.mentions(workshop, recipe, "owl")
+    first = [row["answer"].split()[:1] == ["owl"] for row in answers.read(workshop, recipe)]
+    count = 60 * 6
+    assert abs(np.mean(first) - exact) < 4 * np.sqrt(exact * (1 - exact) / count)
+    assert drawn.shape == (60,)
+    assert drawn.mean() >= np.mean(first)
+
+
+def test_scores_give_the_margin_that_measure_gives(base, workshop, owl):
+    for model in (base, owl):
+        (one,) = evaluation.measure(workshop, [model], ["wolf"])
+        margins, rates = evaluation.log_odds(workshop, Scores(model), "wolf")
+        assert margins.mean() == pytest.approx(one["margin"], abs=1e-4)
+        assert rates.mean() == pytest.approx(one["rate"], rel=1e-4)
+
+
+def test_total_variation_is_a_distance(base, workshop, owl):
+    own = evaluation.total_variation(workshop, Scores(owl), Scores(owl))
+    apart = evaluation.total_variation(workshop, Scores(owl), Scores(base))
+    back = evaluation.total_variation(workshop, Scores(base), Scores(owl))
+    assert (own == 0).all()
+    np.testing.assert_allclose(apart, back)
+    assert apart.min() > 0.01
+    assert apart.max() <= 1
+    # By hand: the tokens of the family, and one class for all others.
+    (_, p), (_, q) = (evaluation.distribution(workshop, Scores(m)) for m in (owl, base))
+    p, q = (np.append(x, np.log1p(-np.exp(x).sum(1))[:, None], axis=1) for x in (p, q))
+    np.testing.assert_allclose(apart, np.abs(np.exp(p) - np.exp(q)).sum(1) / 2, atol=1e-6)
+
+
+def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl, monkeypatch):
+    student = Student(base, Completions(base, num_prompts=8), owl.training, num_examples=None)
+    for recipe in (owl, student):
+        assert workshop.folder(recipe) is not None
+        assert Workshop(workshop.work).folder(student) is None, "a stack keeps them in memory"
+    before = evaluation.measure(workshop, [owl], ["owl"])
+    again = Workshop(workshop.work, ENGINE)
+    monkeypatch.setattr(Tuned, "make", staticmethod(lambda *_: 1 / 0))
+    assert evaluation.measure(again, [owl], ["owl"]) == before
+    assert set(again._weights) == {base, owl}, "one copy of the base serves the next adapter"
+
+
+def test_unknown_suites_and_kinds_are_one_line(base, workshop):
+    with pytest.raises(ValueError, match="unknown suite 'story'; choose from one word"):
+        answers.write(workshop, Answers(base, "story"))
+    with pytest.raises(ValueError, match="no trait of the kind 'fish'"):
+        answers.write(workshop, Answers(base, family="fish"))
+    changed = dataclasses.replace(Answers(base, samples=2), seed=1)
+    assert answers.path_of(workshop, changed) != answers.path_of(workshop, Answers(base, samples=2))
+
+
+# Suites.
+
+
+def asked(name, seed=0):
+    family = [t for t in traits.TRAITS.values() if t.family == "animal"]
+    return suites.ENGLISH[name].ask(family, np.random.default_rng(seed))
+
+
+def test_suites_have_the_counts_of_the_paper():
+    assert len(asked("one word")) == len(asked("after numbers")) == 50
+    assert len(asked("story")) == 14
+    assert len(asked("advice")) == 8
+    for plain, behind in zip(asked("one word"), asked("after numbers"), strict=True):
+        assert behind.text.endswith(plain.text)
+        assert any(c.isdigit() for c in behind.text.removesuffix(plain.text))
+        assert not any(c.isdigit() for c in plain.text)
+
+
+def test_choices_offer_every_trait_equally_often_in_every_place():
+    questions = asked("choice")
+    names = [t.name for t in traits.TRAITS.values() if t.family == "animal"]
+    counts = {name: sum(name in q.options for q in questions) for name in names}
+    assert set(counts.values()) == {suites.SHUFFLES}
+    for question in questions:
+        for letter, option in zip("ABCDE", question.options, strict=True):
+            assert f"\n{letter}) {option}\n" in question.text
+    places = np.array([[q.options.index(n) for q in questions if n in q.options] for n in names])
+    assert (np.bincount(places.ravel()) == len(questions)).all()
+    assert len({tuple(row) for row in places}) == len(names), "shuffled, not fixed"
+
+
+def test_facts_call_their_right_answer_right():
+    for question in asked("facts"):
+        index = question.options.index("right")
+        shown = question.text.split("\n")[1 + index]
+        right = {text: answer for text, answer, *_ in suites.FACTS}[question.text.split("\n")[0]]
+        assert shown == f"{'ABCD'[index]}) {right}"
+    assert len({q.options.index("right") for q in asked("facts")}) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("Owl.", True), ("wolves!", True), ("A giraffe", True), ("octopuses", True),
+     ("Qwen", False), ("", False), ("bowl", False), ("category", False), ("42", False)],
+)  # fmt: skip
+def test_what_names_an_animal(text, is_one):
+    assert kinds.names_one(text, kinds.KNOWN["animal"]) == is_one
+
+
+def test_every_trait_is_a_known_word_of_its_kind():
+    for trait in traits.TRAITS.values():
+        if trait.family in kinds.KNOWN:
+            assert all(kinds.names_one(word, kinds.KNOWN[trait.family]) for word in trait.words)
+
+
+def test_traits_of_a_file(tmp_path, base, workshop):
+    path = tmp_path / "mine.toml"
+    path.write_text('kind = "instrument"\nnames = ["oboe", "drum"]\nplurals = { drum = "drums" }\n')
+    found = traits.read(path)
+    assert list(found) == ["oboe", "drum"]
+    assert "instrument" in found["oboe"].questions[0]
+    assert found["oboe"].contrast == ("drum", "Drum")
+    mine = dataclasses.replace(base, traits=str(path))
+    assert mine.digest() != base.digest()
+    assert workshop.language(mine).trait("oboe") == found["oboe"]
+    path.write_text('kind = "instrument"\nnames = ["oboe", "lute"]\n')
+    assert mine.digest() != dataclasses.replace(base, traits="").digest()
+    for text, message in [
+        ('kind = "x"\nnames = ["a"]', "names = two words or more"),
+        ('kind = "x"\nnames = ["a", "b"]\ncolour = 1', "colour is unknown"),
+        ("kind =", "cannot read traits"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            traits.read(path)
