@@ -32,6 +32,7 @@ NAMES = (
     "variance",
     "bits",
     "which_part",
+    "matching_dose",
     "persistence",
     "paper_on_a_laptop",
     "mechanism",
