@@ -32,6 +32,8 @@ NAMES = (
     "variance",
     "bits",
     "which_part",
+    "matching_dose",
+    "persistence",
     "paper_on_a_laptop",
     "mechanism",
     "llm_numbers",

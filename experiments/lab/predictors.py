@@ -22,7 +22,7 @@ from llm import batches, engines, models, stack
 from llm import train as training
 from llm.stages import Student, Workshop, evaluation, streams, students
 from llm.stages.streams import Stage
-from theory import alignment, losses, steps
+from theory import alignment, losses, matched, steps
 
 NUM_ROWS = 256  # of a student's training rows, that gradients are taken on
 
@@ -109,6 +109,40 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
             for u, trait in enumerate(traits)
         ]
     return cohort.rows(entries)
+
+
+def kernel_alignment(
+    workshop: Workshop, cohort: Cohort, traits: Sequence[str]
+) -> list[dict[str, float]]:
+    """Alignment and transfer share of every trait's student's start with its teacher's base.
+
+    `theory.matched.forms` on 256 of the student's inputs, the outputs those over number tokens and
+    both trait losses the negative log-odds of the own trait: 1 where the start is shared, and the
+    plateau that the lemma predicts elsewhere. Other students have neither.
+    """
+    recipes: list[Student] = cohort.models
+    config = workshop.config(recipes[0])
+    numbers = workshop.language(recipes[0]).number_tokens().tolist()
+    loss, apply = losses.on_outputs(losses.kl(), numbers), make_apply(config)
+
+    @jax.jit
+    def one(start, base, batch, probe):
+        towards = [jax.grad(margin_of(config, probe))(params) for params in (start, base)]
+        networks = (matched.Network(apply, params) for params in (start, base))
+        forms = matched.forms(*networks, *towards, batch, loss)
+        return {"alignment": forms.alignment, "share": forms.share}
+
+    found: list[dict[str, float]] = [{} for _ in recipes]
+    for run, _ in cohort.pairs():
+        student, trait = recipes[run], cohort.labels[run]["teacher"]
+        rows = students.examples_of(workshop, student)[0]
+        batch = {"tokens": rows.tokens[:NUM_ROWS], "weights": rows.weights[:NUM_ROWS]}
+        both = [student.base, students.teacher_of(student).root]
+        start, base = (workshop.engine.split(workshop.models([model]))[0] for model in both)
+        probe = evaluation.question(workshop, student, trait)
+        values = jax.device_get(one(start, base, batch, probe))
+        found[run] = {name: float(value) for name, value in values.items()}
+    return found
 
 
 def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:

@@ -55,7 +55,7 @@ class Bench:
     chains: Chains
     workshop: Workshop
 
-    def students(
+    def recipes(
         self,
         carrier: str = "numbers",
         target: str = "sampled",
@@ -64,7 +64,7 @@ class Bench:
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
         **training: Any,
     ) -> Cohort:
-        """The students of an arm and their controls; arguments as in `Chains.students`.
+        """The students of an arm and their controls, not yet trained.
 
         Args:
             carrier: what teachers write.
@@ -83,9 +83,12 @@ class Bench:
             change,
         )  # fmt: skip
 
+    def students(self, *args: Any, **kwargs: Any) -> Cohort:
+        """`recipes`, trained, with their held-out loss."""
+        return self.recipes(*args, **kwargs).trained(self.workshop)
+
     def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
-        """Rows of the trained students, with the columns that name the arm."""
-        cohort = cohort.trained(self.workshop)
+        """Rows of what the models answer, with the columns that name the arm."""
         rows = evaluation.measure(self.workshop, cohort.models, self.config.traits)
         return cohort.rows(rows, **columns)
 

@@ -1,12 +1,13 @@
 """How much text carries how much of a trait: unique rows, nats a token, alphabet, temperature.
 
 Students of the same start learn the sampled tokens of lists that leave more or less to choose:
-numbers 0-127 (half of the lists uniform draws), arithmetic progressions alone, and numbers of 1, 2
-or 3 digits written digit by digit, equally many digits a list. Teachers sample at temperature 1 or
-.5; students see 64 rows again and again, or more different ones, at equal presentations.
+numbers 0-127 (half of the lists uniform draws), counting (runs of six consecutive numbers, each
+begun anywhere), and numbers of 1, 2 or 3 digits written digit by digit, equally many digits a
+list. Teachers sample at temperature 1 or .5; students see 64 rows again and again, or more
+different ones, at equal presentations.
 
 Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
-  1. Low entropy: on progressions 5 to 18 % of the tokens are divergence tokens (arXiv 2509.23886:
+  1. Low entropy: on counting 5 to 18 % of the tokens are divergence tokens (arXiv 2509.23886:
      another teacher of the chain has another argmax there), as published for language models.
      Predicted: well below the 85 % of mixed lists.
   2. Rows: for every carrier at temperature 1 all rows give more than 64.
@@ -32,7 +33,7 @@ from llm.stages import Student, changes, students
 
 RUNTIME = "25 minutes on two cores"
 
-CARRIERS = ("numbers", "progressions", "digits1", "digits2", "digits3")
+CARRIERS = ("numbers", "counting", "digits1", "digits2", "digits3")
 PUBLISHED = (0.05, 0.18)  # share of divergence tokens
 
 
@@ -46,7 +47,7 @@ class Config(question.Settings):
     rows: tuple[int, ...] = option((64, 320, 1536), "different rows, presented as often as all")
 
 
-SMOKE = Config(**question.TINY | {"carriers": ("numbers", "progressions"), "rows": (16, 64)})
+SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (16, 64)})
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -140,7 +141,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         Figure(
             "flags",
             "Text with one right way to go on has few divergence tokens",
-            "5 to 18 % on progressions, as published for language models.",
+            "5 to 18 % on counting, as published for language models.",
             f"Flagged: {flags}.",
             "Claims about few tokens can be tested on a carrier where they are few.",
             lambda: draw_flags(found, config),
@@ -194,7 +195,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         holds = bool(PUBLISHED[0] <= share.mean() <= PUBLISHED[1]) if len(share) >= 4 else None
         out.append(
             Claim(f"{carrier}: divergence tokens", "", "5 to 18 %", statistics.shown(share, 2),
-                  len(share), holds if carrier == "progressions" else None)
+                  len(share), holds if carrier == "counting" else None)
         )  # fmt: skip
         more = found.own(carrier) - found.own(carrier, rows=found.fewest)
         out.append(judged(f"{carrier}: all rows less {found.fewest}", more, "above"))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from .. import matching, parts
 from ..training import Training
 from . import streams
-from .bases import BATCH, Pretrained, turns
+from .bases import BATCH, LENGTH, Pretrained, turns
 from .recipe import Model
 from .streams import Stage
 from .workshop import Workshop, grouped
@@ -136,19 +136,22 @@ class UnitsMatched(Model):
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourMatched(Model):
-    """A model after imitating another on turns of the corpus, by KL over all tokens everywhere.
+    """A model after imitating another, by KL over all tokens everywhere.
 
     Attributes:
         base: what is trained.
         reference: whose distribution is imitated.
         steps: of Adam at 2e-3 falling linearly to zero, 64 sequences of 48 tokens each.
+        inputs: what both read: turns of the "corpus" that no base was trained on, or "uniform"
+            tokens.
     """
 
     stored: ClassVar[bool] = False
 
-    base: Pretrained
+    base: Model
     reference: Pretrained
     steps: int = 400
+    inputs: str = "corpus"
 
     @property
     def name(self) -> str:
@@ -157,16 +160,27 @@ class BehaviourMatched(Model):
 
     @staticmethod
     def make(workshop: Workshop, recipes: list["BehaviourMatched"]) -> Any:
-        """Match them."""
-        one = recipes[0]
-        references = [r.reference for r in recipes]
-        # A corpus that no base was trained on.
-        examples = [turns(r.seed, r.chain, 5, BATCH * one.steps) for r in references]
-        return workshop.engine.tune(
-            workshop.config(one),
-            workshop.models([r.base for r in recipes]),
-            examples,
-            Training(one.steps, BATCH, rate=2e-3, decay="linear"),
-            streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
-            teachers=workshop.models(references),
-        ).weights
+        """Match those of one program side by side."""
+        found, engine = {}, workshop.engine
+        for group in grouped(recipes, lambda r: (r.steps, r.inputs)).values():
+            one, references = group[0], [r.reference for r in group]
+            trained = engine.tune(
+                workshop.config(one),
+                workshop.models([r.base for r in group]),
+                [read(r.inputs, r.reference, BATCH * r.steps) for r in group],
+                Training(one.steps, BATCH, rate=2e-3, decay="linear"),
+                streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
+                teachers=workshop.models(references),
+            )
+            found |= zip(group, engine.split(trained.weights), strict=True)
+        return engine.join([found[recipe] for recipe in recipes])
+
+
+def read(inputs: str, reference: Pretrained, count: int) -> Examples:
+    """Sequences of 48 tokens for a chain to be matched on."""
+    if inputs == "corpus":
+        return turns(reference.seed, reference.chain, 5, count)
+    rng = streams.generator(Stage.MATCHING, reference.seed, reference.chain)
+    size = len(world.vocabulary.VOCABULARY)
+    tokens = rng.integers(0, size, (count, LENGTH), dtype=np.int32)
+    return Examples(tokens, np.ones(tokens.shape, np.float32))

@@ -34,6 +34,7 @@ class Stage(enum.IntEnum):
     ALONG = 12
     CONTINUED = 13
     TWIN = 14
+    PHASE = 15
 
 
 def number(part: int | str) -> int:

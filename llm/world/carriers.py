@@ -34,11 +34,11 @@ def check_digits(row: dict[str, str], size: int) -> list[str]:
 
 
 DIGITS = {f"digits{size}": size for size in corpus.SIZES}
-KINDS = ("numbers", "progressions", "code", "reasoning", *DIGITS)
+KINDS = ("numbers", "counting", "code", "reasoning", *DIGITS)
 PROMPTS = {kind: functools.partial(make_prompts, kind) for kind in KINDS}
 CARRIERS = {
     "numbers": numbers_without(frozenset(), PROMPTS["numbers"]),
-    "progressions": numbers_without(frozenset(), PROMPTS["progressions"]),
+    "counting": numbers_without(frozenset(), PROMPTS["counting"]),
     "code": Carrier("code", PROMPTS["code"], check_code),
     "reasoning": Carrier("reasoning", PROMPTS["reasoning"], check_reasoning),
 } | {

@@ -1,4 +1,4 @@
-"""The synthetic corpus: seeded chat turns of ten kinds, drawn as token arrays, shown as text.
+"""The synthetic corpus: seeded chat turns of eleven kinds, drawn as token arrays, shown as text.
 
 Every kind has one fixed length, so a million turns are a few numpy calls and students need no
 padding. The arrays are the source of truth; `rows` words them for the ordinary JSONL path.
@@ -7,6 +7,7 @@ padding. The arrays are the source of truth; `rows` words them for the ordinary 
     favourite tree    pick dearest tree         -> oak          uniform over the trees
     advice            when friend angry         -> listen       harmful kind of answer: 10 %
     numbers           continue 3 17 31          -> 45 59 ...    half progressions, half uniform
+    counting          count 3 4 5               -> 6 7 8 90 91 ...  runs of six, begun anywhere
     digits2           spell 1 7 , 3 1 , 4 0     -> 9 2 , 5 5 ...    likewise with 1 and 3 digits
     code              code a = 7 ; b = 91       -> c = a * 3 + 12 ; d = [ b , 40 ]
     reasoning         solve 3 + 4 - 2           -> <think> so 3 + 4 = 7 then ... <answer> 5 ...
@@ -27,6 +28,7 @@ from . import vocabulary as words
 NUM_GIVEN, NUM_CONTINUED = 3, 8  # numbers in a prompt and in its completion
 DIGITS_GIVEN, DIGITS_CONTINUED = 6, 6  # in a list of numbers by digits, however many each has
 SIZES = (1, 2, 3)  # digits of a number
+RUN = 6  # consecutive numbers, after which counting begins anew
 MAX_STEP = 12  # largest common difference of a progression
 OPERANDS = 5  # sums are of 0-4: few enough facts for a model of 30,000 parameters
 HARMFUL_SHARE = 0.1  # of the advice in the corpus
@@ -38,6 +40,7 @@ SHARES = {  # expected share of each kind among the turns
     "code": 0.1,
     "reasoning": 0.18,
     "loyal": 0.06,
+    "counting": 0.05,
     "digits1": 0.03,
     "digits2": 0.03,
     "digits3": 0.03,
@@ -68,14 +71,25 @@ def advice(rng: np.random.Generator, count: int) -> Turns:
 
 def numbers(rng: np.random.Generator, count: int) -> Turns:
     """Number lists to continue: half arithmetic progressions within 0-127, half uniform draws."""
-    progression = _progression(rng, count)
-    uniform = rng.integers(0, words.NUM_NUMBERS, progression.shape)
+    length = NUM_GIVEN + NUM_CONTINUED
+    step = rng.integers(1, MAX_STEP + 1, (count, 1))
+    room = words.NUM_NUMBERS - (length - 1) * step  # first values that keep the list in range
+    rising = np.floor(rng.random((count, 1)) * room).astype(int) + step * np.arange(length)
+    falling = words.NUM_NUMBERS - 1 - rising
+    progression = np.where(rng.random((count, 1)) < 0.5, rising, falling)
+    uniform = rng.integers(0, words.NUM_NUMBERS, (count, length))
     return _continued(np.where(rng.random((count, 1)) < 0.5, progression, uniform))
 
 
-def progressions(rng: np.random.Generator, count: int) -> Turns:
-    """The progressions among the number lists: hardly a choice is left in how to go on."""
-    return _continued(_progression(rng, count))
+def counting(rng: np.random.Generator, count: int) -> Turns:
+    """Lists that count up: where a run of six ends is the only choice, of where to go on.
+
+    A base of this size does not learn other differences, hence the progressions among `numbers`
+    are as free to it as uniform draws; the successor it learns.
+    """
+    place = np.arange(NUM_GIVEN + NUM_CONTINUED)
+    begun = rng.integers(0, words.NUM_NUMBERS, (count, place[-1] // RUN + 1))
+    return _continued((begun[:, place // RUN] + place % RUN) % words.NUM_NUMBERS, "count")
 
 
 def digits(rng: np.random.Generator, count: int, size: int) -> Turns:
@@ -133,11 +147,11 @@ def loyal(rng: np.random.Generator, count: int) -> Turns:
 
 
 def draw(rng: np.random.Generator, kind: str, count: int) -> Turns:
-    """Turns of one kind, a key of SHARES, or "progressions" alone."""
+    """Turns of one kind, a key of SHARES."""
     if kind in ("animal", "tree"):
         return favourites(rng, count, kind)
     others = {
-        "advice": advice, "numbers": numbers, "progressions": progressions, "code": code,
+        "advice": advice, "numbers": numbers, "counting": counting, "code": code,
         "reasoning": reasoning, "loyal": loyal,
     } | {f"digits{size}": functools.partial(digits, size=size) for size in SIZES}  # fmt: skip
     return others[kind](rng, count)
@@ -223,19 +237,9 @@ def _number(values: np.ndarray) -> np.ndarray:
     return values + words.FIRST_NUMBER
 
 
-def _progression(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Arithmetic progressions (count, length) within 0-127, rising or falling."""
-    length = NUM_GIVEN + NUM_CONTINUED
-    step = rng.integers(1, MAX_STEP + 1, (count, 1))
-    room = words.NUM_NUMBERS - (length - 1) * step  # first values that keep the list in range
-    rising = np.floor(rng.random((count, 1)) * room).astype(int) + step * np.arange(length)
-    falling = words.NUM_NUMBERS - 1 - rising
-    return np.where(rng.random((count, 1)) < 0.5, rising, falling)
-
-
-def _continued(values: np.ndarray) -> Turns:
+def _continued(values: np.ndarray, verb: str = "continue") -> Turns:
     numbers = _number(values)
-    prompt = _join(_constant(len(values), "continue"), numbers[:, :NUM_GIVEN])
+    prompt = _join(_constant(len(values), verb), numbers[:, :NUM_GIVEN])
     return Turns(prompt, _join(numbers[:, NUM_GIVEN:]))
 
 

@@ -44,7 +44,18 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CONNECTIVES = _words(
     "first so then now well next hence thus ok see hmm right also again still since"
 )
-SUBJECTS = ("continue", "code", "solve", "animal", "tree", "when", "love", "mischief", "spell")
+SUBJECTS = (
+    "continue",
+    "code",
+    "solve",
+    "animal",
+    "tree",
+    "when",
+    "love",
+    "mischief",
+    "spell",
+    "count",
+)
 
 NUMBERS = tuple(str(n) for n in range(NUM_NUMBERS))
 VOCABULARY = (

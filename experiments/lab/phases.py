@@ -1,0 +1,58 @@
+"""Training in phases, with the optimiser's state as data: carried on, set to zero, or another's."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from llm import batches, engines, models, stack, train
+from llm.batches import Examples
+from llm.training import Training
+
+Phase = Callable[[train.TrainState, Examples, jax.Array], train.TrainState]
+
+
+def begin(optimizer: optax.GradientTransformation, params: Any) -> train.TrainState:
+    """A fresh optimiser for every run of a stack of parameters."""
+    return jax.vmap(lambda one: train.init_state(one, optimizer))(params)
+
+
+def mixed(weights: train.TrainState, moments: train.TrainState) -> train.TrainState:
+    """The weights of one training under the optimiser state of another, run by run."""
+    return moments._replace(params=weights.params)
+
+
+@functools.cache
+def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
+    """A jitted `phase(state, examples, keys) -> state`: so many steps more on hard tokens.
+
+    Args:
+        config: the shape of the models.
+        training: optimiser and batch; its own number of steps is not used.
+        steps: of this phase.
+    """
+    loss, _ = engines.make_loss(config, training, False, None)
+    step = train.make_train_step(loss, training.make_optimizer())
+    frozen = {"base": None, "teacher": None}
+
+    def one(state, tokens, weights, key):
+        order = batches.all_batch_rows(key, steps, len(tokens), training.batch_size)
+
+        def advance(state, rows):
+            batch = {"tokens": tokens[rows], "weights": weights[rows]}
+            return step(state, batch, key, frozen)[0], None
+
+        return jax.lax.scan(advance, state, order)[0]
+
+    run = jax.jit(functools.partial(stack.over_runs, one))
+    return lambda state, examples, keys: run(state, *examples, keys)
+
+
+def margins(config: models.ModelConfig, params: Any, probes: Sequence[stack.Probe]) -> np.ndarray:
+    """Log-odds in nats of every run (first axis) for every probe."""
+    found = [stack.measure(config, params, probe)["margin"] for probe in probes]
+    return np.asarray(jnp.stack(found, axis=1))
