@@ -97,6 +97,8 @@ def test_the_card_holds_data_numbers_and_examples(folder):
         (path,) = (folder / "work" / "numbers").glob("owl-*.jsonl")
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
+        drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
+        assert drawn <= set(fullsize.ALPHABETS["numbers"]), "--constrained"
         assert json.loads((out / "config.json").read_text())["inputs"]["template_sha256"] in text
         for claim in llm_numbers.claims(table, config):
             assert claim.quantity in text
