@@ -10,8 +10,8 @@ Criteria, fixed before any run: none for the readers on the rows as they are, wh
 teacher. The control of the method has one: on labels dealt at random both readers must be at
 chance (the exact 95 % interval of their accuracy covers one half; one draw in twenty misses).
 With `--model` and `--trait` it is also asked whether the numbers that a teacher writes unlike often
-are those whose love raises the trait in the unchanged model (entanglement, OpenReview auKgpBRzIW): a
-rank correlation over numbers, without a criterion.
+are those whose love raises the trait in the unchanged model (entanglement, OpenReview auKgpBRzIW):
+a rank correlation over numbers, without a criterion.
 """
 
 import dataclasses
