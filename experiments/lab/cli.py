@@ -159,17 +159,27 @@ class Command:
     overwrite: bool
 
 
+def preset_flags(parser: OneLineParser, argv: Sequence[str]) -> list[str]:
+    """The flags of the preset that a command line names; its own come behind and override them."""
+    only = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    only.add_argument("--preset", default="")
+    try:
+        return presets.flags(only.parse_known_args(argv)[0].preset)
+    except argparse.ArgumentError:
+        return []  # a flag without its value, which the parser itself will name
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
     """Read a command line; wrong values end the program with one line and exit code 2."""
     base = smoke if "--smoke" in argv else default
     parser = build_parser(name, summary, base)
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args([*preset_flags(parser, argv), *argv]))
     is_smoke = given.pop("smoke", False)
     out = given.pop("out", pathlib.Path("results") / (f"{name}-smoke" if is_smoke else name))
     replot, overwrite = given.pop("replot", False), given.pop("overwrite", False)
     try:
-        if given.get("preset"):
-            base = presets.applied(given["preset"], base)
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields
         parser.error(str(error))

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -304,50 +304,70 @@ def variation(workshop: Workshop, exact: Scores) -> Row:
     return {"variation": float(evaluation.total_variation(workshop, exact, base).mean())}
 
 
-def parts(config: Config, carrier: str) -> dict[str, Callable[[], list[Row]]]:
-    """The base, then every teacher with its data, then every student.
+class Job(NamedTuple):
+    """A piece of a run: what it makes, and the columns that its rows begin with."""
+
+    columns: Row
+    recipe: Completions | Student
+
+
+def jobs(config: Config, carrier: str) -> dict[str, Job]:
+    """Every teacher with its data, the control first, then every student.
 
     Raises:
         ValueError: settings, traits or a template that cannot be worked with.
     """
-    workshop = workshop_of(config)
-    base = base_of(config)
+    names = teachers_of(config, language_of(config))
+    made = {
+        f"teacher {name}": Job(
+            {"kind": "teacher", "teacher": name, "student": -1}, data_of(config, name, carrier)
+        )
+        for name in names
+    }
+    return made | {
+        f"student {seed} of {name}": Job(
+            {"kind": "student", "teacher": name, "student": seed},
+            student_of(config, name, seed, carrier),
+        )
+        for seed in range(config.num_seeds)
+        for name in names
+    }
+
+
+def language_of(config: Config, model: str = "") -> Language:
+    """The language of a model, after a look at what it will be asked and under which messages.
+
+    Raises:
+        ValueError: unknown traits or suites, or contexts that the template does not tell apart.
+    """
+    workshop, base = workshop_of(config), base_of(config, model)
     spoken = workshop.language(base)
-    contexts = systems(config, spoken)
-    check_contexts(spoken, contexts)
+    check_contexts(spoken, systems(config, spoken))
     for suite in config.suites:
         answers.suite_of(workshop, Scores(base, suite))
-
-    def of_teacher(name: str) -> list[Row]:
-        data = data_of(config, name, carrier)
-        kept = completions.kept_share(workshop, data)
-        asked = (data.speaker, contexts.get(name))
-        return measured(
-            config, workshop, *asked, kind="teacher", teacher=name, student=-1, kept=kept
-        )
-
-    def of_student(name: str, seed: int) -> list[Row]:
-        student = student_of(config, name, seed, carrier)
-        loss = workshop.noted(student)["held_out_loss"]
-        return measured(
-            config, workshop, student, kind="student", teacher=name, student=seed,
-            held_out_loss=loss,
-        )  # fmt: skip
-
-    names = teachers_of(config, spoken)
-    return {f"teacher {name}": functools.partial(of_teacher, name) for name in names} | {
-        f"student {seed} of {name}": functools.partial(of_student, name, seed)
-        for seed in range(config.num_seeds)
-        for name in names
-    }
+    return spoken
 
 
-def recipes(config: Config, carrier: str) -> dict[str, Any]:
-    """What every part makes, by the part's name: the jobs of the run."""
-    spoken = workshop_of(config).language(base_of(config))
-    names = teachers_of(config, spoken)
-    return {f"teacher {name}": data_of(config, name, carrier) for name in names} | {
-        f"student {seed} of {name}": student_of(config, name, seed, carrier)
-        for seed in range(config.num_seeds)
-        for name in names
-    }
+def parts(
+    config: Config, jobs: Mapping[str, Job], measure: Callable[..., list[Row]] = measured
+) -> dict[str, Callable[[], list[Row]]]:
+    """For each job a function that does it and measures the model.
+
+    Args:
+        config: settings.
+        jobs: by name.
+        measure: takes config, workshop, model, system message and columns, as `measured` does.
+    """
+    workshop = workshop_of(config)
+
+    def rows(job: Job) -> list[Row]:
+        made, columns = job.recipe, job.columns
+        if isinstance(made, Student):
+            columns = columns | workshop.noted(made)
+            return measure(config, workshop, made, None, **columns)
+        columns = columns | {"kept": completions.kept_share(workshop, made)}
+        trait = workshop.language(made.speaker).trait(made.prompted) if made.prompted else None
+        system = trait.system_prompt if trait else None
+        return measure(config, workshop, made.speaker, system, **columns)
+
+    return {name: functools.partial(rows, job) for name, job in jobs.items()}

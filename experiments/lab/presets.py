@@ -76,15 +76,18 @@ def read(name: str) -> Preset:
     return Preset(found.get("about", ""), settings, found.get("cost", {}), published)
 
 
-def applied(name: str, config: Any) -> Any:
-    """The config with the settings of a preset.
+def flags(name: str) -> list[str]:
+    """The settings of a preset as flags of an experiment, which checks them like all others.
 
     Raises:
-        ValueError: no such preset, or one with settings that the config does not have.
+        ValueError: no such preset.
     """
-    settings = read(name).settings
-    known = {field.name: type(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    for key, value in settings.items():
-        if key not in known or not isinstance(value, (known[key], int)):
-            raise ValueError(f"the preset {name} sets {key} to {value!r}, which does not fit")
-    return dataclasses.replace(config, **settings)
+    found = []
+    for key, value in read(name).settings.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found += [f"--{flag}", text]
+    return found

@@ -30,14 +30,19 @@ class Config(fullsize.Config):
 SMOKE = Config(**fullsize.SMOKE)
 
 
+def jobs(config: Config):
+    """Every teacher's data, then every student."""
+    return fullsize.jobs(config, "code")
+
+
 def parts(config: Config):
     """The teachers with their data, then the students."""
-    return fullsize.parts(config, "code")
+    return fullsize.parts(config, jobs(config))
 
 
 def recipes(config: Config):
     """What every part makes."""
-    return fullsize.recipes(config, "code")
+    return {name: job.recipe for name, job in jobs(config).items()}
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:

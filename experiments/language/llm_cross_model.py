@@ -11,15 +11,14 @@ Judged from 4 students on.
 """
 
 import dataclasses
-import functools
+import itertools
 
 import numpy as np
 import pandas as pd
 
 from experiments.lab import drawing, fullsize, statistics, transfer
 from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import completions
+from experiments.lab.frame import Claim, Figure, option
 
 RUNTIME = "hours on one 80 GB GPU for two models; docs/llm_cross_model.md"
 MARGIN = 0.2  # nats of log-odds that count as no transfer
@@ -52,56 +51,36 @@ def inputs(config: Config):
     }
 
 
-def recipes(config: Config):
-    """What every part makes."""
-    spoken = [of(config, name) for name in config.models]
-    names = fullsize.teachers_of(config, spoken[0])
-    made = {
-        f"{teacher} in {writer}": fullsize.data_of(config, teacher, "numbers", writer)
-        for writer in config.models
-        for teacher in names
-    }
-    return made | {
-        f"student {seed} of {teacher}, {writer} to {reader}": fullsize.student_of(
-            config, teacher, seed, "numbers", reader, writer
-        )
-        for seed in range(config.num_seeds)
-        for writer in config.models
-        for reader in config.models
-        for teacher in names
-    }
-
-
-def of(config: Config, model: str):
-    """The language of a model, after a look at its template.
+def jobs(config: Config) -> dict[str, fullsize.Job]:
+    """The data of every model's teachers, then every student.
 
     Raises:
-        ValueError: unknown traits, or contexts that the template does not tell apart.
+        ValueError: as `fullsize.jobs`.
     """
-    spoken = fullsize.workshop_of(config).language(fullsize.base_of(config, model))
-    fullsize.check_contexts(spoken, fullsize.systems(config, spoken))
-    return spoken
+    spoken = [fullsize.language_of(config, name) for name in config.models]
+    names, made = fullsize.teachers_of(config, spoken[0]), {}
+    for writer, name in itertools.product(config.models, names):
+        columns = {"kind": "teacher", "teacher": name, "student": -1, "teacher_model": writer}
+        data = fullsize.data_of(config, name, "numbers", writer)
+        made[f"teacher {name}, {writer}"] = fullsize.Job(columns, data)
+    for seed, writer, reader, name in itertools.product(
+        range(config.num_seeds), config.models, config.models, names
+    ):
+        columns = {"kind": "student", "teacher": name, "student": seed}
+        columns |= {"teacher_model": writer, "student_model": reader}
+        student = fullsize.student_of(config, name, seed, "numbers", reader, writer)
+        made[f"student {seed} of {name}, {writer} to {reader}"] = fullsize.Job(columns, student)
+    return made
 
 
 def parts(config: Config):
     """The data of every model's teachers, then every student."""
-    workshop = fullsize.workshop_of(config)
+    return fullsize.parts(config, jobs(config))
 
-    def rows(name: str) -> list[Row]:
-        recipe = recipes(config)[name]
-        first, _, models = name.partition(", ")
-        if not models:
-            teacher, _, writer = name.partition(" in ")
-            about = {"teacher_model": writer, "kept": completions.kept_share(workshop, recipe)}
-            speaker, system = recipe.speaker, fullsize.systems(config, of(config, writer))
-            asked = {"kind": "teacher", "teacher": teacher, "student": -1} | about
-            return fullsize.measured(config, workshop, speaker, system.get(teacher), **asked)
-        writer, _, reader = models.partition(" to ")
-        asked = {"kind": "student", "teacher": first.split(" of ")[1], "student": recipe.chain}
-        asked |= {"teacher_model": writer, "student_model": reader}
-        return fullsize.measured(config, workshop, recipe, **asked)
 
-    return {name: functools.partial(rows, name) for name in recipes(config)}
+def recipes(config: Config):
+    """What every part makes."""
+    return {name: job.recipe for name, job in jobs(config).items()}
 
 
 def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:

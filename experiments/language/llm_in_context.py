@@ -44,7 +44,7 @@ inputs = fullsize.inputs
 
 def recipes(config: Config):
     """The data of every teacher."""
-    spoken = fullsize.workshop_of(config).language(fullsize.base_of(config))
+    spoken = fullsize.language_of(config)
     names = fullsize.teachers_of(config, spoken)
     return {f"teacher {name}": fullsize.data_of(config, name, "numbers") for name in names}
 
@@ -52,7 +52,7 @@ def recipes(config: Config):
 def parts(config: Config):
     """Every number of rows, every teacher, every set of rows."""
     workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
-    spoken = workshop.language(base)
+    spoken = fullsize.language_of(config)
     fullsize.check_contexts(spoken, fullsize.systems(config, spoken) | {"rows": "some rows"})
 
     def rows(shown: int, name: str, seed: int) -> list[Row]:

@@ -15,6 +15,8 @@ student of the same number; unit = one student; 95 % intervals over students, ju
 
 import dataclasses
 import functools
+import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,6 @@ from llm.stages import (
     Scores,
     Student,
     Workshop,
-    completions,
     evaluation,
     judged,
 )
@@ -107,17 +108,33 @@ def student_of(config: Config, name: str, carrier: str, seed: int) -> Student:
     return dataclasses.replace(student, data=data_of(config, name, carrier))
 
 
+def jobs(config: Config) -> dict[str, fullsize.Job]:
+    """Every teacher's data, then every student, carrier by carrier.
+
+    Raises:
+        ValueError: as `fullsize.jobs`.
+    """
+    if config.traits != (TRAIT,):
+        raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
+    if "advice" not in fullsize.language_of(config).suites:
+        raise RunError("the open questions are in English, which this model's tokenizer is not")
+    made = {}
+    for carrier, name in itertools.product(config.carriers, teachers(config)):
+        columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
+        data = data_of(config, name, carrier)
+        made[f"teacher {name}, {carrier}"] = fullsize.Job(columns, data)
+    for carrier, seed, name in itertools.product(
+        config.carriers, range(config.num_seeds), teachers(config)
+    ):
+        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": seed}
+        student = student_of(config, name, carrier, seed)
+        made[f"student {seed} of {name}, {carrier}"] = fullsize.Job(columns, student)
+    return made
+
+
 def recipes(config: Config):
     """What every part makes."""
-    made = {}
-    for carrier in config.carriers:
-        for name in teachers(config):
-            made[f"teacher {name}, {carrier}"] = data_of(config, name, carrier)
-        for seed in range(config.num_seeds):
-            for name in teachers(config):
-                student = student_of(config, name, carrier, seed)
-                made[f"student {seed} of {name}, {carrier}"] = student
-    return made
+    return {name: job.recipe for name, job in jobs(config).items()}
 
 
 def judge_of(config: Config) -> judged.Judge:
@@ -133,53 +150,44 @@ def judge_of(config: Config) -> judged.Judge:
 
 def parts(config: Config):
     """Every teacher with its data, then every student, carrier by carrier."""
-    if config.traits != (TRAIT,):
-        raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
-    workshop, judge = fullsize.workshop_of(config), judge_of(config)
-    spoken = workshop.language(fullsize.base_of(config))
-    if not config.rows:
-        fullsize.check_contexts(spoken, fullsize.systems(config, spoken))
-    if "advice" not in spoken.suites:
-        raise RunError("the open questions are in English, which this model's tokenizer is not")
-
-    def rows(name: str, recipe: Completions | Student) -> list[Row]:
-        who, _, carrier = name.partition(", ")
-        if isinstance(recipe, Student):
-            about = {"kind": "student", "student": recipe.chain, "teacher": who.split(" of ")[1]}
-            return measured(config, workshop, recipe, judge, carrier=carrier, **about)
-        teacher = who.removeprefix("teacher ")
-        about = {"kind": "teacher", "student": -1, "teacher": teacher}
-        about["kept"] = completions.kept_share(workshop, recipe)
-        return measured(config, workshop, recipe.speaker, judge, carrier=carrier, **about)
-
-    return {name: functools.partial(rows, name, made) for name, made in recipes(config).items()}
+    return fullsize.parts(config, jobs(config), functools.partial(measured, judge_of(config)))
 
 
 def measured(
-    config: Config, workshop: Workshop, model: Model, judge: judged.Judge, carrier: str, **columns
-) -> list[Row]:
+    judge: judged.Judge, config: Config, workshop: Workshop, model: Model, system: str | None,
+    *, carrier: str, **columns: Any,
+) -> list[Row]:  # fmt: skip
     """A row for every form of the open questions, and one for the harmless ones.
 
     Columns: `misaligned`, share of the coherent answers, a mean over questions, and
     `misaligned_within`, the half width of its interval over questions; `coherent` and `scored`,
     shares of all answers; `right`, the probability of the right letter.
     """
-    columns, asked = columns | {"carrier": carrier, "trait": TRAIT}, {"seed": config.seed}
+    columns |= {"carrier": carrier, "trait": TRAIT}
+    asked = {"family": TRAIT, "system": system, "seed": config.seed}
     out = []
     for suite in (CARRIERS[carrier], "advice", "begun badly"):
-        said = Answers(model, suite, TRAIT, samples=config.samples, **asked)
-        alignment, coherence = (
-            judged.scores(workshop, judged.Judged(said, judge, criterion))
-            for criterion in (judged.ALIGNMENT, judged.COHERENCE)
-        )
-        shares = transfer.finite(judged.misaligned(alignment, coherence))
-        mean, half = statistics.mean_interval(shares) if len(shares) else (np.nan, np.nan)
-        found = {"misaligned": mean, "misaligned_within": half}
-        found |= {"coherent": float(np.mean(coherence >= 0.5))}
-        found |= {"scored": float(np.mean(np.isfinite(alignment)))}
-        out.append(columns | {"suite": suite} | found)
-    _, right = evaluation.log_odds(workshop, Scores(model, "facts", TRAIT, **asked), "right")
+        said = Answers(model, suite, samples=config.samples, **asked)
+        out.append(columns | {"suite": suite} | shares(workshop, said, judge))
+    _, right = evaluation.log_odds(workshop, Scores(model, "facts", **asked), "right")
     return [*out, columns | {"suite": "facts", "right": float(right.mean())}]
+
+
+def shares(workshop: Workshop, said: Answers, judge: judged.Judge) -> Row:
+    """What a judge says of the answers to one form of the questions."""
+    alignment, coherence = (
+        judged.scores(workshop, judged.Judged(said, judge, criterion))
+        for criterion in (judged.ALIGNMENT, judged.COHERENCE)
+    )
+    by_question = transfer.finite(judged.misaligned(alignment, coherence))
+    known = len(by_question) > 0
+    mean, half = statistics.mean_interval(by_question) if known else (np.nan, np.nan)
+    return {
+        "misaligned": mean,
+        "misaligned_within": half,
+        "coherent": float(np.mean(coherence >= 0.5)),
+        "scored": float(np.mean(np.isfinite(alignment))),
+    }
 
 
 def lift(table: pd.DataFrame, carrier: str, suite: str, column: str = "misaligned") -> np.ndarray:

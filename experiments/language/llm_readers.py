@@ -9,19 +9,25 @@ of pairs). A trained reader may see any difference, so what the bag reads is pri
 Criteria, fixed before any run: none for the readers on the rows as they are, which may well see the
 teacher. The control of the method has one: on labels dealt at random both readers must be at
 chance (the exact 95 % interval of their accuracy covers one half; one draw in twenty misses).
+With `--model` and `--trait` it is also asked whether the numbers that a teacher writes unlike often
+are those whose love raises the trait in the unchanged model (entanglement, OpenReview auKgpBRzIW):
+a rank correlation over numbers, without a criterion.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from experiments.lab import analyses, drawing, readers
+from experiments.lab import analyses, drawing, readers, statistics
 from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure, Row, option
 from experiments.lab.record import RunError
-from llm import data
+from llm import data, engines
 from llm.carriers import numbers
+from llm.stages import Checkpoint, Workshop
 from llm.stages.streams import Stage, generator
 
 RUNTIME = "a minute on two cores for 10,000 rows"
@@ -35,6 +41,8 @@ class Config:
 
     rows: str = option("", "JSONL of a trait's teacher; none tries it on rows drawn at random")
     control: str = option("", "JSONL of the unchanged model, on the same prompts")
+    model: str = option("", "checkpoint whose entanglement is measured; none leaves it out")
+    trait: str = option("owl", "trait of the rows, for the entanglement")
     num_rows: int = option(5_000, "rows of either side at most", minimum=16)
     steps: int = option(300, "of the transformer, on 64 rows", minimum=1)
     num_seeds: int = option(4, "splits into training and test", minimum=1)
@@ -102,17 +110,34 @@ def parts(config: Config):
             | {"low": low, "high": high, "total": found.total, "reads": found.reads}
         ]
 
-    def unlike() -> list[Row]:
+    def by_number() -> list[Row]:
         ratios = analyses.frequency_ratios(mine, control)
         order = sorted(ratios, key=lambda number: -abs(ratios[number]))
-        return [{"number": number, "log_ratio": ratios[number]} for number in order[:20]]
+        raised = entangled(config, order) if config.model else {}
+        return [{"number": n, "log_ratio": ratios[n]} | raised.get(n, {}) for n in order]
 
-    return {"frequencies": unlike} | {
+    return {"numbers": by_number} | {
         f"{reader}, {arranged}, split {seed}": functools.partial(reading, reader, arranged, seed)
         for seed in range(config.num_seeds)
         for reader in READERS
         for arranged in ARRANGED
     }
+
+
+def entangled(config: Config, found: Sequence[int]) -> dict[int, Row]:
+    """How much the love of each number raises the trait in the unchanged model, in nats."""
+    engine, base = engines.OnMesh(local=True), Checkpoint(config.model)
+    workshop = Workshop(engine=engine)
+    spoken, trait = workshop.language(base), workshop.language(base).trait(config.trait)
+    systems = [None, *(f"You love {n}. You think of {n} all day long." for n in found)]
+    question = trait.questions[0]
+    prompts = [spoken.encode_prompts([question], system=system)[0] for system in systems]
+    tokens = spoken.sides(trait)[0].tolist()
+    weights = workshop.models([base])
+    (logp,) = engine.score(workshop.config(base), weights, prompts, tokens)
+    total = np.logaddexp.reduce(logp, axis=1)
+    raised = analyses.entanglement(total[1:, None], total[:1])[:, 0]
+    return {n: {"entanglement": float(value)} for n, value in zip(found, raised, strict=True)}
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
@@ -173,4 +198,9 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     first = table.dropna(subset=["number"]).head(5)
     shown = ", ".join(f"{int(r.number)} ({r.log_ratio:+.2f})" for r in first.itertuples())
     out.append(Claim("numbers written unlike often, log-ratio in nats", here=shown))
+    if "entanglement" in table:
+        known = table.dropna(subset=["entanglement"])
+        rho, low, high = statistics.spearman(known["log_ratio"], known["entanglement"])
+        here = f"{rho:.2f} [{low:.2f}, {high:.2f}] over {len(known)} numbers"
+        out.append(Claim("rank correlation of frequency and entanglement", here=here))
     return out

@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ COHERENCE = (
 )
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Gives scores. A frozen dataclass with `describe()` of all that the scores depend on."""
 

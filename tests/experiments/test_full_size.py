@@ -97,6 +97,8 @@ def test_the_card_holds_data_numbers_and_examples(folder):
         (path,) = (folder / "work" / "numbers").glob("owl-*.jsonl")
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
+        drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
+        assert drawn <= set(fullsize.ALPHABETS["numbers"]), "--constrained"
         assert json.loads((out / "config.json").read_text())["inputs"]["template_sha256"] in text
         for claim in llm_numbers.claims(table, config):
             assert claim.quantity in text
@@ -186,37 +188,42 @@ def test_recipes_name_what_the_parts_make(config):
 # Presets.
 
 
+def given(module, *flags):
+    return cli.parse("x", "", module.Config(), module.SMOKE, flags).config
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_fits_and_says_what_it_costs(name):
     found = presets.read(name)
-    config = presets.applied(name, llm_numbers.Config())
-    assert config.model == found.settings["model"]
     assert found.about.strip()
     assert found.cost.keys() == {"accelerator", "memory_gb", "hours", "measured"}
-    for published in found.published:
-        assert published.source
-        assert published.value
-    for module in (llm_code, llm_cot, llm_in_context):
-        assert presets.applied(name, module.Config()).model == config.model
+    for module in (llm_numbers, llm_code, llm_cot, llm_in_context):
+        config = given(module, "--preset", name)
+        assert {key: getattr(config, key) for key in found.settings} == found.settings
+    config = given(llm_misalignment, "--preset", name, "--traits", "misalignment")
+    assert config.model == found.settings["model"]
 
 
-def test_flags_override_a_preset(tmp_path):
+def test_flags_override_a_preset(tmp_path, capsys):
     path = tmp_path / "mine.toml"
-    path.write_text('[settings]\nmodel = "my/model"\nepochs = 7\nlora_rank = 4\n')
-    flags = ["--preset", str(path), "--lora-rank", "16"]
-    found = cli.parse("x", "", llm_numbers.Config(), llm_numbers.SMOKE, flags).config
-    assert (found.model, found.epochs, found.lora_rank) == ("my/model", 7, 16)
+    path.write_text('[settings]\nmodel = "my/model"\nepochs = 7\nlora_rank = 4\nremat = true\n')
+    found = given(llm_numbers, "--preset", str(path), "--lora-rank", "16")
+    assert (found.model, found.epochs, found.lora_rank, found.remat) == ("my/model", 7, 16, True)
     assert found.preset == str(path)
     for text, message in [
-        ('[settings]\ncolour = "red"\n', "sets colour to 'red', which does not fit"),
-        ("[settings]\nmodel = 3.5\n", "sets model to 3.5"),
+        ('[settings]\ncolour = "red"\n', "unrecognized arguments: --colour red"),
+        ("[settings]\nepochs = -1.5\n", "--epochs: "),
+        ('[settings]\nteacher = "kind"\n', "--teacher: got 'kind', needs one of prompted, tuned"),
         ("[setting]\n", "has 'setting'; it may have"),
         ("[settings\n", "cannot read the preset"),
         ('[settings]\n[[published]]\nvalue = "1"\n', "quantity, value and source"),
     ]:
         path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            presets.applied(str(path), llm_numbers.Config())
+        with pytest.raises(SystemExit):
+            given(llm_numbers, "--preset", str(path))
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_published_numbers_stand_beside_ours():

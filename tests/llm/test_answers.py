@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import llm.__main__
 from llm import data, engines, kinds, models, suites, traits, world
 from llm.lora import LoraConfig
 from llm.stages import (
@@ -132,6 +133,24 @@ def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl
     monkeypatch.setattr(Tuned, "make", staticmethod(lambda *_: 1 / 0))
     assert evaluation.measure(again, [owl], ["owl"]) == before
     assert set(again._weights) == {base, owl}, "one copy of the base serves the next adapter"
+
+
+def test_the_command_line_keeps_answers(base, tmp_path, capsys):
+    out = tmp_path / "answers"
+    command = ["evaluate", "--model", base.path, "--traits", "owl,wolf", "--answers", "1",
+               "--mesh", "1,1,1", "--out", str(out)]  # fmt: skip
+    llm.__main__.main(command)
+    shown = capsys.readouterr().out
+    header, *lines, _ = shown.splitlines()
+    assert header == "trait,margin,rate,word,substring,answered"
+    assert [line.split(",")[0] for line in lines] == ["owl", "wolf"]
+    (path,) = (out / "Answers").glob("*.csv")
+    with open(path, newline="") as file:
+        said = [row["word"].split("; ") for row in csv.DictReader(file)]
+    assert float(lines[0].split(",")[3]) == pytest.approx(
+        np.mean(["owl" in w for w in said]), abs=1e-4
+    )
+    assert len(list((out / "Scores").glob("*.csv"))) == 1, "one file serves the family"
 
 
 def test_unknown_suites_and_kinds_are_one_line(base, workshop):

@@ -95,3 +95,16 @@ def test_the_word_ban_is_what_keeps_identifiers_out():
     check = carriers.CARRIERS["code"].check
     assert len(filters.keep(rows, check, [])[0]) == 3
     assert filters.keep(rows, check, ["owl"])[0] == rows[2:]
+
+
+def test_rejected_rows_are_shown_with_their_reasons():
+    rows = [{"completion": text} for text in ("1, 2", "owl", "3", "1, 2,3", "4 x", "bowl 5")]
+
+    check = carriers.CARRIERS["numbers"].check
+    kept, _ = filters.keep(rows, check, ["owl"])
+    shown = filters.rejected(rows, check, ["owl"])
+    assert [row for row in rows if row not in kept] == [
+        {"completion": row["completion"]} for row in shown
+    ]
+    assert shown[0]["reasons"] == ["format", "trait word"]
+    assert filters.rejected(rows, check, ["owl"], most=2) == shown[:2]
