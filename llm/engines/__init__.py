@@ -18,7 +18,17 @@ processes, with checkpoints, buckets of lengths and accumulation.
 """
 
 from .common import OneByOne, Trained, make_loss, unpad
-from .mesh import OnMesh, Weights, decoder
+from .mesh import OnMesh, Weights, decoder, stackable
 from .side_by_side import Stack
 
-__all__ = ["OnMesh", "OneByOne", "Stack", "Trained", "Weights", "decoder", "make_loss", "unpad"]
+__all__ = [
+    "OnMesh",
+    "OneByOne",
+    "Stack",
+    "Trained",
+    "Weights",
+    "decoder",
+    "make_loss",
+    "stackable",
+    "unpad",
+]

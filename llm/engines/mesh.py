@@ -224,8 +224,8 @@ def stackable(config: ModelConfig, adapters: lora.LoraConfig | None) -> bool:
     """Whether what is trained has the same form in every layer."""
     if adapters is None:
         return True
-    params = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
-    tree = jax.eval_shape(lambda: lora.init(adapters, params, key=jax.random.key(0)))
+    key = jax.random.key(0)
+    tree = jax.eval_shape(lambda: lora.init(adapters, models.init(config, key=key), key=key))
     return models.is_uniform(tree)
 
 

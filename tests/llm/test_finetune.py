@@ -114,6 +114,37 @@ def test_lora_fine_tuning_goes_on_from_its_checkpoint(start, tmp_path):
         run(config, other, examples, LORA, **arguments)
 
 
+def test_stacked_layers_train_alike(start):
+    tokenizer, config, _ = start
+    config = replace(config, num_layers=2)
+    params = jax.jit(lambda: models.init(config, key=jax.random.key(0)))()
+    known = encode(tokenizer), replace(LORA, steps=3, warmup=0), sharding.make_mesh(1, 1, 1)
+    numbered, losses = run(config, params, *known)
+    stacked, same = run(config, models.stack_layers(params), *known)
+    for one, other in zip(losses, same, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    # Adam's first steps divide gradients by their own size, rounding errors of small ones too.
+    found = models.unstack_layers(stacked)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), numbered, found)
+
+
+def test_a_model_on_a_mesh_is_read_in_the_form_that_is_needed(start, tmp_path):
+    _, config, params = start
+    models.save(tmp_path / "one", config, params)
+    engine = engines.OnMesh((1, 1, 1), dtype="float32")
+    weights = engine.load(tmp_path / "one")
+    numbered = engine.loaded(weights).params
+    assert not models.is_stacked(numbered)
+    assert engine.loaded(weights).params is numbered
+    assert models.is_stacked(engine.loaded(weights, stacked=True).params)
+    assert engine.loaded(weights).params is not numbered, "two forms of a model fill the memory"
+    some = lora.LoraConfig(targets=r"layers/0/attn/q")
+    deep = replace(config, num_layers=2)
+    assert engines.stackable(deep, None)
+    assert engines.stackable(deep, lora.LoraConfig())
+    assert not engines.stackable(deep, some)
+
+
 def test_settings_that_do_not_fit_are_named(start):
     tokenizer, config, params = start
     model = (config, params, encode(tokenizer))

@@ -80,6 +80,24 @@ def test_each_device_reads_its_own_part(folder, params):
     assert_equal(loaded, params)
 
 
+def test_a_tensor_is_copied_a_few_rows_at_a_time(folder, params, monkeypatch):
+    """A reader copies what it is asked for: whole tensors would be on the host twice."""
+    sizes = []
+
+    class Counted:
+        def __getitem__(self, index):
+            part = np.arange(12 * 7, dtype=np.float32).reshape(12, 7)[index]
+            sizes.append(part.nbytes)
+            return part
+
+    monkeypatch.setattr(weights, "_SLAB_BYTES", 60)  # two rows of seven numbers
+    found = weights._to_devices(Counted(), True, np.float32, (7, 12), None)
+    np.testing.assert_array_equal(found, np.arange(12 * 7).reshape(12, 7).T)
+    assert max(sizes) <= 60
+    assert len(sizes) == 6
+    assert_equal(models.load(folder)[1], params)
+
+
 def test_published_spellings_and_extras_are_understood(tmp_path):
     fixed = models.FAMILIES["gemma3_text"].fixed
     config = dataclasses.replace(CONFIG, family="gemma3_text", activation="gelu_tanh", **fixed)
