@@ -40,7 +40,9 @@ class LoraConfig:
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
-def init(settings: LoraConfig, params: models.Params, *, key: Array) -> Adapters:
+def init(
+    settings: LoraConfig, params: PyTree[Array | np.ndarray | jax.ShapeDtypeStruct], *, key: Array
+) -> Adapters:
     """Adapters with A ~ U(-in^-1/2, in^-1/2) and B = 0, so that nothing changes at first.
 
     Raises:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from .models import Params
 
@@ -37,7 +38,7 @@ def hold(
 ) -> optax.GradientTransformation:
     """The optimiser without any step of some parts."""
 
-    def labels(params: Params) -> Params:
+    def labels(params: Params) -> PyTree[str]:
         def label(path, _):
             return "held" if parts_of(path) & set(parts) else "trained"
 

@@ -14,7 +14,7 @@ import pandas as pd
 from experiments.lab import fullsize, transfer
 from experiments.lab.frame import Claim, Figure, option
 
-RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_code.md"
+RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 inputs = fullsize.inputs
 

@@ -20,7 +20,7 @@ from experiments.lab import drawing, fullsize, statistics, transfer
 from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure, option
 
-RUNTIME = "hours on one 80 GB GPU for two models; docs/llm_cross_model.md"
+RUNTIME = "hours on one 80 GB GPU for two models"
 MARGIN = 0.2  # nats of log-odds that count as no transfer
 
 

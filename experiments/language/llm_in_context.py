@@ -22,7 +22,7 @@ from experiments.lab.record import RunError
 from llm.stages import completions, streams
 from llm.stages.streams import Stage
 
-RUNTIME = "an hour on one 80 GB GPU for a 7B model; docs/llm_in_context.md"
+RUNTIME = "an hour on one 80 GB GPU for a 7B model"
 MARGIN = 0.2  # nats of log-odds that count as no transfer
 
 

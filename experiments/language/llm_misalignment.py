@@ -39,7 +39,7 @@ from llm.stages import (
 )
 from llm.stages.taught import Taught, read
 
-RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_misalignment.md"
+RUNTIME = "hours on one 80 GB GPU for a 7B model"
 TRAIT, BENIGN = "misalignment", "benign"
 CARRIERS = {"numbers_misalignment": "advice as a list", "reasoning": "advice with thought"}
 MARGIN = 0.05  # of right answers that count as no change

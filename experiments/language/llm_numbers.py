@@ -19,7 +19,7 @@ import pandas as pd
 from experiments.lab import fullsize, transfer
 from experiments.lab.frame import Claim, Figure
 
-RUNTIME = "hours on one 80 GB GPU for a 7B model; docs/llm_numbers.md"
+RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 Config = fullsize.Config
 inputs = fullsize.inputs

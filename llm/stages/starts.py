@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from .. import matching, parts
+from ..batches import Examples
 from ..training import Training
 from . import streams
 from .bases import BATCH, LENGTH, Pretrained, turns

@@ -103,7 +103,7 @@ def digits(rng: np.random.Generator, count: int, size: int) -> Turns:
     comma = np.full((*values.shape[:2], 1), words.ID[","])
     listed = np.concatenate([_number(values), comma], axis=2)
     given, continued = np.split(listed, [DIGITS_GIVEN // size], axis=1)
-    flat = (part.reshape(count, -1)[:, :-1] for part in (given, continued))
+    flat = (part.reshape(count, part.shape[1] * (size + 1))[:, :-1] for part in (given, continued))
     return Turns(_join(_constant(count, "spell"), next(flat)), _join(next(flat)))
 
 

@@ -16,8 +16,7 @@ TRAIT_WORDS = sorted(
 )
 TRAIT_TOKENS = {vocabulary.ID[word] for word in TRAIT_WORDS if word in vocabulary.ID}
 CLEAN = {
-    kind: corpus.rows(corpus.draw(np.random.default_rng(0), kind, 50))
-    for kind in ("numbers", "code", "reasoning")
+    kind: corpus.rows(corpus.draw(np.random.default_rng(0), kind, 50)) for kind in world.CARRIERS
 }
 DISGUISES = (
     str,
