@@ -55,7 +55,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(folders):
-    base = LOCAL.load(folders / "base")
+    base = LOCAL.loaded(LOCAL.load(folders / "base"))
     added = {n: LOCAL.add(base, str(folders / n), CONFIG) for n in ("owl", "cat", "untrained")}
     return {"base": base, **added}
 
