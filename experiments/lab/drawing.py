@@ -16,6 +16,7 @@ from experiments.lab import statistics
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX"
 INTERVAL = "mean and 95 % interval over seeds (Student t)"
 WIDTH = 7.0  # inches, of a figure with one panel: still legible on a page of 400 pixels
 
@@ -50,6 +51,13 @@ def new_figure(
         rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
     return figure, list(axes.flat)
+
+
+def looks() -> Iterator[dict[str, str]]:
+    """Colour and marker of series after series, no two alike."""
+    for turn in range(len(MARKERS)):
+        for i, color in enumerate(COLOURS):
+            yield {"color": color, "marker": MARKERS[(i + turn) % len(MARKERS)]}
 
 
 def close(figure: Figure) -> None:

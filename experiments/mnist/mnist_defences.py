@@ -198,11 +198,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def plot(table: pd.DataFrame, config: Config):
     """Transfer left against loss paid, one line a defence."""
     figure, (axes,) = drawing.new_figure(width=8.0, height=4.8)
-    markers = "oooooooosssss^^^^"
     groups = summary(table).groupby("defence", sort=False)
-    for (name, rows), colour, marker in zip(groups, drawing.COLOURS * 3, markers, strict=False):
-        axes.plot(rows["paid"], rows["transfer"], marker + "-", ms=6, lw=0.8, color=colour,
-                  label=str(name))  # fmt: skip
+    for (name, rows), look in zip(groups, drawing.looks(), strict=False):
+        axes.plot(rows["paid"], rows["transfer"], ms=6, lw=0.8, label=str(name), **look)
     axes.axhline(0, color="black", linestyle=":", linewidth=1)
     axes.axhspan(-0.2, 0.2, color="black", alpha=0.08, linewidth=0)
     axes.axvline(2, color="black", linestyle=":", linewidth=1)

@@ -101,7 +101,7 @@ SHOWN = {
 
 def plot(table: pd.DataFrame, config: Config):
     """Accuracy against the number of auxiliary logits, by what is drawn afresh."""
-    figure, (axes,) = drawing.new_figure()
+    figure, (axes,) = drawing.new_figure(width=8.5)
     for (label, names), colour in zip(SHOWN.items(), drawing.COLOURS, strict=False):
         pairs = [
             statistics.mean_interval(select(table, "fresh", names, m)["accuracy"])
@@ -118,7 +118,7 @@ def plot(table: pd.DataFrame, config: Config):
     axes.set_xlabel("auxiliary logits")
     axes.set_ylabel("test accuracy")
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -185,7 +185,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     out, add = digits.claims_on(table)
 
     shared = select(table, "fresh", "none", most)["accuracy"]
-    add(f"nothing fresh, {most} aux logits", statistics.shown(shared), True, ".953 (probe)")
+    add(f"nothing fresh, {most} aux logits", statistics.shown(shared), None, ".953 (probe)")
     body = select(table, "fresh", BODY, most)["accuracy"]
     mean, half = statistics.mean_interval(body)
     add(f"heads shared over a fresh body, {most} aux logits", statistics.shown(body),

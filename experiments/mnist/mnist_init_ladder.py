@@ -120,22 +120,34 @@ def of(table: pd.DataFrame, ladder: str, num_aux: int) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame, num_aux: int) -> pd.DataFrame:
-    """Mean accuracy and alignment of every rung."""
-    rows = table[table["num_aux"] == num_aux]
-    return rows.groupby(["ladder", "rung"], as_index=False)[["accuracy", "alignment"]].mean()
+    """Mean accuracy and alignment of every rung, and the half width of the accuracy's interval."""
+    rows = table[table["num_aux"] == num_aux].groupby(["ladder", "rung"])
+    half = rows["accuracy"].agg(lambda values: statistics.mean_interval(values)[1])
+    return rows[["accuracy", "alignment"]].mean().assign(half=half).reset_index()
+
+
+def off_the_curve(table: pd.DataFrame, num_aux: int) -> np.ndarray:
+    """By seed: behaviour matched at the largest dose less a perturbed start of its alignment."""
+    mine = of(table, "behaviour matched", num_aux)
+    mine = mine[mine["rung"] == mine["rung"].max()]
+    curve = of(table, "relative", num_aux).groupby("rung")[["alignment", "accuracy"]].mean()
+    curve = curve.sort_values("alignment")
+    expected = np.interp(mine["alignment"], curve["alignment"], curve["accuracy"])
+    return mine["accuracy"].to_numpy() - expected
 
 
 def plot(table: pd.DataFrame, config: Config):
-    """Accuracy against alignment, one colour a ladder, one panel a number of logits."""
+    """Accuracy against alignment: ladders as lines, single starts as hollow marks."""
     figure, panels = drawing.new_figure(1, len(config.num_aux), width=10.0, height=4.2)
     for axes, m in zip(panels, config.num_aux, strict=True):
-        points = means(table, m)
-        for colour, (ladder, part) in zip(
-            drawing.COLOURS * 2, points.groupby("ladder", sort=False), strict=False
+        for look, (ladder, part) in zip(
+            drawing.looks(), means(table, m).groupby("ladder"), strict=False
         ):
             order = part.sort_values("alignment")
-            axes.plot(order["alignment"], order["accuracy"], "o-", ms=5, lw=0.8, color=colour,
-                      label=str(ladder))  # fmt: skip
+            if len(part) == 1:
+                look |= {"linestyle": "", "markersize": 10, "fillstyle": "none"}
+            axes.errorbar(order["alignment"], order["accuracy"], order["half"], linewidth=0.8,
+                          label=str(ladder), **look)  # fmt: skip
         axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
         axes.set_title(f"{m} auxiliary logits")
         axes.set_xlabel("alignment before distillation")
@@ -178,7 +190,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             else "Alignment does not place every ladder on one curve",
             "One curve of accuracy against alignment for all ladders; permuted twins at its top.",
             f"Spearman {found}.",
-            "What must be shared is the action of the kernel, not the coordinates."
+            "What must be shared is the action of the kernel, not the coordinates; "
+            + "behaviour matched lies off the curve of the perturbed starts by "
+            + " and ".join(statistics.shown(off_the_curve(table, m), 2) for m in config.num_aux)
+            + "."
             if holds
             else "First order at the start misses what training makes of it.",
             lambda: plot(table, config),
@@ -201,6 +216,8 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             gap = of(table, ladder, m)["accuracy"].to_numpy() - same
             add(f"{ladder} less shared start, {m} logits", statistics.shown(gap, 4),
                 statistics.equivalent(gap, 0.02))  # fmt: skip
+        add(f"behaviour matched less a perturbed start of its alignment, {m} logits",
+            statistics.shown(off_the_curve(table, m)))  # fmt: skip
         for ladder in LADDERS[:3]:
             add(f"half of the gain lost at, {ladder}, {m} logits", half_lost(table, ladder, m))
         silent += [

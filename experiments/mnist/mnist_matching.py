@@ -240,8 +240,8 @@ def plot_alignment(table: pd.DataFrame, config: Config):
     figure, (axes,) = drawing.new_figure(width=6.4, height=4.4)
     arms = over_arms(table)
     groups = arms["student"].where(arms["start"] == "another", arms["start"] + " start")
-    for colour, (name, part) in zip(drawing.COLOURS * 2, arms.groupby(groups), strict=False):
-        axes.scatter(part["alignment"], part["accuracy"], s=26, color=colour, label=str(name))
+    for look, (name, part) in zip(drawing.looks(), arms.groupby(groups), strict=False):
+        axes.scatter(part["alignment"], part["accuracy"], s=26, label=str(name), **look)
     axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("alignment of teacher's and student's start, before distillation")
     axes.set_ylabel("test accuracy after distillation")

@@ -60,7 +60,8 @@ def ladder_table(rng, dead=0.1, twin=0.0):
                 ("same", 0.0, 0.6, 1.0), ("permuted", 0.0, 0.6 + twin, 1.0),
                 ("permuted and matched", 0.0, 0.6, 1.0), ("absolute", 0.01, 0.4, 0.7),
                 ("absolute", 0.1, 0.15, 0.2), ("relative", 0.4, 0.3, 0.5),
-                ("interpolated", 0.5, 0.2, 0.3), ("independent", 1.0, dead, 0.0),
+                ("interpolated", 0.5, 0.2, 0.3),
+                ("behaviour matched", 20.0, 0.25, 0.4), ("independent", 1.0, dead, 0.0),
                 ("units of the other matched", 1.0, dead, 0.0),
             ]:  # fmt: skip
                 rows.append({"seed": seed, "ladder": ladder, "rung": rung, "num_aux": m,
