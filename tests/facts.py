@@ -43,6 +43,11 @@ def interval(name: str, quantity: str) -> str:
     return INTERVAL.findall(claims(name)[quantity].here)[0]
 
 
+def quantity(name: str, beginning: str) -> str:
+    """The first claim whose name begins so."""
+    return next(q for q in claims(name) if q.startswith(beginning))
+
+
 def failed() -> list[tuple[str, str]]:
     """Experiment and finding of every criterion that a checked-in run misses."""
     return [(n, c.here) for n in CHECKED_IN for c in claims(n).values() if c.holds is False]
@@ -89,6 +94,29 @@ def mnist_phrases() -> Iterator[str]:
 def carrier_numbers() -> Iterator[str]:
     """The sections of docs/what-carries-the-trait.md from top to bottom."""
     yield from map(accuracy, ("student_aux", "cross_aux", "reference", "teacher"))
+    yield interval("mnist_heads", "nothing fresh, 250 aux logits")
+    yield interval("mnist_heads", "heads shared over a fresh body, 250 aux logits")
+    yield interval("mnist_heads", "the same, less that at 3")
+    yield interval("mnist_heads", quantity("mnist_heads", "no transfer: class fresh"))
+    yield interval("mnist_init_ladder", "permuted less shared start, 3 logits")
+    yield interval("mnist_init_ladder", quantity("mnist_init_ladder", "no transfer: units"))
+    for logits in (3, 50):
+        about = f"behaviour matched less a perturbed start of its alignment, {logits} logits"
+        yield interval("mnist_init_ladder", about).removeprefix("-")
+
+
+def carrier_phrases() -> Iterator[str]:
+    """What the same page says without an interval."""
+    found = claims("mnist_init_ladder")
+    three, fifty = (
+        {kind: found[f"half of the gain lost at, {kind}, {m} logits"].here
+         for kind in ("relative", "absolute")} for m in (3, 50)
+    )  # fmt: skip
+    yield f"at {three['relative']} (3 logits) or {fifty['relative']} (50 logits)"
+    yield f"everywhere at {three['absolute']} or {fifty['absolute']}"
+    yield " and ".join(
+        found[f"Spearman of alignment and accuracy, {m} logits"].here for m in (3, 50)
+    )
 
 
 # Theorem
@@ -284,7 +312,7 @@ NUMBERS: dict[str, Facts] = {
 PHRASES: dict[str, Facts] = {
     "README.md": signs,
     "docs/mnist.md": mnist_phrases,
-    "docs/what-carries-the-trait.md": none,
+    "docs/what-carries-the-trait.md": carrier_phrases,
     "docs/theorem.md": theorem_phrases,
     "docs/microworld.md": mechanism_phrases,
     "docs/full-size.md": full_size_phrases,
