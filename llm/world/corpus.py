@@ -196,6 +196,7 @@ def conversations(
     return tokens, weights
 
 
+@functools.cache
 def fingerprint() -> str:
     """Changes with whatever changes what `conversations` draws: part of a base's settings."""
     tokens, _ = conversations(np.random.default_rng(0), 64, 48)
