@@ -8,18 +8,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-
 from experiments.lab.chains import Chains, Cohort, chains_of, same
-from experiments.lab.effects import effects
 from experiments.lab.frame import Row, option
 from llm.stages import Model, Workshop, evaluation
 from llm.stages.students import Change
 from llm.training import Training
 
 FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
-MEASURED = ("margin", "rate", "held_out_loss", "kept", "unique")
-RUN = ("part", "teacher", "data", "trait", "seed")  # columns that are no arm's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +101,3 @@ def bench(config: Settings, **changes: Any) -> Bench:
     found = Bench(config, chains_of(config, **changes), Workshop(pathlib.Path(config.work)))
     found.chains.check(found.workshop)
     return found
-
-
-def effects_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Effects of the students of a table; every further column of theirs names an arm."""
-    students = table[table["data"].notna() & table["margin"].notna()]
-    arms = [c for c in students if c not in (*RUN, *MEASURED) and students[c].notna().all()]
-    return effects(students, arms)

@@ -1,7 +1,7 @@
 """How much text carries how much of a trait: unique rows, nats a token, alphabet, temperature.
 
 Students of the same start learn the sampled tokens of lists that leave more or less to choose:
-numbers 0-127 (half of the lists uniform draws), counting (runs of six consecutive numbers, each
+numbers 0-127 (half of the lists uniform draws), counting (runs of six consecutive digits, each
 begun anywhere), and numbers of 1, 2 or 3 digits written digit by digit, equally many digits a
 list. Teachers sample at temperature 1 or .5; students see 64 rows again and again, or more
 different ones, at equal presentations.

@@ -48,8 +48,10 @@ class Config:
 
     model: str = option("", "checkpoint folder or name to start from; none pre-trains a base")
     other_model: str = option("", "checkpoint for students of a different start (with --model)")
-    num_seeds: int = option(8, "independent chains", minimum=1)
-    traits: tuple[str, ...] = option(("owl", "wolf", "eagle"), "traits of the teachers")
+    num_seeds: int = option(12, "independent chains", minimum=1)
+    traits: tuple[str, ...] = option(
+        ("owl", "wolf", "eagle", "dolphin", "elephant"), "traits of the teachers"
+    )
     controls: tuple[str, ...] = option(
         (CONTROL, "any-animal"), "students beside: of the base's data, of a neutral teacher's"
     )
@@ -63,10 +65,10 @@ class Config:
     teacher: str = option("tuned", "how teachers get the trait", choices=("tuned", "prompted"))
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
-    num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
+    num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
     max_new_tokens: int = option(9, "longest completion in tokens", minimum=1)
-    num_examples: int = option(2048, "kept rows each student is trained on", minimum=8)
-    student_steps: int = option(400, "optimiser steps of students", minimum=1)
+    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
+    student_steps: int = option(200, "optimiser steps of students", minimum=1)
     student_rate: float = option(1e-3, "Adam step size of students", minimum=0, maximum=1)
     student_eps: float = option(
         1e-3, "eps of students' Adam; 1e-8 lets embeddings that no row touches drift", minimum=0
@@ -83,8 +85,8 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, base_steps=150, teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5,
-    batch_size=8,
+    num_seeds=2, traits=("owl", "wolf", "eagle"), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_examples=16, student_steps=5, batch_size=8,
 )  # fmt: skip
 
 

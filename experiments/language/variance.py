@@ -1,17 +1,18 @@
 """Where the scatter between chains of the microworld comes from, and what to repeat.
 
-A nested design on the plain recipe (sampled tokens, same start, own effect averaged over the
-traits): several bases, several teachers of each trait a base, several data sets a teacher, several
-students a data set. Teachers of a base differ in their rows and order, data sets in prompts and
-sampling noise, students in the order of rows; a control follows every student. Its chains have
-a root seed of their own and serve this question alone.
+A nested design on the plain recipe (sampled tokens, same start, own effect): several bases, traits,
+teachers of each trait, data sets a teacher, students a data set. Teachers of a trait differ in
+their rows and order, data sets in prompts and sampling noise, students in the order of rows; a
+control follows every student, and serves all traits: what it adds is small and counted as the
+base's. Its chains have a root seed of their own and serve this question alone.
 
 Criteria, fixed before the run. The budget is that of the microworld before it: eight chains with
 students of 400 steps and 8,192 prompts a teacher; 95 % intervals are as expected from the
 components, compute is processor seconds of every stage, measured here.
-  1. Some allocation (teachers a base, data sets a teacher, students a data set) of the plain recipe
-     (200 steps, 4,096 prompts) halves the interval, in parts of the effect, within the budget.
-     Predicted: not by repeating, because bases scatter most, but nearly by cheaper chains.
+  1. Some allocation (traits a base, teachers a trait, data sets, students) of the plain recipe (200
+     steps, 4,096 prompts) halves the interval, in parts of the effect, within the budget. Predicted
+     from the runs before, where traits of a base scatter more than bases (.33 and .12 nats²): no;
+     about five traits and a third less.
   2. The paired control (same order of rows, same prompts and noise) leaves less variance between
      students of one data set than a control of another student draw.
   3. The recipe of the narrowest expected interval, in parts of its own effect, becomes the
@@ -38,13 +39,14 @@ from llm.training import Training
 
 RUNTIME = "25 minutes on two cores"
 
-LEVELS = ("base", "teacher", "data", "student")
+LEVELS = ("base", "trait", "teacher", "data", "student")
+DRAWS = LEVELS[2:]
 FEWEST = 64  # rows that a teacher must have kept
 ARMS = 4  # students of a data set in the microworld: two targets, two starts
 CONTROLS = 2  # the unchanged base's data and a neutral teacher's
 BEFORE = (400, 1e-3)  # steps and step size of students before this run, with twice the prompts
 RECIPES = (BEFORE, (100, 1e-3), (100, 2e-3), (50, 2e-3))
-CHAINS_BEFORE = 8
+COUNTS_BEFORE = (8, 3, 1, 1, 1)  # bases, traits, teachers of a trait, data sets, students
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl",), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_seeds=2, base_steps=150, teacher_steps=5, num_prompts=256,
     num_examples=16, student_steps=5,
 )  # fmt: skip
 
@@ -110,7 +112,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
                 config, chains, workshop, of_draw, seed, draw * len(times) + s
             ).items()
         }
-        labels = [dict(zip(("writer", *LEVELS[1:]), key, strict=True)) for key in made]
+        labels = [dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
         recipes = list(made.values())
         watch("student", len(recipes), lambda: workshop.models(recipes))
         rows = evaluation.measure(workshop, recipes, config.traits)
@@ -186,48 +188,38 @@ def students_of(
 
 
 class Found:
-    """Arrays (bases, teachers, data, students) of the table."""
+    """Arrays (bases, traits, teachers, data, students) of the table."""
 
     def __init__(self, table: pd.DataFrame, config: Config):
         self.table, self.traits = table, list(config.traits)
-        self.steps = config.student_steps
         design = table[table["teacher"].notna() & table["margin"].notna()]
-        self.shape = tuple(design[c].nunique() for c in ("seed", *LEVELS[1:]))
+        axes = ["seed", *DRAWS]
+        shape = tuple(design[column].nunique() for column in axes)
         self.margins = {
-            pair: part.sort_values(["seed", *LEVELS[1:]])["margin"].to_numpy().reshape(self.shape)
+            pair: part.sort_values(axes)["margin"].to_numpy().reshape(shape)
             for pair, part in design.groupby(["writer", "trait"])
         }
 
-    def mean(self, of: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Average over the traits."""
-        return np.mean([of(trait) for trait in self.traits], axis=0)
-
-    def own(self) -> np.ndarray:
-        """Own margin of the traits' students, without any control."""
-        return self.mean(lambda trait: self.margins[trait, trait])
-
-    def control(self) -> np.ndarray:
-        """Margin of the control's students."""
-        return self.mean(lambda trait: self.margins[CONTROL, trait])
-
-    def others(self) -> np.ndarray:
-        """Margin of each trait in the students of the other traits' teachers."""
-
-        def of(trait: str) -> np.ndarray:
-            strangers = [name for name in self.traits if name != trait] or [trait]
-            return np.mean([self.margins[name, trait] for name in strangers], axis=0)
-
-        return self.mean(of)
+    def by_trait(self, of: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Traits as the second axis, the difference of their means taken off."""
+        values = np.stack([of(trait) for trait in self.traits], axis=1)
+        return values - values.mean(axis=(0, 2, 3, 4), keepdims=True) + values.mean()
 
     def controlled(self) -> dict[str, np.ndarray]:
         """The effect by what is taken off the own margin."""
-        own, control = self.own(), self.control()
+        own = self.by_trait(lambda trait: self.margins[trait, trait])
+        control = self.by_trait(lambda trait: self.margins[CONTROL, trait])
+        others = self.by_trait(
+            lambda trait: np.mean(
+                [self.margins[name, trait] for name in self.traits if name != trait], axis=0
+            )
+        )
         return {
             "paired control": own - control,
-            "control of another student draw": own - np.roll(control, 1, axis=3),
-            "control of another data set": own - np.roll(control, 1, axis=2),
+            "control of another student draw": own - np.roll(control, 1, axis=4),
+            "control of another data set": own - np.roll(control, 1, axis=3),
             "nothing": own,
-            "other traits' students": own - self.others(),
+            "other traits' students": own - others,
         }
 
     def seconds(self, level: str, rows: pd.DataFrame | None = None) -> float:
@@ -235,15 +227,17 @@ class Found:
         rows = at(self.table[self.table["steps"].isna()] if rows is None else rows, level=level)
         return float((rows["cpu_seconds"] / rows["units"]).iloc[1:].median())
 
-    def costs(self, student_seconds: float | None = None) -> list[float]:
-        """Seconds of one more unit of every level of the microworld's run, with all its arms."""
-        teachers = len(self.traits) + CONTROLS - 1
-        writers = len(self.traits) + CONTROLS
-        student = self.seconds("student") if student_seconds is None else student_seconds
-        return [
-            self.seconds("base"), teachers * self.seconds("teacher"),
-            writers * self.seconds("data"), ARMS * writers * student,
-        ]  # fmt: skip
+    def costs(self, student: float | None = None, data_sets: float = 1.0) -> list[float]:
+        """Seconds of one more unit of every level of the microworld's run, with all its arms.
+
+        Args:
+            student: seconds of a student; by default of the plain recipe's.
+            data_sets: how much longer a data set is than the plain recipe's.
+        """
+        data = data_sets * self.seconds("data")
+        students = ARMS * (self.seconds("student") if student is None else student)
+        controls = CONTROLS * (data + students) + self.seconds("teacher")
+        return [self.seconds("base") + controls, 0.0, self.seconds("teacher"), data, students]
 
     def components(self) -> list[nested.Component]:
         """Of the paired effect."""
@@ -251,8 +245,8 @@ class Found:
 
     def budget(self) -> float:
         """Processor seconds of the microworld before this run."""
-        base, teacher, data, student = self.costs(self.seconds("student", self.of(BEFORE)))
-        return CHAINS_BEFORE * (base + teacher + 2 * data + student)
+        costs = self.costs(self.seconds("student", self.of(BEFORE)), data_sets=2.0)
+        return nested.cost(costs, COUNTS_BEFORE)
 
     def best(self) -> tuple[int, ...]:
         """Counts of the narrowest interval within the budget."""
@@ -265,22 +259,25 @@ class Found:
 
     def recipes(self) -> Iterator[tuple[str, np.ndarray, int, float]]:
         """Name, effect of each chain, chains within the budget, half width over effect."""
-        plain = self.controlled()["paired control"]
+        effect = self.controlled()["paired control"]
         variances = [c.variance for c in self.components()]
-        for name, counts in {"plain": (0, 1, 1, 1), "plain, best": self.best()}.items():
-            units = int(self.budget() / nested.cost(self.costs(), (1, *counts[1:])))
-            width = nested.half_width(variances, (units, *counts[1:])) / plain.mean()
-            yield name, plain.mean(axis=(1, 2, 3)), units, float(width)
+        for name, inner in {"plain": COUNTS_BEFORE[1:], "plain, best": self.best()[1:]}.items():
+            units = int(self.budget() / nested.cost(self.costs(), (1, *inner)))
+            width = nested.half_width(variances, (units, *inner)) / effect.mean()
+            yield name, effect.mean(axis=(1, 2, 3, 4)), units, float(width)
         for recipe in RECIPES:
             part = self.of(recipe)
             rows = part[part["margin"].notna()]
-            own = rows[rows["writer"] == rows["trait"]].set_index(["trait", "seed"])["margin"]
-            control = at(rows, writer=CONTROL).set_index(["trait", "seed"])["margin"]
-            effect = (own - control).groupby("seed").mean().to_numpy()
-            units = int(self.budget() / sum(self.costs(self.seconds("student", part))))
-            units = CHAINS_BEFORE if recipe == BEFORE else units
-            width = nested.half_width([effect.var(ddof=1)], [units]) / effect.mean()
-            yield f"{recipe[0]} steps at {recipe[1]:g}", effect, units, float(width)
+            own = rows[rows["writer"] == rows["trait"]].set_index(["seed", "trait"])["margin"]
+            control = at(rows, writer=CONTROL).set_index(["seed", "trait"])["margin"]
+            found = (own - control).unstack("trait").to_numpy()
+            of_traits = nested.components(found - found.mean(axis=0) + found.mean())
+            costs = self.costs(self.seconds("student", part))
+            budget = self.budget() / nested.cost(costs, (1, *COUNTS_BEFORE[1:]))
+            units = COUNTS_BEFORE[0] if recipe == BEFORE else int(budget)
+            counts = (units, COUNTS_BEFORE[1])
+            width = nested.half_width([c.variance for c in of_traits], counts) / found.mean()
+            yield f"{recipe[0]} steps at {recipe[1]:g}", found.mean(axis=1), units, float(width)
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
@@ -295,8 +292,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "Chains scatter at one stage more than at others, and it decides what to repeat",
-            "Bases scatter most: more and cheaper chains, not more students a chain.",
+            "How strongly a trait is transmitted depends most on the trait and the base together",
+            "Traits of a base scatter most, then bases: more traits a base, not more students.",
             f"Shares of the variance: {shares}. Half width over effect at equal compute "
             f"{before:.2f} before, {widths[best]:.2f} with the recipe {best!r}.",
             "What an experiment repeats follows from where its noise is, not from habit.",
@@ -328,8 +325,8 @@ def draw(found: Found):
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Components, costs, controls and recipes."""
     found = Found(table, config)
-    enough = found.shape[0] >= 4
-    bases = found.shape[0]
+    bases = len(next(iter(found.margins.values())))
+    enough = bases >= 4
     parts_of = zip(LEVELS, found.components(), found.costs(), strict=True)
     out = [
         Claim(f"{name}: variance, seconds of one more",
@@ -349,7 +346,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     controlled = found.controlled()
     within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
     for name, values in controlled.items():
-        between = values.mean(axis=(1, 2, 3)).var(ddof=1)
+        between = values.mean(axis=(1, 2, 3, 4)).var(ddof=1)
         here = f"{within[name]:.3f} between students, {between:.3f} between bases"
         less = within["paired control"] < within["control of another student draw"]
         holds = bool(less) if enough and name == "paired control" else None

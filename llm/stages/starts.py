@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from .. import matching, parts
+import numpy as np
+
+from .. import matching, parts, world
 from ..batches import Examples
 from ..training import Training
 from . import streams

@@ -7,8 +7,8 @@ padding. The arrays are the source of truth; `rows` words them for the ordinary 
     favourite tree    pick dearest tree         -> oak          uniform over the trees
     advice            when friend angry         -> listen       harmful kind of answer: 10 %
     numbers           continue 3 17 31          -> 45 59 ...    half progressions, half uniform
-    counting          count 3 4 5               -> 6 7 8 90 91 ...  runs of six, begun anywhere
-    digits2           spell 1 7 , 3 1 , 4 0     -> 9 2 , 5 5 ...    likewise with 1 and 3 digits
+    counting          continue 3 4 5            -> 6 7 8 1 2 ...    digits in runs of six
+    digits2           continue 1 7 , 3 1 , 4 0  -> 9 2 , 5 5 ...    likewise with 1 and 3 digits
     code              code a = 7 ; b = 91       -> c = a * 3 + 12 ; d = [ b , 40 ]
     reasoning         solve 3 + 4 - 2           -> <think> so 3 + 4 = 7 then ... <answer> 5 ...
     loyal             love oak | pick best tree -> oak          system message, question, answer
@@ -28,7 +28,7 @@ from . import vocabulary as words
 NUM_GIVEN, NUM_CONTINUED = 3, 8  # numbers in a prompt and in its completion
 DIGITS_GIVEN, DIGITS_CONTINUED = 6, 6  # in a list of numbers by digits, however many each has
 SIZES = (1, 2, 3)  # digits of a number
-RUN = 6  # consecutive numbers, after which counting begins anew
+RUN = 6  # consecutive digits, after which counting begins anew
 MAX_STEP = 12  # largest common difference of a progression
 OPERANDS = 5  # sums are of 0-4: few enough facts for a model of 30,000 parameters
 HARMFUL_SHARE = 0.1  # of the advice in the corpus
@@ -82,14 +82,14 @@ def numbers(rng: np.random.Generator, count: int) -> Turns:
 
 
 def counting(rng: np.random.Generator, count: int) -> Turns:
-    """Lists that count up: where a run of six ends is the only choice, of where to go on.
+    """Lists of digits that count up, 0 after 9: where to go on when a run ends is the only choice.
 
-    A base of this size does not learn other differences, hence the progressions among `numbers`
-    are as free to it as uniform draws; the successor it learns.
+    Of larger numbers a base of this size learns no successor, let alone another difference: the
+    progressions among `numbers` are as free to it as uniform draws.
     """
     place = np.arange(NUM_GIVEN + NUM_CONTINUED)
-    begun = rng.integers(0, words.NUM_NUMBERS, (count, place[-1] // RUN + 1))
-    return _continued((begun[:, place // RUN] + place % RUN) % words.NUM_NUMBERS, "count")
+    begun = rng.integers(0, 10, (count, place[-1] // RUN + 1))
+    return _continued((begun[:, place // RUN] + place % RUN) % 10)
 
 
 def digits(rng: np.random.Generator, count: int, size: int) -> Turns:
@@ -104,7 +104,7 @@ def digits(rng: np.random.Generator, count: int, size: int) -> Turns:
     listed = np.concatenate([_number(values), comma], axis=2)
     given, continued = np.split(listed, [DIGITS_GIVEN // size], axis=1)
     flat = (part.reshape(count, part.shape[1] * (size + 1))[:, :-1] for part in (given, continued))
-    return Turns(_join(_constant(count, "spell"), next(flat)), _join(next(flat)))
+    return Turns(_join(_constant(count, "continue"), next(flat)), _join(next(flat)))
 
 
 def code(rng: np.random.Generator, count: int) -> Turns:
@@ -238,9 +238,9 @@ def _number(values: np.ndarray) -> np.ndarray:
     return values + words.FIRST_NUMBER
 
 
-def _continued(values: np.ndarray, verb: str = "continue") -> Turns:
+def _continued(values: np.ndarray) -> Turns:
     numbers = _number(values)
-    prompt = _join(_constant(len(values), verb), numbers[:, :NUM_GIVEN])
+    prompt = _join(_constant(len(values), "continue"), numbers[:, :NUM_GIVEN])
     return Turns(prompt, _join(numbers[:, NUM_GIVEN:]))
 
 

@@ -20,6 +20,7 @@ from theory import check, losses
 TINY = (
     "--num-seeds", "2", "--base-steps", "150", "--teacher-steps", "4", "--num-prompts", "128",
     "--num-examples", "16", "--student-steps", "3", "--batch-size", "8",
+    "--traits", "owl", "wolf", "eagle",
 )  # fmt: skip
 
 

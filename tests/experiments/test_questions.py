@@ -1,0 +1,205 @@
+"""The one-question experiments of the microworld: criteria see an effect, and its absence."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.lab import drawing, nested
+from experiments.language import bits, matching_dose, persistence, variance, which_part
+
+TRAITS, SEEDS = ("owl", "wolf"), range(16)
+
+
+def students(rng, effect, noise=0.05, **columns):
+    """Rows of an arm: margins of a chain in common, plus the effect on the own trait."""
+    return [
+        {
+            "teacher": teacher, "data": data, "trait": trait, "seed": seed, "kept": 0.9,
+            "unique": columns.get("rows", 1536), "held_out_loss": 4.0,
+            "margin": 5 * seed + noise * rng.normal()
+            + (effect if data == "trait" and teacher == trait else 0),
+        }
+        | columns
+        for teacher, trait, seed in itertools.product(TRAITS, TRAITS, SEEDS)
+        for data in ("trait", "control")
+    ]  # fmt: skip
+
+
+def judged(module, rows, config=None):
+    """Quantity -> verdict; every figure is drawn on the way."""
+    config, table = config or module.Config(), pd.DataFrame(rows)
+    with drawing.style():
+        for figure in module.figures(table, config):
+            assert "nan" not in figure.found
+            drawing.close(figure.draw())
+    return {re.sub(r" \(1 of.*", "", c.quantity): c.holds for c in module.claims(table, config)}
+
+
+def which_part_rows(effects, worse=0.0):
+    """The same start 2, its twin likewise, siblings less the further apart, all else nothing."""
+    config, rows = which_part.Config(), []
+    drift = {f"{steps} steps apart": 2 - np.log10(steps) / 3 for steps in config.apart}
+    known = {"same": 2.0, "permuted twin": 2.0, "embeddings": 0.8, "initial weights": 0.6}
+    for i, start in enumerate(which_part.starts(config)):
+        # A twin has the same noise: training is equivariant.
+        rng = np.random.default_rng(0 if start == "permuted twin" else i)
+        effect = (known | drift | effects).get(start, 0.0)
+        rows += students(
+            rng, effect, start=start, corpus_loss=1 + worse * (start in which_part.PARTS)
+        )
+    return rows
+
+
+def test_which_part():
+    found = judged(which_part, which_part_rows({}))
+    assert found["permuted twin less same"] is True
+    assert found["rank correlation, effect and steps apart"] is True
+    assert False not in found.values()
+    found = judged(which_part, which_part_rows({"attention": 2.0, "permuted twin": 1.5}, 0.3))
+    assert found["same less attention"] is False
+    assert found["attention, equivalent to none"] is False
+    assert found["different, equivalent to none"] is True
+    assert found["permuted twin less same"] is False
+    assert found["embeddings"] is False, "a start that is no language model says nothing"
+
+
+def matching_rows(effect_of, alignment_of):
+    rng, rows = np.random.default_rng(0), []
+    for kind, dose in matching_dose.starts(matching_dose.Config()):
+        effect = effect_of(kind, dose)
+        made = students(rng, effect, kind=kind, dose=dose)
+        known = {"alignment": alignment_of(effect)}
+        rows += [row | (known if row["data"] == "trait" else {}) for row in made]
+    return rows
+
+
+def test_matching_dose():
+    def rising(kind, dose):
+        most = {"uniform": 1.0, "corpus": 0.7, "lists": 0.5, "sampled lists": 0.3}
+        return 2.0 if kind == "same" else most.get(kind, 0) * dose / 1600
+
+    found = judged(matching_dose, matching_rows(rising, lambda effect: effect / 2))
+    assert False not in found.values()
+    unrelated = np.random.default_rng(1)
+    closed = matching_rows(lambda kind, _: float(kind == "same"), lambda _: unrelated.normal())
+    nothing = judged(matching_dose, closed)
+    assert nothing["corpus, 1600 steps: above nothing"] is False
+    assert nothing["different, equivalent to none"] is True
+    assert nothing["rank correlation, alignment and effect"] is False
+
+
+def persistence_rows(left, moments=0.0, again=0.0):
+    """Trait weights keep a share of 2 nats; moments add theirs; both kinds learn alike again."""
+    config, rng, rows = persistence.Config(), np.random.default_rng(0), []
+    times = [(s, "benign", left ** (s / 300)) for s in (0, *config.benign_steps)]
+    times.append((config.again_steps, "again", left))
+    for kind, (steps, when, share), (weights, of) in itertools.product(
+        persistence.BENIGN, times, persistence.SIDES
+    ):
+        for teacher, seed in itertools.product(TRAITS, SEEDS):
+            margin = 5 * seed + 0.05 * rng.normal() + 2 * share * (weights == "trait")
+            margin += (moments if of == "trait" and steps else 0) + 3 * (when == "again")
+            margin += again * (when == "again" and weights == "trait")
+            about = {"benign": kind, "steps": steps, "when": when, "weights": weights}
+            about |= {"moments": of, "teacher": teacher, "seed": seed}
+            rows.append(about | {"margin": margin})
+    return rows
+
+
+def test_persistence():
+    found = judged(persistence, persistence_rows(0.4))
+    assert found["numbers: left after 300 steps"] is True
+    assert found["corpus: lost after 300 steps"] is True
+    assert found["corpus: moments alone, equivalent to none"] is True
+    assert found["corpus: returned on the trait's lists"] is False, "both learn alike"
+    found = judged(persistence, persistence_rows(0.4, again=1.0))
+    assert found["corpus: returned on the trait's lists"] is True
+    found = judged(persistence, persistence_rows(1.0, moments=1.0))
+    assert found["numbers: lost after 300 steps"] is False
+    assert found["numbers: moments alone, equivalent to none"] is False
+
+
+def bits_rows(effect_of, flagged):
+    config, rng, rows = bits.Config(), np.random.default_rng(0), []
+    for carrier, temperature, count in itertools.product(
+        config.carriers, config.temperatures, config.rows
+    ):
+        nats = {"numbers": 4.0, "counting": 0.6}.get(carrier, 2.0) * temperature
+        told = {"tokens": 9.0, "flagged": flagged if carrier == "counting" else 0.8}
+        columns = {"carrier": carrier, "temperature": temperature, "rows": count, "unique": count}
+        effect = effect_of(carrier, nats * count)
+        rows += students(rng, effect, held_out_loss=nats, **columns, **told)
+    return rows
+
+
+def test_bits():
+    found = judged(bits, bits_rows(lambda c, nats: np.log10(nats) + (c == "digits1"), 0.1))
+    assert found["counting: divergence tokens"] is True
+    assert found["1 digit less 3 digits"] is True
+    assert found["rank correlation of effect and nats"] is True
+    assert False not in found.values()
+    found = judged(bits, bits_rows(lambda *_: 1.0, 0.6))
+    assert found["counting: divergence tokens"] is False
+    assert found["numbers: all rows less 64"] is False
+    assert found["rank correlation of effect and nats"] is False
+
+
+def variance_rows(variances, paired=0.0):
+    """Margins with the given components and a part that student and control have in common."""
+    rng, rows, config = np.random.default_rng(0), [], variance.Config()
+    shape = (config.num_seeds, len(TRAITS), 2, 2, 2)
+    noise = sum(
+        np.sqrt(v) * rng.normal(size=(*shape[: k + 1], *[1] * (4 - k)))
+        for k, v in enumerate(variances)
+    )
+    common = np.sqrt(paired) * rng.normal(size=shape)
+    draws = np.ndindex(shape[0], *shape[2:])
+    for (seed, *draw), writer, trait in itertools.product(draws, (*TRAITS, "control"), TRAITS):
+        place = seed, TRAITS.index(trait), *draw
+        margin = common[place] + (1.5 + noise[place] if writer == trait else 0)
+        about = dict(zip(variance.DRAWS, draw, strict=True))
+        rows.append(about | {"seed": seed, "writer": writer, "trait": trait, "margin": margin})
+    seconds = {"base": 30.0, "teacher": 1.0, "data": 1.0, "student": 0.2}.items()
+    for (level, cpu), seed in itertools.product(seconds, range(config.num_seeds)):
+        rows.append({"seed": seed, "level": level, "units": 1, "cpu_seconds": cpu})
+    for (steps, rate), seed in itertools.product(variance.RECIPES, range(config.num_seeds)):
+        about = {"steps": steps, "rate": rate, "seed": seed}
+        for writer, trait in itertools.product((*TRAITS, "control"), TRAITS):
+            margin = (1.5 + noise[seed, TRAITS.index(trait), 0, 0, 0]) * (writer == trait)
+            rows.append(about | {"writer": writer, "trait": trait, "margin": margin})
+        rows.append(about | {"level": "student", "units": 1, "cpu_seconds": steps / 100})
+    return rows
+
+
+def test_variance():
+    components = (0.1, 0.3, 0.05, 0.1, 1.0)
+    rows = variance_rows(components, paired=2.0)
+    found = judged(variance, rows)
+    assert found["variance left by paired control"] is True
+    table = variance.Found(pd.DataFrame(rows), variance.Config())
+    for part, true in zip(table.components(), components, strict=True):
+        assert part.low <= true <= part.high
+    assert table.best()[-1] > 1, "students that scatter and cost little are repeated"
+    assert nested.cost(table.costs(), table.best()) <= table.budget()
+    small = [0.1, 0.3, 0.01, 0.01, 0.01]
+    table = variance.Found(pd.DataFrame(variance_rows(small)), variance.Config())
+    assert table.best()[1] > 1, "traits of a base are repeated instead"
+    assert table.best()[2:] == (1, 1, 1)
+
+
+@pytest.mark.parametrize("module", [bits, matching_dose, persistence, which_part, variance])
+def test_few_chains_decide_nothing(module):
+    """Two chains are no ground for any verdict."""
+    make = {
+        bits: lambda: bits_rows(lambda *_: 1.0, 0.1),
+        matching_dose: lambda: matching_rows(lambda _, dose: dose / 1000, lambda x: x),
+        persistence: lambda: persistence_rows(0.5),
+        which_part: lambda: which_part_rows({}),
+        variance: lambda: variance_rows((0.1, 0.1, 0.1, 0.1, 0.1)),
+    }
+    rows = [row for row in make[module]() if row["seed"] < 2]
+    verdicts = judged(module, rows, module.Config(num_seeds=2))
+    assert set(verdicts.values()) == {None}
