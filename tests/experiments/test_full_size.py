@@ -159,7 +159,7 @@ def test_contexts_of_identical_bytes_are_refused(folder, tmp_path, capsys):
     work = ["--work", str(folder / "work"), "--out", str(tmp_path / "out")]
     fails(llm_numbers, "", *work, "--template", str(deaf))
     error = capsys.readouterr().err
-    assert "renders the contexts 'control' and 'owl' to identical bytes" in error
+    assert "renders the contexts 'control' and 'any-animal' to identical bytes" in error
     assert error.count("\n") == 1
 
 
