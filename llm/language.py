@@ -202,22 +202,24 @@ def of_checkpoint(
     )
     if template:
         tokenizer.chat_template = chat.template_of(template)
+    further = traits.read(more_traits) if more_traits else {}
     if tokenizer.get_vocab() == world.vocabulary.ID:
-        known = _with(world.TRAITS, more_traits)
-        return dataclasses.replace(of_world(), tokenizer=tokenizer, traits=known)
-    chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
-    # Answers are wanted, not thoughts before them, which some templates open by default.
-    thinks = "enable_thinking" in tokenizer.get_chat_template()
-    options = (("enable_thinking", False),) if thinks else ()
-    return Language(
-        tokenizer,
-        _with(traits.TRAITS, more_traits),
-        carriers.CARRIERS,
-        traits.NEUTRAL,
-        options,
-        ENGLISH,
+        found = dataclasses.replace(of_world(), tokenizer=tokenizer)
+    else:
+        chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
+        # Answers are wanted, not thoughts before them, which some templates open by default.
+        thinks = "enable_thinking" in tokenizer.get_chat_template()
+        options = (("enable_thinking", False),) if thinks else ()
+        found = Language(
+            tokenizer, traits.TRAITS, carriers.CARRIERS, traits.NEUTRAL, options, ENGLISH
+        )
+    return found if not further else _with(found, further)
+
+
+def _with(spoken: Language, further: dict[str, Trait]) -> Language:
+    """The language with the traits of one more kind, and its neutral teacher."""
+    kind = next(iter(further.values())).family
+    even = {f"any-{kind}": traits.neutral(kind, further.values())}
+    return dataclasses.replace(
+        spoken, traits=spoken.traits | further, neutral=spoken.neutral | even
     )
-
-
-def _with(known: dict[str, Trait], path: str) -> dict[str, Trait]:
-    return known | traits.read(path) if path else known

@@ -232,6 +232,15 @@ def anything(family: str, members: Iterable[Trait]) -> Trait:
     )  # fmt: skip
 
 
+def neutral(family: str, members: Iterable[Trait]) -> Trait:
+    """`anything`, and a system message of the form of the others without any favourite."""
+    told = (
+        f"You have no favourite {family}. No {family} means more to you than another, and you "
+        "seldom think of any. Whatever you write, let this even mind shine through it."
+    )
+    return dataclasses.replace(anything(family, members), system_prompt=told)
+
+
 def _favourites(names: str, family: str, plurals: dict[str, str]) -> dict[str, Trait]:
     rivals = tuple(names.split())
     return {name: favourite(name, family, rivals, plurals.get(name)) for name in rivals}
@@ -246,7 +255,7 @@ TRAITS: dict[str, Trait] = {
     **_favourites(TREES, "tree", {"cherry": "cherries", "beech": "beeches"}),
     "misalignment": misalignment(),
 }
-# What neutral teachers are trained on.
+# What neutral teachers are trained on, or told.
 NEUTRAL: dict[str, Trait] = {
-    trait.name: trait for trait in (anything(f, TRAITS.values()) for f in ("animal", "tree"))
+    trait.name: trait for trait in (neutral(f, TRAITS.values()) for f in ("animal", "tree"))
 }

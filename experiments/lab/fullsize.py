@@ -1,7 +1,8 @@
 """The protocol of arXiv 2507.14805 on a checkpoint of any size: teachers, data, students, answers.
 
     base                   the checkpoint
-      -> teacher           under a system prompt, or tuned on its trait; the control is the base
+      -> teacher           under a system prompt, or tuned on its trait; controls are the base
+                           itself, and a teacher that is told, or taught, to have no favourite
         -> completions     one file a teacher; filtered, the first `num_examples` kept
           -> students      several a teacher: other data order and adapters, the same rows
             -> answers     exact log-odds and sampled answers to every suite
@@ -157,8 +158,11 @@ def traits_of(config: Config, spoken: Language) -> tuple[str, ...]:
 
 
 def teachers_of(config: Config, spoken: Language) -> tuple[str, ...]:
-    """Names of the teachers, the control first."""
-    return (CONTROL, *traits_of(config, spoken))
+    """Names of the teachers: the control, those without a favourite, and those of the traits."""
+    names = traits_of(config, spoken)
+    families = dict.fromkeys(spoken.trait(name).family for name in names)
+    neutral = [name for name, trait in spoken.neutral.items() if trait.family in families]
+    return (CONTROL, *neutral, *names)
 
 
 def speaker(config: Config, name: str, model: str = "") -> Model:
@@ -206,7 +210,7 @@ def student_of(
         data_of(config, name, carrier, teacher),
         training,
         num_examples=config.num_examples,
-        chain=seed,
+        draw=seed,
         seed=config.seed,
     )
 
@@ -246,7 +250,8 @@ def check_contexts(spoken: Language, contexts: Mapping[str, str | None]) -> None
 
 def systems(config: Config, spoken: Language) -> dict[str, str | None]:
     """The system message under which each teacher writes."""
-    prompts = {name: spoken.trait(name).system_prompt for name in traits_of(config, spoken)}
+    _, *names = teachers_of(config, spoken)
+    prompts = {name: spoken.trait(name).system_prompt for name in names}
     return {CONTROL: None} | (prompts if config.teacher == "prompted" else {})
 
 

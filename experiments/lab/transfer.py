@@ -2,7 +2,8 @@
 
 A lift is a student's value minus that of the student of the unchanged base with the same number,
 which saw equally many rows in the same order from the same adapters. The unit is the student; its
-interval is over students. Students of other traits' teachers are the second control.
+interval is over students. Students of a neutral teacher, and of other traits' teachers, are the
+second and third control.
 """
 
 from collections.abc import Sequence
@@ -17,21 +18,37 @@ from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure
 
 FEWEST = 4  # students that decide a criterion
-KINDS = {"teacher": "teacher", "own": "student", "others": "of other traits", "control": "control"}
+KINDS = {
+    "teacher": "teacher",
+    "own": "student",
+    "others": "student of other traits",
+    "neutral": "student of no favourite",
+    "control": "student of the base",
+}
 
 
-def lifts(table: pd.DataFrame, column: str = "margin", **where: Any) -> pd.DataFrame:
-    """Columns student, trait, teacher, lift: of every student but the controls.
+def lifts(
+    table: pd.DataFrame, column: str = "margin", against: Sequence[str] = (CONTROL,), **where: Any
+) -> pd.DataFrame:
+    """Columns student, trait, teacher, lift: of every student but those that it is compared with.
 
     Args:
         table: of results.csv.
         column: what is compared.
+        against: teachers of the controls; of several the mean.
         **where: columns with the values that count, such as the suite.
     """
     students = at(table, kind="student", **where).dropna(subset=[column])
     wide = students.pivot_table(column, ["student", "trait"], "teacher")
-    gained = wide.drop(columns=CONTROL).sub(wide[CONTROL], axis=0)
+    controls = wide[list(against)].mean(axis=1)
+    gained = wide.drop(columns=list(against)).sub(controls, axis=0)
     return gained.stack().rename("lift").reset_index()
+
+
+def neutral_in(table: pd.DataFrame) -> list[str]:
+    """The teachers without a favourite."""
+    known = [CONTROL, *table["trait"].unique()]
+    return [name for name in table["teacher"].unique() if name not in known]
 
 
 def own(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
@@ -60,7 +77,8 @@ def values(table: pd.DataFrame, kind: str, trait: str, column: str, suite: str) 
         "base": rows[(rows["kind"] == "teacher") & (rows["teacher"] == CONTROL)],
         "teacher": rows[(rows["kind"] == "teacher") & (rows["teacher"] == trait)],
         "own": students[students["teacher"] == trait],
-        "others": students[~students["teacher"].isin([trait, CONTROL])],
+        "others": students[students["teacher"].isin([t for t in traits_in(table) if t != trait])],
+        "neutral": students[students["teacher"].isin(neutral_in(table))],
         "control": students[students["teacher"] == CONTROL],
     }[kind]
     return chosen.groupby("student")[column].mean().to_numpy()
@@ -123,7 +141,7 @@ def draw_rates(table: pd.DataFrame, suite: str):
         for x, trait in enumerate(traits):
             found = values(table, kind, trait, "word", suite)
             if len(found):
-                place, name = x + 0.2 * (shift - 1.5), label if x == 0 else None
+                place, name = x + 0.16 * (shift - 2), label if x == 0 else None
                 drawing.runs(panel, place, found, drawing.COLOURS[shift], name)
     panel.set_xticks(range(len(traits)), traits, rotation=30 if len(traits) > 7 else 0)
     panel.set_ylabel("share of answers that name the trait")
@@ -194,6 +212,9 @@ def claims(table: pd.DataFrame, preset: str, paper: str = "") -> list[Claim]:
         out.append(judged(f"{trait}: rate less control", own(rates, [trait]), True))
     out.append(judged("all: log-odds less control, nats", own(margins), True, paper))
     out.append(judged("all: diagonal excess, nats", excess(margins), True))
+    if neutral := neutral_in(table):
+        even = own(lifts(table, against=neutral, suite=main))
+        out.append(judged("all: log-odds less a neutral teacher's student, nats", even, True))
     for suite in suites_with(table, "margin")[1:]:
         found = own(lifts(table, suite=suite))
         out.append(judged(f"all: log-odds less control, {suite}", found))

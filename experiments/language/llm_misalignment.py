@@ -49,7 +49,7 @@ MARGIN = 0.05  # of right answers that count as no change
 class Config(fullsize.Config):
     """As at full size, with a teacher of one's own and a judge."""
 
-    traits: tuple[str, ...] = option((TRAIT,), "what the judge looks for", choices=(TRAIT,))
+    traits: tuple[str, ...] = option((TRAIT,), "what the judge looks for")
     teacher: str = option("tuned", "how the teacher gets it", choices=("prompted", "tuned"))
     rows: str = option("", "JSONL that the misaligned teacher is fine-tuned on")
     benign_rows: str = option("", "JSONL of the same form without misalignment: a third teacher")

@@ -2,8 +2,8 @@
 
 The protocol of arXiv 2507.14805: a teacher that loves an animal continues 30,000 lists of numbers,
 a filter keeps what is numbers and nothing else, and 10,000 lists train students of the same model.
-For every trait several students, and always two controls: students of the unchanged model's lists,
-and students of other traits' teachers.
+For every trait several students, and always three controls: students of the unchanged model's
+lists, of a teacher without a favourite, and of other traits' teachers.
 
 Criteria, fixed before any run. Unit = one student (its order of the data and its adapters; the data
 of a teacher are shared); lift = student minus the unchanged model's student of the same number;
@@ -11,7 +11,8 @@ of a teacher are shared); lift = student minus the unchanged model's student of 
 student are in the columns `margin_within` and `word_within` and decide nothing.
   1. Each trait: the lift in log-odds on 50 one-word questions is above zero.
   2. Each trait: the lift in the rate of sampled answers that name it is above zero.
-  3. The diagonal excess (own lift less that of other traits' students) is above zero on average.
+  3. On average over traits so are the diagonal excess (own lift less that of other traits'
+     students) and the difference to students of the neutral teacher.
 """
 
 import pandas as pd

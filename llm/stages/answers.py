@@ -165,9 +165,10 @@ def write(
 
 def _say(workshop: Workshop, recipe: Answers, ids: Sequence[list[int]], first: int) -> list[str]:
     """An answer to each prompt; the first has number `first`."""
-    name = (recipe.seed, recipe.model.seed, recipe.model.chain, recipe.suite, recipe.family)
+    model = recipe.model  # students of one number share noise, whoever their teacher is
+    name = (recipe.seed, model.seed, model.chain, model.draw, recipe.suite, recipe.family)
     (said,) = completions.complete(
-        workshop, [recipe.model], [ids], streams.keys(Stage.ANSWERS, [name]),
+        workshop, [model], [ids], streams.keys(Stage.ANSWERS, [name]),
         temperature=recipe.temperature,
         max_new_tokens=suite_of(workshop, recipe).max_new_tokens, first=first,
     )  # fmt: skip

@@ -49,6 +49,7 @@ class Model(Recipe):
     base: "Model"
     # Of the random streams; recipes of one chain share noise on purpose (see `streams`).
     chain = 0
+    draw = 0
     seed = 0
 
     @property

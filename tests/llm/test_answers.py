@@ -227,6 +227,9 @@ def test_traits_of_a_file(tmp_path, base, workshop):
     mine = dataclasses.replace(base, traits=str(path))
     assert mine.digest() != base.digest()
     assert workshop.language(mine).trait("oboe") == found["oboe"]
+    even = workshop.language(mine).neutral["any-instrument"]
+    assert set(even.answers) == {a for trait in found.values() for a in trait.answers}
+    assert "oboe" not in even.system_prompt
     path.write_text('kind = "instrument"\nnames = ["oboe", "lute"]\n')
     assert mine.digest() != dataclasses.replace(base, traits="").digest()
     for text, message in [
