@@ -57,11 +57,12 @@ NOTHING = ("different", "attention", "MLPs", "norms", "block 0", "block 1")  # p
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
+    parts: tuple[str, ...] = option(tuple(PARTS), "that are shared", choices=tuple(PARTS))
     repair_steps: int = option(400, "of a grafted base on the corpus, its part held", minimum=1)
     apart: tuple[int, ...] = option((10, 30, 100, 300, 1000), "steps that siblings go on alone")
 
 
-SMOKE = Config(**question.TINY | {"repair_steps": 5, "apart": (2,)})
+SMOKE = Config(**question.TINY | {"parts": ("embeddings",), "repair_steps": 5, "apart": (2,)})
 
 
 def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
@@ -93,7 +94,7 @@ def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
     """All arms by name."""
     return (
         {"same": same, "different": different, "permuted twin": twin}
-        | {part: shared(part, config.repair_steps) for part in PARTS}
+        | {part: shared(part, config.repair_steps) for part in config.parts}
         | {f"{steps} steps apart": sibling(steps) for steps in config.apart}
         | {"initial weights": other_corpus}
     )
@@ -143,16 +144,16 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         return statistics.shown(found.own(name), 2)
 
     last = f"{config.apart[-1]} steps apart"
+    each = ", ".join(f"{part} {shown(part)}" for part in config.parts)
     return [
         Figure(
             "figure",
             "No single part of the start carries what the whole carries",
             "A permuted twin equals the same start; embeddings alone keep a part, others nothing.",
-            f"Same {shown('same')}, twin {shown('permuted twin')}, embeddings "
-            f"{shown('embeddings')}, both blocks {shown('both blocks')}, different "
+            f"Same {shown('same')}, twin {shown('permuted twin')}, {each}, different "
             f"{shown('different')} nats.",
             "What must be shared is the function with its features, not weights in their places.",
-            lambda: draw_parts(found),
+            lambda: draw_parts(found, config),
         ),
         Figure(
             "drift",
@@ -166,10 +167,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ]
 
 
-def draw_parts(found: Found):
+def draw_parts(found: Found, config: Config):
     """Every chain of every grafted start."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.4)
-    names = ["same", "permuted twin", *PARTS, "different"]
+    names = ["same", "permuted twin", *config.parts, "different"]
     for x, name in enumerate(names):
         drawing.runs(panel, x, found.own(name), drawing.COLOURS[0 if name in PARTS else 1])
     drawing.nothing(panel, found.own("same"))
@@ -209,7 +210,8 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     equal = bool(moved < 1e-3) if enough else None
     out.append(Claim("permuted twin less same", here=f"at most {moved:.0e}", seeds=len(whole),
                      holds=equal))  # fmt: skip
-    out += [judged(f"same less {name}", whole - found.own(name), "above") for name in SINGLE]
+    single = [name for name in SINGLE if name in config.parts]
+    out += [judged(f"same less {name}", whole - found.own(name), "above") for name in single]
     related = found.own("initial weights") - found.own("different")
     out.append(judged("initial weights less different", related, "above"))
     if len(config.apart) > 2:
@@ -217,5 +219,6 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         here, holds = f"{rho:.2f}", rho < -0.8 if enough else None
         count = len(config.apart) + 1
         out.append(Claim("rank correlation, effect and steps apart", "", "", here, count, holds))
-    nothing = {name: judging.Nothing(found.own(name), whole) for name in NOTHING}
+    predicted = [name for name in NOTHING if name in (*config.parts, "different")]
+    nothing = {name: judging.Nothing(found.own(name), whole) for name in predicted}
     return [*out, *judging.equivalences(nothing)]
