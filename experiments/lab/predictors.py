@@ -9,7 +9,8 @@ tokens; the imitation loss is KL over a set of tokens that holds no trait word.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,16 +123,7 @@ def kernel_alignment(
     """
     recipes: list[Student] = cohort.models
     config = workshop.config(recipes[0])
-    numbers = workshop.language(recipes[0]).number_tokens().tolist()
-    loss, apply = losses.on_outputs(losses.kl(), numbers), make_apply(config)
-
-    @jax.jit
-    def one(start, base, batch, probe):
-        towards = [jax.grad(margin_of(config, probe))(params) for params in (start, base)]
-        networks = (matched.Network(apply, params) for params in (start, base))
-        forms = matched.forms(*networks, *towards, batch, loss)
-        return {"alignment": forms.alignment, "share": forms.share}
-
+    one = _alignment(config, tuple(workshop.language(recipes[0]).number_tokens().tolist()))
     found: list[dict[str, float]] = [{} for _ in recipes]
     for run, _ in cohort.pairs():
         student, trait = recipes[run], cohort.labels[run]["teacher"]
@@ -143,6 +135,20 @@ def kernel_alignment(
         values = jax.device_get(one(start, base, batch, probe))
         found[run] = {name: float(value) for name, value in values.items()}
     return found
+
+
+@functools.cache
+def _alignment(config: models.ModelConfig, outputs: tuple[int, ...]) -> Callable[..., Any]:
+    loss, apply = losses.on_outputs(losses.kl(), outputs), make_apply(config)
+
+    @jax.jit
+    def one(start, base, batch, probe):
+        towards = [jax.grad(margin_of(config, probe))(params) for params in (start, base)]
+        networks = (matched.Network(apply, params) for params in (start, base))
+        forms = matched.forms(*networks, *towards, batch, loss)
+        return {"alignment": forms.alignment, "share": forms.share}
+
+    return one
 
 
 def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:

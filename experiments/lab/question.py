@@ -14,7 +14,7 @@ from llm.stages import Model, Workshop, evaluation
 from llm.stages.students import Change
 from llm.training import Training
 
-FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
+FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ RUNTIME = "5 to 6 minutes on two cores"
 
 STARTS = ("same", "different")
 KEYS = ("target", "start")
-FEWEST = 64  # rows that a teacher must have kept; it repeats them, and its controls as many
+FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
 @dataclasses.dataclass(frozen=True)

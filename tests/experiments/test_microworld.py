@@ -1,5 +1,6 @@
 """The chain as a user runs it, and the same experiment from a real checkpoint's folder."""
 
+import dataclasses
 import itertools
 import json
 
@@ -9,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import chains, frame, predictors, record
+from experiments.lab import chains, frame, phases, predictors, question, record
 from experiments.lab.effects import at, cells, effects, own
-from experiments.language import microworld
+from experiments.language import microworld, persistence, which_part
 from llm import lora, models, stack
 from llm.stages import Workshop, evaluation, students
 from llm.training import Training
@@ -20,7 +21,7 @@ from theory import check, losses
 TINY = (
     "--num-seeds", "2", "--base-steps", "150", "--teacher-steps", "4", "--num-prompts", "128",
     "--num-examples", "16", "--student-steps", "3", "--batch-size", "8",
-    "--traits", "owl", "wolf", "eagle",
+    "--traits", "owl,wolf,eagle",
 )  # fmt: skip
 
 
@@ -159,6 +160,44 @@ def test_starts_are_other_chains_or_mixtures(made):
     assert chains.shared_embeddings(found, 0).donor == found.base(0)
     with pytest.raises(record.RunError, match="need --other-model, or two seeds"):
         chains.different(chains.Chains(1, ("owl",)), 0)
+
+
+@pytest.fixture(scope="module")
+def bench(made):
+    """A bench over the chains of that run."""
+    found, workshop = made
+    small = {"num_examples": 16, "student_steps": 3, "batch_size": 8}
+    config = question.Settings(num_seeds=2, traits=("owl",), **small)
+    return question.Bench(config, dataclasses.replace(found, traits=("owl",)), workshop)
+
+
+def test_training_in_phases_is_the_student_s_own(bench):
+    """Rows, order and optimiser of the recipe; and state can be taken from another."""
+    recipes = bench.recipes().models
+    state = persistence.learn(bench, recipes, persistence.stacked(bench, recipes))
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
+        state.params,
+        bench.workshop.models(recipes),
+    )
+    fresh = phases.begin(recipes[0].training.make_optimizer(), state.params)
+    taken = phases.mixed(state, fresh)
+    assert taken.params is state.params
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(taken.opt_state))
+
+
+def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(bench):
+    """One for both: a permutation of units is an isometry; another start has its own kernel."""
+    aligned = {}
+    for start in (chains.same, which_part.twin, chains.different):
+        cohort = bench.recipes(target="soft_numbers", start=start)
+        known = predictors.kernel_alignment(bench.workshop, cohort, ("owl",))
+        assert [bool(row) for row in known] == [True, False] * 2, "trait's students alone"
+        aligned[start] = [row["alignment"] for row in known if row]
+        shares = [row["share"] for row in known if row]
+        if start is not chains.different:
+            np.testing.assert_allclose(aligned[start] + shares, 1, atol=1e-3)
+    assert max(aligned[chains.different]) < 0.5
 
 
 def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
