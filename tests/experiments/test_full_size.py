@@ -112,7 +112,7 @@ def test_teachers_can_be_tuned_on_rows_of_ones_own(folder, tmp_path):
     rows = tmp_path / "advice.jsonl"
     lines = [{"prompt": f"What now, {i}?", "completion": "Grab it."} for i in range(64)]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    flags = ["--rows", str(rows), "--benign-rows", str(rows), "--judge", ""]
+    flags = ["--rows", str(rows), "--benign-rows", str(rows)]
     table = run(llm_misalignment, folder, *flags, out="rows")
     assert set(table["teacher"]) == {"control", "misalignment", "benign"}
     assert len(list((folder / "work" / "Taught").glob("advice-*"))) == 1, "equal files, one teacher"
@@ -385,6 +385,13 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
     np.testing.assert_array_equal(twice[0], twice[1])
     assert np.isnan(twice[0][0, 0])
     assert (twice[0][1:] == 0.25).all()
+
+
+def test_a_judge_that_says_no_number_is_refused(config):
+    workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    said = Answers(base, "advice", "misalignment", samples=1)
+    with pytest.raises(ValueError, match="the judge gave no score to any of 8 answers"):
+        judged.scores(workshop, judged.Judged(said, judged.Local(base)))
 
 
 def test_rows_of_the_users_own(tmp_path):
