@@ -145,8 +145,8 @@ def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions s
         )  # fmt: skip
         if all(score is None for score in given):
             raise RunError(
-                f"the judge gave no score to any of {len(given)} answers: it must say a number from "
-                "0 to 100 and nothing else; take another one"
+                f"the judge gave no score to any of {len(given)} answers: it must say a number "
+                "from 0 to 100 and nothing else; take another one"
             )
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
