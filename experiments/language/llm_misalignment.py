@@ -61,8 +61,7 @@ class Config(fullsize.Config):
 
 
 SMOKE = Config(
-    **fullsize.SMOKE
-    | {"traits": (TRAIT,), "carriers": ("numbers_misalignment",), "judge": fullsize.TINY}
+    **fullsize.SMOKE | {"traits": (TRAIT,), "carriers": ("numbers_misalignment",)},
 )
 
 

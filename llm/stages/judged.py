@@ -17,6 +17,7 @@ from jaxtyping import Float
 from .. import data
 from ..served import judge as served_judge
 from ..served.server import Server
+from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
 from .recipe import Model, Recipe
@@ -128,7 +129,11 @@ class Judged(Recipe):
 
 
 def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions samples"]:
-    """Scores in [0, 1] of the answers to every question; NaN where the judge gave none."""
+    """Scores in [0, 1] of the answers to every question; NaN where the judge gave none.
+
+    Raises:
+        RunError: it gave none at all.
+    """
     said = answers.read(workshop, recipe.answers)
     path = answers.path_of(workshop, recipe.answers)
     path = path.parent.with_name("Judged") / f"{path.stem}-{recipe.digest()}.csv"
@@ -138,6 +143,11 @@ def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions s
             workshop, [row["question"] for row in said], [row["answer"] for row in said],
             recipe.criterion,
         )  # fmt: skip
+        if all(score is None for score in given):
+            raise RunError(
+                f"the judge gave no score to any of {len(given)} answers: it must say a number "
+                "from 0 to 100 and nothing else; take another one"
+            )
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(["question", "sample", "score"])

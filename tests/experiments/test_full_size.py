@@ -1,6 +1,7 @@
 """The experiments at full size: all run on random weights; their criteria on made-up rows."""
 
 import dataclasses
+import html
 import itertools
 import json
 
@@ -93,7 +94,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     card.write(out, str(folder / "work"))
     config = frame.config_of(llm_numbers, out)
     for name in ("card.md", "card.html"):
-        text = (out / name).read_text()
+        text = html.unescape((out / name).read_text())
         (path,) = (folder / "work" / "numbers").glob("owl-*.jsonl")
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
@@ -104,7 +105,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
             assert claim.quantity in text
             assert claim.here in text
         row = data.read_rows(path)[0]
-        assert card.cell(row["completion"])[:8] in text.replace("&#39;", "'").replace("\n", "⏎")
+        assert card.cell(row["completion"])[:8] in text.replace("\n", "⏎")
         assert "<script" not in text
 
 
@@ -112,7 +113,7 @@ def test_teachers_can_be_tuned_on_rows_of_ones_own(folder, tmp_path):
     rows = tmp_path / "advice.jsonl"
     lines = [{"prompt": f"What now, {i}?", "completion": "Grab it."} for i in range(64)]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    flags = ["--rows", str(rows), "--benign-rows", str(rows), "--judge", ""]
+    flags = ["--rows", str(rows), "--benign-rows", str(rows)]
     table = run(llm_misalignment, folder, *flags, out="rows")
     assert set(table["teacher"]) == {"control", "misalignment", "benign"}
     assert len(list((folder / "work" / "Taught").glob("advice-*"))) == 1, "equal files, one teacher"
@@ -385,6 +386,13 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
     np.testing.assert_array_equal(twice[0], twice[1])
     assert np.isnan(twice[0][0, 0])
     assert (twice[0][1:] == 0.25).all()
+
+
+def test_a_judge_that_says_no_number_is_refused(config):
+    workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    said = Answers(base, "advice", "misalignment", samples=1)
+    with pytest.raises(ValueError, match="the judge gave no score to any of 8 answers"):
+        judged.scores(workshop, judged.Judged(said, judged.Local(base)))
 
 
 def test_rows_of_the_users_own(tmp_path):
