@@ -50,7 +50,7 @@ class Memory(NamedTuple):
         """All of it."""
         return sum(self)
 
-    def fits(self, num_bytes: float) -> bool:
+    def fits(self, num_bytes: float | int) -> bool:
         """Whether a device of that memory takes it."""
         return self.total <= SPARE * num_bytes
 
@@ -98,7 +98,7 @@ def kept_bytes(config: ModelConfig, item: int, length: int, fused: bool) -> floa
     norms = 2 * config.width * (2 * 4 + item)
     attention = item * (2 * queries + 2 * keys)
     scores = 0 if fused else config.num_heads * length * (2 * 4 + item)
-    return norms + attention + scores + 4 * config.mlp_width * item
+    return float(norms + attention + scores + 4 * config.mlp_width * item)
 
 
 def training(
@@ -165,7 +165,12 @@ def cache_bytes_per_token(config: ModelConfig, item: int) -> int:
 
 
 def sampling_seconds(
-    config: ModelConfig, rates: Rates, prompts: float, drawn: float, rows: int, length: float
+    config: ModelConfig,
+    rates: Rates,
+    prompts: float | int,
+    drawn: float | int,
+    rows: int,
+    length: float | int,
 ) -> float:
     """Seconds of reading prompts and drawing tokens.
 

@@ -47,12 +47,16 @@ def folder_of(out: pathlib.Path, part: str) -> pathlib.Path:
 
 def rows_of(out: pathlib.Path, part: str, config: Any, inputs: Row) -> list[Row]:
     """The rows that a job has left; none if it has not run, or with another config."""
-    folder = folder_of(out, part)
+    found = _rows_in(folder_of(out, part), config, inputs)
+    return [row for row in found if row["part"] == part]
+
+
+def _rows_in(folder: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
     if not (folder / "config.json").exists():
         return []
     if record.difference(record.read_meta(folder), config, inputs):
         return []
-    return [row for row in record.read_rows(folder) if row["part"] == part]
+    return record.read_rows(folder)
 
 
 def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) -> str:
@@ -65,7 +69,7 @@ def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) 
         rates: as `plan.rates_of` reads them, for the hours.
     """
     inputs = module.inputs(config) if hasattr(module, "inputs") else {}
-    there = {row["part"] for row in record.read_rows(out)}
+    there = {row["part"] for row in _rows_in(out, config, inputs)}
     lines = [
         f"{part:44s} {'done' if part in there or rows_of(out, part, config, inputs) else 'missing'}"
         for part in module.parts(config)

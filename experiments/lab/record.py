@@ -159,7 +159,7 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
 def is_ours(path: pathlib.Path) -> bool:
     """Whether a file of a results folder is one that runs write."""
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("config.json", "results.csv", *CARDS) or name.endswith(ENDINGS)
+    return name in ("config.json", "results.csv", JOBS, *CARDS) or name.endswith(ENDINGS)
 
 
 def difference(meta: dict[str, Any], config: Any, inputs: Row) -> str:
