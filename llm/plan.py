@@ -88,17 +88,17 @@ def flops_per_token(config: ModelConfig, adapters: lora.LoraConfig | None) -> fl
 
 
 def kept_bytes(config: ModelConfig, item: int, length: int, fused: bool) -> float:
-    """Bytes a token that the backward pass of one layer keeps.
+    """Bytes a token that the backward pass of one layer keeps, as JAX lists them under LoRA.
 
-    Two norms keep their input and its normalised form in float32 and their output; attention the
-    rotated queries and keys, the values and its output, and without a fused kernel the scores of
-    every head (twice in float32, once in the compute dtype); the MLP four arrays.
+    Each of two norms its input in float32 and its output; attention the rotated queries and keys,
+    the values, its output, and that in float32 before the division; without a fused kernel also
+    the mask, the scores and their exponentials of every head; the MLP six arrays, three for SiLU.
     """
     queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
-    norms = 2 * config.width * (2 * 4 + item)
-    attention = item * (2 * queries + 2 * keys)
-    scores = 0 if fused else config.num_heads * length * (2 * 4 + item)
-    return float(norms + attention + scores + 4 * config.mlp_width * item)
+    norms = 2 * config.width * (4 + item)
+    attention = item * (2 * queries + 2 * keys) + 4 * queries
+    scores = 0 if fused else config.num_heads * length * (1 + 4 + 4)
+    return float(norms + attention + scores + 6 * config.mlp_width * item)
 
 
 def training(
