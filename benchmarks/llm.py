@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import llm_shapes, units
 from benchmarks.llm_shapes import Shape
-from llm import models, sampling
+from llm import models, plan, sampling
 
 RANK = 8
 
@@ -153,7 +153,7 @@ def limit(shape: Shape, kind: str, bfloat16: bool, flops_per_s: float) -> dict[s
     """Tokens per second at which the hardware would be used to the full."""
     if kind == "sampling":
         item = 2 if bfloat16 else 4
-        weights = llm_shapes.matmul_weights(shape.config) * item
+        weights = plan.matmul_weights(shape.config) * item
         steps = units.bandwidth(weights) / llm_shapes.sample_bytes(shape, item)
         return {"limit": shape.prompts * steps, "limit_name": "bandwidth"}
     flops = llm_shapes.train_flops(shape, RANK if kind == "LoRA" else None)

@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Any
 
-import jax
-
-from llm import models
+from llm import models, plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +56,6 @@ ACCELERATOR_SHAPES = {
 }
 
 
-def matmul_weights(config: models.ModelConfig) -> int:
-    """Weights that multiply activations: all kernels, and the head (tied or not)."""
-    shapes = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["layers"]) if leaf.ndim == 2)
-    return count + config.vocab_size * config.width
-
-
-def flops_per_token(config: models.ModelConfig, rank: int | None) -> float:
-    """Training by the usual count: 6 N a token, or 4 N where N frozen weights get no gradient."""
-    return (6.0 if rank is None else 4.0) * matmul_weights(config)
-
-
 def train_flops(shape: Shape, rank: int | None) -> float:
     """Useful floating-point operations of one step; recomputation counts nothing.
 
@@ -80,20 +66,18 @@ def train_flops(shape: Shape, rank: int | None) -> float:
     config = shape.config
     attention = 2 * shape.length * config.num_heads * config.head_dim * config.num_layers
     passes = 2 if rank else 3
-    per_token = 2 * passes * matmul_weights(config) + 3 * attention
+    per_token = 2 * passes * plan.matmul_weights(config) + 3 * attention
     return float(per_token * shape.rows * shape.length)
 
 
 def cache_bytes(shape: Shape, item: int, tokens: float | None = None) -> int:
     """Keys and values of the whole batch at `tokens` per row, by default when full."""
     tokens = shape.prompt_length + shape.num_new if tokens is None else tokens
-    config = shape.config
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item
-    return int(per_token * tokens * shape.prompts)
+    return int(plan.cache_bytes_per_token(shape.config, item) * tokens * shape.prompts)
 
 
 def sample_bytes(shape: Shape, item: int) -> float:
     """Memory traffic of one decoding step: all weights once, and the cache half way through."""
-    return matmul_weights(shape.config) * item + cache_bytes(
+    return plan.matmul_weights(shape.config) * item + cache_bytes(
         shape, item, shape.prompt_length + shape.num_new / 2
     )

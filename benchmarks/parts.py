@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks import llm_shapes, units
 from benchmarks.llm_shapes import Shape
+from llm import lora, plan
 
 RANK = 8
 
@@ -68,6 +69,7 @@ def training(name: str, rank: int | None, smoke: bool) -> Rows:
     activations. Attention's own products and recomputation count nothing.
     """
     limit = matmul_rate(smoke)
+    adapters = None if rank is None else lora.LoraConfig(rank)
     for shape in llm_shapes.TOYS if smoke else llm_shapes.ACCELERATOR_SHAPES[name]:
         case = f"{shape.rows} x {shape.length}{' remat' if shape.remat else ''}"
         tokens = random_tokens(shape, shape.rows, shape.length)
@@ -80,7 +82,7 @@ def training(name: str, rank: int | None, smoke: bool) -> Rows:
             yield out_of_memory(case, error)
             continue
         rate = tokens.size / seconds
-        flops = rate * llm_shapes.flops_per_token(shape.config, rank)
+        flops = rate * plan.flops_per_token(shape.config, adapters)
         yield Row(case, "training", rate, "tokens/s")
         yield Row(case, f"{6 if rank is None else 4} N a token", flops / 1e12, "TFLOP/s")
         yield Row(case, "share of the matrix product", flops / limit)
@@ -95,7 +97,7 @@ def drawing(name: str, smoke: bool) -> Rows:
     """
     (shape, *_) = llm_shapes.TOYS if smoke else llm_shapes.ACCELERATOR_SHAPES[name]
     case = f"{shape.prompts} x ({shape.prompt_length} + {shape.num_new})"
-    weights = llm_shapes.matmul_weights(shape.config) * 2
+    weights = plan.matmul_weights(shape.config) * 2
     speed = units.bandwidth(weights)
     prompts = random_tokens(shape, shape.prompts, shape.prompt_length)
     prefill, decode = units.make_drawing(shape, jnp.bfloat16, prompts)

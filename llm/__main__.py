@@ -6,7 +6,9 @@
     python -m llm finetune --model BASE --data numbers.jsonl --out student
     python -m llm evaluate --model BASE --adapter student --traits owl,cat
 
-Both `sample` and `evaluate` take `--server URL`: a server of the same model answers (`llm.served`).
+`--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
+weights are read. Both `sample` and `evaluate` take `--server URL`: a server of the same model
+answers (`llm.served`).
 
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
 fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
@@ -24,7 +26,7 @@ from typing import Any
 
 import jax
 
-from . import carriers, chat, data, distributed, engines, finetune, lora, served
+from . import carriers, chat, data, distributed, engines, finetune, lora, plan, served
 from .stages import (
     Adapted,
     Answers,
@@ -38,6 +40,7 @@ from .stages import (
     Workshop,
     completions,
     evaluation,
+    progress,
     students,
 )
 from .training import Training, steps_of
@@ -59,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
             "--mesh", type=_axes, default=(None, None, 1), metavar="D,F,T",
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
         )  # fmt: skip
+    for command in (tune, draw):
+        command.add_argument("--dry-run", action="store_true", help="plan: state, cost, memory")
+        command.add_argument("--rates", metavar="X", help="FLOPs,bytes a second, or a benchmark")
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")
         command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
@@ -126,8 +132,6 @@ def engine_of(
 
 def run_finetune(args: argparse.Namespace) -> None:
     """Train, and write a folder; checkpoints lie beside it until then."""
-    if args.out.exists():
-        raise ValueError(f"{args.out} exists: delete it, or choose another folder")
     folder = args.out.with_name(f"{args.out.name}.checkpoints")
     engine = engines.OnMesh(
         args.mesh,
@@ -136,6 +140,11 @@ def run_finetune(args: argparse.Namespace) -> None:
         folder=folder,
         report=report_step,
     )
+    if args.dry_run:
+        workshop = Workshop(engine=engine)
+        return show_plan(args, workshop, recipe_of(args, workshop), args.out)
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists: delete it, or choose another folder")
     workshop = Workshop(engine=engine)
     recipe = recipe_of(args, workshop)
     if args.show_example:
@@ -177,6 +186,17 @@ def examples_of(workshop: Workshop, recipe: Tuned | Student) -> Any:
     return students.examples_of(workshop, recipe)[0]
 
 
+def show_plan(
+    args: argparse.Namespace, workshop: Workshop, recipe: Any, out: Path, **facts: Any
+) -> None:
+    """The stages up to this one: state, cost, and memory of the last."""
+    rates = None if args.rates is None else plan.rates_of(args.rates)
+    *before, last = progress.stages(workshop, [recipe], rates)
+    found = progress.at(out, workshop, recipe, **facts)
+    cost = plan.Cost() if found == progress.DONE else last.cost
+    print(progress.table([*before, progress.Stage(recipe, found, cost)]))
+
+
 def report_step(step: int, metrics: dict[str, float]) -> None:
     """A line now and then, from the first process."""
     if jax.process_index() == 0 and (step == 1 or step % 20 == 0):
@@ -192,6 +212,8 @@ def run_sample(args: argparse.Namespace) -> None:
         model_of(args), args.carrier, 0, args.prompted, args.num_prompts, args.max_new_tokens,
         args.temperature, args.seed,
     )  # fmt: skip
+    if args.dry_run:
+        return show_plan(args, workshop, recipe, out, process=[index, count])
     total, start = args.num_prompts, time.monotonic()
     part = range(index * total // count, (index + 1) * total // count)
     progress = {"prompts": 0}

@@ -1,8 +1,9 @@
 """Settings that travel with data and checkpoints: JSON values, compared and written whole."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def locked(*paths: Path) -> Iterator[None]:
+    """Hold what is made under these paths, waiting for other processes that make it.
+
+    The lock is the system's (flock): a process that is killed gives it back. Jobs of one
+    experiment share teachers and data, and whoever comes first makes them.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        for path in sorted(set(paths)):  # one order for all, so that nobody waits in a circle
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path.with_name(f".{path.name}.lock"), "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -114,6 +114,14 @@ def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a run that has another config"
     )
+    parser.add_argument("--list-jobs", action="store_true", help="a line for every part, and end")
+    parser.add_argument("--only", metavar="JOB", help="run that part alone, by number or name")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what is done and what the rest costs, and end"
+    )
+    parser.add_argument(
+        "--rates", metavar="X", help="FLOPs,bytes a second or a file of benchmarks.accelerator"
+    )
     hints = typing.get_type_hints(type(default))
     group = parser.add_argument_group("config")
     for field in dataclasses.fields(default):
@@ -155,8 +163,12 @@ class Command:
 
     config: Any
     out: pathlib.Path
-    replot: bool
-    overwrite: bool
+    replot: bool = False
+    overwrite: bool = False
+    list_jobs: bool = False
+    only: str | None = None
+    dry_run: bool = False
+    rates: str | None = None
 
 
 def preset_flags(parser: OneLineParser, argv: Sequence[str]) -> list[str]:
@@ -178,12 +190,13 @@ def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]
     given = vars(parser.parse_args([*preset_flags(parser, argv), *argv]))
     is_smoke = given.pop("smoke", False)
     out = given.pop("out", pathlib.Path("results") / (f"{name}-smoke" if is_smoke else name))
-    replot, overwrite = given.pop("replot", False), given.pop("overwrite", False)
+    ways = {field.name for field in dataclasses.fields(Command)} & given.keys()
+    todo = {way: given.pop(way) for way in ways}
     try:
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields
         parser.error(str(error))
-    return Command(config, out, replot, overwrite)
+    return Command(config, out, **todo)
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -12,6 +12,8 @@ An experiment is a module with
     claims(table, config) -> [Claim]    what the table says, beside what others reported
     inputs(config) -> dict              optional: facts on what is read, recorded in config.json;
                                         a resumed run must find the same
+    recipes(config), workshop(config)   optional: what every part makes, by its name, and where;
+                                        `--dry-run` then shows the stages and their cost
 
 `python -m experiments NAME` runs it.
 """
@@ -37,7 +39,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.lab import cli, record, tables
+from experiments.lab import cli, jobs, record, tables
 from experiments.lab.cli import option
 from experiments.lab.record import Row
 
@@ -142,6 +144,9 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
         pieces: dict[str, Callable[[], list[Row]]] = module.parts(config)
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
+    if command.only is not None:
+        alone = jobs.chosen(list(pieces), command.only)
+        pieces, out = {alone: pieces[alone]}, jobs.folder_of(out, alone)
     meta = record.open_folder(out, config, inputs, command.overwrite)
     if meta is None:
         meta = record.describe_run(name, config, inputs, shown)
@@ -153,13 +158,26 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
         print(f"{name}: resuming, {len(finished)} of {len(pieces)} parts are in {out}")
     for part in in_turn(name, todo, len(pieces)):
         start = time.monotonic()
-        rows += [{"part": part, **row} for row in pieces[part]()]
+        made = jobs.rows_of(out, part, config, inputs)
+        rows += made or [{"part": part, **row} for row in pieces[part]()]
         record.write_rows(out, rows)
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)
-    save_figures(module, out, config)
+    if command.only is None:
+        save_figures(module, out, config)
     meta["finished"] = True
     record.write_meta(out, meta)
+
+
+def look(module: Any, name: str, command: cli.Command) -> None:
+    """Print the jobs of a run, or how far it has come; nothing is made."""
+    try:
+        if command.list_jobs:
+            print(jobs.listing(module.parts(command.config)))
+        else:
+            print(jobs.progress_of(module, command.config, command.out, command.rates))
+    except (ValueError, OSError) as error:
+        cli.fail(name, str(error))
 
 
 def print_claims(claims: Sequence[Claim]) -> None:
@@ -194,6 +212,8 @@ def main(module: Any, argv: Sequence[str]) -> None:
     command = cli.parse(name, summary, module.Config(), module.SMOKE, argv)
     shown = shlex.join(["python", "-m", "experiments", name, *argv])
     try:
+        if command.list_jobs or command.dry_run:
+            return look(module, name, command)
         if command.replot:
             command = dataclasses.replace(command, config=config_of(module, command.out))
             save_figures(module, command.out, command.config)
@@ -203,6 +223,8 @@ def main(module: Any, argv: Sequence[str]) -> None:
         cli.fail(name, str(error))
     except KeyboardInterrupt:
         cli.fail(name, f"stopped; the same command continues from {command.out}")
+    if command.only is not None:
+        return print(f"{command.only}: done; the line without --only collects it")
     table = record.read_table(command.out)
     print_claims(module.claims(table, command.config))
     print(f"results.csv and the figures are in {command.out}")

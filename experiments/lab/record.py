@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ import pandas as pd
 from llm.settings import RunError, write_atomically
 
 Row = dict[str, Any]
+JOBS = "jobs"  # folder of parts that were run alone
 ENDINGS = (".png", ".svg")  # of figures
 CARDS = ("card.md", "card.html")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -157,7 +159,17 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
 def is_ours(path: pathlib.Path) -> bool:
     """Whether a file of a results folder is one that runs write."""
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("config.json", "results.csv", *CARDS) or name.endswith(ENDINGS)
+    return name in ("config.json", "results.csv", JOBS, *CARDS) or name.endswith(ENDINGS)
+
+
+def difference(meta: dict[str, Any], config: Any, inputs: Row) -> str:
+    """The first setting in which a stored run differs; empty if it is the same run."""
+    stored = {**meta.get("config", {}), **meta.get("inputs", {})}
+    given = {**plain(config), **inputs}
+    for key in sorted(stored.keys() | given.keys()):
+        if stored.get(key) != given.get(key):
+            return f"{key} is {stored.get(key)} there, {given.get(key)} here"
+    return ""
 
 
 def open_folder(
@@ -188,18 +200,14 @@ def open_folder(
         raise RunFolderError(f"cannot make --out {out}: {error.strerror}") from None
     if overwrite:
         for path in filter(is_ours, list(out.iterdir())):  # only what a run writes
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not (out / "config.json").exists():
         (out / "results.csv").unlink(missing_ok=True)  # rows without a config belong to no run
         return None
     meta = read_meta(out)
-    stored = {**meta.get("config", {}), **meta.get("inputs", {})}
-    given = {**plain(config), **inputs}
-    if stored != given:
-        keys = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
-        first = keys[0]
+    if differs := difference(meta, config, inputs):
         raise RunFolderError(
-            f"{out} holds a run with another config ({first} is {stored.get(first)} there, "
-            f"{given.get(first)} here); use another --out, or --overwrite to replace it"
+            f"{out} holds a run with another config ({differs}); use another --out, or "
+            "--overwrite to replace it"
         )
     return meta

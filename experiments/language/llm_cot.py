@@ -17,6 +17,7 @@ from experiments.lab.frame import Claim, Figure, option
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 inputs = fullsize.inputs
+workshop = fullsize.workshop_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,9 @@ def parts(config: Config):
     return fullsize.parts(config, jobs(config))
 
 
+workshop = fullsize.workshop_of
+
+
 def recipes(config: Config):
     """What every part makes."""
     return {name: job.recipe for name, job in jobs(config).items()}

@@ -40,6 +40,7 @@ class Config(fullsize.Config):
 
 SMOKE = Config(**fullsize.SMOKE | {"shown": (1, 2), "suites": ("one word",)})
 inputs = fullsize.inputs
+workshop = fullsize.workshop_of
 
 
 def recipes(config: Config):

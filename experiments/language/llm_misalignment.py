@@ -131,6 +131,9 @@ def jobs(config: Config) -> dict[str, fullsize.Job]:
     return made
 
 
+workshop = fullsize.workshop_of
+
+
 def recipes(config: Config):
     """What every part makes."""
     return {name: job.recipe for name, job in jobs(config).items()}

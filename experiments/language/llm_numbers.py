@@ -24,6 +24,7 @@ RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 Config = fullsize.Config
 inputs = fullsize.inputs
+workshop = fullsize.workshop_of
 SMOKE = Config(**fullsize.SMOKE)
 
 

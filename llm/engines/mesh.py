@@ -226,7 +226,7 @@ def stackable(config: ModelConfig, adapters: lora.LoraConfig | None) -> bool:
         return True
     key = jax.random.key(0)
     tree = jax.eval_shape(lambda: lora.init(adapters, models.init(config, key=key), key=key))
-    return models.is_uniform(tree)
+    return models.is_uniform(tree) and len(tree["layers"]) == config.num_layers
 
 
 def decoder(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any) -> models.Decoder:

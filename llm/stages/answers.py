@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import data
 from ..data import Row
-from ..settings import RunError
+from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
 from . import completions, streams
 from .recipe import Model, Recipe
@@ -256,10 +256,11 @@ def _letters(workshop: Workshop, root: Model) -> list[int]:
 
 def read(workshop: Workshop, recipe: Asked) -> list[dict[str, str]]:
     """The rows of the file, made first if need be."""
-    if isinstance(recipe, Answers):
-        path = write(workshop, recipe)
-    else:
-        path = write_scores(workshop, recipe)  # pyright: ignore[reportArgumentType]
+    with locked(path_of(workshop, recipe)):
+        if isinstance(recipe, Answers):
+            path = write(workshop, recipe)
+        else:
+            path = write_scores(workshop, recipe)  # pyright: ignore[reportArgumentType]
     text = data.read_content(path, settings(workshop, recipe)).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 

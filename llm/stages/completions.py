@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import data, filters, sampling
 from ..data import Row
-from ..settings import RunError
+from ..settings import RunError, locked
 from . import streams
 from .recipe import Model, Recipe
 from .streams import Stage
@@ -150,7 +150,9 @@ def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
     """Make the data files that are missing, or go on with those that were interrupted."""
     for group in grouped(list(dict.fromkeys(recipes)), program).values():
         for together in workshop.engine.groups(group):
-            fill(workshop, together, [path_of(workshop, recipe) for recipe in together])
+            paths = [path_of(workshop, recipe) for recipe in together]
+            with locked(*paths):
+                fill(workshop, together, paths)
 
 
 def program(recipe: Completions) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ WORK/Tuned/owl-chain0-<digest>/         likewise
 WORK/numbers/owl-chain0-<digest>.jsonl  kept rows of prompt and completion, with a manifest
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Hashable, Sequence
@@ -17,6 +18,7 @@ from .. import models
 from ..engines import OnMesh, Stack
 from ..language import Language
 from ..served import Served
+from ..settings import locked
 from .recipe import Model, Recipe
 
 Engine = Stack | OnMesh | Served
@@ -73,14 +75,21 @@ class Workshop:
     def _carry_out(self, kind: Any, recipes: list[Any]) -> list[Any]:
         """Weights of recipes of one kind: from their folders, or made and stored."""
         folders = [self.folder(recipe) for recipe in recipes]
-        if all(folder is not None and folder.exists() for folder in folders):
-            return [self._load(r, folder) for r, folder in zip(recipes, folders, strict=True)]  # pyright: ignore[reportArgumentType]
-        # All are made again if one is missing: what runs side by side is one program.
-        weights = self.engine.split(jax.block_until_ready(kind.make(self, recipes)))
-        for folder, recipe, one in zip(folders, recipes, weights, strict=True):
-            if folder is not None and not folder.exists():
-                self.save(recipe, one, folder)
+        if self._are_there(folders):
+            return [self._load(*pair) for pair in zip(recipes, folders, strict=True)]
+        with _held(folders):
+            if self._are_there(folders):  # made by another process meanwhile
+                return [self._load(*pair) for pair in zip(recipes, folders, strict=True)]
+            # All are made again if one is missing: what runs side by side is one program.
+            weights = self.engine.split(jax.block_until_ready(kind.make(self, recipes)))
+            for folder, recipe, one in zip(folders, recipes, weights, strict=True):
+                if folder is not None and not folder.exists():
+                    self.save(recipe, one, folder)
         return weights
+
+    @staticmethod
+    def _are_there(folders: Sequence[Path | None]) -> bool:
+        return all(folder is not None and folder.exists() for folder in folders)
 
     def _load(self, recipe: Model, folder: Path) -> Any:
         self._notes[recipe] = json.loads((folder / RECORD).read_text())["noted"]
@@ -102,6 +111,13 @@ class Workshop:
         if recipe.stored == "large" and self.engine.keeps:
             return None
         return self.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}"
+
+
+def _held(folders: Sequence[Path | None]) -> contextlib.AbstractContextManager[None]:
+    """The lock of what is made; the processes of one run make it together."""
+    if jax.process_count() > 1:
+        return contextlib.nullcontext()
+    return locked(*(folder for folder in folders if folder is not None))
 
 
 @functools.lru_cache

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import accelerator, llm_shapes, parts
+from llm import plan
 
 (TOY,) = llm_shapes.TOYS
 
@@ -21,10 +22,10 @@ def found(name):
 def test_operations_follow_the_stated_convention(monkeypatch):
     monkeypatch.setattr(parts, "matmul_rate", lambda smoke: 1e12)
     rows = found("7B LoRA")
-    weights = llm_shapes.matmul_weights(TOY.config)
+    weights = plan.matmul_weights(TOY.config)
     assert rows["4 N a token"] == pytest.approx(4 * weights * rows["training"] / 1e12)
     assert rows["share of the matrix product"] == pytest.approx(rows["4 N a token"])
-    assert llm_shapes.flops_per_token(TOY.config, None) == 6 * weights
+    assert plan.flops_per_token(TOY.config, None) == 6 * weights
 
 
 def test_sampling_is_timed_in_its_two_parts():

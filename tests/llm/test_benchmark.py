@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import llm, llm_shapes
-from llm import models, objectives
+from llm import models, objectives, plan
 
 SHAPE = llm_shapes.TOYS[0]
 
@@ -22,7 +22,7 @@ def test_shapes_have_the_size_in_their_name(shape):
     vectors = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 1)
     tables = 1 if shape.config.tie_embeddings else 2
     multiplied = count - vectors - (tables - 1) * embeddings
-    assert llm_shapes.matmul_weights(shape.config) == multiplied
+    assert plan.matmul_weights(shape.config) == multiplied
 
 
 def test_operations_are_those_the_compiler_counts():
@@ -42,7 +42,7 @@ def test_memory_traffic_of_sampling_is_weights_and_cache():
     half_way = SHAPE.prompt_length + SHAPE.num_new / 2
     cache = models.empty_cache(config, SHAPE.prompts, int(half_way), "bfloat16")
     expected = sum(leaf.nbytes for leaf in (*cache.keys, *cache.values))
-    found = llm_shapes.sample_bytes(SHAPE, 2) - 2 * llm_shapes.matmul_weights(config)
+    found = llm_shapes.sample_bytes(SHAPE, 2) - 2 * plan.matmul_weights(config)
     assert found == expected
 
 

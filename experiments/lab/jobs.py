@@ -1,0 +1,82 @@
+"""The parts of an experiment as jobs of a scheduler: one line each, in any order, on any machine.
+
+    python -m experiments llm_numbers --list-jobs      # 0 teacher control, 1 teacher cat, ...
+    python -m experiments llm_numbers --only 3         # that part alone
+    python -m experiments llm_numbers                  # collects them, makes what is missing
+
+A job is a run of its own in DIR/jobs: killed and started again by the same line, it goes on. What
+jobs share (teachers, data) lies in the work folder, and whoever comes first makes it.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from experiments.lab import record
+from experiments.lab.record import Row, RunError
+from llm import plan
+from llm.stages import progress
+
+
+def listing(parts: Iterable[str]) -> str:
+    """A line for every job: its number and its name."""
+    return "\n".join(f"{number} {part}" for number, part in enumerate(parts))
+
+
+def chosen(parts: Sequence[str], wanted: str) -> str:
+    """The part of that number or name.
+
+    Raises:
+        RunError: there is none.
+    """
+    if wanted in parts:
+        return wanted
+    if wanted.isdecimal() and int(wanted) < len(parts):
+        return parts[int(wanted)]
+    raise RunError(
+        f"no job {wanted!r}: --list-jobs shows {len(parts)}, from 0 {parts[0]} to "
+        f"{len(parts) - 1} {parts[-1]}"
+    )
+
+
+def folder_of(out: pathlib.Path, part: str) -> pathlib.Path:
+    """Where a job keeps its run."""
+    return out / record.JOBS / re.sub(r"[^\w.-]+", "-", part)
+
+
+def rows_of(out: pathlib.Path, part: str, config: Any, inputs: Row) -> list[Row]:
+    """The rows that a job has left; none if it has not run, or with another config."""
+    found = _rows_in(folder_of(out, part), config, inputs)
+    return [row for row in found if row["part"] == part]
+
+
+def _rows_in(folder: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
+    if not (folder / "config.json").exists():
+        return []
+    if record.difference(record.read_meta(folder), config, inputs):
+        return []
+    return record.read_rows(folder)
+
+
+def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) -> str:
+    """What a run has done and still has to do: its parts, and the stages they are made from.
+
+    Args:
+        module: the experiment.
+        config: its settings.
+        out: DIR.
+        rates: as `plan.rates_of` reads them, for the hours.
+    """
+    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
+    there = {row["part"] for row in _rows_in(out, config, inputs)}
+    lines = [
+        f"{part:44s} {'done' if part in there or rows_of(out, part, config, inputs) else 'missing'}"
+        for part in module.parts(config)
+    ]
+    if hasattr(module, "recipes"):
+        known = None if rates is None else plan.rates_of(rates)
+        recipes = module.recipes(config).values()
+        found = progress.stages(module.workshop(config), recipes, known)
+        lines += ["", progress.table(found)]
+    return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""How far a chain has come: its stages in order, which are done, and what the others will cost.
+
+A stage's file carries the digest of everything it depends on. So a stage whose settings changed,
+or something before it, is found under another name: it is *stale*, and made again.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import batches, data, plan
+from ..plan import Cost, Rates
+from ..settings import as_json, describe_difference
+from . import answers, completions
+from .answers import Answers, Asked
+from .completions import Completions
+from .recipe import Model, Recipe
+from .students import Student
+from .workshop import RECORD, Workshop
+
+GLANCE = 256  # prompts that stand for all when lengths are estimated
+DONE, STALE, MISSING, GIVEN, IN_MEMORY = "done", "stale", "missing", "given", "not kept"
+
+
+class Stage(NamedTuple):
+    """One thing that is made.
+
+    Attributes:
+        recipe: what.
+        state: DONE, STALE, MISSING, GIVEN, IN_MEMORY, or how many of how many prompts there are.
+        cost: of what is still to be done; about, where it depends on data to come.
+    """
+
+    recipe: Recipe
+    state: str
+    cost: Cost
+
+
+def parts_of(recipe: Any) -> Iterator[Recipe]:
+    """The recipes that a recipe holds, in its fields or in what its fields hold."""
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Recipe):
+                yield one
+            elif dataclasses.is_dataclass(one) and not isinstance(one, type):
+                yield from parts_of(one)
+
+
+def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """The recipes and all that they are made from, parts first, each once."""
+    found: dict[Recipe, None] = {}
+
+    def visit(recipe: Recipe) -> None:
+        if recipe not in found:
+            for part in parts_of(recipe):
+                visit(part)
+            found[recipe] = None
+
+    for recipe in recipes:
+        visit(recipe)
+    return list(found)
+
+
+def stages(
+    workshop: Workshop, recipes: Iterable[Recipe], rates: Rates | None = None
+) -> list[Stage]:
+    """All stages of a chain with their states; nothing is made, no weights are read.
+
+    Args:
+        workshop: where they are made.
+        recipes: the last stages.
+        rates: of the machine, for the hours.
+    """
+    out = []
+    for recipe in in_order(recipes):
+        found, share = state(workshop, recipe)
+        # What is done, given or read with what follows costs nothing of its own.
+        cost = cost_of(workshop, recipe, share, rates) if share and found != GIVEN else Cost()
+        out.append(Stage(recipe, found, cost))
+    return out
+
+
+def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
+    """The state of a stage, and the share of it that is still to be done."""
+    if not hasattr(recipe, "training") and not isinstance(recipe, (Completions, Asked)):
+        made = isinstance(recipe, Model) and recipe.stored
+        if not made:
+            return GIVEN, 0.0
+    path = path_of(workshop, recipe)
+    if path is None:
+        return IN_MEMORY, 1.0
+    if isinstance(recipe, Model):
+        return (DONE, 0.0) if path.exists() else (_unmade(path), 1.0)
+    if not data.manifest_path(path).exists():
+        return _unmade(path), 1.0
+    total, done = units(workshop, recipe), data.read_manifest(path).prompts
+    return (DONE, 0.0) if done >= total else (f"{done} of {total}", 1 - done / total)
+
+
+def path_of(workshop: Workshop, recipe: Any) -> Path | None:
+    """The folder or file of a stage; None if it is not kept."""
+    if workshop.work is None:
+        return None
+    if isinstance(recipe, Model):
+        return workshop.folder(recipe)
+    return (completions if isinstance(recipe, Completions) else answers).path_of(workshop, recipe)
+
+
+def _unmade(path: Path) -> str:
+    """Whether the same thing is there with another digest."""
+    stem = path.name.removesuffix(path.suffix if path.suffix in (".jsonl", ".csv") else "")
+    name = stem.rpartition("-")[0]
+    return STALE if any(path.parent.glob(f"{name}-*")) else MISSING
+
+
+def at(path: Path, workshop: Workshop, recipe: Any, **facts: Any) -> str:
+    """The state of a stage whose place was chosen by hand; what is stale says why.
+
+    Args:
+        path: its folder or file.
+        workshop: knows the settings of completions.
+        recipe: what belongs there.
+        **facts: further settings of its manifest.
+    """
+    if isinstance(recipe, Model):
+        if not path.exists():
+            return MISSING
+        stored, given = json.loads((path / RECORD).read_text())["recipe"], recipe.describe()
+    else:
+        if not data.manifest_path(path).exists():
+            return MISSING
+        stored = data.read_manifest(path).settings
+        given = completions.settings(workshop, recipe) | facts
+    if differs := describe_difference(stored, as_json(given)):
+        return f"{STALE} ({differs})"
+    if isinstance(recipe, Model):
+        return DONE
+    total, done = units(workshop, recipe), data.read_manifest(path).prompts
+    return DONE if done >= total else f"{done} of {total}"
+
+
+def units(workshop: Workshop, recipe: Any) -> int:
+    """Prompts that a file of completions or answers goes through."""
+    if isinstance(recipe, Completions):
+        return recipe.num_prompts
+    questions = len(answers.questions(workshop, recipe))
+    return questions * recipe.samples if isinstance(recipe, Answers) else questions
+
+
+def cost_of(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
+    """What a stage costs, or the share of it that is left."""
+    if hasattr(recipe, "training"):
+        return _training(workshop, recipe, rates)
+    if isinstance(recipe, (Completions, Asked)):
+        return _sampling(workshop, recipe, share, rates)
+    return Cost()
+
+
+def _training(workshop: Workshop, recipe: Any, rates: Rates | None) -> Cost:
+    config, how, length = workshop.config(recipe), recipe.training, _row_length(workshop, recipe)
+    tokens = float(how.steps * how.batch_size * length)
+    flops = tokens * plan.flops_per_token(config, how.adapters)
+    limits = getattr(workshop.engine, "limits", None)
+    memory = plan.training(config, how, length, limits)
+    return Cost(tokens, flops, rates and flops / rates.flops, memory)
+
+
+def _row_length(workshop: Workshop, recipe: Any) -> int:
+    """Tokens of a training row, about: those of its bucket."""
+    if not isinstance(recipe, Student):
+        return recipe.examples(workshop).tokens.shape[1]
+    source = recipe.data
+    if not isinstance(source, Completions):
+        rows = completions.rows(workshop, source)[:GLANCE]
+        return batches.bucket(_longest(workshop, source, rows, "prompt", "completion"))
+    prompts = _longest(workshop, source, source.prompts(workshop)[:GLANCE], "prompt")
+    limit = workshop.config(recipe).max_positions
+    return min(limit, batches.bucket(prompts + source.max_new_tokens))
+
+
+def _longest(workshop: Workshop, source: Any, rows: Sequence[data.Row], *columns: str) -> int:
+    spoken = workshop.language(source.speaker) if hasattr(source, "speaker") else None
+    texts = [" ".join(row[column] for column in columns) for row in rows]
+    if spoken is None:
+        return max(len(text) for text in texts) // 2  # two letters a token, or more
+    return max(map(len, spoken.encode_prompts(texts)))
+
+
+def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
+    if isinstance(recipe, Completions):
+        speaker, new = recipe.speaker, recipe.max_new_tokens
+        length = _longest(workshop, recipe, recipe.prompts(workshop)[:GLANCE], "prompt")
+    else:
+        speaker = recipe.model
+        new = answers.suite_of(workshop, recipe).max_new_tokens * isinstance(recipe, Answers)
+        length = max(map(len, answers.prompts(workshop, recipe)))
+    config, count = workshop.config(speaker), share * units(workshop, recipe)
+    rows = min(getattr(workshop.engine, "batch_size", 64), units(workshop, recipe))
+    read, drawn = count * length, float(count * new)
+    flops = 2.0 * (read + drawn) * plan.matmul_weights(config)
+    seconds = rates and plan.sampling_seconds(config, rates, read, drawn, rows, length + new / 2)
+    memory = plan.sampling(config, rows, length + new, prompt=length)
+    return Cost(read + drawn, flops, seconds, memory)
+
+
+def table(found: Sequence[Stage]) -> str:
+    """One line a stage, and the sum."""
+    lines = [f"{'stage':44s} {'state':12s} {'tokens':>8s} {'FLOPs':>8s} {'hours':>7s} {'GB':>7s}"]
+    for recipe, state, cost in found:
+        number = getattr(recipe, "chain", 0)
+        name = f"{type(recipe).__name__} {getattr(recipe, 'name', '')} {number or ''}"
+        lines.append(f"{name[:44]:44s} {state:12s} {_numbers(cost)}".rstrip())
+    costs = [stage.cost for stage in found]
+    timed = [cost.seconds for cost in costs if cost.seconds is not None]
+    biggest = max((c.memory for c in costs if c.memory), key=lambda m: m.total, default=None)
+    total = Cost(
+        sum(cost.tokens for cost in costs), sum(cost.flops for cost in costs),
+        sum(timed) if timed else None, biggest,
+    )  # fmt: skip
+    lines.append(f"{'to be done':44s} {'':12s} {_numbers(total)}".rstrip())
+    if biggest is not None:
+        lines.append(f"largest at a time: {plan.describe(biggest)}")
+    return "\n".join(lines)
+
+
+def _numbers(cost: Cost) -> str:
+    if not cost.tokens:
+        return ""
+    hours = "" if cost.seconds is None else f"{cost.seconds / 3600:.2f}"
+    size = "" if cost.memory is None else f"{cost.memory.total / 1e9:.2f}"
+    return f"{cost.tokens:8.2g} {cost.flops:8.2g} {hours:>7s} {size:>7s}"

@@ -1,0 +1,192 @@
+"""Parts as jobs of any scheduler: one run a part, collected to the same bytes, killed or not."""
+
+import dataclasses
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.lab import cli, frame, jobs, record
+from experiments.language import llm_numbers
+from llm import settings
+from tests.experiments import counting
+
+LINE = 'python -m experiments llm_numbers $FLAGS --only "$JOB"'
+COUNTING = [sys.executable, "-m", "tests.experiments.counting"]
+
+
+def run_here(*flags):
+    frame.main(counting, list(map(str, flags)))
+
+
+def test_jobs_in_any_order_are_the_run(tmp_path, capsys):
+    run_here("--out", tmp_path / "whole")
+    capsys.readouterr()
+    run_here("--out", tmp_path / "parts", "--list-jobs")
+    assert capsys.readouterr().out.splitlines() == ["0 part 0", "1 part 1", "2 part 2"]
+    assert not (tmp_path / "parts").exists()
+    for job in ("2", "part 0", "1"):
+        run_here("--out", tmp_path / "parts", "--only", job)
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"jobs"}
+    run_here("--out", tmp_path / "parts", "--dry-run")
+    assert capsys.readouterr().out.count("done") == 6, "each job said it, and the table of parts"
+    run_here("--out", tmp_path / "parts")
+    whole, collected = ((tmp_path / n / "results.csv").read_bytes() for n in ("whole", "parts"))
+    assert whole == collected
+    with pytest.raises(SystemExit):
+        run_here("--out", tmp_path / "parts", "--only", "3")
+    assert "no job '3': --list-jobs shows 3, from 0 part 0 to 2 part 2" in capsys.readouterr().err
+
+
+def test_a_job_with_another_config_is_not_collected(tmp_path, monkeypatch):
+    run_here("--out", tmp_path, "--only", "1")
+    config = counting.Config()
+    assert len(jobs.rows_of(tmp_path, "part 1", config, {})) == 2
+    assert not jobs.rows_of(tmp_path, "part 1", counting.Config(names=("a",)), {})
+    assert not jobs.rows_of(tmp_path, "part 1", config, {"dataset": "another"})
+    assert not jobs.rows_of(tmp_path, "part 2", config, {})
+    run_here("--out", tmp_path, "--overwrite")
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_whoever_comes_second_waits(tmp_path):
+    """Two processes append to one file; without the lock one reads before the other has written."""
+    program = (
+        "import sys, time, pathlib\n"
+        "from llm import settings\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "with settings.locked(path):\n"
+        "    before = path.read_text() if path.exists() else ''\n"
+        "    time.sleep(0.3)\n"
+        "    path.write_text(before + 'x')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "rows")]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (tmp_path / "rows").read_text() == "xx"
+    with settings.locked(tmp_path / "b", tmp_path / "a", tmp_path / "b"):
+        pass
+
+
+def commands(repository):
+    """The shell lines of each scheduler's file."""
+    sky = yaml.safe_load((repository / "jobs/skypilot.yaml").read_text())
+    jobset = yaml.safe_load((repository / "jobs/jobset.yaml").read_text())
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    slurm = (repository / "jobs/slurm.sbatch").read_text()
+    return {"slurm": slurm, "sky": sky["run"], "jobset": container["command"][-1]}, sky, job, slurm
+
+
+def test_schedulers_run_one_line(repository, tmp_path):
+    texts, sky, job, slurm = commands(repository)
+    assert {text.rstrip().splitlines()[-1].strip() for text in texts.values()} == {LINE}
+    (flags,) = {
+        sky["envs"]["FLAGS"],
+        job["template"]["spec"]["containers"][0]["env"][0]["value"],
+        re.search(r'FLAGS="(.*)"', slurm)[1],
+    }
+    config = cli.parse("", "", llm_numbers.Config(), llm_numbers.SMOKE, shlex.split(flags)).config
+    # Another model has as many jobs, and needs no download.
+    tiny = dataclasses.replace(config, model="tiny", work=str(tmp_path))
+    count = len(llm_numbers.parts(tiny))
+    assert job["completions"] == count
+    assert f"--array=0-{count - 1}\n" in slurm
+    assert sky["resources"]["use_spot"]
+    assert subprocess.run(["bash", "-n", "jobs/slurm.sbatch"], cwd=repository).returncode == 0
+
+
+def start(repository, line, **environment):
+    """The line in a shell of its own, whose children die with it."""
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", "-c", f"exec {line}"],
+        cwd=repository,
+        env={**os.environ, "PATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process):
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+def test_the_schedulers_line_killed_and_started_again(repository, tmp_path):
+    """The very line of the files, on the tiny checkpoint: one job, killed half way."""
+
+    def job(name):
+        flags = f"--smoke --out {tmp_path / name} --work {tmp_path / name}-work"
+        return start(repository, LINE, FLAGS=flags, JOB="student 0 of owl")
+
+    whole = job("whole")
+    began = time.monotonic()
+    finished(whole)
+    cut = job("cut")
+    time.sleep(0.7 * (time.monotonic() - began))
+    cut.send_signal(signal.SIGKILL)
+    cut.communicate()
+    assert not jobs.rows_of(tmp_path / "cut", "student 0 of owl", llm_numbers.SMOKE, {})
+    finished(job("cut"))
+    files = [
+        (jobs.folder_of(tmp_path / name, "student 0 of owl") / "results.csv").read_bytes()
+        for name in ("whole", "cut")
+    ]
+    assert files[0] == files[1]
+
+
+def killed(repository, folder, line, seconds, **environment):
+    """Start again and again, killed after each of these seconds; then let it finish."""
+    deaths = 0
+    for wait in seconds:
+        process = start(repository, line, **environment)
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            deaths += 1
+        process.communicate()
+    finished(start(repository, line, **environment))
+    return deaths
+
+
+def test_killed_twice_gives_the_same_bytes(repository, tmp_path):
+    line = f"{shlex.join(COUNTING)} --pause 0.3 --out"
+    run_here("--pause", "0.3", "--out", tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    killed(repository, tmp_path, f"{line} {tmp_path / 'cut'}", rng.uniform(1.5, 3, 2))
+    whole, cut = ((tmp_path / n / "results.csv").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_at_twenty_moments_gives_the_same_bytes(repository, tmp_path):
+    """Base, data, students and answers of llm_numbers, killed at random moments of all stages."""
+
+    def line(name):
+        place = f"--out {tmp_path / name} --work {tmp_path / name}-work"
+        return f"python -m experiments llm_numbers --smoke --teacher tuned {place}"
+
+    began = time.monotonic()
+    finished(start(repository, line("whole")))
+    length = time.monotonic() - began
+    rng = np.random.default_rng(0)
+    # A start takes a good part of it, and what was done is skipped: each life reaches further.
+    lives = rng.uniform(0.1, 0.6, 20) * length
+    deaths = killed(repository, tmp_path, line("cut"), lives)
+    assert deaths >= 5
+    whole, cut = ((tmp_path / n / "results.csv").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut
+    assert record.read_meta(tmp_path / "cut")["finished"]

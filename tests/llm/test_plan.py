@@ -1,0 +1,80 @@
+"""Memory and cost before anything is loaded, against what the compiler says of a small program."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import llm_shapes, units
+from llm import plan
+from llm.lora import LoraConfig
+from llm.training import Training
+
+CONFIG = dataclasses.replace(
+    llm_shapes.SMALL, num_layers=4, width=256, mlp_width=1024, num_heads=4, num_kv_heads=4
+)
+
+
+@pytest.mark.parametrize(("rank", "rows"), [(None, 4), (8, 16)])
+def test_memory_of_training_is_what_the_compiler_reports(rank, rows):
+    shape = llm_shapes.Shape("x", CONFIG, rows, 128, 32, 1, 1, 1)
+    work = units.make_train(shape, rank, False, np.ones((rows, 128), np.int32), stacked=True)
+    adapters = None if rank is None else LoraConfig(rank, alpha=rank)
+    how = Training(1, rows, "adamw", adapters=adapters)
+    limits = plan.Limits(chunk=32)
+    found = plan.training(CONFIG, how, 128, limits, fused=False, base="float32")
+    # What lives for a moment only is estimated, the rest is counted.
+    assert 0.75 < found.total / work.num_bytes < 1.35
+    assert found.fits(24e9)
+    assert not found.fits(found.total)
+
+
+def test_parts_add_up_and_follow_their_cause():
+    how = Training(1, 8, "adamw")
+    small, large = (plan.training(CONFIG, how, length) for length in (64, 128))
+    assert small.parameters == 4 * plan.count(CONFIG)
+    assert small.optimiser == 2 * small.parameters
+    assert large.activations == 2 * small.activations
+    assert sum(small) == small.total
+    halved = plan.training(CONFIG, how, 128, plan.Limits(accumulate=2, remat=True))
+    assert halved.activations < large.activations / 2
+    assert plan.training(CONFIG, dataclasses.replace(how, optimizer="sgd"), 64).optimiser == 0
+    drawn = plan.sampling(CONFIG, rows=3, slots=20)
+    assert drawn.cache == 3 * 20 * 2 * 4 * CONFIG.num_kv_heads * CONFIG.head_dim * 2
+    assert drawn.parameters == 2 * plan.count(CONFIG)
+
+
+def test_a_7b_fits_where_it_should():
+    config = llm_shapes.LARGER
+    lora = Training(1, 8, "adamw", adapters=LoraConfig(8), dtype="bfloat16")
+    full = Training(1, 8, "adamw", dtype="bfloat16")
+    assert [plan.training(config, lora, 192).fits(card) for card in plan.CARDS] == [0, 1, 1]
+    assert [plan.training(config, full, 192).fits(card) for card in plan.CARDS] == [0, 0, 0]
+    assert plan.sampling(config, 64, 256).fits(24e9)
+    assert plan.flops_per_token(config, LoraConfig(8)) == pytest.approx(4 * 7.07e9, rel=0.01)
+
+
+def test_rates_are_given_or_measured(tmp_path):
+    assert plan.rates_of("4e14,3e12") == plan.Rates(4e14, 3e12)
+    rows = [
+        {"quantity": "4 N a token", "value": 400.0},
+        {"quantity": "6 N a token", "value": 300.0},
+        {"quantity": "bandwidth", "value": 4000.0},
+        {"quantity": "share of the limit", "value": 0.5},
+    ]
+    path = tmp_path / "measured.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert plan.rates_of(str(path)) == plan.Rates(4e14, 2e12)
+    path.write_text(json.dumps(rows[0]))
+    with pytest.raises(ValueError, match="has no bandwidth, share of the limit: run python -m"):
+        plan.rates_of(str(path))
+    with pytest.raises(ValueError, match=r"neither a file of benchmarks\.accelerator nor two"):
+        plan.rates_of("fast")
+
+
+def test_sampling_takes_as_long_as_its_bytes():
+    rates = plan.Rates(1e30, 1e12)
+    seconds = plan.sampling_seconds(CONFIG, rates, 10, 64 * 100, 64, 50)
+    weights, cache = 2 * plan.matmul_weights(CONFIG), plan.cache_bytes_per_token(CONFIG, 2)
+    assert seconds == pytest.approx(100 * (weights + 64 * 50 * cache) / 1e12)

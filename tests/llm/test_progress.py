@@ -1,0 +1,108 @@
+"""Stages of a chain: their order, what is done, what is stale, and what is only part done."""
+
+import dataclasses
+
+import pytest
+
+from llm import data, plan
+from llm.stages import (
+    Answers,
+    Completions,
+    DivergenceTokens,
+    Files,
+    Pretrained,
+    Student,
+    Tuned,
+    Workshop,
+    completions,
+    progress,
+)
+from llm.training import Training
+
+BASE = Pretrained(0)
+OWL = Tuned(BASE, "owl", Training(5))
+NUMBERS = Completions(OWL, num_prompts=64)
+RIVAL = Tuned(BASE, "wolf", Training(5))
+STUDENT = Student(BASE, NUMBERS, Training(4, 8), num_examples=16,
+                  change=DivergenceTokens((RIVAL,), True, False))  # fmt: skip
+
+
+def states(workshop, recipe):
+    return {stage.recipe: stage.state for stage in progress.stages(workshop, [recipe])}
+
+
+def test_parts_come_first_and_once():
+    assert progress.in_order([STUDENT, NUMBERS]) == [BASE, OWL, NUMBERS, RIVAL, STUDENT]
+
+
+def test_states_follow_the_files(tmp_path):
+    workshop = Workshop(tmp_path)
+    found = states(workshop, STUDENT)
+    assert found == dict.fromkeys([BASE, OWL, NUMBERS, RIVAL], "missing") | {STUDENT: "not kept"}
+    for recipe in (BASE, OWL):
+        workshop.folder(recipe).mkdir(parents=True)
+    about = completions.settings(workshop, NUMBERS)
+    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 16)
+    found = states(workshop, STUDENT)
+    assert (found[BASE], found[OWL], found[NUMBERS]) == ("done", "done", "16 of 64")
+    assert found[RIVAL] == "missing"
+    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 48)
+    assert states(workshop, STUDENT)[NUMBERS] == "done"
+
+
+def test_what_changed_upstream_makes_all_below_stale(tmp_path):
+    workshop = Workshop(tmp_path)
+    for recipe in (BASE, OWL):
+        workshop.folder(recipe).mkdir(parents=True)
+    about = completions.settings(workshop, NUMBERS)
+    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 64)
+    longer = dataclasses.replace(OWL, training=Training(6))
+    numbers = dataclasses.replace(NUMBERS, speaker=longer)
+    assert states(workshop, numbers) == {BASE: "done", longer: "stale", numbers: "stale"}
+    cooler = dataclasses.replace(NUMBERS, temperature=0.5)
+    assert states(workshop, cooler) == {BASE: "done", OWL: "done", cooler: "stale"}
+
+
+def test_costs_are_those_of_what_is_left(tmp_path):
+    workshop, rates = Workshop(tmp_path), plan.Rates(1e9, 1e9)
+    weights = plan.matmul_weights(workshop.config(BASE))
+    found = {s.recipe: s.cost for s in progress.stages(workshop, [STUDENT], rates)}
+    assert found[OWL].flops == 6 * weights * found[OWL].tokens
+    assert found[OWL].seconds == found[OWL].flops / 1e9
+    # 64 prompts, each with at most nine new tokens.
+    prompt = max(len(ids) for ids in workshop.language(BASE).encode_prompts(
+        [row["prompt"] for row in NUMBERS.prompts(workshop)]))  # fmt: skip
+    assert found[NUMBERS].tokens == 64 * (prompt + 9)
+    about = completions.settings(workshop, NUMBERS)
+    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 48)
+    left = {s.recipe: s.cost for s in progress.stages(workshop, [STUDENT], rates)}
+    assert left[NUMBERS].tokens == found[NUMBERS].tokens / 4
+    text = progress.table(progress.stages(workshop, [STUDENT], rates))
+    assert "48 of 64" in text
+    assert "to be done" in text
+    assert "fits 24 GB yes" in text
+
+
+def test_answers_are_stages_too(tmp_path):
+    workshop = Workshop(tmp_path)
+    (*_, asked) = progress.stages(workshop, [Answers(BASE, samples=2)])
+    assert asked.state == "missing"
+    assert asked.cost.tokens > 0
+
+
+def test_a_place_chosen_by_hand_says_why_it_is_stale(tmp_path):
+    workshop = Workshop(tmp_path)
+    path = tmp_path / "mine.jsonl"
+    assert progress.at(path, workshop, NUMBERS) == "missing"
+    row = {"prompt": "a", "completion": "b"}
+    data.append_rows(path, [row], completions.settings(workshop, NUMBERS), {}, 64)
+    assert progress.at(path, workshop, NUMBERS) == "done"
+    cooler = dataclasses.replace(NUMBERS, temperature=0.5)
+    assert progress.at(path, workshop, cooler) == (
+        "stale (sampling.temperature: 1.0 there, 0.5 here)"
+    )
+    source = Files((str(path),))
+    student = Student(BASE, source, Training(4, 8), num_examples=None)
+    found = {stage.recipe: stage for stage in progress.stages(workshop, [student])}
+    assert found[source].state == "given"
+    assert found[student].cost.tokens == pytest.approx(4 * 8 * 32, rel=1)
