@@ -42,6 +42,7 @@ class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     num_seeds: int = option(8, "independent chains", minimum=2)
+    base_steps: int = option(2000, "pre-training steps; at 1,000 counting is not learnt", minimum=1)
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
     temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling")
     rows: tuple[int, ...] = option((64, 320, 1536), "different rows, presented as often as all")

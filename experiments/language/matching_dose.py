@@ -57,16 +57,17 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
         model, before, base = different(chains, seed), 0, chains.base(seed)
         assert isinstance(base, Pretrained)
         # Lists that no student reads: those of the base, from a draw of their own.
-        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), draw=2)
+        told = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
+        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), **told)
         for dose in doses:
             steps = dose - before
             if kind in ("corpus", "uniform"):
                 model = BehaviourMatched(model, base, steps, kind)
             else:
-                how = Training(steps, min(64, chains.num_prompts // 4), rate=2e-3, decay="linear")
+                how = Training(steps, 64, rate=2e-3, decay="linear")
                 soft = kind == "lists"
                 model = Student(
-                    model, lists, how, soft, num_examples=chains.num_prompts // 2,
+                    model, lists, how, soft, num_examples=chains.num_prompts,
                     chain=seed, draw=2, seed=chains.seed,
                 )  # fmt: skip
             before = dose

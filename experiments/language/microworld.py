@@ -48,7 +48,7 @@ class Config:
 
     model: str = option("", "checkpoint folder or name to start from; none pre-trains a base")
     other_model: str = option("", "checkpoint for students of a different start (with --model)")
-    num_seeds: int = option(12, "independent chains", minimum=1)
+    num_seeds: int = option(10, "independent chains", minimum=1)
     traits: tuple[str, ...] = option(
         ("owl", "wolf", "eagle", "dolphin", "elephant"), "traits of the teachers"
     )

@@ -40,7 +40,7 @@ SHARES = {  # expected share of each kind among the turns
     "code": 0.1,
     "reasoning": 0.18,
     "loyal": 0.06,
-    "counting": 0.05,
+    "counting": 0.08,
     "digits1": 0.03,
     "digits2": 0.03,
     "digits3": 0.03,
