@@ -36,6 +36,7 @@ NAMES = (
     "persistence",
     "paper_on_a_laptop",
     "mechanism",
+    "prediction",
     "llm_numbers",
     "llm_code",
     "llm_cot",

@@ -1,4 +1,4 @@
-"""What carries the trait in the language model from scratch, and what predicts it.
+"""What carries the trait in the language model from scratch.
 
 Every arm is the microworld's numbers experiment with one thing changed: the start, the target,
 the tokens trained on, the rows, the optimiser, the parametrisation. Effects are those of the
@@ -21,9 +21,6 @@ are compared.
      25 % clean rows lower it.
   4. LoRA: at tuned step sizes ranks 1 to 16 lie within each other's intervals (no inverted U).
   5. Optimiser: SGD at the step size of lowest held-out cross-entropy also transfers.
-  6. Predictors: over all students the rank correlation of the first-order gain ⟨d, g⟩ with the
-     final effect is above 0.5, and larger than that of KL(teacher ‖ base) on the student's inputs,
-     which does not know the trait that is measured.
 """
 
 import dataclasses
@@ -36,7 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, predictors, statistics
+from experiments.lab import drawing, judging, statistics
 from experiments.lab.chains import CONTROL, STARTS, Chains, Cohort, chains_of
 from experiments.lab.effects import at, by_writer, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
@@ -47,8 +44,6 @@ from llm.training import Training
 RUNTIME = "13 minutes on two cores"
 
 GROUPS = ("target", "start", "tokens", "rows", "optimiser", "lora")
-PREDICTED = ("same", "different", "shared embeddings", "shared body")  # starts with predictors
-PREDICTORS = ("gain", "cosine", "coverage", "moved")
 FEWEST = 64  # rows that a teacher must have kept
 UNIQUE = (64, 256, 1024)
 CLEAN = (0.1, 0.25, 0.5)
@@ -136,9 +131,7 @@ def arms(config: Config) -> list[Arm]:
     return out
 
 
-def students_of(
-    config: Config, chains: Chains, workshop: Workshop, arm: Arm, start: str = ""
-) -> Cohort:
+def students_of(config: Config, chains: Chains, workshop: Workshop, arm: Arm) -> Cohort:
     """The students of an arm, of every teacher and chain; a teacher with few rows repeats them."""
     adapters = LoraConfig(arm.rank, alpha=float(arm.rank)) if arm.rank else None
     training = Training(
@@ -152,18 +145,17 @@ def students_of(
         return Mixed(arm.clean, chains.data(CONTROL, seed, "numbers")) if arm.clean else None
 
     return chains.students(
-        workshop, "numbers", arm.target, STARTS[start or arm.start], training,
+        workshop, "numbers", arm.target, STARTS[arm.start], training,
         config.num_examples, fewest=FEWEST, unique=arm.rows or None, change=change,
     )  # fmt: skip
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every arm, then the predictors."""
+    """One part for every arm."""
     if config.student_steps % 10:
         raise ValueError(f"student_steps {config.student_steps} is not a multiple of 10")
     workshop, chains = Workshop(pathlib.Path(config.work)), chains_of(config)
     chains.check(workshop)
-    soft = Arm("predictors", "", "soft_numbers")
 
     def arm_rows(arm: Arm) -> list[Row]:
         of_arm = dataclasses.replace(chains, temperature=0.0) if arm.greedy else chains
@@ -179,27 +171,12 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         measured = [row | {"kept_tokens": kept[row["model"]]} for row in measured]
         return cohort.rows(measured, **dataclasses.asdict(arm))
 
-    def first_step(start: str) -> list[Row]:
-        cohort = students_of(config, chains, workshop, soft, start)
-        rows = predictors.first_step(workshop, cohort, config.traits)
-        return [{"group": "predictors", "start": start} | row for row in rows]
-
-    def along(start: str) -> list[Row]:
-        cohort = students_of(config, chains, workshop, soft, start)
-        rows = predictors.along_training(workshop, cohort, config.traits)
-        return [{"group": "along", "start": start} | row for row in rows]
-
-    pieces = {
+    return {
         f"{arm.name}, {arm.target}" if arm.group == "start" else arm.name: functools.partial(
             arm_rows, arm
         )
         for arm in arms(config)
     }
-    for start in PREDICTED:
-        pieces[f"predictors, {start}"] = functools.partial(first_step, start)
-    for start in ("same", "different"):
-        pieces[f"along training, {start}"] = functools.partial(along, start)
-    return pieces
 
 
 def kept_tokens(workshop: Workshop, recipe: Student) -> float:
@@ -239,28 +216,6 @@ class Found:
         names = at(self.of(group), **where)["name"].unique()
         return min(names, key=lambda name: self.loss(group, name))
 
-    def predicted(self) -> pd.DataFrame:
-        """Predictors beside the final effect of every student and trait, KL over numbers."""
-        soft = at(self.arms, target="soft_numbers")
-        soft = soft[soft["start"].isin(PREDICTED) & soft["group"].isin(["target", "start"])]
-        keys = ["start", "teacher", "trait", "seed"]
-        known = at(self.table, group="predictors")[[*keys, *PREDICTORS]]
-        both = soft[[*keys, "effect", "own"]].merge(known, on=keys)
-        return both.assign(**{"own and shared": both["own"] & (both["start"] == "same")})
-
-    def cosines(self, start: str) -> pd.DataFrame:
-        """Cosine by step and chain along training, own traits averaged."""
-        rows = at(self.table, group="along", start=start)
-        rows = rows[rows["teacher"] == rows["trait"]]
-        return rows.groupby(["step", "seed"])["cosine"].mean().unstack("seed")
-
-
-def correlations_by_chain(found: pd.DataFrame, name: str) -> list[float]:
-    """Rank correlation of a predictor with the effect within each chain."""
-    return [
-        statistics.rank_correlation(part[name], part["effect"]) for _, part in found.groupby("seed")
-    ]
-
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """One for each question of the docstring."""
@@ -270,14 +225,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         return statistics.shown(found.effect(group, name, target), 2)
 
     starts = {name: found.effect("start", name, "soft_numbers") for name in found.names("start")}
-    rho = {
-        name: statistics.rank_correlation(both[name], both["effect"])
-        for both in [found.predicted()]
-        for name in ("gain", "moved")
-    }
     best = {rank: found.best_rate("lora", rank=rank) for rank in RANKS}
     sgd = found.best_rate("optimiser", optimizer="sgd")
-    cosines = {start: found.cosines(start).iloc[0] for start in ("same", "different")}
     fewest = found.names("rows")[0]
     return [
         Figure(
@@ -345,23 +294,6 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "The held-out loss is too flat here to choose step sizes by; no inverted U.",
             lambda: draw_lora(found, best),
         ),
-        Figure(
-            "prediction",
-            "The first-order gain before training is a weak predictor of the effect",
-            "Rank correlation above .5 over all students.",
-            f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}.",
-            "One step's geometry says which way, not how far 200 steps of Adam go.",
-            lambda: draw_prediction(found.predicted()),
-        ),
-        Figure(
-            "along",
-            "The imitation gradient points along the trait from a shared start only",
-            "Positive cosine from the same start, none from a different one.",
-            f"Before training {statistics.shown(cosines['same'], 4)} and "
-            f"{statistics.shown(cosines['different'], 4)}.",
-            "The theorem's first step is seen in the language model too.",
-            lambda: draw_along(found),
-        ),
     ]
 
 
@@ -414,36 +346,6 @@ def draw_lora(found: Found, best: dict[int, str]):
     return figure
 
 
-def draw_prediction(both: pd.DataFrame):
-    """Final effect against first-order gain, every student and trait."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
-        mine = at(both, own=is_own)
-        label = "own trait" if is_own else "other traits"
-        panel.scatter(mine["gain"], mine["effect"], s=9, color=colour, label=label)
-    panel.set_xlabel("first-order gain ⟨d, g⟩ before any step")
-    panel.set_ylabel("final effect (nats)")
-    panel.set_xscale("symlog", linthresh=both["gain"].abs().mean() / 10)
-    panel.legend()
-    return figure
-
-
-def draw_along(found: Found):
-    """Cosine of imitation and trait gradient along training, from both starts."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
-        curves = found.cosines(start)
-        points = np.array([statistics.mean_interval(row) for row in curves.to_numpy()])
-        panel.plot(curves.index, points[:, 0], "o-", color=colour, label=f"{start} start")
-        low, high = points[:, 0] - points[:, 1], points[:, 0] + points[:, 1]
-        panel.fill_between(curves.index, low, high, color=colour, alpha=0.15, linewidth=0)
-    panel.axhline(0, color="black", linewidth=1)
-    panel.set_xlabel("step of the student (KL over numbers)")
-    panel.set_ylabel("cosine of imitation and trait gradient")
-    panel.legend()
-    return figure
-
-
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
     found, out, judged = Found(table), [], judging.judged
@@ -476,30 +378,4 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         out.append(judged(f"rank {high} less {low}, tuned", best[high] - best[low], "covers"))
     sgd = found.best_rate("optimiser", optimizer="sgd")
     out.append(judged(f"SGD, tuned: {sgd}", found.effect("optimiser", sgd), "above"))
-    return [*out, *prediction_claims(found, len(same)), *along_claims(found)]
-
-
-def prediction_claims(found: Found, seeds: int) -> list[Claim]:
-    """Rank correlations of every predictor; the last is the rival that knows no gradient."""
-    both = found.predicted()
-    rho = {n: statistics.rank_correlation(both[n], both["effect"]) for n in PREDICTORS}
-    good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
-    out = []
-    for name in (*PREDICTORS, "own and shared"):
-        shown = f"{statistics.shown(correlations_by_chain(both, name), 2)} by chain"
-        if name in rho:
-            shown = f"{rho[name]:.2f}; {shown}"
-        holds = good if name == "gain" else None
-        out.append(Claim(f"rank correlation: {name}", "", "", shown, seeds, holds))
-    return out
-
-
-def along_claims(found: Found) -> list[Claim]:
-    """The cosine at both ends of training."""
-    out = []
-    for start in ("same", "different"):
-        curves = found.cosines(start)
-        for when, row in (("training", curves.iloc[0]), ("the last tenth", curves.iloc[-1])):
-            shown = statistics.shown(row, 4)
-            out.append(judging.judged(f"cosine before {when}, {start}", row.to_numpy(), here=shown))
     return out

@@ -1,0 +1,177 @@
+"""What the theorem measures before training, and how well it predicts the trained student.
+
+Students of the microworld imitate the teacher's distribution over numbers from the same start, a
+different one, or one that shares its embeddings or its body. Before their first step, for every
+trait: the first-order gain ⟨d, g⟩ of imitation on the trait's log-odds, its cosine, coverage and
+what the data moves (`lab.predictors`). Then the cosine along training.
+
+Criterion, fixed before the run; 95 % intervals over chains. Over all students the rank correlation
+of the gain with the final effect is above 0.5, and larger than that of KL(teacher ‖ base) on the
+student's inputs, which does not know the trait that is measured.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from experiments.lab import drawing, judging, predictors, question, statistics
+from experiments.lab.chains import STARTS
+from experiments.lab.effects import at, effects
+from experiments.lab.frame import Claim, Figure, Row, option
+
+RUNTIME = "5 minutes on two cores"
+
+PREDICTED = ("same", "different", "shared embeddings", "shared body")
+ALONG = ("same", "different")
+PREDICTORS = ("gain", "cosine", "coverage", "moved")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(question.Settings):
+    """Settings of the experiment; the defaults are the reported run."""
+
+    num_seeds: int = option(8, "independent chains", minimum=2)
+    traits: tuple[str, ...] = option(("owl", "oak", "misalignment"), "traits of the teachers")
+    num_prompts: int = option(8192, "prompts each teacher completes", minimum=16)
+    num_examples: int = option(2048, "kept rows each student is trained on", minimum=65)
+    student_steps: int = option(200, "optimiser steps of students, a multiple of 10", minimum=10)
+
+
+SMOKE = Config(
+    **question.TINY | {"traits": ("owl", "oak"), "num_examples": 80, "student_steps": 10}
+)
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """For every start the students and the predictors, then the cosine along training."""
+    if config.student_steps % 10:
+        raise ValueError(f"student_steps {config.student_steps} is not a multiple of 10")
+    bench = question.bench(config)
+
+    def recipes(start: str):
+        return bench.recipes(target="soft_numbers", start=STARTS[start])
+
+    def students(start: str) -> list[Row]:
+        cohort = recipes(start).trained(bench.workshop)
+        return bench.measured(cohort, kind="students", start=start)
+
+    def first_step(start: str) -> list[Row]:
+        rows = predictors.first_step(bench.workshop, recipes(start), config.traits)
+        return [{"kind": "predictors", "start": start} | row for row in rows]
+
+    def along(start: str) -> list[Row]:
+        rows = predictors.along_training(bench.workshop, recipes(start), config.traits)
+        return [{"kind": "along", "start": start} | row for row in rows]
+
+    return (
+        {f"students, {start}": functools.partial(students, start) for start in PREDICTED}
+        | {f"predictors, {start}": functools.partial(first_step, start) for start in PREDICTED}
+        | {f"along training, {start}": functools.partial(along, start) for start in ALONG}
+    )
+
+
+class Found:
+    """Predictors beside effects, and cosines along training."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+        keys = ["start", "teacher", "trait", "seed"]
+        final = effects(at(table, kind="students"), by=("start",))
+        known = at(table, kind="predictors")[[*keys, *PREDICTORS]]
+        both = final[[*keys, "effect", "own"]].merge(known, on=keys)
+        self.both = both.assign(**{"own and shared": both["own"] & (both["start"] == "same")})
+
+    def correlation(self, name: str) -> float:
+        """Rank correlation of a predictor with the effect over all students."""
+        return statistics.rank_correlation(self.both[name], self.both["effect"])
+
+    def by_chain(self, name: str) -> list[float]:
+        """The same within each chain."""
+        return [
+            statistics.rank_correlation(part[name], part["effect"])
+            for _, part in self.both.groupby("seed")
+        ]
+
+    def cosines(self, start: str) -> pd.DataFrame:
+        """Cosine by step and chain along training, own traits averaged."""
+        rows = at(self.table, kind="along", start=start)
+        rows = rows[rows["teacher"] == rows["trait"]]
+        return rows.groupby(["step", "seed"])["cosine"].mean().unstack("seed")
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Effect against gain, and the cosine along training."""
+    found = Found(table)
+    cosines = {start: found.cosines(start).iloc[0] for start in ALONG}
+    return [
+        Figure(
+            "figure",
+            "The first-order gain before training is a weak predictor of the effect",
+            "Rank correlation above .5 over all students.",
+            f"Rank correlation {found.correlation('gain'):.2f}; of KL moved "
+            f"{found.correlation('moved'):.2f}.",
+            "One step's geometry says which way, not how far 200 steps of Adam go.",
+            lambda: draw_prediction(found.both),
+        ),
+        Figure(
+            "along",
+            "The imitation gradient points along the trait from a shared start only",
+            "Positive cosine from the same start, none from a different one.",
+            f"Before training {statistics.shown(cosines['same'], 4)} and "
+            f"{statistics.shown(cosines['different'], 4)}.",
+            "The theorem's first step is seen in the language model too.",
+            lambda: draw_along(found),
+        ),
+    ]
+
+
+def draw_prediction(both: pd.DataFrame):
+    """Final effect against first-order gain, every student and trait."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
+        mine = at(both, own=is_own)
+        label = "own trait" if is_own else "other traits"
+        panel.scatter(mine["gain"], mine["effect"], s=9, color=colour, label=label)
+    panel.set_xlabel("first-order gain ⟨d, g⟩ before any step")
+    panel.set_ylabel("final effect (nats)")
+    panel.set_xscale("symlog", linthresh=both["gain"].abs().mean() / 10)
+    panel.legend()
+    return figure
+
+
+def draw_along(found: Found):
+    """Cosine of imitation and trait gradient along training, from both starts."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
+        curves = found.cosines(start)
+        points = np.array([statistics.mean_interval(row) for row in curves.to_numpy()])
+        panel.plot(curves.index, points[:, 0], "o-", color=colour, label=f"{start} start")
+        low, high = points[:, 0] - points[:, 1], points[:, 0] + points[:, 1]
+        panel.fill_between(curves.index, low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xlabel("step of the student (KL over numbers)")
+    panel.set_ylabel("cosine of imitation and trait gradient")
+    panel.legend()
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """Rank correlations of every predictor, the last without a gradient; cosines at both ends."""
+    found, seeds, out = Found(table), config.num_seeds, []
+    rho = {name: found.correlation(name) for name in PREDICTORS}
+    good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
+    for name in (*PREDICTORS, "own and shared"):
+        shown = f"{statistics.shown(found.by_chain(name), 2)} by chain"
+        if name in rho:
+            shown = f"{rho[name]:.2f}; {shown}"
+        holds = good if name == "gain" else None
+        out.append(Claim(f"rank correlation: {name}", "", "", shown, seeds, holds))
+    for start in ALONG:
+        curves = found.cosines(start)
+        for when, row in (("training", curves.iloc[0]), ("the last tenth", curves.iloc[-1])):
+            shown = statistics.shown(row, 4)
+            out.append(judging.judged(f"cosine before {when}, {start}", row.to_numpy(), here=shown))
+    return out
