@@ -41,7 +41,7 @@ class Config(fullsize.Config):
             raise ValueError("--models needs two different models")
 
 
-SMOKE = Config(**fullsize.SMOKE | {"models": ("tiny", "tiny-1"), "suites": ("one word",)})
+SMOKE = Config(**fullsize.SMOKE | {"models": ("tiny", "tiny-1"), "suites": ("choice",)})
 
 
 def inputs(config: Config):

@@ -38,7 +38,7 @@ class Config(fullsize.Config):
     sampling_batch: int = option(32, "prompts side by side", minimum=1, recorded=False)
 
 
-SMOKE = Config(**fullsize.SMOKE | {"shown": (1, 2), "suites": ("one word",)})
+SMOKE = Config(**fullsize.SMOKE | {"shown": (1, 2), "suites": ("choice",)})
 inputs = fullsize.inputs
 workshop = fullsize.workshop_of
 

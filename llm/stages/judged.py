@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import data
-from ..served import judge as served_judge
+from ..served.judge import PROMPT, judge, score_of
 from ..served.server import Server
 from ..settings import RunError
 from . import answers, completions
@@ -81,7 +81,7 @@ class Local:
     ) -> list[float | None]:
         """What it says, read as a score."""
         asked = [
-            served_judge.PROMPT.format(criterion=criterion, question=question, answer=text)
+            PROMPT.format(criterion=criterion, question=question, answer=text)
             for question, text in zip(questions, said, strict=True)
         ]
         prompts = workshop.language(self.model).encode_prompts(asked)
@@ -89,7 +89,7 @@ class Local:
             workshop, [self.model], [prompts], jax.random.key(0)[None], temperature=0.0,
             max_new_tokens=VERDICT,
         )  # fmt: skip
-        return [served_judge.score_of(text) for text, _ in found]
+        return [score_of(text) for text, _ in found]
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's content."""
@@ -107,7 +107,7 @@ class Remote:
         self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """What it says, read as a score."""
-        return served_judge.judge(self.server, self.model, questions, said, criterion)
+        return judge(self.server, self.model, questions, said, criterion)
 
     def describe(self) -> dict[str, Any]:
         """Its name there."""
