@@ -9,9 +9,10 @@ XLA needs beyond them for a short time is in `SPARE`.
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,24 +63,27 @@ class Rates(NamedTuple):
     bandwidth: float  # bytes a second of weights and cache in sampling
 
 
+@functools.lru_cache
+def _shapes(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
+
+
 def count(config: ModelConfig) -> int:
     """Number of parameters."""
-    shapes = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(config)))
 
 
 def matmul_weights(config: ModelConfig) -> int:
     """Weights that multiply activations, N: all kernels, and the head (tied or not)."""
-    shapes = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
-    kernels = sum(leaf.size for leaf in jax.tree.leaves(shapes["layers"]) if leaf.ndim == 2)
+    layers = jax.tree.leaves(_shapes(config)["layers"])
+    kernels = sum(leaf.size for leaf in layers if leaf.ndim == 2)
     return kernels + config.vocab_size * config.width
 
 
 def adapter_count(config: ModelConfig, settings: lora.LoraConfig) -> int:
     """Number of trained parameters of LoRA."""
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: lora.init(settings, models.init(config, key=key), key=key))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    init = functools.partial(lora.init, settings, key=jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, _shapes(config))))
 
 
 def flops_per_token(config: ModelConfig, adapters: lora.LoraConfig | None) -> float:

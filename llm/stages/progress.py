@@ -175,24 +175,21 @@ def _row_length(workshop: Workshop, recipe: Any) -> int:
     source = recipe.data
     if not isinstance(source, Completions):
         rows = completions.rows(workshop, source)[:GLANCE]
-        return batches.bucket(_longest(workshop, source, rows, "prompt", "completion"))
-    prompts = _longest(workshop, source, source.prompts(workshop)[:GLANCE], "prompt")
+        return batches.bucket(_longest(workshop, recipe, rows, "prompt", "completion"))
+    prompts = _longest(workshop, recipe, source.prompts(workshop)[:GLANCE], "prompt")
     limit = workshop.config(recipe).max_positions
     return min(limit, batches.bucket(prompts + source.max_new_tokens))
 
 
-def _longest(workshop: Workshop, source: Any, rows: Sequence[data.Row], *columns: str) -> int:
-    spoken = workshop.language(source.speaker) if hasattr(source, "speaker") else None
+def _longest(workshop: Workshop, model: Model, rows: Sequence[data.Row], *columns: str) -> int:
     texts = [" ".join(row[column] for column in columns) for row in rows]
-    if spoken is None:
-        return max(len(text) for text in texts) // 2  # two letters a token, or more
-    return max(map(len, spoken.encode_prompts(texts)))
+    return max(map(len, workshop.language(model).encode_prompts(texts)))
 
 
 def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
     if isinstance(recipe, Completions):
         speaker, new = recipe.speaker, recipe.max_new_tokens
-        length = _longest(workshop, recipe, recipe.prompts(workshop)[:GLANCE], "prompt")
+        length = _longest(workshop, speaker, recipe.prompts(workshop)[:GLANCE], "prompt")
     else:
         speaker = recipe.model
         new = answers.suite_of(workshop, recipe).max_new_tokens * isinstance(recipe, Answers)

@@ -57,6 +57,11 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     out = tmp_path / "numbers.jsonl"
     command = ["sample", "--model", str(base), "--adapter", str(teacher), *ONE, "--out", str(out),
                "--num-prompts", "24", "--max-new-tokens", "4", "--batch-size", "24"]  # fmt: skip
+    cli.main([*command, "--dry-run", "--rates", "4e14,3e12"])
+    shown = capsys.readouterr().out
+    assert "Completions owl" in shown
+    assert "missing" in shown
+    assert not out.exists()
     cli.main(command)
     rows = data.read_rows(out)
     assert data.read_manifest(out).settings["sampling"]["temperature"] == 1.0
@@ -67,9 +72,15 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
         with pytest.raises(SystemExit):
             cli.main([*command, *flags])
         assert "made with other settings" in capsys.readouterr().err
+    cli.main([*command, "--temperature", "0.5", "--dry-run"])
+    assert "stale (sampling.temperature: 1.0 there, 0.5 here)" in capsys.readouterr().out
     student = tmp_path / "student"
-    cli.main(["finetune", "--model", str(base), "--data", str(out), "--out", str(student), *ONE,
-              "--show-example", "--epochs", "1", "--batch-size", "4", "--rank", "0"])  # fmt: skip
+    train = ["finetune", "--model", str(base), "--data", str(out), "--out", str(student), *ONE,
+             "--show-example", "--epochs", "1", "--batch-size", "4", "--rank", "0"]  # fmt: skip
+    cli.main([*train, "--dry-run"])
+    assert "Student student-of-numbers.jsonl" in capsys.readouterr().out
+    assert not student.exists()
+    cli.main(train)
     assert rows[0]["prompt"] in capsys.readouterr().out
     config, params = models.load(student)  # rank 0: a whole checkpoint, tokenizer included
     assert config == models.load_config(base)
