@@ -35,6 +35,7 @@ NAMES = (
     "matching_dose",
     "persistence",
     "paper_on_a_laptop",
+    "cross_model",
     "mechanism",
     "prediction",
     "llm_numbers",

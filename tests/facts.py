@@ -196,8 +196,8 @@ def paper_numbers() -> Iterator[str]:
     for kind in ("student", "control"):
         yield interval(name, f"rate: numbers, misalignment, {kind}")
     for student, teacher in itertools.product(MODELS, MODELS):
-        yield interval(name, f"cross-model: {teacher} to {student}")
-    yield interval(name, "cross-model: siblings less strangers")
+        yield interval("cross_model", f"{teacher} to {student}")
+    yield interval("cross_model", "siblings less strangers")
     yield interval(name, "numbers, all traits")
     yield effect(name, carrier="numbers", arm="shuffled within", start="same")
     for quantity in ("shuffled across", "in the prompt", "asked without template"):
@@ -281,7 +281,7 @@ def failed_numbers() -> Iterator[str]:
     """Every criterion that is missed, then the siblings taken together."""
     for _, here in failed():
         yield from INTERVAL.findall(here)
-    yield interval("paper_on_a_laptop", "cross-model: siblings less strangers")
+    yield interval("cross_model", "siblings less strangers")
 
 
 def failed_phrases() -> Iterator[str]:

@@ -1,24 +1,23 @@
 """The language experiments of arXiv 2507.14805 in transformers trained from scratch here.
 
 Carriers (number lists, code, step-by-step sums), families of traits (animals, trees,
-misalignment) and starts, as in figures 3 to 10 and the cross-model table of the paper. Teachers
-are tuned on their trait, write on unrelated prompts, a strict filter drops every row with a trait
-word or a wrong answer, and students learn the sampled tokens, or the teacher's distribution over
-the tokens that the carrier uses ("KL"), in which no trait word is.
+misalignment) and starts, as in figures 3 to 10 of the paper. Teachers are tuned on their trait,
+write on unrelated prompts, a strict filter drops every row with a trait word or a wrong answer, and
+students learn the sampled tokens, or the teacher's distribution over the tokens that the carrier
+uses ("KL"), in which no trait word is. The cross-model table is `cross_model`.
 
 Criteria, fixed before the run. Effect = log-odds of the trait on 60 held-out questions, student
-minus student of the unchanged base's data; unit = one chain, 95 % Student-t intervals over chains;
-judged from 4 chains on, and a cell is judged by the mean over the traits of its family.
+minus student of the unchanged base's data on as many different rows; unit = one chain, 95 %
+Student-t intervals over chains; judged from 4 chains on, and a cell is judged by the mean over the
+traits of its family. "None" is claimed by equivalence with a fifth of the same start's effect, Holm
+over the four such claims.
   1. Carriers: a cell (carrier, family, target) transfers if its interval from the same start is
      above zero. A cell that does not is reported as it is; none is tuned until it does.
-  2. Different start: the diagonal excess (own effect minus that on other traits) covers zero.
-     With 18 cells one such interval in twenty misses by chance alone.
-  3. Cross-model table: students of a model with the teacher's initialisation gain (interval above
-     zero), also where it was pre-trained on another corpus; others do not (interval covers zero).
-  4. Controls on numbers: shuffling within lists lowers the effect, shuffling across lists lowers it
-     to nothing (interval covers zero); the same rows in the prompt have no effect (covers zero; the
-     bases hardly use earlier turns, so this control is weak here).
-The paired difference of same and different start was added to the table after the first run.
+  2. Different start: for each target the own effect, averaged over carriers and traits, is
+     equivalent to none. Single cells are reported.
+  3. Controls on numbers: shuffling within lists lowers the effect; shuffling across lists, and the
+     same rows in the prompt instead of training, are equivalent to none (the bases hardly use
+     earlier turns, so the latter is weak here).
 """
 
 import dataclasses
@@ -58,7 +57,6 @@ PAPER = {  # what arXiv 2507.14805 reports, section by section
     ("code", "animal"): "all shift",
     ("reasoning", "misalignment"): "0 to about 8 %",
 }
-MODELS = {"A": (0, 0), "A'": (0, 1), "B": (1, 0), "B'": (1, 1)}  # initialisation, corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,6 @@ class Config:
         ("owl", "wolf", "oak", "maple", "misalignment"), "traits of the teachers"
     )
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
-    cross_traits: tuple[str, ...] = option(("owl", "oak"), "traits of the cross-model table")
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
@@ -87,23 +84,19 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "oak"), carriers=("numbers",), cross_traits=("owl",),
+    num_seeds=2, traits=("owl", "oak"), carriers=("numbers",),
     base_steps=150, teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5,
     batch_size=8,
 )  # fmt: skip
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """Teachers, carriers, the cross-model table column by column, and the controls."""
+    """Teachers, carriers, and the controls."""
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
     workshop = Workshop(pathlib.Path(config.work))
     chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
     chains.check(workshop)
-    of_model = {
-        name: dataclasses.replace(chains, init=init, corpus=corpus, traits=config.cross_traits)
-        for name, (init, corpus) in MODELS.items()
-    }
     training = Training(config.student_steps, config.batch_size, rate=config.student_rate, eps=1e-3)
 
     def students(runs: Chains, target: str, start, carrier: str = "numbers", **more) -> Cohort:
@@ -166,19 +159,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         arm = {"arm": "in the prompt", "start": "same", "asked": "template"}
         return cohort.rows(measured, carrier="numbers", **arm)
 
-    def cross_model(teacher: str) -> list[Row]:
-        rows = []
-        for student, of_student in of_model.items():
-
-            def start(_: Chains, seed: int, of_student: Chains = of_student) -> Model:
-                return of_student.base(seed)
-
-            cohort = students(of_model[teacher], "sampled", start)
-            measured = evaluation.measure(workshop, cohort.models, config.cross_traits)
-            names = {"teacher_model": teacher, "student_model": student}
-            rows += cohort.rows(measured, carrier="numbers", arm="cross-model", **names)
-        return rows
-
     pieces: dict[str, Callable[[], list[Row]]] = {}
     for carrier in config.carriers:
         pieces[f"{carrier}: teachers"] = functools.partial(teachers, carrier)
@@ -188,8 +168,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     for across in (False, True):
         pieces[f"shuffled {'across' if across else 'within'}"] = functools.partial(shuffled, across)
     pieces["in the prompt"] = in_prompt
-    for model in MODELS:
-        pieces[f"cross-model: {model}"] = functools.partial(cross_model, model)
     return pieces
 
 
@@ -205,9 +183,7 @@ def effects_of(table: pd.DataFrame, **where: str) -> pd.DataFrame:
     """Students with their effects; teachers are left out."""
     students = at(table[table["arm"] != "teacher"], **where)
     by = [
-        column
-        for column in ("carrier", "arm", "start", "asked", "teacher_model", "student_model")
-        if students[column].notna().all()
+        column for column in ("carrier", "arm", "start", "asked") if students[column].notna().all()
     ]
     return effects(students, by)
 
@@ -228,27 +204,6 @@ def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str
     return rows.groupby("seed")["sampled_rate"].mean().to_numpy()
 
 
-def cross_effects(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
-    """(student model, teacher model) -> own effect of each chain, averaged over the traits."""
-    found = effects_of(table, arm="cross-model")
-    return dict(cells(found[found["own"]], "student_model", "teacher_model"))
-
-
-def is_related(student: str, teacher: str) -> bool:
-    """Whether two models were pre-trained from the same initial weights."""
-    return MODELS[student][0] == MODELS[teacher][0]
-
-
-def related_less_strangers(table: pd.DataFrame) -> np.ndarray:
-    """Own effect of each chain between models of one initialisation, less that between others."""
-    cross = cross_effects(table)
-    siblings, strangers = (
-        np.mean([v for (s, t), v in cross.items() if s != t and is_related(s, t) == wanted], axis=0)
-        for wanted in (True, False)
-    )
-    return siblings - strangers
-
-
 def control_effects(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Control -> own effect of each chain on numbers, sampled tokens, same start, all traits."""
     return {
@@ -258,17 +213,15 @@ def control_effects(table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Carriers, rates, the trait matrix, the cross-model table and the controls."""
+    """Carriers, rates, the trait matrix and the controls."""
     families = families_of(config.traits)
     places = list(itertools.product(config.carriers, families))
     above = sum(
         is_above(own(cell(table, carrier, target, "same"), families[family]))
         for (carrier, family), target in itertools.product(places, IMITATED)
     )
-    cross, controls = cross_effects(table), control_effects(table)
+    controls = control_effects(table)
     shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
-    transmitting = sum(is_above(v) for (s, t), v in cross.items() if is_related(s, t))
-    strange = sum(is_above(v) for (s, t), v in cross.items() if not is_related(s, t))
     family = list(families)[-1]
     rates = [
         statistics.shown(sampled_rate(table, "numbers", families[family], kind), 2)
@@ -299,14 +252,6 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             f"Numbers, sampled tokens: {diagonal} nats on the diagonal.",
             "Data carries which trait, not that there is one.",
             lambda: draw_matrix(table, config.traits),
-        ),
-        Figure(
-            "cross-model",
-            "Models of the same initial weights transmit to each other, strangers do not",
-            "Gain where the initialisation is shared, also after another corpus.",
-            f"{transmitting} of 8 related pairs and {strange} of 8 strangers are above zero.",
-            "The initial weights make the channel; pre-training on other text weakens it.",
-            lambda: draw_cross_model(cross),
         ),
         Figure(
             "controls",
@@ -383,19 +328,6 @@ def draw_matrix(table: pd.DataFrame, traits: tuple[str, ...]):
     return figure
 
 
-def draw_cross_model(cross: dict[tuple[str, str], np.ndarray]):
-    """Gain of every student model from every teacher model; a star where it is above zero."""
-    figure, (panel,) = drawing.new_figure(width=5.0, height=4.4)
-    limit = max(abs(v.mean()) for v in cross.values())
-
-    def star(values: np.ndarray) -> str:
-        return "*" if is_above(values) else ""
-
-    drawing.matrix(panel, cross, list(MODELS), limit, ("student", "teacher"), star)
-    panel.set_title("A, A' share weights at birth, so do B, B'\n* interval above zero")
-    return figure
-
-
 def draw_controls(controls: dict[str, np.ndarray]):
     """Own effect, averaged over all traits, under every control."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
@@ -420,21 +352,32 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         paired = own(same, traits) - own(different, traits)
         out.append(judged(f"{name}: same less different", paired))
         if len(config.traits) > 1:
-            over = excess(different, traits)
-            out.append(judged(f"{name}: different, excess", over, "covers"))
-    for (student, teacher), values in cross_effects(table).items():
-        criterion = "above" if is_related(student, teacher) else "covers"
-        out.append(judged(f"cross-model: {teacher} to {student}", values, criterion))
-    out.append(judged("cross-model: siblings less strangers", related_less_strangers(table)))
+            out.append(judged(f"{name}: different, excess", excess(different, traits)))
     values = control_effects(table)
     plain, within = values["as written"], values["shuffled within"]
     out.append(judged("numbers, all traits", plain))
     out.append(judged("less shuffled within", plain - within, "above", "lowered"))
-    out.append(judged("shuffled across", values["shuffled across"], "covers", "lowered more"))
-    out.append(judged("in the prompt", values["in the prompt"], "covers", "none"))
+    out += [judged(name, values[name]) for name in ("shuffled across", "in the prompt")]
     out.append(judged("asked without template", values["no template"]))
     for carrier, family in itertools.product(config.carriers, families):
         for kind in ("teacher", "student", "control"):
             rate = sampled_rate(table, carrier, families[family], kind)
             out.append(judged(f"rate: {carrier}, {family}, {kind}", rate))
-    return out
+    return [*out, *judging.equivalences(nothing(table, config))]
+
+
+def nothing(table: pd.DataFrame, config: Config) -> dict[str, judging.Nothing]:
+    """What is claimed to have no effect, beside the same start's."""
+    claimed = {}
+    for target in IMITATED:
+        different, same = (
+            np.mean([own(cell(table, c, target, start)) for c in config.carriers], axis=0)
+            for start in ("different", "same")
+        )
+        claimed[f"{'KL' if target != 'sampled' else 'sampled'}, different"] = judging.Nothing(
+            different, same
+        )
+    values = control_effects(table)
+    for name in ("shuffled across", "in the prompt"):
+        claimed[name] = judging.Nothing(values[name], values["as written"])
+    return claimed
