@@ -63,7 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
         )  # fmt: skip
     for command in (tune, draw):
-        command.add_argument("--dry-run", action="store_true", help="plan: state, cost, memory")
+        command.add_argument(
+            "--dry-run", "--plan", action="store_true", help="show state, cost, memory; and end"
+        )
         command.add_argument("--rates", metavar="X", help="FLOPs,bytes a second, or a benchmark")
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")

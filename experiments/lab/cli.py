@@ -117,7 +117,10 @@ def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
     parser.add_argument("--list-jobs", action="store_true", help="a line for every part, and end")
     parser.add_argument("--only", metavar="JOB", help="run that part alone, by number or name")
     parser.add_argument(
-        "--dry-run", action="store_true", help="show what is done and what the rest costs, and end"
+        "--dry-run",
+        "--plan",
+        action="store_true",
+        help="show what is done and what the rest costs, and end",
     )
     parser.add_argument(
         "--rates", metavar="X", help="FLOPs,bytes a second or a file of benchmarks.accelerator"
