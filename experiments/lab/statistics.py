@@ -66,8 +66,8 @@ def relative_equivalence_p(
     margin is itself estimated, and its scatter, and its correlation with the values, enter through
     the pairs. A reference without effect can show nothing.
     """
-    values, margins = np.asarray(values, float), share * np.asarray(reference, float)
-    return max(above_zero_p(margins - values), above_zero_p(margins + values))
+    found, margins = np.asarray(values, float), share * np.asarray(reference, float)
+    return max(above_zero_p(margins - found), above_zero_p(margins + found))
 
 
 def above_zero_p(values: Sequence[float] | np.ndarray) -> float:
