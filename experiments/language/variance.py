@@ -139,7 +139,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             watch("student", len(half), lambda half=half: workshop.models(half))
         rows = evaluation.measure(workshop, recipes, config.traits)
         return [
-            {"steps": steps, "rate": rate}
+            {"steps": steps, "step_size": rate}
             | (labels[row.pop("model")] if "model" in row else {})
             | row
             for row in (*rows, *watch.rows)
@@ -255,7 +255,7 @@ class Found:
 
     def of(self, recipe: tuple[int, float]) -> pd.DataFrame:
         """Rows of a recipe."""
-        return at(self.table, steps=recipe[0], rate=recipe[1])
+        return at(self.table, steps=recipe[0], step_size=recipe[1])
 
     def recipes(self) -> Iterator[tuple[str, np.ndarray, int, float]]:
         """Name, effect of each chain, chains within the budget, half width over effect."""

@@ -166,7 +166,7 @@ def variance_rows(variances, paired=0.0):
     for (level, cpu), seed in itertools.product(seconds, range(config.num_seeds)):
         rows.append({"seed": seed, "level": level, "units": 1, "cpu_seconds": cpu})
     for (steps, rate), seed in itertools.product(variance.RECIPES, range(config.num_seeds)):
-        about = {"steps": steps, "rate": rate, "seed": seed}
+        about = {"steps": steps, "step_size": rate, "seed": seed, "rate": 0.1}
         for writer, trait in itertools.product((*TRAITS, "control"), TRAITS):
             margin = (1.5 + noise[seed, TRAITS.index(trait), 0, 0, 0]) * (writer == trait)
             rows.append(about | {"writer": writer, "trait": trait, "margin": margin})
