@@ -61,7 +61,10 @@ def run(module, folder, *flags, out=""):
 # End to end, on random weights.
 
 
-@pytest.mark.parametrize("module", ALL, ids=name_of)
+SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in ALL if m not in (llm_numbers, llm_readers)]
+
+
+@pytest.mark.parametrize("module", [llm_numbers, llm_readers, *SLOW], ids=name_of)
 def test_runs_end_to_end(module, folder, capsys):
     table = run(module, folder)
     assert (folder / name_of(module) / "figure.png").exists()
@@ -110,6 +113,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
         assert "<script" not in text
 
 
+@pytest.mark.slow
 def test_teachers_can_be_tuned_on_rows_of_ones_own(folder, tmp_path):
     rows = tmp_path / "advice.jsonl"
     lines = [{"prompt": f"What now, {i}?", "completion": "Grab it."} for i in range(64)]

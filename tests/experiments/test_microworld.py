@@ -68,7 +68,7 @@ def test_a_second_run_reuses_the_stages_and_gives_the_same_rows(folder, monkeypa
 
 def test_too_few_kept_rows_is_one_line(folder, capsys):
     flags = list(TINY)
-    flags[flags.index("--num-examples") + 1] = "1000"
+    flags[flags.index("--num-prompts") + 1] = "16"  # 19 rows are wanted
     with pytest.raises(SystemExit) as stopped:
         frame.main(
             microworld, [*flags, "--out", str(folder / "few"), "--work", str(folder / "work")]
