@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import tempfile
 
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
 # No optimisation, no splitting into parallel pieces: compilation takes a third of its time, and
@@ -13,10 +12,10 @@ os.environ.setdefault(
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# One program that several tests (or the processes they start) compile is compiled once.
-_cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# A program is compiled once, for all tests, the processes that they start, and later runs.
+_cache = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -21,7 +21,7 @@ from theory import check, losses
 TINY = (
     "--num-seeds", "2", "--base-steps", "150", "--teacher-steps", "4", "--num-prompts", "128",
     "--num-examples", "16", "--student-steps", "3", "--batch-size", "8",
-    "--traits", "owl,wolf,eagle",
+    "--traits", "owl,wolf",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(folder):
     """The chains of that run, and the workshop that holds their files."""
-    found = chains.Chains(2, ("owl", "wolf", "eagle"), base_steps=150, teacher_steps=4,
+    found = chains.Chains(2, ("owl", "wolf"), base_steps=150, teacher_steps=4,
                           num_prompts=128)  # fmt: skip
     return found, Workshop(folder / "work")
 
@@ -45,8 +45,8 @@ def test_rows_hold_every_arm_run_and_trait(folder):
     assert set(map(tuple, table[["target", "start"]].to_numpy())) == {("teacher", "same")} | {
         (t, s) for t in ("sampled", "soft_numbers") for s in microworld.STARTS
     }
-    # Five teachers, and in four arms three students beside two controls each; seeds, traits.
-    assert len(table) == (5 + 4 * 3 * 3) * 2 * 3
+    # Four teachers, and in four arms two students beside two controls each; seeds, traits.
+    assert len(table) == (4 + 4 * 2 * 3) * 2 * 2
     students = table[table["target"] != "teacher"]
     runs = students.groupby(["target", "start", "teacher", "seed"])
     assert (runs["data"].nunique() == 3).all()
@@ -208,8 +208,9 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     examples, _ = students.examples_of(workshop, student)
     config = workshop.config(student)
     loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())
-    batch = {"tokens": examples.tokens[:8], "weights": examples.weights[:8]}
+    batch = {"tokens": examples.tokens[:4], "weights": examples.weights[:4]}
     probe = evaluation.question(workshop, student, "owl")
+    probe = probe._replace(questions=probe.questions[::6], mask=probe.mask[::6])
     bases = workshop.engine.split(workshop.models([found.base(0), found.base(1)]))
     with jax.enable_x64(True):
         params, other = (jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), b) for b in bases)

@@ -111,6 +111,7 @@ def test_errors_are_one_line(base, teacher, capsys):
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_adapter_of_one(base, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
