@@ -79,7 +79,7 @@ def bag(parts: Split, shown: int = 5) -> Reading:
     counter = CountVectorizer(tokenizer=_PIECE.findall, token_pattern=None, lowercase=False)
     reader = LogisticRegression(C=0.1, max_iter=1000)
     reader.fit(counter.fit_transform(parts.train), parts.train_labels)
-    right = reader.predict(counter.transform(parts.test)) == parts.test_labels
+    right = np.equal(reader.predict(counter.transform(parts.test)), parts.test_labels)
     order, names = np.argsort(reader.coef_[0]), counter.get_feature_names_out()
     most, least = ([repr(str(names[i])) for i in ends] for ends in
                    (order[: -shown - 1 : -1], order[:shown]))  # fmt: skip

@@ -178,8 +178,8 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     for reader in READERS:
         for arranged in ARRANGED:
             # One split: the rows of another are the same rows, and no new evidence.
-            (row,) = at(table, reader=reader, arranged=arranged, split=0).itertuples()
-            found = readers.Reading(round(row.accuracy * row.total), int(row.total))
+            row = at(table, reader=reader, arranged=arranged, split=0).iloc[0].to_dict()
+            found = readers.Reading(round(row["accuracy"] * row["total"]), int(row["total"]))
             low, high = found.interval()
             chance = low <= 0.5 <= high if arranged == "random labels" else None
             here = f"{found.accuracy:.3f} [{low:.3f}, {high:.3f}]"
