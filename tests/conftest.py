@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
 # No optimisation, no splitting into parallel pieces: compilation takes a third of its time, and
 # most of the time of the suite is compilation.
@@ -13,8 +15,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A program is compiled once, for all tests, the processes that they start, and later runs.
-_cache = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -25,7 +26,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Shapes and types in annotations are checked at every call of these modules: all that compute.
 # What only handles text is left out, it is called for every word.
 _TEXT = {"carriers", "chat", "data", "filters", "traits", "world"}
-_LLM = [f"llm.{p.stem}" for p in pathlib.Path("llm").iterdir() if p.stem not in _TEXT]
+_LLM = [f"llm.{p.stem}" for p in (ROOT / "llm").iterdir() if p.stem not in _TEXT]
 install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartype.beartype")
 
 from mnist_mlp import data  # noqa: E402
@@ -43,4 +44,4 @@ def mnist() -> data.ImageData:
 @pytest.fixture(scope="session")
 def repository() -> pathlib.Path:
     """The root of the checkout."""
-    return pathlib.Path(__file__).resolve().parents[1]
+    return ROOT

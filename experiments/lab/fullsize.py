@@ -339,6 +339,11 @@ def jobs(config: Config, carrier: str) -> dict[str, Job]:
     }
 
 
+def recipes(jobs: Mapping[str, Job]) -> dict[str, Completions | Student]:
+    """What every job makes."""
+    return {name: job.recipe for name, job in jobs.items()}
+
+
 def language_of(config: Config, model: str = "") -> Language:
     """The language of a model, after a look at what it will be asked and under which messages.
 

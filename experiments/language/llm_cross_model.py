@@ -83,7 +83,7 @@ workshop = fullsize.workshop_of
 
 def recipes(config: Config):
     """What every part makes."""
-    return {name: job.recipe for name, job in jobs(config).items()}
+    return fullsize.recipes(jobs(config))
 
 
 def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:

@@ -136,7 +136,7 @@ workshop = fullsize.workshop_of
 
 def recipes(config: Config):
     """What every part makes."""
-    return {name: job.recipe for name, job in jobs(config).items()}
+    return fullsize.recipes(jobs(config))
 
 
 def judge_of(config: Config) -> judged.Judge:

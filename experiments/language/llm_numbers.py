@@ -40,7 +40,7 @@ def parts(config: Config):
 
 def recipes(config: Config):
     """What every part makes."""
-    return {name: job.recipe for name, job in jobs(config).items()}
+    return fullsize.recipes(jobs(config))
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:

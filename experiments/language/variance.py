@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, nested, statistics
+from experiments.lab import drawing, nested, question, statistics
 from experiments.lab.chains import CONTROL, Chains, chains_of
 from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure, Row, option
@@ -50,26 +50,17 @@ COUNTS_BEFORE = (8, 3, 1, 1, 1)  # bases, traits, teachers of a trait, data sets
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     num_seeds: int = option(6, "bases", minimum=2)
     repeats: int = option(2, "teachers a base, data sets a teacher, students a data set", minimum=2)
-    traits: tuple[str, ...] = option(("owl", "wolf"), "traits, averaged over")
-    base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
-    teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
-    num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
-    num_examples: int = option(1536, "kept rows each student is trained on", minimum=8)
-    student_steps: int = option(200, "optimiser steps of students", minimum=1)
-    work: str = option(
-        "results/work", "folder of the stage files, shared between experiments", recorded=False
-    )
     seed: int = option(4000, "root of every random key; not that of other runs", minimum=0)
 
 
 SMOKE = Config(
     num_seeds=2, base_steps=150, teacher_steps=5, num_prompts=256,
-    num_examples=16, student_steps=5,
+    num_examples=16, student_steps=5, batch_size=16,
 )  # fmt: skip
 
 
@@ -175,7 +166,8 @@ def students_of(
     seed: int, draw: int, rate: float = 1e-3,
 ) -> dict[str, Student]:  # fmt: skip
     """A student of each writer by the microworld's recipe, all on as many different rows."""
-    training = Training(config.student_steps, min(32, config.num_examples), rate=rate, eps=1e-3)
+    batch = min(config.batch_size, config.num_examples)
+    training = Training(config.student_steps, batch, rate=rate, eps=1e-3)
     fewest = min(len(completions.rows(workshop, data)) for data in written.values())
     unique = students.different_rows(fewest, config.num_examples, FEWEST)
     return {

@@ -121,9 +121,9 @@ def of(table: pd.DataFrame, ladder: str, num_aux: int) -> pd.DataFrame:
 
 def means(table: pd.DataFrame, num_aux: int) -> pd.DataFrame:
     """Mean accuracy and alignment of every rung, and the half width of the accuracy's interval."""
-    rows = table[table["num_aux"] == num_aux].groupby(["ladder", "rung"])
-    half = rows["accuracy"].agg(lambda values: statistics.mean_interval(values)[1])
-    return rows[["accuracy", "alignment"]].mean().assign(half=half).reset_index()
+    rows, rung = table[table["num_aux"] == num_aux], ["ladder", "rung"]
+    alignment = rows.groupby(rung)["alignment"].mean()
+    return digits.per_arm(rows, rung).rename(columns={"mean": "accuracy"}).join(alignment, on=rung)
 
 
 def off_the_curve(table: pd.DataFrame, num_aux: int) -> np.ndarray:
