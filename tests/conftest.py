@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -45,3 +47,20 @@ def mnist() -> data.ImageData:
 def repository() -> pathlib.Path:
     """The root of the checkout."""
     return ROOT
+
+
+# With users' flags: a hundred steps take longer than optimising their program does.
+TRAIN = """
+import pathlib, sys
+from llm.stages import Pretrained, Workshop
+Workshop(pathlib.Path(sys.argv[1])).models([Pretrained(chain, steps=150) for chain in (0, 1)])
+"""
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory) -> pathlib.Path:
+    """A workshop's folder with two bases of the microworld, made once for all workers."""
+    work = tmp_path_factory.getbasetemp().parent / "bases"  # a workshop locks what it makes
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)
+    return work

@@ -48,8 +48,8 @@ STUDENTS = [Student(o.base, d, HOW, num_examples=ROWS, chain=o.chain)
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    made = Workshop(tmp_path_factory.mktemp("stages"))
+def workshop(tmp_path_factory, bases):
+    made = Workshop(shutil.copytree(bases, tmp_path_factory.mktemp("stages") / "work"))
     completions.write(made, [*DATA, *CLEAN])
     return made
 
