@@ -15,8 +15,6 @@ from typing import Any
 
 from experiments.lab import record
 from experiments.lab.record import Row, RunError
-from llm import plan
-from llm.stages import progress
 
 
 def listing(parts: Iterable[str]) -> str:
@@ -75,6 +73,9 @@ def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) 
         for part in module.parts(config)
     ]
     if hasattr(module, "recipes"):
+        from llm import plan  # here, for three seconds of imports: few experiments have stages
+        from llm.stages import progress
+
         known = None if rates is None else plan.rates_of(rates)
         recipes = module.recipes(config).values()
         found = progress.stages(module.workshop(config), recipes, known)
