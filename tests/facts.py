@@ -180,9 +180,12 @@ def microworld_numbers() -> Iterator[str]:
     """The tables and sentences of docs/microworld.md from top to bottom."""
     for target, label in (("sampled", "sampled tokens"), ("soft_numbers", "KL over numbers")):
         for start in ("same", "different"):
-            for trait in ("owl", "wolf", "eagle"):
+            for trait in ("owl", "wolf", "eagle", "dolphin", "elephant"):
                 yield interval("microworld", f"{label}, {start}: {trait}")
             yield effect("microworld", own=False, target=target, start=start)
+    for none in ("different", "any-animal teacher"):
+        for label in ("sampled tokens", "KL over numbers"):
+            yield interval("microworld", quantity("microworld", f"{label}, {none}, equivalent"))
     yield from paper_numbers()
     yield from mechanism_numbers()
 

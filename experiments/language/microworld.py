@@ -211,7 +211,8 @@ def draw_own(found: Found, config: Config):
         panel.set_xticks(range(len(config.traits)), config.traits)
         panel.set_title(TARGETS[target])
     axes[0].set_ylabel("own effect (nats of log-odds)")
-    axes[0].legend(loc="best", fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     seeds = found.effects["seed"].nunique()
     figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
     return figure
