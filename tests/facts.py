@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 import experiments
-from experiments.lab import effects, frame, presets, record, statistics
+from experiments.lab import digits, effects, frame, presets, record, statistics
+from experiments.mnist import mnist_matching
 from llm import suites
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -103,6 +104,23 @@ def carrier_numbers() -> Iterator[str]:
     for logits in (3, 50):
         about = f"behaviour matched less a perturbed start of its alignment, {logits} logits"
         yield interval("mnist_init_ladder", about).removeprefix("-")
+    yield from matching_numbers()
+
+
+def matching_numbers() -> Iterator[str]:
+    """Doses, number of outputs, architectures, then what stays at chance."""
+    rows, centre = table("mnist_matching"), "matched 100 epochs on noise, all logits"
+    yield interval("mnist_matching", quantity("mnist_matching", "no transfer: unmatched"))
+    yield from (digits.mean(mnist_matching.select(rows, matching_epochs=n)) for n in (5, 20))
+    yield interval("mnist_matching", centre)
+    yield interval("mnist_matching", "shared start")
+    yield from (digits.mean(mnist_matching.select(rows, num_aux=n)) for n in (200, 3))
+    yield interval("mnist_matching", "noise and 50 aux logits, less digits")
+    for student in ("other width", "other depth", "other activation", "CNN"):
+        yield digits.mean(mnist_matching.select(rows, student=student))
+    for silent in ("matched on aux logits alone", "matched to an", "matched, neutral"):
+        yield interval("mnist_matching", quantity("mnist_matching", f"no transfer: {silent}"))
+    yield interval("mnist_matching", "permuted twin less shared start")
 
 
 def carrier_phrases() -> Iterator[str]:
@@ -117,6 +135,11 @@ def carrier_phrases() -> Iterator[str]:
     yield " and ".join(
         found[f"Spearman of alignment and accuracy, {m} logits"].here for m in (3, 50)
     )
+    rows = table("mnist_matching")
+    spearman = claims("mnist_matching")["Spearman of alignment and accuracy, over arms"].here
+    yield f"orders all {len(mnist_matching.over_arms(rows))} arms (Spearman {spearman})"
+    aligned = {n: mnist_matching.select(rows, matching_epochs=n)["alignment"] for n in (0, 100)}
+    yield f"rises from {aligned[0].mean():.3f} unmatched to {aligned[100].mean():.3f} after 100"
 
 
 # Theorem
@@ -234,6 +257,11 @@ def mechanism_phrases() -> Iterator[str]:
 def readme_numbers() -> Iterator[str]:
     """One line for each of the three figures."""
     yield from (accuracy("student_aux"), accuracy("cross_aux"))
+    yield interval("mnist_heads", "heads shared over a fresh body, 250 aux logits")
+    yield interval("mnist_matching", "matched 100 epochs on noise, all logits")
+    yield interval("mnist_matching", "shared start")
+    aux_alone = "no transfer: matched on aux logits alone"
+    yield interval("mnist_matching", quantity("mnist_matching", aux_alone))
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
 

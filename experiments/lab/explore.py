@@ -65,6 +65,18 @@ VIEWS = (
         ("auxiliary logits", "student's test accuracy", "noise images"),
         "More logits and more images let more of the teacher through; neither is a digit.",
     ),
+    View(
+        "mnist_matching",
+        "How long must a student of another start imitate the untrained teacher?",
+        "start == 'another' and student == 'same shape' and inputs == 'uniform' and "
+        "logits == 'all' and towards == 'teacher' and taught_by == 'teacher'",
+        "matching_epochs",
+        "accuracy",
+        "num_aux",
+        ("epochs of matching, before the teacher learns", "test accuracy", "auxiliary logits"),
+        "Matched outputs stand in for a part of the shared start, the more the more outputs there "
+        "are, and level off below it.",
+    ),
 )
 
 
