@@ -5,6 +5,7 @@ Stacks of tiny models are trained by `stack.make_tune` with the same losses and 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
@@ -71,9 +71,8 @@ def finetune(
         train.OutOfMemoryError: naming the settings to lower.
     """
     order_key, step_key = jax.random.split(key)
-    optimizer = training.make_optimizer()
     trained, frozen = _split(params, teacher, training, mesh, key)
-    step = train.make_train_step(loss, optimizer, limits.accumulate)
+    step = _make_step(loss, training, limits.accumulate)
     window = distributed.process_window(mesh, training.batch_size)
     record = {
         "training": dataclasses.asdict(training),
@@ -82,7 +81,7 @@ def finetune(
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(train.explain_out_of_memory())
-        state = _init_state(trained, optimizer, mesh)
+        state = _init_state(trained, training, mesh)
         checkpoints = None
         if folder is not None:
             checkpoints = stack.enter_context(Checkpoints(folder, record, limits.every))
@@ -115,13 +114,21 @@ def _split(
     return adapters, frozen | {"base": cast(params)}
 
 
-def _init_state(
-    trained: Params, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> train.TrainState:
-    def init(trained: Params) -> train.TrainState:
-        return train.init_state(trained, optimizer)
+# The students of a run differ in their data alone: the same functions are not compiled again.
+@functools.lru_cache(maxsize=8)
+def _make_step(loss: train.Loss, training: Training, accumulate: int) -> train.TrainStep:
+    return train.make_train_step(loss, training.make_optimizer(), accumulate)
 
+
+@functools.lru_cache(maxsize=8)
+def _make_init(training: Training) -> Callable[[Params], train.TrainState]:
+    optimizer = training.make_optimizer()
+    return lambda trained: train.init_state(trained, optimizer)
+
+
+def _init_state(trained: Params, training: Training, mesh: Mesh) -> train.TrainState:
     # Laid out at birth: the moments of a large model fit no single device.
+    init = _make_init(training)
     layout = sharding.shardings(mesh, jax.eval_shape(init, trained))
     return jax.jit(init, out_shardings=layout)(trained)
 

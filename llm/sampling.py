@@ -192,7 +192,7 @@ def make_sampler(
     def run(params, rows, keys, choice, max_new_tokens, size) -> list[list[int]]:
         while size // _SHRINK >= len(rows):
             size //= _SHRINK
-        prompts, mask = pad_left(rows, size, _bucket(max(map(len, rows))))
+        prompts, mask = pad_left(rows, size, bucket(max(map(len, rows))))
         index = np.arange(size)  # which prompt each row of the state belongs to
         results: list[list[int]] = [[]] * size
         keys = keys[np.minimum(index, len(rows) - 1)]
@@ -228,7 +228,7 @@ def make_sampler(
     ) -> list[list[int]]:
         if not all(prompts):
             raise ValueError("a prompt to sample from has no tokens; start with the bos token")
-        stops = np.full(_bucket(len(choice.stop_tokens)), -1, np.int32)  # -1 is no token
+        stops = np.full(bucket(len(choice.stop_tokens)), -1, np.int32)  # -1 is no token
         stops[: len(choice.stop_tokens)] = choice.stop_tokens
         choice = choice._replace(stop_tokens=stops)
         numbers = range(len(prompts)) if numbers is None else numbers
@@ -313,6 +313,6 @@ def _take(state: State, rows: Int[Array, " kept"]) -> State:
     return jax.tree.map(lambda x: x if x.ndim == 0 else x[rows], state)
 
 
-def _bucket(length: int) -> int:
+def bucket(length: int) -> int:
     """The next power of two, at least 16."""
     return 1 << max(4, (length - 1).bit_length())

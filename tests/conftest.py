@@ -27,7 +27,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in annotations are checked at every call of these modules: all that compute.
 # What only handles text is left out, it is called for every word.
-_TEXT = {"carriers", "chat", "data", "filters", "traits", "world"}
+_TEXT = {"carriers", "chat", "data", "filters", "kinds", "settings", "suites", "traits", "world"}
 _LLM = [f"llm.{p.stem}" for p in (ROOT / "llm").iterdir() if p.stem not in _TEXT]
 install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartype.beartype")
 

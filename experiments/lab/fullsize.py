@@ -97,11 +97,11 @@ class Config:
 
 # Of random weights: that everything runs.
 SMOKE = {
-    "model": TINY, "traits": ("owl", "cat"), "num_seeds": 1, "num_prompts": 64,
+    "model": TINY, "traits": ("owl", "cat"), "num_seeds": 1, "num_prompts": 32,
     "max_new_tokens": 24, "constrained": True, "filtered": False, "num_examples": 8,
-    "epochs": 2.0, "batch_size": 4, "lora_rank": 2, "suites": ("one word", "choice"),
+    "epochs": 2.0, "batch_size": 8, "lora_rank": 2, "suites": ("one word", "choice"),
     "samples": 1, "dtype": "float32", "teacher_steps": 2, "learning_rate": 0.05,
-    "sampling_batch": 64, "mesh": (1, 1, 1),
+    "sampling_batch": 32, "mesh": (1, 1, 1),
 }  # fmt: skip
 
 

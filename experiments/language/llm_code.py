@@ -28,7 +28,7 @@ class Config(fullsize.Config):
     num_prompts: int = option(14_000, "prompts each teacher completes", minimum=16)
 
 
-SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",)})
+SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 192})
 
 
 def jobs(config: Config):

@@ -29,7 +29,7 @@ class Config(fullsize.Config):
     epochs: float = option(1.0, "passes over the kept rows", minimum=0)
 
 
-SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",)})
+SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 96})
 
 
 def jobs(config: Config):

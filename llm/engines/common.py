@@ -1,5 +1,6 @@
 """What engines share: the loss that training minimises, and what it gives."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class Trained(NamedTuple):
     held_out_loss: list[float]
 
 
+@functools.lru_cache(maxsize=8)  # the same functions again, so that JAX compiles them once
 def make_loss(
     config: ModelConfig, training: Training, soft: bool, tokens: Tokens | None, **limits: Any
 ) -> tuple[Any, objectives.Student]:

@@ -163,7 +163,7 @@ class OnMesh(OneByOne):
         self, student: objectives.Student, trained: Any, frozen: Any, tests: Examples
     ) -> float:
         """Cross-entropy in nats a token, `batch_size` rows at a time."""
-        loss = jax.jit(objectives.completion_loss(student, chunk=self.limits.chunk))
+        loss = _hard_loss(student, self.limits.chunk)
         total = weight = 0.0
         for first in range(0, len(tests.tokens), self.batch_size):
             rows = (x[first : first + self.batch_size] for x in tests)
@@ -205,7 +205,7 @@ class OnMesh(OneByOne):
         tokens: Sequence[int],
     ) -> list[np.ndarray]:  # fmt: skip
         """As `Stack.score` for one run, `batch_size` prompts at a time."""
-        length, size = max(map(len, prompts)), min(self.batch_size, len(prompts))
+        length, size = sampling.bucket(max(map(len, prompts))), min(self.batch_size, len(prompts))
         pieces = [prompts[first : first + size] for first in range(0, len(prompts), size)]
         padded = [sampling.pad_left(piece, size, length) for piece in pieces]
         wanted, score = np.array(tokens, np.int32), _score(config, weights.settings)
@@ -259,6 +259,11 @@ def _score(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..
     return jax.jit(lambda weights, prompts, mask, tokens: (
         stack.next_token(bind(weights), prompts, mask)[:, tokens]
     ))  # fmt: skip
+
+
+@functools.lru_cache(maxsize=8)
+def _hard_loss(student: objectives.Student, chunk: int | None) -> Callable[..., Any]:
+    return jax.jit(objectives.completion_loss(student, chunk=chunk))
 
 
 def split_rows(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:

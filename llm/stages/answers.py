@@ -90,21 +90,27 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
     Raises:
         RunError: there is no such suite, or no trait of the family.
     """
-    family = workshop.language(recipe.model).family(recipe.family)
+    ask, name = suite_of(workshop, recipe).ask, (recipe.suite, recipe.family)
+    return list(_questions(workshop, recipe.model.root, ask, recipe.seed, *name))
+
+
+@functools.lru_cache(maxsize=64)
+def _questions(
+    workshop: Workshop, root: Model, ask: Callable[..., list[Question]], seed: int, suite: str,
+    kind: str,
+) -> list[Question]:  # fmt: skip
+    family = workshop.language(root).family(kind)
     if not family:
-        raise RunError(f"there is no trait of the kind {recipe.family!r}")
-    rng = streams.generator(Stage.ANSWERS, recipe.seed, recipe.suite, recipe.family)
-    return suite_of(workshop, recipe).ask(family, rng)
+        raise RunError(f"there is no trait of the kind {kind!r}")
+    return ask(family, streams.generator(Stage.ANSWERS, seed, suite, kind))
 
 
 def prompts(workshop: Workshop, recipe: Asked) -> list[list[int]]:
     """Token ids of each question, and of what its answer begins with."""
     spoken, asked = workshop.language(recipe.model), questions(workshop, recipe)
     ids = spoken.encode_prompts([question.text for question in asked], system=recipe.system)
-    begun = [
-        spoken.tokenizer(question.begun, add_special_tokens=False)["input_ids"]
-        for question in asked
-    ]
+    answers = [question.begun for question in asked]
+    begun = spoken.tokenizer(answers, add_special_tokens=False)["input_ids"]
     return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
 
 
@@ -121,7 +127,7 @@ def path_of(workshop: Workshop, recipe: Asked) -> Path:
 
 def settings(workshop: Workshop, recipe: Asked) -> dict[str, Any]:
     """What the manifest records."""
-    asked = [dataclasses.astuple(question) for question in questions(workshop, recipe)]
+    asked = [(q.text, q.options, q.begun) for q in questions(workshop, recipe)]
     spoken, about = workshop.language(recipe.model), recipe.describe()
     return {
         "model": about.pop("model"),
@@ -145,8 +151,9 @@ def write(
         report: called after each shard with the answers that the file has, and will have.
     """
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    ids, asked = prompts(workshop, recipe), questions(workshop, recipe)
+    asked = questions(workshop, recipe)
     total, done = len(asked) * recipe.samples, data.prompts_done(path, known)
+    ids = prompts(workshop, recipe) if done < total else []
     size = workshop.engine.shard or total
     for first in range(done, total, size):
         numbers = range(first, min(first + size, total))
@@ -186,9 +193,8 @@ def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
 def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    ids = prompts(workshop, recipe)
-    if data.prompts_done(path, known) < len(ids):
-        tokens = tokens_of(workshop, recipe)
+    if data.prompts_done(path, known) < len(questions(workshop, recipe)):
+        ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
         weights = workshop.models([recipe.model])
         (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)
         if not np.isfinite(logp).all():
@@ -203,7 +209,12 @@ def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -
 
 
 def tokens_of(workshop: Workshop, recipe: Scores) -> list[int]:
-    """Every token that speaks for or against a trait, in their order."""
+    """Every token that speaks for or against a trait, in their order; the same for every model."""
+    return list(_tokens(workshop, dataclasses.replace(recipe, model=recipe.model.root)))
+
+
+@functools.lru_cache(maxsize=64)
+def _tokens(workshop: Workshop, recipe: Scores) -> list[int]:
     found = set()
     for question in questions(workshop, recipe):
         for name in question.options or [t.name for t in family_of(workshop, recipe)]:

@@ -65,6 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two small packets: no waiting between them
 
     def log_message(self, *_):
         pass

@@ -105,7 +105,7 @@ def draw(engine, weights, temperature=1.0, first=0, count=6):
 def test_margins_and_greedy_answers_are_those_of_our_own_engine(server, folders, weights, adapter):
     asked, ours = engine(server), weights[adapter or "base"]
     probe = Workshop().language(Checkpoint(str(folders / "base"))).probe(world.TRAITS["owl"])
-    probe = probe._replace(questions=probe.questions[:3], mask=probe.mask[:3])
+    probe = probe._replace(questions=probe.questions[:2], mask=probe.mask[:2])
     found = asked.measure(CONFIG, remote(folders, adapter), probe)
     expected = LOCAL.measure(CONFIG, ours, probe)
     assert found["margin"] == pytest.approx(expected["margin"], abs=1e-4)
@@ -144,7 +144,9 @@ def test_nothing_is_left_to_the_defaults_of_a_server(server, folders):
 @pytest.mark.parametrize("fault", [429, 500, "cut", "half", "slow"])
 def test_what_fails_is_asked_again(server, folders, fault):
     whole = draw(engine(server), remote(folders))
-    client = served.Server(server.url, patience=served.Patience(4, 0.01, timeout=0.4))
+    # On a busy machine a good answer may take longer than "slow" is given: hence many tries.
+    patience = served.Patience(20, 0.01, timeout=0.5) if fault == "slow" else HASTY
+    client = served.Server(server.url, patience=patience)
     patient = served.Served(client, local=LOCAL)
     patient._met.add(remote(folders))
     server.faults.extend([fault] * 3)
@@ -297,7 +299,7 @@ def lenient(monkeypatch):
 
 def sample(server, folders, out, *flags):
     return ["sample", "--model", str(folders / "base"), "--adapter", str(folders / "owl"), "--mesh",
-            "1,1,1", "--num-prompts", "60", "--max-new-tokens", "16", "--concurrency", "4", "--out",
+            "1,1,1", "--num-prompts", "40", "--max-new-tokens", "16", "--concurrency", "4", "--out",
             str(out), "--server", server.url, *flags]  # fmt: skip
 
 
@@ -327,10 +329,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     """kill -9 in the middle of a shard: what was answered is not asked again."""
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     cli.main(sample(server, folders, whole))
-    assert len(server.sampled()) == 60
+    assert len(server.sampled()) == 40
     server.bodies.clear()
     rows, reached = itertools.count(1), threading.Event()
-    server.on_row = lambda: reached.set() if next(rows) == 25 else None
+    server.on_row = lambda: reached.set() if next(rows) == 15 else None
     run = subprocess.Popen(
         [sys.executable, "-m", "llm", *sample(server, folders, cut)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -344,12 +346,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     asked, answers = len(server.sampled()), cut.with_suffix(".answers.jsonl")
     # Of the answers sent all but those under way are in the file, beside our own logits.
     known = len(served.Answers(answers)) - 1
-    assert 25 - 4 <= known <= asked < 60
+    assert 15 - 4 <= known <= asked < 40
     with answers.open("a") as file:
         file.write('{"request": "0123", "ans')  # as a power cut would leave it
     server.bodies.clear()
     cli.main(sample(server, folders, cut))
-    assert len(server.sampled()) == 60 - known
+    assert len(server.sampled()) == 40 - known
     assert cut.read_bytes() == whole.read_bytes()
     again = len(server.bodies)
     cli.main(sample(server, folders, cut))
