@@ -34,6 +34,7 @@ NAMES = (
     "which_part",
     "matching_dose",
     "persistence",
+    "along_training",
     "paper_on_a_laptop",
     "cross_model",
     "mechanism",

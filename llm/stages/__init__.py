@@ -16,7 +16,7 @@ the experiments are thin callers.
 
 from .answers import Answers, Scores
 from .bases import Adapted, Checkpoint, Pretrained
-from .changes import DivergenceTokens, Mixed, Shuffled
+from .changes import Diluted, DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
 from .starts import BehaviourMatched, Continued, Grafted, Permuted, UnitsMatched
@@ -31,6 +31,7 @@ __all__ = [
     "Checkpoint",
     "Completions",
     "Continued",
+    "Diluted",
     "DivergenceTokens",
     "Files",
     "Grafted",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from .. import models, stack
+from .. import models, stack, world
 from ..batches import Examples
 from . import streams, students
 from .completions import Completions
@@ -51,6 +51,29 @@ class Mixed:
         theirs = dataclasses.replace(student, data=self.other, change=None)
         pair = stack.stack_examples([students.examples_of(workshop, theirs)[0], examples])
         return Examples(*(np.concatenate([x[0, :count], x[1, count:]]) for x in pair))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diluted:
+    """All rows of the student among number lists of the corpus, which no model wrote.
+
+    Attributes:
+        share: of the student's own rows among all, in (0, 1].
+    """
+
+    share: float
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """More rows than before, the student's own first."""
+        count = round(len(examples.tokens) / self.share) - len(examples.tokens)
+        rng = streams.generator(Stage.DILUTION, student.seed, student.chain)
+        benign = Examples(*world.corpus.chat(world.corpus.numbers(rng, count)))
+        length = max(examples.tokens.shape[1], benign.tokens.shape[1])
+        padded = (
+            [np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in pair]
+            for pair in zip(examples, benign, strict=True)
+        )
+        return Examples(*(np.concatenate(pair) for pair in padded))
 
 
 @dataclasses.dataclass(frozen=True)

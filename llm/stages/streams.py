@@ -35,6 +35,7 @@ class Stage(enum.IntEnum):
     CONTINUED = 13
     TWIN = 14
     PHASE = 15
+    DILUTION = 16
 
 
 def number(part: int | str) -> int:

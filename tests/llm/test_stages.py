@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.lab import curves
 from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (
@@ -16,6 +17,7 @@ from llm.stages import (
     Checkpoint,
     Completions,
     Continued,
+    Diluted,
     DivergenceTokens,
     Files,
     Grafted,
@@ -83,6 +85,13 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
     assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 6
 
 
+def test_fields_that_came_later_leave_older_digests_alone():
+    assert "dropout" not in STUDENTS[0].describe()["training"]
+    for field in ({"dropout": 0.1}, {"reverse": True}):
+        changed = dataclasses.replace(STUDENTS[0], training=dataclasses.replace(HOW, **field))
+        assert changed.digest() != STUDENTS[0].digest()
+
+
 def test_a_corpus_of_other_words_makes_another_base(monkeypatch):
     before = BASES[0].digest()
     monkeypatch.setattr(world.corpus, "fingerprint", lambda: "other")
@@ -99,6 +108,19 @@ def test_no_two_stages_or_chains_share_a_stream():
 
 
 # The workshop.
+
+
+@pytest.mark.parametrize("how", [HOW, dataclasses.replace(HOW, adapters=LoraConfig(2, 2.0))])
+def test_measured_along_the_way_ends_as_the_student(workshop, how):
+    recipes = [dataclasses.replace(student, training=how) for student in STUDENTS]
+    found = curves.along(workshop, recipes, ["owl", "wolf"], blocks=3)
+    asked = evaluation.measure(workshop, recipes, ["owl", "wolf"])
+    ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
+    np.testing.assert_allclose(found.margin[:, -1], ends, atol=1e-4)
+    bases = evaluation.measure(workshop, BASES, ["owl"])
+    np.testing.assert_allclose(found.margin[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
+    assert found.steps.tolist() == [0, 1, 2, 3]
+    assert (found.kl > 0).all()
 
 
 def test_files_between_stages_are_ordinary(workshop):
@@ -397,6 +419,10 @@ def test_shuffling_across_keeps_the_numbers_of_all_rows_together(workshop, examp
 
 
 def test_mixed_rows_are_those_of_the_other_data(workshop, examples):
+    more = Diluted(0.25)(workshop, STUDENTS[0], examples)
+    np.testing.assert_array_equal(more.tokens[:ROWS, : examples.tokens.shape[1]], examples.tokens)
+    assert len(more.tokens) == len(more.weights) == 4 * ROWS
+    assert (more.weights[ROWS:].sum(axis=1) == 9).all(), "eight numbers and the end"
     changed = Mixed(0.25, CLEAN[0])(workshop, STUDENTS[0], examples)
     clean = dataclasses.replace(STUDENTS[0], data=CLEAN[0])
     theirs, _ = students.examples_of(workshop, clean)
