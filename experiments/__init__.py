@@ -35,6 +35,8 @@ NAMES = (
     "matching_dose",
     "persistence",
     "along_training",
+    "generations",
+    "on_policy",
     "paper_on_a_laptop",
     "cross_model",
     "mechanism",

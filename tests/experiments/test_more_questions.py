@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.language import along_training
+from experiments.lab import statistics
+from experiments.language import along_training, generations, on_policy
 from tests.experiments.made_up import judged, students
 
 
@@ -45,7 +46,66 @@ def test_along_training():
     assert found["teacher's dropout 0.1 less none, equivalent to none"] is False
 
 
-MAKE = {along_training: lambda: along_rows(lambda group, value: 1.0)}
+def generation_rows(kept, neutral=0.0):
+    """Lineages that keep a share of 2 nats from student to student, by target."""
+    rng, rows = np.random.default_rng(0), []
+    for (target, share), number in itertools.product(kept.items(), range(11)):
+        effect = 5.0 if number == 0 else 2 * share ** (number - 1)
+        made = students(rng, effect, target=target, generation=number)
+        rows += made
+        # Neutral rows are the control's, with noise and drift of their own.
+        for row in [row for row in made if row["data"] == "control"]:
+            drift = 0.05 * rng.normal() + neutral * (row["teacher"] == row["trait"])
+            rows.append(row | {"data": generations.NEUTRAL, "margin": row["margin"] + drift})
+    return rows
+
+
+def test_generations():
+    found = judged(generations, generation_rows({"sampled": 0.2, "soft_numbers": 0.4}))
+    assert False not in found.values()
+    assert found["sampled, generation 10, equivalent to none"] is True
+    found = judged(generations, generation_rows({"sampled": 0.9, "soft_numbers": 0.9}, 1.0))
+    assert found["soft_numbers: less than half kept"] is False
+    assert found["share kept, soft less sampled"] is False
+    assert found["sampled, neutral, generation 10, equivalent to none"] is False
+    assert found["sampled, generation 10, equivalent to none"] is False
+
+
+def test_retention_is_the_share_and_its_interval_covers_it():
+    rng, covered = np.random.default_rng(0), 0
+    exact = np.outer(rng.uniform(1, 3, 8), 0.6 ** np.arange(5))
+    assert statistics.retention(exact)[0] == pytest.approx(0.6, abs=2e-3)
+    for _ in range(40):
+        noisy = np.outer(np.full(16, 2.0), 0.6 ** np.arange(8)) + 0.5 * rng.normal(size=(16, 8))
+        low, high = np.quantile(statistics.retention(noisy, draws=200)[1], (0.025, 0.975))
+        covered += low <= 0.6 <= high
+    # The bootstrap of 16 rows is a little narrow; four standard errors of a binomial around 90 %.
+    assert covered >= 28
+    assert generations.half_life(0.25) == pytest.approx(0.5)
+    assert generations.half_life(1.1) == np.inf
+
+
+def policy_rows(effect_of):
+    rng = np.random.default_rng(0)
+    arms = [dict(zip(("writer", "divergence"), arm, strict=True)) for arm in on_policy.ARMS]
+    return [row for arm in arms for row in students(rng, effect_of(**arm), **arm)]
+
+
+def test_on_policy():
+    found = judged(on_policy, policy_rows(lambda **_: 1.0))
+    assert found["reverse: student less teacher writes, equivalent to none"] is True
+    assert found["teacher writes: forward less reverse"] is False, "as predicted"
+    assert found["teacher writes: forward less reverse, equivalent to none"] is True
+    weak = judged(on_policy, policy_rows(lambda writer, divergence: writer == "teacher"))
+    assert weak["student writes, KL(student ‖ teacher)"] is False
+    assert weak["forward: student less teacher writes, equivalent to none"] is False
+
+
+MAKE = {
+    on_policy: lambda: policy_rows(lambda **_: 1.0),
+    generations: lambda: generation_rows({"sampled": 0.5, "soft_numbers": 0.5}),
+    along_training: lambda: along_rows(lambda group, value: 1.0),
+}
 
 
 @pytest.mark.parametrize("module", MAKE)

@@ -87,9 +87,25 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
 
 def test_fields_that_came_later_leave_older_digests_alone():
     assert "dropout" not in STUDENTS[0].describe()["training"]
-    for field in ({"dropout": 0.1}, {"reverse": True}):
-        changed = dataclasses.replace(STUDENTS[0], training=dataclasses.replace(HOW, **field))
-        assert changed.digest() != STUDENTS[0].digest()
+    assert "guide" not in STUDENTS[0].describe()
+    changed = [
+        dataclasses.replace(STUDENTS[0], training=dataclasses.replace(HOW, **field))
+        for field in ({"dropout": 0.1}, {"reverse": True})
+    ]
+    changed.append(dataclasses.replace(STUDENTS[0], guide=BASES[0]))
+    assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 4
+
+
+def test_a_guide_is_imitated_in_the_place_of_the_writer(workshop):
+    """On lists of the base and guided by the teacher; a base that guides itself changes nothing."""
+    soft = dataclasses.replace(STUDENTS[0], data=CLEAN[0], soft=True)
+    itself, guided = (dataclasses.replace(soft, guide=model) for model in (BASES[0], OWLS[0]))
+    start, still, moved = (weights_of(workshop, m) for m in (BASES[0], itself, guided))
+    apart = [
+        max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start, end)), strict=True))
+        for end in (still, moved)
+    ]
+    assert apart[0] < 1e-5 < 1e-4 < apart[1]
 
 
 def test_a_corpus_of_other_words_makes_another_base(monkeypatch):
