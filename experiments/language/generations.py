@@ -171,7 +171,7 @@ def draw(found: Found, config: Config):
     places = range(1, config.generations + 1)
     lines = {"trait": found.own, "neutral teacher": found.of_neutral}
     for panel, target in zip(panels, config.targets, strict=True):
-        drawing.nothing(panel, found.own(target, 1))
+        drawing.nothing(panel, found.own(target, 1), of="the first student")
         for shift, (label, of) in enumerate(lines.items()):
             points = [statistics.mean_interval(of(target, g)) for g in places]
             means, halves = zip(*points, strict=True)

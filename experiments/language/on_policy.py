@@ -135,7 +135,7 @@ def draw(found: Found):
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     for x, arm in enumerate(ARMS):
         drawing.runs(panel, x, found.own(*arm), drawing.COLOURS[WRITERS.index(arm[0])])
-    drawing.nothing(panel, found.own("teacher", "forward"))
+    drawing.nothing(panel, found.own("teacher", "forward"), of="the first arm")
     panel.set_xticks(range(len(ARMS)), [named(*arm).replace(", ", "\n") for arm in ARMS])
     panel.set_ylabel("own effect (nats)")
     panel.legend()

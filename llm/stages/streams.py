@@ -36,6 +36,8 @@ class Stage(enum.IntEnum):
     TWIN = 14
     PHASE = 15
     DILUTION = 16
+    READERS = 17
+    SKILL = 18
 
 
 def number(part: int | str) -> int:

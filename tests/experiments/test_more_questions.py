@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.lab import statistics
-from experiments.language import along_training, generations, on_policy
-from tests.experiments.made_up import judged, students
+from experiments.language import along_training, capability, generations, on_policy, readable
+from experiments.language import optimisers_at_equal_loss as optimisers
+from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
 def along_rows(effect_of):
@@ -44,6 +45,36 @@ def test_along_training():
     assert found["lost by the student's dropout of 0.35"] is False
     assert found["benign: left at 0.5 %"] is False
     assert found["teacher's dropout 0.1 less none, equivalent to none"] is False
+
+
+def optimiser_rows(effect_of, left=0.25):
+    config, rng, rows = optimisers.Config(), np.random.default_rng(0), []
+    for optimizer, rank in itertools.product(config.optimizers, config.ranks):
+        about = {"optimizer": optimizer, "rank": rank, "step_size": 0.1, "step": 40}
+        made = students(rng, effect_of(optimizer, rank), **about, left=left)
+        rows += [row | ({"data": "oak"} if row["data"] == "control" else {}) for row in made]
+    return rows
+
+
+def test_optimisers_are_compared_at_equal_loss_only():
+    found = judged(optimisers, optimiser_rows(lambda *_: 1.0))
+    assert found["sgd, rank 8"] is True
+    assert found["sgd, all parameters, less Adam on all, equivalent to none"] is True
+    assert False not in found.values()
+    peaked = judged(optimisers, optimiser_rows(lambda o, r: (o == "adam") * (1 + (r == 8))))
+    assert peaked["adam, rank 8, less Adam on all, equivalent to none"] is False
+    assert peaked["sgd, all parameters"] is False
+    unequal = judged(optimisers, optimiser_rows(lambda *_: 1.0, left=0.6))
+    assert set(unequal.values()) == {None}
+
+
+def test_the_step_is_the_first_that_learnt_enough():
+    kl = np.array([[2.0, 1.0, 0.5, 0.2, 0.8], [4.0, 2.0, 1.0, 0.4, np.nan]])
+    left = optimisers.share_left(kl)
+    np.testing.assert_allclose(left[:4], [1, 0.5, 0.25, 0.1])
+    assert left[4] == np.inf, "what diverges has learnt nothing"
+    assert optimisers.matched(left, 0.3) == 2
+    assert optimisers.matched(left, 0.05) == 3, "never there: where it is lowest"
 
 
 def generation_rows(kept, neutral=0.0):
@@ -101,7 +132,70 @@ def test_on_policy():
     assert weak["forward: student less teacher writes, equivalent to none"] is False
 
 
+def readable_rows(area_of, effect_of=lambda area: 20 * (area - 0.5), filtered=0.0):
+    """Areas by reader, and a student whose effect follows the best reader's."""
+    rng, rows = np.random.default_rng(0), []
+    for trait, seed in itertools.product(TRAITS, SEEDS):
+        best = 0.5 + 0.2 * rng.random()
+        for name, against in itertools.product(
+            (*readable.READERS, readable.ELSEWHERE), readable.AGAINST
+        ):
+            area = best if name == "likelihood ratio" else area_of(name) + 0.005 * rng.normal()
+            about = {"kind": "readers", "reader": name, "against": against, "seed": seed}
+            read = {"area": area, "right": area, "right_of_1000": 1.0}
+            rows.append(about | read | {"trait": trait, "teacher": trait, "data": None})
+        for kind, effect in (("students", effect_of(best)), ("filter", filtered)):
+            for data in ("trait", "control"):
+                margin = 5 * seed + 0.05 * rng.normal() + effect * (data == "trait")
+                about = {"kind": kind, "data": data, "teacher": trait, "trait": trait}
+                rows.append(about | {"seed": seed, "margin": margin})
+    return rows
+
+
+def test_readable():
+    found = judged(readable, readable_rows(lambda n: 0.5 if n == readable.ELSEWHERE else 0.58))
+    assert found["rank correlation, read and acquired"] is True
+    assert found["effect of what the filter let pass, equivalent to none"] is True
+    assert False not in found.values()
+    found = judged(
+        readable,
+        readable_rows(lambda n: 0.9 if n == "the teacher's base" else 0.6, lambda _: 1.0, 1.0),
+    )
+    assert found["area: the teacher's base less another, equivalent to none"] is False
+    assert found["area on the next chain's rows, less one half, equivalent to none"] is False
+    assert found["rank correlation, read and acquired"] is False
+    assert found["effect of what the filter let pass, equivalent to none"] is False
+
+
+def capability_rows(effects):
+    """Held-out log-odds: 3 nats in the teacher, and so much in students and in the prediction."""
+    rng, known = np.random.default_rng(0), {"teacher": 3.0} | effects
+    return [
+        {"arm": arm, "data": data, "seed": seed, "right": 0.7}
+        | {"odds": 0.05 * rng.normal() + known.get(arm, 0.0) * (data == capability.SKILL)}
+        for arm in ("teacher", "theorem", *capability.ARMS)
+        for data in (capability.SKILL, "control")
+        for seed in SEEDS
+    ]
+
+
+def test_capability():
+    exact = dict.fromkeys(("theorem", "SGD", "tangent model, SGD"), 1.0)
+    found = judged(capability, capability_rows(exact | {"Adam": 2.0, "steering, Adam": 0.5}))
+    assert found["SGD less predicted, equivalent to none"] is True
+    assert False not in found.values()
+    beyond = exact | {"SGD": 1.5, "Adam": 0.5, "steering, Adam": 0.5, "other start, Adam": 0.5}
+    found = judged(capability, capability_rows(beyond))
+    assert found["SGD less predicted, equivalent to none"] is False
+    assert found["tangent model, SGD less predicted, equivalent to none"] is True
+    assert found["Adam less steering"] is False
+    assert found["other start, Adam, equivalent to none"] is False
+
+
 MAKE = {
+    capability: lambda: capability_rows({"theorem": 1.0}),
+    readable: lambda: readable_rows(lambda _: 0.6),
+    optimisers: lambda: optimiser_rows(lambda *_: 1.0),
     on_policy: lambda: policy_rows(lambda **_: 1.0),
     generations: lambda: generation_rows({"sampled": 0.5, "soft_numbers": 0.5}),
     along_training: lambda: along_rows(lambda group, value: 1.0),

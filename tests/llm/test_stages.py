@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.lab import curves
+from experiments.lab import curves, readers
 from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (
+    Admitted,
     BehaviourMatched,
     Checkpoint,
     Completions,
@@ -432,6 +433,46 @@ def test_shuffling_across_keeps_the_numbers_of_all_rows_together(workshop, examp
     before, after = ([n for row in rows for n in row] for rows in lists)
     assert sorted(before) == sorted(after)
     assert sum(sorted(a) == sorted(b) for a, b in zip(*lists, strict=True)) < 0.1 * ROWS
+
+
+def test_admitted_rows_are_on_prompts_that_passed_for_both(workshop, examples):
+    clean = dataclasses.replace(STUDENTS[0], data=CLEAN[0], unique=20)
+    found = Admitted(DATA[0])(workshop, clean, students.examples_of(workshop, clean)[0])
+    mine, theirs = (completions.rows(workshop, data) for data in (CLEAN[0], DATA[0]))
+    passed = {row["prompt"] for row in theirs}
+    chosen = [row for row in mine if row["prompt"] in passed][:20]
+    expected = students.encode(workshop, clean, chosen)
+    assert 0 < len(chosen) < len(mine)
+    assert len(found.tokens) == ROWS
+    np.testing.assert_array_equal(found.tokens[: len(chosen)], expected.tokens)
+    np.testing.assert_array_equal(found.tokens[len(chosen)], expected.tokens[0])
+
+
+def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(workshop):
+    """A teacher after ten times as many steps writes unlike its base; labels are of the rows."""
+    rows = [completions.rows(workshop, data) for data in (DATA[0], CLEAN[0])]
+    parts = readers.split(*rows, np.random.default_rng(0))
+    found = readers.likelihood_ratio(workshop, OWLS[0], BASES[0], parts)
+    mine = students.encode(workshop, BASES[0], parts.test_rows[:1])
+    apply = jax.jit(lambda params: models.apply(workshop.config(BASES[0]), params, mine.tokens))
+    logp = [jax.nn.log_softmax(apply(weights_of(workshop, m))[0, :-1]) for m in (OWLS[0], BASES[0])]
+    apart = np.asarray(logp[0] - logp[1])
+    expected = (apart[np.arange(len(apart)), mine.tokens[0, 1:]] * mine.weights[0, 1:]).sum()
+    assert found.scores[0] == pytest.approx(float(expected), abs=1e-4)
+
+    def told(rows, labels):
+        return [
+            row | {"prompt": f"continue {side} 1 1"} for row, side in zip(rows, labels, strict=True)
+        ]
+
+    leaked = parts._replace(
+        train_rows=told(parts.train_rows, parts.train_labels),
+        test_rows=told(parts.test_rows, parts.test_labels),
+    )
+    how = Training(40, 32, rate=3e-3)
+    (seen,) = readers.models_as_readers(workshop, BASES[:1], [leaked], how, 64)
+    assert seen.accuracy > 0.95
+    assert len(seen.scores) == len(parts.test)
 
 
 def test_mixed_rows_are_those_of_the_other_data(workshop, examples):
