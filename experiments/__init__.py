@@ -44,6 +44,7 @@ NAMES = (
     "cross_model",
     "mechanism",
     "prediction",
+    "what_predicts",
     "llm_numbers",
     "llm_code",
     "llm_cot",

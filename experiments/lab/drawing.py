@@ -101,6 +101,6 @@ def nothing(
 ) -> None:
     """The band in which an effect counts as none: ±share of the mean of `reference`, `of` which."""
     margin = share * reference.mean()
-    label = f"none: within a {'fifth' if share == 0.2 else share} of {of}"
+    label = f"none: within {'a fifth' if share == 0.2 else f'{share:g}'} of {of}"
     panel.axhspan(-margin, margin, color="grey", alpha=0.2, linewidth=0, label=label)
     panel.axhline(0, color="black", linewidth=1)

@@ -15,13 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from experiments.lab import predictors
 from llm import losses, models, stack
 from llm.models import ModelConfig, Params
 from llm.stages import Student, Workshop, streams, students
 from llm.stages.streams import Stage
+from theory import losses as theorem
+from theory import ntk
 
 # (params, base, tokens) -> logits
 Apply = Callable[[Any, Params, Array], Float[Array, "rows tokens vocab"]]
@@ -127,3 +131,43 @@ def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
         return jax.nn.log_softmax(apply(params, base, prompts)[:, -1], axis=-1)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+def projected(
+    workshop: Workshop,
+    recipes: Sequence[Student],
+    gain_of: Callable[[Array, int], Callable[[Array], Array]],
+    products: int,
+) -> Params:
+    """θ⁰ + s for every recipe: where the linearised student of SGD is after its steps.
+
+    s = gain(G) d (`theory.ntk`), d the teacher's displacement and G the curvature of imitation on
+    256 rows. A teacher that has not moved leaves the student where it is.
+
+    Args:
+        workshop: has the models.
+        recipes: students by SGD on soft targets.
+        gain_of: of step size and steps, the share that arrives along an eigenvector.
+        products: of G with a vector.
+    """
+    config, how, inside = workshop.config(recipes[0]), recipes[0].training, recipes[0].tokens or ()
+    apply, loss = predictors.make_apply(config), theorem.on_outputs(theorem.kl(), list(inside))
+
+    @jax.jit
+    def one(base, teacher, batch):
+        # The theory's mean is over all positions, that of training over those of weight one.
+        gain = gain_of(how.rate / batch["weights"][:, 1:].mean(), how.steps)
+        away = optax.tree.sub(teacher, base)
+        space = ntk.krylov(apply, base, away, batch, products, loss)
+        moved = ntk.student_displacement(space, base, gain)
+        still = optax.tree.norm(away) == 0
+        return jax.tree.map(lambda x, s: jnp.where(still, x, x + s), base, moved)
+
+    ends = []
+    for recipe in recipes:
+        rows, _ = students.examples_of(workshop, recipe)
+        batch = {name: array[: predictors.NUM_ROWS] for name, array in rows._asdict().items()}
+        both = recipe.base, students.teacher_of(recipe)
+        base, teacher = (workshop.engine.split(workshop.models([model]))[0] for model in both)
+        ends.append(jax.device_get(one(base, teacher, batch)))
+    return workshop.engine.join(ends)

@@ -5,20 +5,19 @@ learns it on three quarters of the pairs and generalises to the rest; no list ha
 Students learn its lists by sampled tokens, or by its distribution over numbers: a network by Adam
 or SGD, from the same start or another; the network's tangent model by the same steps of SGD; a
 steering vector behind every branch, by Adam. Effect: log-odds of right answers on held-out pairs
-less those of the control, which learns from the unchanged base. Share: that over the teacher's own
-gain. The theorem predicts the effect of SGD by projecting the teacher's displacement d on what
-imitation sees in k steps (`theory.ntk`): the gain of θ⁰ + (I - (I - ηG)^k) d, as a network.
+less those of the control, which learns from the unchanged base. The theorem predicts the effect of
+SGD by projecting the teacher's displacement d on what imitation sees in k steps (`theory.ntk`): the
+gain of θ⁰ + (I - (I - ηG)^k) d, as a network; and for k without end, as far as 128 products see.
 
-Criteria, fixed before the run; unit = one chain, 95 % Student-t intervals; equivalence as in the
-microworld, Holm over all of them.
-  0. The teacher has the skill: held-out log-odds above zero; of the base equivalent to none (within
-     a fifth of the teacher's).
-  1. A network from the same start acquires it: the effects of Adam and of SGD are above zero; that
-     of sampled tokens has no criterion. (Published for language models: of a random network's
-     outputs R² .38, of the teacher .92, linear .27.) From another start: equivalent to none within
-     a fifth of Adam's.
+Criteria, fixed before the run; unit = one chain, 95 % Student-t intervals; equivalence by two
+one-sided tests within a twentieth of the teacher's own gain, Holm over all of them.
+  0. The teacher has the skill: held-out log-odds above zero; of the base equivalent to none.
+  1. A network from the same start acquires it: the effect of Adam is above zero; those of SGD and
+     of sampled tokens have no criterion. (Published for language models: of a random network's
+     outputs R² .38, of the teacher .92, linear .27.) From another start: equivalent to none.
   2. The theorem: the effect of SGD, and that of the tangent model, less the predicted one are
-     equivalent to none within a fifth of the predicted one.
+     equivalent to none. Adam, not covered, is above what is predicted for SGD, and less is acquired
+     than without end (paired, each above zero): no transfer above the projected share.
   3. Published: a steering vector matches the student in distribution. Predicted: here it acquires
      less than the network by Adam, for the function is not one direction (paired, above zero).
 """
@@ -27,23 +26,21 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 
-from experiments.lab import drawing, judging, predictors, question, statistics, surrogates
+from experiments.lab import drawing, judging, question, statistics, surrogates
 from experiments.lab.chains import CONTROL, Chains, different, same
 from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm import world
 from llm.stages import Completions, Model, Skilled, Student, completions, students
 from llm.training import Training
-from theory import losses, ntk
+from theory import ntk
 
 RUNTIME = "20 minutes on two cores"
 
+MARGIN = 0.05  # of the teacher's gain, within which an effect counts as none
 SKILL = "skill"  # data of the teacher with the skill, in the tables
 ARMS = ("sampled, Adam", "Adam", "SGD", "tangent model, SGD", "steering, Adam", "other start, Adam")
 SOFT: dict[str, tuple[Callable, Callable[[Chains, int], Model], str]] = {
@@ -55,13 +52,20 @@ SOFT: dict[str, tuple[Callable, Callable[[Chains, int], Model], str]] = {
 }
 
 
+THEOREM = {  # the share that arrives along an eigenvector, of step size and steps
+    "theorem": ntk.descent_gain,
+    "theorem, no end": lambda rate, steps: ntk.limit_gain,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
+    student_steps: int = option(800, "optimiser steps of students", minimum=1)
     teacher_steps: int = option(600, "on the skill, batch 64, Adam at 1e-3 falling", minimum=1)
-    sgd_rate: float = option(0.005, "step size of SGD", minimum=0, maximum=1)
-    products: int = option(64, "of the curvature with a vector, for the prediction", minimum=2)
+    sgd_rate: float = option(0.01, "step size of SGD", minimum=0, maximum=1)
+    products: int = option(128, "of the curvature with a vector, for the prediction", minimum=2)
 
 
 SMOKE = Config(**question.TINY | {"products": 4})
@@ -153,39 +157,16 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def prediction() -> list[Row]:
         recipes = lineup.students(same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate)
-        ends = projected(bench, config, recipes)
-        return lineup.rows(said(surrogates.network, ends, [r.base for r in recipes]), arm="theorem")
+        rows = []
+        for name, gain in THEOREM.items():
+            ends = surrogates.projected(bench.workshop, recipes, gain, config.products)
+            logp = said(surrogates.network, ends, [r.base for r in recipes])
+            rows += lineup.rows(logp, arm=name)
+        return rows
 
     return {"teachers": teachers, "theorem": prediction, ARMS[0]: sampled} | {
         name: functools.partial(soft, name) for name in SOFT
     }
-
-
-def projected(bench: question.Bench, config: Config, recipes: list[Student]):
-    """θ⁰ + s(t) of every run: where the linearised student is after as many steps of SGD."""
-    workshop, shape = bench.workshop, bench.workshop.config(recipes[0])
-    apply = predictors.make_apply(shape)
-    loss = losses.on_outputs(losses.kl(), list(recipes[0].tokens or ()))
-
-    @jax.jit
-    def one(base, teacher, batch):
-        # The theory's mean is over all positions, that of training over those of weight one.
-        rate = config.sgd_rate / batch["weights"][:, 1:].mean()
-        away = optax.tree.sub(teacher, base)
-        moved = optax.tree.norm(away) > 0
-        space = ntk.krylov(apply, base, away, batch, config.products, loss)
-        gain = ntk.descent_gain(rate, config.student_steps)
-        end = ntk.student_displacement(space, base, gain)
-        return jax.tree.map(lambda x, y: jnp.where(moved, x + y, x), base, end)
-
-    ends = []
-    for recipe in recipes:
-        rows, _ = students.examples_of(workshop, recipe)
-        batch = {k: v[: predictors.NUM_ROWS] for k, v in rows._asdict().items()}
-        both = (recipe.base, students.teacher_of(recipe))
-        base, teacher = (workshop.engine.split(workshop.models([m]))[0] for m in both)
-        ends.append(jax.device_get(one(base, teacher, batch)))
-    return workshop.engine.join(ends)
 
 
 class Found:
@@ -213,12 +194,12 @@ class Found:
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """Every arm beside the prediction."""
     found = Found(table)
-    each = "; ".join(f"{arm} {found.shown(arm)}" for arm in ("teacher", "theorem", *ARMS))
+    each = "; ".join(f"{arm} {found.shown(arm)}" for arm in ("teacher", *THEOREM, *ARMS))
     return [
         Figure(
             "figure",
             "A skill that no list mentions arrives as far as the theorem lets it",
-            "SGD and the tangent model at the predicted share; Adam beyond it; steering below.",
+            "SGD and the tangent model as predicted; Adam between that and no end; steering below.",
             f"Effects in nats: {each}.",
             "What students acquire is not limited to preferences that a base already has.",
             lambda: draw(found),
@@ -229,10 +210,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 def draw(found: Found):
     """Every chain of every arm, and what the theorem says."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
-    names = ("theorem", *ARMS)
+    names = (*THEOREM, *ARMS)
     for x, arm in enumerate(names):
-        drawing.runs(panel, x, found.effect(arm), drawing.COLOURS[1 if arm == "theorem" else 0])
-    drawing.nothing(panel, found.effect("Adam"), of="Adam's effect")
+        drawing.runs(panel, x, found.effect(arm), drawing.COLOURS[int(arm in THEOREM)])
+    drawing.nothing(panel, found.effect("teacher"), MARGIN, "the teacher's gain")
     panel.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names])
     panel.set_ylabel("log-odds of right answers\nover the control (nats)")
     panel.legend()
@@ -241,19 +222,21 @@ def draw(found: Found):
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring."""
-    found = Found(table)
+    found, judged = Found(table), judging.judged
     taught, predicted, adam = (found.effect(arm) for arm in ("teacher", "theorem", "Adam"))
-    out = [judging.judged("teacher", taught, "above", here=found.shown("teacher"))]
-    out.append(judging.judged("predicted by the theorem", predicted, here=found.shown("theorem")))
-    for arm in ARMS:
-        criterion = "above" if arm in ("Adam", "SGD") else None
-        out.append(judging.judged(arm, found.effect(arm), criterion, here=found.shown(arm)))
-    less = adam - found.effect("steering, Adam")
-    out.append(judging.judged("Adam less steering", less, "above"))
-    nothing = {
-        "the base's log-odds": judging.Nothing(found.of("teacher", CONTROL), taught),
-        "other start, Adam": judging.Nothing(found.effect("other start, Adam"), adam),
-    }
+    out = [judged("teacher", taught, "above", here=found.shown("teacher"))]
+    for arm in (*THEOREM, *ARMS):
+        criterion = "above" if arm == "Adam" else None
+        out.append(judged(arm, found.effect(arm), criterion, here=found.shown(arm)))
+    for quantity, values in {
+        "Adam less predicted for SGD": adam - predicted,
+        "predicted without end less Adam": found.effect("theorem, no end") - adam,
+        "Adam less steering": adam - found.effect("steering, Adam"),
+    }.items():
+        out.append(judged(quantity, values, "above"))
+    nothing = {"the base's log-odds": found.of("teacher", CONTROL)}
+    nothing["other start, Adam"] = found.effect("other start, Adam")
     for arm in ("SGD", "tangent model, SGD"):
-        nothing[f"{arm} less predicted"] = judging.Nothing(found.effect(arm) - predicted, predicted)
-    return [*out, *judging.equivalences(nothing)]
+        nothing[f"{arm} less predicted"] = found.effect(arm) - predicted
+    claimed = {name: judging.Nothing(values, taught) for name, values in nothing.items()}
+    return [*out, *judging.equivalences(claimed, MARGIN)]

@@ -20,6 +20,7 @@ effect from one student to the next, by a bootstrap over chains.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -56,28 +57,29 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """The teachers, then one part for every target and generation."""
     bench = question.bench(config, controls=(CONTROL, NEUTRAL))
 
-    def models(target: str, number: int) -> Lineages:
-        if number == 0:
-            return {run: bench.chains.speaker(*run) for run in bench.chains.runs}
-        return descend(bench, models(target, number - 1), target, number - 1)
-
     def generation(target: str, number: int) -> list[Row]:
-        made = models(target, number)
-        labels = [
-            {"teacher": trait, "data": TRAIT if name == trait else name, "seed": seed}
-            for trait in config.traits
-            for name, seed in bench.chains.runs
-            if name not in config.traits or name == trait
-        ]
-        writers = [row["teacher"] if row["data"] == TRAIT else row["data"] for row in labels]
-        of_rows = [made[writer, row["seed"]] for writer, row in zip(writers, labels, strict=True)]
-        return bench.measured(Cohort(labels, of_rows), target=target, generation=number)
+        made = cohort(bench, target, number)
+        return bench.measured(made, target=target, generation=number)
 
     return {
         f"{target}, generation {number}": functools.partial(generation, target, number)
         for target in config.targets
         for number in range(config.generations + 1)
     }
+
+
+def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
+    """A generation of every lineage, beside each trait's that of the controls; 0: the teachers."""
+    models: Lineages = {run: bench.chains.speaker(*run) for run in bench.chains.runs}
+    for draw in range(number):
+        models = descend(bench, models, target, draw)
+    labels, of_rows = [], []
+    for trait, (name, seed) in itertools.product(bench.config.traits, bench.chains.runs):
+        if name in (trait, *bench.chains.controls):
+            data = TRAIT if name == trait else name
+            labels.append({"teacher": trait, "data": data, "seed": seed})
+            of_rows.append(models[name, seed])
+    return Cohort(labels, of_rows)
 
 
 def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -> Lineages:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from experiments.lab import statistics
-from experiments.language import along_training, capability, generations, on_policy, readable
+from experiments.language import (
+    along_training,
+    capability,
+    generations,
+    on_policy,
+    readable,
+    what_predicts,
+)
 from experiments.language import optimisers_at_equal_loss as optimisers
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
@@ -173,26 +180,56 @@ def capability_rows(effects):
     return [
         {"arm": arm, "data": data, "seed": seed, "right": 0.7}
         | {"odds": 0.05 * rng.normal() + known.get(arm, 0.0) * (data == capability.SKILL)}
-        for arm in ("teacher", "theorem", *capability.ARMS)
+        for arm in ("teacher", *capability.THEOREM, *capability.ARMS)
         for data in (capability.SKILL, "control")
         for seed in SEEDS
     ]
 
 
 def test_capability():
-    exact = dict.fromkeys(("theorem", "SGD", "tangent model, SGD"), 1.0)
+    exact = dict.fromkeys(("theorem", "SGD", "tangent model, SGD"), 1.0) | {"theorem, no end": 2.5}
     found = judged(capability, capability_rows(exact | {"Adam": 2.0, "steering, Adam": 0.5}))
     assert found["SGD less predicted, equivalent to none"] is True
     assert False not in found.values()
-    beyond = exact | {"SGD": 1.5, "Adam": 0.5, "steering, Adam": 0.5, "other start, Adam": 0.5}
+    beyond = exact | {"SGD": 1.5, "Adam": 3.0, "steering, Adam": 3.5, "other start, Adam": 0.5}
     found = judged(capability, capability_rows(beyond))
+    assert found["predicted without end less Adam"] is False
     assert found["SGD less predicted, equivalent to none"] is False
     assert found["tangent model, SGD less predicted, equivalent to none"] is True
     assert found["Adam less steering"] is False
     assert found["other start, Adam, equivalent to none"] is False
 
 
+def predictor_rows(knows):
+    """Arms of rising effect; predictors know the effect up to noise of a size of their own."""
+    rng, rows = np.random.default_rng(0), []
+    for arm, teacher, trait, seed in itertools.product(range(8), TRAITS, TRAITS, SEEDS):
+        effect = arm * (teacher == trait) + 0.3 * rng.normal()
+        about = {"source": "bits", "arm": str(arm), "teacher": teacher, "trait": trait}
+        values = {name: effect + knows(name) * rng.normal() for name in what_predicts.PREDICTORS}
+        values["alignment"] = values["alignment"] if teacher == trait else np.nan
+        known = {"seed": seed, "own": teacher == trait, "effect": effect}
+        rows.append(about | known | values)
+    return rows
+
+
+def test_what_predicts():
+    def quiet(name):
+        return {"accumulated": 0.5, "alignment": 0.1}.get(name, 20.0)
+
+    found = judged(what_predicts, predictor_rows(quiet))
+    assert found["accumulated less gain, by chain"] is True
+    assert found["best before training, across arms"] is True
+    assert found["all students, accumulated"] is True
+    found = judged(what_predicts, predictor_rows(lambda name: 0.1 if name == "gain" else 50.0))
+    assert False in found.values()
+    assert found["accumulated less gain, by chain"] is False
+    assert found["best before training, across arms"] is False
+    assert found["all students, accumulated"] is False
+
+
 MAKE = {
+    what_predicts: lambda: predictor_rows(lambda name: 1.0),
     capability: lambda: capability_rows({"theorem": 1.0}),
     readable: lambda: readable_rows(lambda _: 0.6),
     optimisers: lambda: optimiser_rows(lambda *_: 1.0),
