@@ -83,7 +83,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     found = {}
     for source in there:
         module = experiments.load(source)
-        stored = frame.config_of(module, folder / source) if config.runs else module.SMOKE
+        toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
+        stored = frame.config_of(module, folder / source) if config.runs else toy
         settings = dataclasses.replace(stored, work=config.work)
         every = arms.OF[source](module, settings)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:
