@@ -27,8 +27,8 @@ def add(model: Decoder, share: float, key: Key[Array, ""]) -> Decoder:
     numbers = jnp.arange(model.config.num_layers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
     if isinstance(model.layers, Block):
-        model.layers.drop = nnx.data(Dropout(share, keys))
+        model.layers.drop = nnx.data(Dropout(share, keys))  # pyright: ignore[reportAttributeAccessIssue]
     else:
         for block, own in zip(model.layers, keys, strict=True):
-            block.drop = nnx.data(Dropout(share, own))
+            block.drop = nnx.data(Dropout(share, own))  # pyright: ignore[reportAttributeAccessIssue]
     return model

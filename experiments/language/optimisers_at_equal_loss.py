@@ -133,7 +133,10 @@ class Found:
         self.effects = effects(table, ["optimizer", "rank"], less=TREE)
         self.arms = list(itertools.product(config.optimizers, config.ranks))
         columns = ["step_size", "step", "left"]
-        self.about = table.groupby(["optimizer", "rank"])[columns].first()
+        self.about = {
+            (optimizer, rank): at(table, optimizer=optimizer, rank=rank)[columns].iloc[0].to_dict()
+            for optimizer, rank in self.arms
+        }
         self.wanted = config.left
 
     def own(self, optimizer: str, rank: int) -> np.ndarray:
@@ -142,11 +145,11 @@ class Found:
 
     def equal(self, optimizer: str, rank: int) -> bool:
         """Whether the arm has learnt as much as is asked for, and not more."""
-        return abs(self.about.loc[(optimizer, rank), "left"] - self.wanted) <= TOLERANCE
+        return abs(self.about[optimizer, rank]["left"] - self.wanted) <= TOLERANCE
 
     def shown(self, optimizer: str, rank: int) -> str:
         """The effect, and where it was taken."""
-        about = self.about.loc[(optimizer, rank)]
+        about = self.about[optimizer, rank]
         effect = statistics.shown(self.own(optimizer, rank), 2)
         where = f"at step {about['step']:.0f} of {about['step_size']:.2g}"
         return f"{effect} {where}, {about['left']:.2f} of the KL left"

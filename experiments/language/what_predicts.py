@@ -111,7 +111,8 @@ def arm(
     cohort = Cohort(*map(list, zip(*first, strict=True)))
     rows = known(bench, cohort, settings.traits, config.blocks)
     joined = rows.join(acquired, on=keys).dropna(subset=["effect"])
-    return joined.assign(source=source, arm=name).to_dict("records")
+    told = joined.assign(source=source, arm=name)
+    return [{str(k): v for k, v in row.items()} for row in told.to_dict("records")]
 
 
 def known(
