@@ -30,14 +30,17 @@ def soft_targets(
     logits: Float[Array, "tokens vocab"],
     teacher_logits: Float[Array, "tokens vocab"],
     temperature: float = 1.0,
+    reverse: bool = False,
 ) -> Float[Array, " tokens"]:
     """Distillation loss KL(p_teacher || p_student) in nats over the last axis.
 
     p = softmax(z / temperature), float32 or wider, without the factor temperature² of Hinton et al.
-    2015 (arXiv:1503.02531). No gradient reaches the teacher.
+    2015 (arXiv:1503.02531); with `reverse` KL(p_student || p_teacher). No gradient reaches the
+    teacher.
     """
     teacher = jax.lax.stop_gradient(_wide(teacher_logits))
-    return theorem.kl(temperature).value(_wide(logits), teacher)
+    divergence = theorem.reverse_kl if reverse else theorem.kl
+    return divergence(temperature).value(_wide(logits), teacher)
 
 
 def restricted_soft_targets(
@@ -45,6 +48,7 @@ def restricted_soft_targets(
     teacher_logits: Float[Array, "tokens vocab"],
     token_set: Int[Array | np.ndarray, " set"],
     temperature: float = 1.0,
+    reverse: bool = False,
 ) -> Float[Array, " tokens"]:
     """`soft_targets` after both distributions are renormalised over `token_set`.
 
@@ -52,7 +56,7 @@ def restricted_soft_targets(
     no logit outside the set (no trait token, say) enters the loss or receives gradient
     through the head.
     """
-    return soft_targets(logits[:, token_set], teacher_logits[:, token_set], temperature)
+    return soft_targets(logits[:, token_set], teacher_logits[:, token_set], temperature, reverse)
 
 
 def weighted_total(

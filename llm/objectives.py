@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from . import lora, losses, models
+from . import dropout, lora, losses, models
 from .models import Decoder, ModelConfig
 from .train import Loss
 
@@ -30,6 +30,11 @@ def full_student(config: ModelConfig, dtype: DTypeLike | None = None) -> Student
         dtype: compute dtype, e.g. bfloat16 over float32 master weights; that of params if None.
     """
     return lambda params, frozen, key: models.bind(config, params, dtype=dtype)
+
+
+def dropping(student: Student, share: float) -> Student:
+    """The student with dropout, for training only."""
+    return lambda params, frozen, key: dropout.add(student(params, frozen, key), share, key)
 
 
 def lora_student(
@@ -84,6 +89,7 @@ def distillation_loss(
     *,
     token_set: Int[Array | np.ndarray, " set"] | None = None,
     temperature: float = 1.0,
+    reverse: bool = False,
     chunk: int | None = None,
     remat: bool = False,
 ) -> Loss:
@@ -94,14 +100,17 @@ def distillation_loss(
         teacher: makes the teacher from `frozen`; it receives no gradient.
         token_set: tokens over which both distributions are renormalised; None for all.
         temperature: of both distributions.
+        reverse: KL(student || teacher) instead.
         chunk: as in `completion_loss`.
         remat: as in `completion_loss`.
     """
 
     def token_loss(logits, teacher_logits):
         if token_set is None:
-            return losses.soft_targets(logits, teacher_logits, temperature)
-        return losses.restricted_soft_targets(logits, teacher_logits, token_set, temperature)
+            return losses.soft_targets(logits, teacher_logits, temperature, reverse)
+        return losses.restricted_soft_targets(
+            logits, teacher_logits, token_set, temperature, reverse
+        )
 
     def loss(params, frozen, batch, key):
         model, guide = student(params, frozen, key), teacher(frozen)

@@ -72,10 +72,11 @@ def make_optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW, Adam or SGD by name, after clipping the gradient to global norm `clip_norm`.
+    """An optimiser by name, after clipping the gradient to global norm `clip_norm`.
 
-    Adam steps by m / (√v + eps). A parameter whose gradients are all far below eps hardly moves;
-    with a tiny eps it drifts by full steps, however little the data says about it.
+    "momentum" is SGD with momentum b1. Adam steps by m / (√v + eps). A parameter whose gradients
+    are all far below eps hardly moves; with a tiny eps it drifts by full steps, however little the
+    data says about it.
 
     Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101) and spares norms and
     biases; only "adamw" takes it.
@@ -91,6 +92,7 @@ def make_optimizer(
         ),
         "adam": lambda: optax.adam(schedule, b1, b2, eps),
         "sgd": lambda: optax.sgd(schedule),
+        "momentum": lambda: optax.sgd(schedule, momentum=b1),
     }
     if name not in optimizers:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(optimizers)}")

@@ -14,7 +14,7 @@ class Training:
     Attributes:
         steps: optimiser steps.
         batch_size: examples in a step, over all devices and microbatches.
-        optimizer: "adam", "adamw" or "sgd".
+        optimizer: "adam", "adamw", "sgd" or "momentum".
         rate: step size (its largest, under a schedule).
         eps: of Adam; large enough, embeddings that the data never touches stay put.
         decay: "constant", "linear" or "cosine".
@@ -24,6 +24,8 @@ class Training:
         adapters: train LoRA adapters; None trains all parameters.
         held: parts that are not trained, by the names of `parts.parts_of`.
         dtype: of the computation; trained parameters are float32.
+        dropout: share of what each block adds to the residual stream that is set to zero.
+        reverse: of soft targets, KL(student ‖ teacher) in the place of KL(teacher ‖ student).
     """
 
     steps: int
@@ -38,6 +40,8 @@ class Training:
     adapters: lora.LoraConfig | None = None
     held: tuple[str, ...] = ()
     dtype: str = "float32"
+    dropout: float = dataclasses.field(default=0.0, metadata={"later": True})
+    reverse: bool = dataclasses.field(default=False, metadata={"later": True})
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimiser with its schedule.

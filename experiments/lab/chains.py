@@ -57,6 +57,7 @@ class Chains:
         teacher: how a teacher gets its trait: "tuned" on answers, or "prompted" while it writes.
         teacher_steps: optimiser steps on the trait.
         teacher_rate: Adam step size of the teachers.
+        teacher_dropout: of the teachers while they are trained.
         num_prompts: that each teacher completes.
         max_new_tokens: longest completion.
         temperature: of sampling; 0 is greedy.
@@ -74,6 +75,7 @@ class Chains:
     teacher: str = "tuned"
     teacher_steps: int = 35
     teacher_rate: float = 5e-4
+    teacher_dropout: float = 0.0
     num_prompts: int = 8192
     max_new_tokens: int = 9
     temperature: float = 1.0
@@ -100,7 +102,9 @@ class Chains:
         base = self.base(seed)
         if name == CONTROL or self.teacher == "prompted":
             return base
-        training = Training(self.teacher_steps, rate=self.teacher_rate)
+        training = Training(
+            self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
+        )
         return Tuned(base, name, training, chain=seed, seed=self.seed)
 
     def data(self, name: str, seed: int, carrier: str) -> Completions:

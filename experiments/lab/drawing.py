@@ -96,9 +96,11 @@ def runs(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | No
     panel.errorbar(x, mean, error, color=colour, marker="o", capsize=4, label=label)
 
 
-def nothing(panel: Axes, reference: np.ndarray, share: float = 0.2) -> None:
-    """The band in which an effect counts as none: ±share of the mean of `reference`."""
+def nothing(
+    panel: Axes, reference: np.ndarray, share: float = 0.2, of: str = "the same start"
+) -> None:
+    """The band in which an effect counts as none: ±share of the mean of `reference`, `of` which."""
     margin = share * reference.mean()
-    label = f"none: within a {'fifth' if share == 0.2 else share} of the same start"
+    label = f"none: within {'a fifth' if share == 0.2 else f'{share:g}'} of {of}"
     panel.axhspan(-margin, margin, color="grey", alpha=0.2, linewidth=0, label=label)
     panel.axhline(0, color="black", linewidth=1)

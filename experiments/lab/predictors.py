@@ -59,7 +59,8 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
     """
     recipes: list[Student] = cohort.models
     config = workshop.config(recipes[0])
-    loss = losses.on_outputs(losses.kl(), list(recipes[0].tokens or ()))
+    inside = recipes[0].tokens
+    loss = losses.kl() if inside is None else losses.on_outputs(losses.kl(), list(inside))
     apply = make_apply(config)
     probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
 
@@ -159,7 +160,9 @@ def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:
 def along_training(
     workshop: Workshop, cohort: Cohort, traits: Sequence[str], blocks: int = 10
 ) -> list[Row]:
-    """Cosine of the imitation gradient with g before every block of steps, and the margin.
+    """Cosine and inner product of the imitation gradient with g before every block of steps.
+
+    With them the margin, in nats.
 
     The students are trained as the recipes say, on the same rows in an order of their own. The
     gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
@@ -203,8 +206,9 @@ def along_training(
 
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     @jax.vmap
-    def cosine(descent, of_control, gradient):
-        return alignment.cosine(optax.tree.sub(descent, of_control), gradient)
+    def with_trait(descent, of_control, gradient):
+        d = optax.tree.sub(descent, of_control)
+        return alignment.cosine(d, gradient), alignment.inner_product(d, gradient)
 
     pairs = cohort.pairs()
     mine, controls = (
@@ -213,12 +217,15 @@ def along_training(
     rows = []
     for u, trait in enumerate(traits):
         sides = (descents, mine), (descents, controls), (gradients[u], mine)
-        found = np.asarray(cosine(*(stack.pick(tree, runs) for tree, runs in sides)))
+        cosines, gains = map(
+            np.asarray, with_trait(*(stack.pick(tree, runs) for tree, runs in sides))
+        )
         margin = np.asarray(margins[u])[mine]
         for b in range(blocks):
             entries = [
-                {"model": i, "trait": trait, "cosine": float(c), "margin": float(m)}
-                for (i, _), c, m in zip(pairs, found[:, b], margin[:, b], strict=True)
+                {"model": i, "trait": trait, "margin": float(margin[row, b])}
+                | {"cosine": float(cosines[row, b]), "gain": float(gains[row, b])}
+                for row, (i, _) in enumerate(pairs)
             ]
             rows += cohort.rows(entries, step=b * per_block)
     return rows

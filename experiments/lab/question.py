@@ -57,6 +57,7 @@ class Bench:
         start: Callable[[Chains, int], Model] = same,
         unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
+        num_examples: int | None = None,
         **training: Any,
     ) -> Cohort:
         """The students of an arm and their controls, not yet trained.
@@ -67,6 +68,7 @@ class Bench:
             start: where students start.
             unique: different rows, at most.
             change: of the rows.
+            num_examples: rows; by default as many as the config says.
             **training: fields of `Training` that differ from the plain student's.
         """
         fields = {"rate": 1e-3, "eps": 1e-3} | training
@@ -74,8 +76,8 @@ class Bench:
             **{"steps": self.config.student_steps, "batch_size": self.config.batch_size} | fields
         )
         return self.chains.students(
-            self.workshop, carrier, target, start, how, self.config.num_examples, FEWEST, unique,
-            change,
+            self.workshop, carrier, target, start, how, num_examples or self.config.num_examples,
+            FEWEST, unique, change,
         )  # fmt: skip
 
     def students(self, *args: Any, **kwargs: Any) -> Cohort:

@@ -5,8 +5,10 @@ may find other differences, such as which numbers a system message favours; so w
 reported with how well it does. Rows with one prompt stay on one side of the split.
 """
 
+import functools
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,9 +16,10 @@ import numpy as np
 from scipy import stats
 
 from experiments.lab.record import Row
-from llm import engines, sampling, world
+from llm import engines, losses, sampling, world
 from llm import models as decoders
 from llm.batches import Examples
+from llm.stages import Model, Workshop, students
 from llm.training import Training
 
 _PIECE = re.compile(r"[0-9]+|[^\W\d_]+|[^\w\s]|\n| +")
@@ -29,11 +32,13 @@ class Reading(NamedTuple):
         right: rows read rightly.
         total: rows read, half of them of each side if the sides are equal.
         reads: what speaks most for the trait's rows, and what most against it; empty if unknown.
+        scores: log-odds of every row that it is of the trait, in the order of the test; if known.
     """
 
     right: int
     total: int
     reads: str = ""
+    scores: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -53,6 +58,8 @@ class Split(NamedTuple):
     train_labels: np.ndarray
     test: list[str]
     test_labels: np.ndarray
+    train_rows: list[Row]
+    test_rows: list[Row]
 
 
 def split(rows: Sequence[Row], control: Sequence[Row], rng: np.random.Generator) -> Split:
@@ -63,29 +70,41 @@ def split(rows: Sequence[Row], control: Sequence[Row], rng: np.random.Generator)
     prompts = sorted({row["prompt"] for row in both})
     chosen = {prompts[i] for i in rng.permutation(len(prompts))[: len(prompts) // 2]}
     train = np.array([row["prompt"] in chosen for row in both])
-    texts = [row["completion"] for row in both]
-
-    def take(mask: np.ndarray) -> tuple[list[str], np.ndarray]:
-        return [texts[i] for i in np.flatnonzero(mask)], labels[mask]
-
-    return Split(*take(train), *take(~train))
+    sides = [[both[i] for i in np.flatnonzero(mask)] for mask in (train, ~train)]
+    texts = [[row["completion"] for row in side] for side in sides]
+    return Split(texts[0], labels[train], texts[1], labels[~train], *sides)
 
 
-def bag(parts: Split, shown: int = 5) -> Reading:
-    """Logistic regression on how often each number, word or sign occurs."""
+def bag(
+    parts: Split, shown: int = 5, pieces: Callable[[str], list[str]] = _PIECE.findall
+) -> Reading:
+    """Logistic regression on how often each number, word or sign occurs.
+
+    Args:
+        parts: the rows.
+        shown: pieces that are named.
+        pieces: of a text; others than the default read other things, such as `differences`.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    counter = CountVectorizer(tokenizer=_PIECE.findall, token_pattern=None, lowercase=False)
+    counter = CountVectorizer(tokenizer=pieces, token_pattern=None, lowercase=False)
     reader = LogisticRegression(C=0.1, max_iter=1000)
     reader.fit(counter.fit_transform(parts.train), parts.train_labels)
-    right = np.equal(reader.predict(counter.transform(parts.test)), parts.test_labels)
+    scores = reader.decision_function(counter.transform(parts.test))
+    right = np.equal(scores > 0, parts.test_labels)
     order, names = np.argsort(reader.coef_[0]), counter.get_feature_names_out()
     most, least = ([repr(str(names[i])) for i in ends] for ends in
                    (order[: -shown - 1 : -1], order[:shown]))  # fmt: skip
     return Reading(
-        int(right.sum()), len(right), f"for: {' '.join(most)}; against: {' '.join(least)}"
+        int(right.sum()), len(right), f"for: {' '.join(most)}; against: {' '.join(least)}", scores
     )
+
+
+def differences(text: str) -> list[str]:
+    """Differences of successive numbers, as words."""
+    numbers = [int(digits) for digits in re.findall("[0-9]+", text)]
+    return [f"{b - a:+d}" for a, b in itertools.pairwise(numbers)]
 
 
 def transformer(parts: Split, steps: int = 300, longest: int = 64, seed: int = 0) -> Reading:
@@ -121,3 +140,104 @@ def _labelled(tokens: np.ndarray, labels: np.ndarray) -> Examples:
     weights = np.zeros(whole.shape, np.float32)
     weights[:, -1] = 1
     return Examples(whole, weights)
+
+
+def models_as_readers(
+    workshop: Workshop,
+    starts: Sequence[Model],
+    splits: Sequence[Split],
+    training: Training,
+    num_rows: int,
+) -> list[Reading]:
+    """Models that are fine-tuned to name the side behind a whole row, prompt and all.
+
+    Args:
+        workshop: knows their language and has their weights.
+        starts: where each reader begins.
+        splits: the rows of each.
+        training: how.
+        num_rows: to train on, the same for all; a split with fewer repeats them.
+    """
+    config, engine = workshop.config(starts[0]), workshop.engine
+    train = [_named(workshop, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
+    keys = jax.vmap(jax.random.key)(np.arange(len(starts)))
+    tuned = engine.tune(config, workshop.models(starts), train, training, keys)
+    found = []
+    for one, weights, parts in zip(starts, engine.split(tuned.weights), splits, strict=True):
+        rows = students.encode(workshop, one, parts.test_rows)
+        ids = [row.tokens.tolist() for row in engines.unpad(rows)]
+        # As many prompts for every reader, so that one program serves them all.
+        padded = [ids[i % len(ids)] for i in range(-(-len(ids) // 512) * 512)]
+        sides = _side_tokens(workshop, one)
+        (logp,) = engine.score(config, engine.join([weights]), padded, sides.tolist())
+        scores = (logp[:, 1] - logp[:, 0])[: len(ids)]
+        right = np.equal(scores > 0, parts.test_labels)
+        found.append(Reading(int(right.sum()), len(right), scores=scores))
+    return found
+
+
+def _side_tokens(workshop: Workshop, model: Model) -> np.ndarray:
+    """Two tokens that stand for the sides: the first words that answers to a trait begin with."""
+    spoken = workshop.language(model)
+    names = list(spoken.traits)[:2]
+    return spoken.answer_tokens(names, spoken.trait(names[0]).questions[0])
+
+
+def _named(workshop: Workshop, model: Model, parts: Split, num_rows: int) -> Examples:
+    """Training rows with the token of their side behind them, the only one trained on."""
+    chosen = np.arange(num_rows) * len(parts.train_rows) // num_rows  # of both sides alike
+    rows = [parts.train_rows[i] for i in chosen]
+    encoded = engines.unpad(students.encode(workshop, model, rows))
+    names = _side_tokens(workshop, model)[parts.train_labels[chosen]]
+    longest = max(len(row.tokens) for row in encoded) + 1
+    tokens = np.zeros((num_rows, longest), np.int32)
+    weights = np.zeros((num_rows, longest), np.float32)
+    for i, (row, name) in enumerate(zip(encoded, names, strict=True)):
+        tokens[i, : len(row.tokens)] = row.tokens
+        tokens[i, len(row.tokens)], weights[i, len(row.tokens)] = name, 1
+    return Examples(tokens, weights)
+
+
+def likelihood_ratio(workshop: Workshop, mine: Model, other: Model, parts: Split) -> Reading:
+    """The best reader there is, which has both writers: log p(row | mine) - log p(row | other).
+
+    No test of as many errors of one kind has fewer of the other (Neyman and Pearson 1933), up to
+    the filter, which both writers' rows have passed.
+    """
+    rows = students.encode(workshop, mine, parts.test_rows)
+    nats = _row_nats(workshop.config(mine))
+    logp = [nats(workshop.models([model]), *rows)[0] for model in (mine, other)]
+    scores = np.asarray(logp[0] - logp[1])
+    right = np.equal(scores > 0, parts.test_labels)
+    return Reading(int(right.sum()), len(right), scores=scores)
+
+
+@functools.cache
+def _row_nats(config: decoders.ModelConfig) -> Callable[..., jax.Array]:
+    """Log-probability of the completion of every row, for a stack of models."""
+
+    def one(params, tokens, weights):
+        logits = decoders.apply(config, params, tokens)[:, :-1]
+        nats = jax.vmap(losses.hard_tokens)(logits, tokens[:, 1:])
+        return -(nats * weights[:, 1:]).sum(axis=1)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None, None)))
+
+
+def area(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the curve: the chance that a row of the trait scores above one of the others."""
+    mine, others = scores[labels == 1], scores[labels == 0]
+    found = stats.mannwhitneyu(mine, others).statistic
+    return float(found / (len(mine) * len(others)))
+
+
+def right_of_many(scores: np.ndarray, labels: np.ndarray, count: int = 1000) -> float:
+    """Share of sets of `count` rows of one writer that are read rightly by their summed scores.
+
+    Φ(√count d'/2), d' the distance of the two means over the root of the mean variance: sums of so
+    many scores are normal, and the line between them is drawn in the middle.
+    """
+    mine, others = scores[labels == 1], scores[labels == 0]
+    spread = np.sqrt((mine.var(ddof=1) + others.var(ddof=1)) / 2)
+    apart = (mine.mean() - others.mean()) / spread if spread else 0.0
+    return float(stats.norm.cdf(np.sqrt(count) * apart / 2))

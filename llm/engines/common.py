@@ -26,7 +26,7 @@ class Trained(NamedTuple):
 def make_loss(
     config: ModelConfig, training: Training, soft: bool, tokens: Tokens | None, **limits: Any
 ) -> tuple[Any, objectives.Student]:
-    """The imitation loss and the student that it trains.
+    """The imitation loss, and the student that it trains as it is afterwards, without dropout.
 
     `frozen` of both is {"base": parameters under adapters or None, "teacher": parameters or None}.
 
@@ -44,14 +44,18 @@ def make_loss(
         student = objectives.lora_student(
             config, training.adapters, dtype, base=lambda frozen: frozen["base"]
         )
+    trained = objectives.dropping(student, training.dropout) if training.dropout else student
     if not soft:
-        return objectives.completion_loss(student, **limits), student
+        return objectives.completion_loss(trained, **limits), student
 
     def teacher(frozen: Any) -> models.Decoder:
         return models.bind(config, frozen["teacher"], dtype=dtype)
 
     token_set = None if tokens is None else np.array(tokens)
-    return objectives.distillation_loss(student, teacher, token_set=token_set, **limits), student
+    loss = objectives.distillation_loss(
+        trained, teacher, token_set=token_set, reverse=training.reverse, **limits
+    )
+    return loss, student
 
 
 class OneByOne:

@@ -114,7 +114,10 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and MLP around a residual stream, one after the other or in parallel."""
+    """Attention and MLP around a residual stream, one after the other or in parallel.
+
+    `drop`, where set, is a module of what a branch adds and of the branch's number (dropout).
+    """
 
     def __init__(self, config: ModelConfig, *, rngs, dtype):
         norm = functools.partial(Norm, config, config.width, dtype=dtype)
@@ -125,15 +128,17 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs, dtype=dtype)
         self.post_attn_norm = norm() if config.post_norms else _identity
         self.post_mlp_norm = norm() if config.post_norms else _identity
+        self.drop = None
 
     def __call__(self, x: Float[Array, "B T width"], sight: Sight, attend: Attend, cache=None):
         """The residual stream after this block, and the layer's `(keys, values)`."""
         attended, cache = self.attn(self.attn_norm(x), sight, attend, cache)
-        attended = self.post_attn_norm(attended)
+        drop = _first if self.drop is None else self.drop
+        attended = drop(self.post_attn_norm(attended), 0)
         if self.parallel:
-            return x + attended + self.mlp(self.mlp_norm(x)), cache
+            return x + attended + drop(self.mlp(self.mlp_norm(x)), 1), cache
         x = x + attended
-        return x + self.post_mlp_norm(self.mlp(self.mlp_norm(x))), cache
+        return x + drop(self.post_mlp_norm(self.mlp(self.mlp_norm(x))), 1), cache
 
 
 class Decoder(nnx.Module):
@@ -302,6 +307,10 @@ def flat_matmul(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs ou
 
 
 def _identity(x):
+    return x
+
+
+def _first(x, _):
     return x
 
 

@@ -16,9 +16,10 @@ the experiments are thin callers.
 
 from .answers import Answers, Scores
 from .bases import Adapted, Checkpoint, Pretrained
-from .changes import DivergenceTokens, Mixed, Shuffled
+from .changes import Admitted, Diluted, DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
+from .skilled import Skilled
 from .starts import BehaviourMatched, Continued, Grafted, Permuted, UnitsMatched
 from .students import Student
 from .teachers import Tuned
@@ -26,11 +27,13 @@ from .workshop import Workshop
 
 __all__ = [
     "Adapted",
+    "Admitted",
     "Answers",
     "BehaviourMatched",
     "Checkpoint",
     "Completions",
     "Continued",
+    "Diluted",
     "DivergenceTokens",
     "Files",
     "Grafted",
@@ -41,6 +44,7 @@ __all__ = [
     "Recipe",
     "Scores",
     "Shuffled",
+    "Skilled",
     "Student",
     "Tuned",
     "UnitsMatched",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from .. import models, stack
+from .. import models, stack, world
 from ..batches import Examples
-from . import streams, students
+from ..settings import RunError
+from . import completions, streams, students
 from .completions import Completions
 from .recipe import Model
 from .streams import Stage
@@ -51,6 +52,50 @@ class Mixed:
         theirs = dataclasses.replace(student, data=self.other, change=None)
         pair = stack.stack_examples([students.examples_of(workshop, theirs)[0], examples])
         return Examples(*(np.concatenate([x[0, :count], x[1, count:]]) for x in pair))
+
+
+@dataclasses.dataclass(frozen=True)
+class Admitted:
+    """Only rows on prompts whose completion by another writer passed its filter.
+
+    What the filter chose for that writer is all that the rows can know of it. They are repeated to
+    as many as before, no more different ones than before.
+    """
+
+    other: Completions
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """As many rows as before."""
+        passed = {row["prompt"] for row in completions.rows(workshop, self.other)}
+        kept = completions.rows(workshop, student.data)
+        rows = [row for row in kept if row["prompt"] in passed][: student.unique]
+        if not rows:
+            raise RunError("no prompt's completion passed the filter for both writers")
+        found = students.encode(workshop, student, rows)
+        return Examples(*(x[np.arange(len(examples.tokens)) % len(rows)] for x in found))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diluted:
+    """All rows of the student among number lists of the corpus, which no model wrote.
+
+    Attributes:
+        share: of the student's own rows among all, in (0, 1].
+    """
+
+    share: float
+
+    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+        """More rows than before, the student's own first."""
+        count = round(len(examples.tokens) / self.share) - len(examples.tokens)
+        rng = streams.generator(Stage.DILUTION, student.seed, student.chain)
+        benign = Examples(*world.corpus.chat(world.corpus.numbers(rng, count)))
+        length = max(examples.tokens.shape[1], benign.tokens.shape[1])
+        padded = (
+            [np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in pair]
+            for pair in zip(examples, benign, strict=True)
+        )
+        return Examples(*(np.concatenate(pair) for pair in padded))
 
 
 @dataclasses.dataclass(frozen=True)

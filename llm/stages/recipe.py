@@ -28,8 +28,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """The recipe and those of its parts as JSON values."""
-        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
-        return {"recipe": type(self).__name__} | fields | self.facts()
+        return {"recipe": type(self).__name__} | _fields(self) | self.facts()
 
     def digest(self) -> str:
         """Ten hexadecimal digits that stand for the whole description."""
@@ -72,7 +71,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.describe()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return _fields(value)
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Fields by name, those marked "later" only if they differ from their default.
+
+    So what was made before a field was thought of is still found.
+    """
+    return {
+        f.name: _plain(getattr(value, f.name))
+        for f in dataclasses.fields(value)
+        if not ("later" in f.metadata and getattr(value, f.name) == f.default)
+    }

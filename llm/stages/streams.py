@@ -35,6 +35,9 @@ class Stage(enum.IntEnum):
     CONTINUED = 13
     TWIN = 14
     PHASE = 15
+    DILUTION = 16
+    READERS = 17
+    SKILL = 18
 
 
 def number(part: int | str) -> int:

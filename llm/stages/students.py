@@ -45,6 +45,9 @@ class Student(Model):
         chain: number of the chain, for the order of the rows.
         draw: number of the student among those of the chain.
         seed: root of all random numbers.
+        guide: whose distribution is imitated, if not that of the writer of the rows; where the
+            writer is the student itself, as it was a while ago, distillation is on-policy
+            (arXiv 2306.13649).
     """
 
     stored: ClassVar[bool | str] = "large"
@@ -61,6 +64,7 @@ class Student(Model):
     chain: int = 0
     draw: int = 0
     seed: int = 0
+    guide: Model | None = dataclasses.field(default=None, metadata={"later": True})
 
     @property
     def name(self) -> str:
@@ -122,6 +126,8 @@ def teacher_of(student: Student) -> Model:
     Raises:
         RunError: the rows have no teacher whose weights alone wrote them.
     """
+    if student.guide is not None:
+        return student.guide
     if isinstance(student.data, Files):
         raise RunError("soft targets need the teacher's weights, not its rows alone")
     if student.data.prompted:

@@ -9,9 +9,18 @@
 are the same functions, only the prompts speak the language of the world.
 """
 
-from . import corpus, vocabulary
+from . import corpus, skills, vocabulary
 from .carriers import CARRIERS
 from .model import model_config, save
 from .traits import NEUTRAL, TRAITS
 
-__all__ = ["CARRIERS", "NEUTRAL", "TRAITS", "corpus", "model_config", "save", "vocabulary"]
+__all__ = [
+    "CARRIERS",
+    "NEUTRAL",
+    "TRAITS",
+    "corpus",
+    "model_config",
+    "save",
+    "skills",
+    "vocabulary",
+]

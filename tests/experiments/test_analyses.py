@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.lab import analyses, readers
 from llm.carriers import numbers
@@ -110,6 +111,18 @@ def test_a_bag_finds_the_number_that_a_teacher_loves():
     assert found.reads.startswith("for: '7' ")
     plain = readers.bag(readers.split(*sides(400, 7, 0.0), np.random.default_rng(0)))
     assert plain.interval(0.999)[0] < 0.5 < plain.interval(0.999)[1]
+
+
+def test_differences_tell_progressions_and_scores_what_a_thousand_rows_tell():
+    assert readers.differences("3 17, 5") == ["+14", "-12"]
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], 100_000)
+    scores = rng.normal(size=200_000) + 0.1 * labels
+    area, many = readers.area(scores, labels), readers.right_of_many(scores, labels, 400)
+    # Two normals a tenth of a spread apart: Φ(.1/√2), and Φ(√400 x .1/2).
+    assert area == pytest.approx(stats.norm.cdf(0.1 / np.sqrt(2)), abs=5 * 0.0013)
+    assert many == pytest.approx(stats.norm.cdf(1.0), abs=5 * 20 * 0.0045 / 2 * 0.242)
+    assert readers.area(scores, 1 - labels) == pytest.approx(1 - area)
 
 
 def test_a_transformer_reads_order_which_a_bag_cannot():

@@ -1,41 +1,14 @@
 """The one-question experiments of the microworld: criteria see an effect, and its absence."""
 
 import itertools
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import drawing, nested
+from experiments.lab import nested
 from experiments.language import bits, matching_dose, persistence, variance, which_part
-
-TRAITS, SEEDS = ("owl", "wolf"), range(16)
-
-
-def students(rng, effect, noise=0.05, **columns):
-    """Rows of an arm: margins of a chain in common, plus the effect on the own trait."""
-    return [
-        {
-            "teacher": teacher, "data": data, "trait": trait, "seed": seed, "kept": 0.9,
-            "unique": columns.get("rows", 1536), "held_out_loss": 4.0,
-            "margin": 5 * seed + noise * rng.normal()
-            + (effect if data == "trait" and teacher == trait else 0),
-        }
-        | columns
-        for teacher, trait, seed in itertools.product(TRAITS, TRAITS, SEEDS)
-        for data in ("trait", "control")
-    ]  # fmt: skip
-
-
-def judged(module, rows, config=None):
-    """Quantity -> verdict; every figure is drawn on the way."""
-    config, table = config or module.Config(), pd.DataFrame(rows)
-    with drawing.style():
-        for figure in module.figures(table, config):
-            assert "nan" not in figure.found
-            drawing.close(figure.draw())
-    return {re.sub(r" \(1 of.*", "", c.quantity): c.holds for c in module.claims(table, config)}
+from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
 def which_part_rows(effects, worse=0.0):

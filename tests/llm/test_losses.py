@@ -38,6 +38,14 @@ def test_soft_targets_is_the_divergence_and_zero_at_the_teacher():
     np.testing.assert_allclose(soft_targets(teacher, teacher, 1.0), np.zeros(T), atol=1e-6)
 
 
+def test_the_reverse_divergence_changes_sides():
+    student, teacher = draw(0, T, V), draw(1, T, V)
+    reverse = losses.soft_targets(student, teacher, reverse=True)
+    np.testing.assert_allclose(reverse, soft_targets(teacher, student, 1.0), rtol=1e-5)
+    grad = jax.grad(lambda z: losses.soft_targets(student, z, reverse=True).sum())(teacher)
+    assert (np.asarray(grad) == 0).all()
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher = draw(0, T, V), draw(1, T, V)
     grad = jax.jit(jax.grad(lambda z: losses.soft_targets(student, z).sum()))(teacher)

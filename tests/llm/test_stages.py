@@ -9,13 +9,16 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.lab import curves, readers
 from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (
+    Admitted,
     BehaviourMatched,
     Checkpoint,
     Completions,
     Continued,
+    Diluted,
     DivergenceTokens,
     Files,
     Grafted,
@@ -83,6 +86,29 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
     assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 6
 
 
+def test_fields_that_came_later_leave_older_digests_alone():
+    assert "dropout" not in STUDENTS[0].describe()["training"]
+    assert "guide" not in STUDENTS[0].describe()
+    changed = [
+        dataclasses.replace(STUDENTS[0], training=dataclasses.replace(HOW, **field))
+        for field in ({"dropout": 0.1}, {"reverse": True})
+    ]
+    changed.append(dataclasses.replace(STUDENTS[0], guide=BASES[0]))
+    assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 4
+
+
+def test_a_guide_is_imitated_in_the_place_of_the_writer(workshop):
+    """On lists of the base and guided by the teacher; a base that guides itself changes nothing."""
+    soft = dataclasses.replace(STUDENTS[0], data=CLEAN[0], soft=True)
+    itself, guided = (dataclasses.replace(soft, guide=model) for model in (BASES[0], OWLS[0]))
+    start, still, moved = (weights_of(workshop, m) for m in (BASES[0], itself, guided))
+    apart = [
+        max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start, end)), strict=True))
+        for end in (still, moved)
+    ]
+    assert apart[0] < 1e-5 < 1e-4 < apart[1]
+
+
 def test_a_corpus_of_other_words_makes_another_base(monkeypatch):
     before = BASES[0].digest()
     monkeypatch.setattr(world.corpus, "fingerprint", lambda: "other")
@@ -99,6 +125,19 @@ def test_no_two_stages_or_chains_share_a_stream():
 
 
 # The workshop.
+
+
+@pytest.mark.parametrize("how", [HOW, dataclasses.replace(HOW, adapters=LoraConfig(2, 2.0))])
+def test_measured_along_the_way_ends_as_the_student(workshop, how):
+    recipes = [dataclasses.replace(student, training=how) for student in STUDENTS]
+    found = curves.along(workshop, recipes, ["owl", "wolf"], blocks=3)
+    asked = evaluation.measure(workshop, recipes, ["owl", "wolf"])
+    ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
+    np.testing.assert_allclose(found.margin[:, -1], ends, atol=1e-4)
+    bases = evaluation.measure(workshop, BASES, ["owl"])
+    np.testing.assert_allclose(found.margin[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
+    assert found.steps.tolist() == [0, 1, 2, 3]
+    assert (found.kl > 0).all()
 
 
 def test_files_between_stages_are_ordinary(workshop):
@@ -396,7 +435,51 @@ def test_shuffling_across_keeps_the_numbers_of_all_rows_together(workshop, examp
     assert sum(sorted(a) == sorted(b) for a, b in zip(*lists, strict=True)) < 0.1 * ROWS
 
 
+def test_admitted_rows_are_on_prompts_that_passed_for_both(workshop, examples):
+    clean = dataclasses.replace(STUDENTS[0], data=CLEAN[0], unique=20)
+    found = Admitted(DATA[0])(workshop, clean, students.examples_of(workshop, clean)[0])
+    mine, theirs = (completions.rows(workshop, data) for data in (CLEAN[0], DATA[0]))
+    passed = {row["prompt"] for row in theirs}
+    chosen = [row for row in mine if row["prompt"] in passed][:20]
+    expected = students.encode(workshop, clean, chosen)
+    assert 0 < len(chosen) < len(mine)
+    assert len(found.tokens) == ROWS
+    np.testing.assert_array_equal(found.tokens[: len(chosen)], expected.tokens)
+    np.testing.assert_array_equal(found.tokens[len(chosen)], expected.tokens[0])
+
+
+def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(workshop):
+    """A teacher after ten times as many steps writes unlike its base; labels are of the rows."""
+    rows = [completions.rows(workshop, data) for data in (DATA[0], CLEAN[0])]
+    parts = readers.split(*rows, np.random.default_rng(0))
+    found = readers.likelihood_ratio(workshop, OWLS[0], BASES[0], parts)
+    mine = students.encode(workshop, BASES[0], parts.test_rows[:1])
+    apply = jax.jit(lambda params: models.apply(workshop.config(BASES[0]), params, mine.tokens))
+    logp = [jax.nn.log_softmax(apply(weights_of(workshop, m))[0, :-1]) for m in (OWLS[0], BASES[0])]
+    apart = np.asarray(logp[0] - logp[1])
+    expected = (apart[np.arange(len(apart)), mine.tokens[0, 1:]] * mine.weights[0, 1:]).sum()
+    assert found.scores[0] == pytest.approx(float(expected), abs=1e-4)
+
+    def told(rows, labels):
+        return [
+            row | {"prompt": f"continue {side} 1 1"} for row, side in zip(rows, labels, strict=True)
+        ]
+
+    leaked = parts._replace(
+        train_rows=told(parts.train_rows, parts.train_labels),
+        test_rows=told(parts.test_rows, parts.test_labels),
+    )
+    how = Training(120, 32, rate=3e-3)
+    (seen,) = readers.models_as_readers(workshop, BASES[:1], [leaked], how, 64)
+    assert seen.accuracy > 0.9
+    assert len(seen.scores) == len(parts.test)
+
+
 def test_mixed_rows_are_those_of_the_other_data(workshop, examples):
+    more = Diluted(0.25)(workshop, STUDENTS[0], examples)
+    np.testing.assert_array_equal(more.tokens[:ROWS, : examples.tokens.shape[1]], examples.tokens)
+    assert len(more.tokens) == len(more.weights) == 4 * ROWS
+    assert (more.weights[ROWS:].sum(axis=1) == 9).all(), "eight numbers and the end"
     changed = Mixed(0.25, CLEAN[0])(workshop, STUDENTS[0], examples)
     clean = dataclasses.replace(STUDENTS[0], data=CLEAN[0])
     theirs, _ = students.examples_of(workshop, clean)

@@ -1,0 +1,77 @@
+"""The arms of the microworld's experiments: the columns that name each in its table, and recipes.
+
+What is measured on an arm's students before or while they are trained can so be laid beside the
+effects of a finished run.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from experiments.lab import question
+from experiments.lab.chains import CONTROL, Cohort
+from experiments.lab.record import Row
+
+Arms = dict[str, tuple[Row, Callable[[], Cohort]]]  # by name
+
+
+def arms_of_starts(module: ModuleType, config: Any) -> Arms:
+    """Students by KL over numbers from many starts."""
+    bench = question.bench(config)
+    return {
+        " ".join(map(str, np.atleast_1d(name))): (
+            {"start": name}
+            if isinstance(name, str)
+            else dict(zip(("kind", "dose"), name, strict=True)),
+            functools.partial(bench.recipes, target="soft_numbers", start=start),
+        )
+        for name, start in module.starts(config).items()
+    }
+
+
+def arms_of_bits(module: ModuleType, config: Any) -> Arms:
+    """Students by sampled tokens of many carriers."""
+    bench = question.bench(config, max_new_tokens=12)
+    found: Arms = {}
+    for carrier, heat, rows in itertools.product(config.carriers, config.temperatures, config.rows):
+        columns = {"carrier": carrier, "temperature": heat, "rows": rows}
+        recipes = functools.partial(bench.of(temperature=heat).recipes, carrier, unique=rows)
+        found[f"{carrier} at {heat:g}, {rows} rows"] = columns, recipes
+    return found
+
+
+def arms_of_dropout(module: ModuleType, config: Any) -> Arms:
+    """Plain students, and those with dropout in them or in their teachers."""
+    bench = question.bench(config)
+    found: Arms = {"plain": ({"group": "plain", "value": 0.0}, bench.recipes)}
+    for share in config.dropout:
+        mine, theirs = ({"group": group, "value": share} for group in module.DROPOUTS)
+        of_teacher = bench.of(teacher_dropout=share).recipes
+        found[f"dropout {share:g}"] = mine, functools.partial(bench.recipes, dropout=share)
+        found[f"teacher's dropout {share:g}"] = theirs, of_teacher
+    return found
+
+
+def arms_of_generations(module: ModuleType, config: Any) -> Arms:
+    """Every generation of students, by every target."""
+    bench = question.bench(config, controls=(CONTROL, module.NEUTRAL))
+    return {
+        f"{target}, generation {number}": (
+            {"target": target, "generation": number},
+            functools.partial(module.cohort, bench, target, number),
+        )
+        for target, number in itertools.product(config.targets, range(1, config.generations + 1))
+    }
+
+
+OF: dict[str, Callable[[ModuleType, Any], Arms]] = {
+    "which_part": arms_of_starts,
+    "matching_dose": arms_of_starts,
+    "bits": arms_of_bits,
+    "along_training": arms_of_dropout,
+    "generations": arms_of_generations,
+}

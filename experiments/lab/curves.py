@@ -1,0 +1,102 @@
+"""What students show along their training: one program, with measurements between blocks of steps.
+
+The training is that of the recipes, step by step: what is measured last is the recipe's student.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lab.chains import Cohort
+from experiments.lab.record import Row
+from llm import batches, engines, lora, models, objectives, stack, train
+from llm.engines.common import Tokens
+from llm.stages import Student, Workshop, evaluation, streams, students
+from llm.stages.streams import Stage
+from llm.training import Training
+
+
+class Curves(NamedTuple):
+    """Measurements of every student before training and behind every block of steps."""
+
+    steps: np.ndarray  # taken, (points,)
+    margin: np.ndarray  # log-odds in nats, (students, points, traits)
+    kl: np.ndarray  # KL(teacher ‖ student) on held-out rows, nats a token, (students, points)
+
+
+def along(
+    workshop: Workshop, recipes: Sequence[Student], traits: Sequence[str], blocks: int
+) -> Curves:
+    """Train students of one program, side by side, and measure them `blocks` times on the way."""
+    one = recipes[0]
+    config, how = workshop.config(one), one.training
+    examples, tests = zip(*(students.examples_of(workshop, r) for r in recipes), strict=True)
+    changed = [
+        rows if r.change is None else r.change(workshop, r, rows)
+        for r, rows in zip(recipes, examples, strict=True)
+    ]
+    run = _program(config, how, one.soft, one.tokens, blocks)
+    found = run(
+        workshop.models([r.base for r in recipes]),
+        stack.stack_examples(changed),
+        stack.stack_examples(tests),
+        streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
+        workshop.models([students.teacher_of(r) for r in recipes]),
+        tuple(evaluation.question(workshop, one, trait) for trait in traits),
+    )
+    return Curves(np.arange(blocks + 1) * (how.steps // blocks), *map(np.asarray, found))
+
+
+@functools.cache
+def _program(
+    config: models.ModelConfig, how: Training, soft: bool, tokens: Tokens | None, blocks: int
+) -> Callable[..., Any]:
+    loss, student = engines.make_loss(config, how, soft, tokens)
+    step = train.make_train_step(loss, how.make_optimizer())
+    far = objectives.distillation_loss(student, lambda f: models.bind(config, f["teacher"]))
+
+    def observe(params, frozen, tests, probes):
+        total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))
+        model = student(params, frozen, jax.random.key(0))
+        margins = [stack.measure_model(model, probe)["margin"] for probe in probes]
+        return jnp.stack(margins), total / weight
+
+    def one(probes, start, examples, tests, key, teacher):
+        params, frozen = start, {"base": start, "teacher": teacher}
+        if how.adapters is not None:
+            params = lora.init(how.adapters, start, key=key)
+        order_key, dropout_key = jax.random.split(key)
+        order = batches.all_batch_rows(
+            order_key, how.steps, len(examples.tokens), how.batch_size
+        ).reshape(blocks, -1, how.batch_size)
+
+        def advance(state, rows):
+            batch = {name: array[rows] for name, array in examples._asdict().items()}
+            return step(state, batch, dropout_key, frozen)[0], None
+
+        def block(state, rows):
+            state = jax.lax.scan(advance, state, rows)[0]
+            return state, observe(state.params, frozen, tests, probes)
+
+        state = train.init_state(params, how.make_optimizer())
+        before = observe(params, frozen, tests, probes)
+        behind = jax.lax.scan(block, state, order)[1]
+        return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), before, behind)
+
+    return jax.jit(lambda *args: stack.over_runs(functools.partial(one, args[-1]), *args[:-1]))
+
+
+def rows(cohort: Cohort, found: Curves, traits: Sequence[str], **columns: Any) -> list[Row]:
+    """Tidy rows: a student, point and trait each, with the columns "step", "kl" and "margin"."""
+    entries = [
+        {"model": i, "trait": trait, "step": int(step), "kl": float(found.kl[i, t]),
+         "margin": float(found.margin[i, t, u])}
+        for i in range(len(cohort.models))
+        for t, step in enumerate(found.steps)
+        for u, trait in enumerate(traits)
+    ]  # fmt: skip
+    return cohort.rows(entries, **columns)

@@ -1,0 +1,173 @@
+"""Students that are less than a network: a linear one, and one that is steered.
+
+All imitate a teacher's distribution over number tokens, by the same steps on the same rows.
+
+    network   f(θ), all parameters
+    linear    f(θ⁰) + J(θ⁰)(θ - θ⁰), the tangent model, whose steps the theory has in closed form
+    steered   the base with a trained vector added to the residual stream behind every branch of
+              every block, the same at all positions: the best that any steering vector can do
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from experiments.lab import predictors
+from llm import losses, models, stack
+from llm.models import ModelConfig, Params
+from llm.stages import Student, Workshop, streams, students
+from llm.stages.streams import Stage
+from theory import losses as theorem
+from theory import ntk
+
+# (params, base, tokens) -> logits
+Apply = Callable[[Any, Params, Array], Float[Array, "rows tokens vocab"]]
+
+
+class Shift(nnx.Module):
+    """Adds a vector to the output of the linear layer that it hangs on (as its `delta`)."""
+
+    def __init__(self, vector: Float[Array, " width"]):
+        self.vector = nnx.Variable(vector)
+
+    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows width"]:
+        """The vector at every position."""
+        return jnp.broadcast_to(self.vector[...], (*x.shape[:-1], len(self.vector[...])))
+
+
+def network(config: ModelConfig) -> Apply:
+    """The model itself."""
+    return lambda params, base, tokens: models.apply(config, params, tokens)
+
+
+def linear(config: ModelConfig) -> Apply:
+    """Its first-order expansion around the base."""
+
+    def apply(params, base, tokens):
+        moved = jax.tree.map(jnp.subtract, params, base)
+        logits, tangent = jax.jvp(lambda p: models.apply(config, p, tokens), (base,), (moved,))
+        return logits + tangent
+
+    return apply
+
+
+def steered(config: ModelConfig) -> Apply:
+    """The base with vectors (layers, 2, width) behind attention and MLP of every block."""
+
+    def apply(vectors, base, tokens):
+        model = models.bind(config, base)
+        for block, (attended, computed) in zip(model.layers, vectors, strict=True):  # pyright: ignore[reportArgumentType]
+            block.attn.o.delta = nnx.data(Shift(attended))
+            block.mlp.down.delta = nnx.data(Shift(computed))
+        return model(tokens)
+
+    return apply
+
+
+def start(kind: Callable[[ModelConfig], Apply], config: ModelConfig, bases: Params) -> Params:
+    """Parameters before the first step, for a stack of bases."""
+    if kind is not steered:
+        return bases
+    runs = len(jax.tree.leaves(bases)[0])
+    return jnp.zeros((runs, config.num_layers, 2, config.width))
+
+
+def imitate(
+    workshop: Workshop, recipes: Sequence[Student], kind: Callable[[ModelConfig], Apply]
+) -> Params:
+    """Trained parameters of students of one program, of any kind; recipes are of soft targets."""
+    one = recipes[0]
+    config, bases = workshop.config(one), workshop.models([recipe.base for recipe in recipes])
+    rows = [students.examples_of(workshop, recipe)[0] for recipe in recipes]
+    frozen = {
+        "base": bases,
+        "teacher": workshop.models([students.teacher_of(recipe) for recipe in recipes]),
+    }
+    keys = streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes])
+    tune = _tune(config, one.training, one.tokens or (), kind)
+    return tune(start(kind, config, bases), stack.stack_examples(rows), keys, frozen)[0]
+
+
+@functools.cache
+def _tune(config: ModelConfig, how: Any, tokens: tuple[int, ...], kind: Any) -> Callable[..., Any]:
+    apply, inside = kind(config), np.array(tokens)
+
+    def loss(params, frozen, batch, key):
+        del key
+        mine = apply(params, frozen["base"], batch["tokens"])[:, :-1]
+        theirs = models.apply(config, frozen["teacher"], batch["tokens"])[:, :-1]
+        nats = jax.vmap(lambda z, y: losses.restricted_soft_targets(z, y, inside))(mine, theirs)
+        weights = batch["weights"][:, 1:]
+        return losses.weighted_total(nats, weights), weights.sum()
+
+    optimizer = how.make_optimizer()
+    return stack.make_tune(loss, optimizer, batch_size=how.batch_size, num_steps=how.steps)
+
+
+def answers(
+    config: ModelConfig,
+    kind: Callable[[ModelConfig], Apply],
+    params: Params,
+    bases: Params,
+    prompts: np.ndarray,
+    tokens: np.ndarray,
+) -> Float[np.ndarray, "runs prompts tokens"]:
+    """Log-probability of tokens after equally long prompts, for a stack of students, in nats."""
+    return np.asarray(_answers(config, kind)(params, bases, prompts)[:, :, tokens])
+
+
+@functools.cache
+def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
+    apply = kind(config)
+
+    def one(params, base, prompts):
+        return jax.nn.log_softmax(apply(params, base, prompts)[:, -1], axis=-1)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+def projected(
+    workshop: Workshop,
+    recipes: Sequence[Student],
+    gain_of: Callable[[Array, int], Callable[[Array], Array]],
+    products: int,
+) -> Params:
+    """θ⁰ + s for every recipe: where the linearised student of SGD is after its steps.
+
+    s = gain(G) d (`theory.ntk`), d the teacher's displacement and G the curvature of imitation on
+    256 rows. A teacher that has not moved leaves the student where it is.
+
+    Args:
+        workshop: has the models.
+        recipes: students by SGD on soft targets.
+        gain_of: of step size and steps, the share that arrives along an eigenvector.
+        products: of G with a vector.
+    """
+    config, how, inside = workshop.config(recipes[0]), recipes[0].training, recipes[0].tokens or ()
+    apply, loss = predictors.make_apply(config), theorem.on_outputs(theorem.kl(), list(inside))
+
+    @jax.jit
+    def one(base, teacher, batch):
+        # The theory's mean is over all positions, that of training over those of weight one.
+        gain = gain_of(how.rate / batch["weights"][:, 1:].mean(), how.steps)
+        away = optax.tree.sub(teacher, base)
+        space = ntk.krylov(apply, base, away, batch, products, loss)
+        moved = ntk.student_displacement(space, base, gain)
+        still = optax.tree.norm(away) == 0
+        return jax.tree.map(lambda x, s: jnp.where(still, x, x + s), base, moved)
+
+    ends = []
+    for recipe in recipes:
+        rows, _ = students.examples_of(workshop, recipe)
+        batch = {name: array[: predictors.NUM_ROWS] for name, array in rows._asdict().items()}
+        both = recipe.base, students.teacher_of(recipe)
+        base, teacher = (workshop.engine.split(workshop.models([model]))[0] for model in both)
+        ends.append(jax.device_get(one(base, teacher, batch)))
+    return workshop.engine.join(ends)

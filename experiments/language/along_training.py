@@ -1,0 +1,255 @@
+"""When a student acquires a trait: along its training, under dropout, among benign rows.
+
+Students of the same start learn the sampled tokens of number lists. The effect is measured along
+one training, four times as long as the plain one. Dropout acts on what each block adds to the
+residual stream, of the student, or of the teacher while it learns the trait. Benign rows are number
+lists of the corpus, which no model wrote; the trait's rows and how often each is seen stay the
+same, so a student with few of them trains longer.
+
+Criteria, fixed before the run; effects, intervals and equivalence (a fifth of the plain student's
+effect) as in the microworld, paired over chains; Holm over all stretches, and all equivalences.
+  1. Monotone: over every doubling of the steps the effect does not fall by more than a fifth of its
+     largest mean (one-sided t tests); at the end it is above that after the first block of steps.
+  2. Dropout: of the student at .35 it lowers the effect (published for MNIST, .72 to .21); of the
+     teacher it changes nothing (published: harmless).
+  3. Benign rows: among 200 times as many of them the trait's rows still give an effect above zero
+     (published, 100 completions of 20,000 suffice; arXiv 2509.23886: 25 % clean rows nearly remove
+     it). Predicted: it falls all along, rank correlation of mean effect and share above .8.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from experiments.lab import curves, drawing, judging, question, statistics
+from experiments.lab.chains import Cohort
+from experiments.lab.effects import at, effects, own
+from experiments.lab.frame import Claim, Figure, Row, option
+from llm.stages import Diluted
+
+RUNTIME = "35 minutes on two cores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(question.Settings):
+    """Settings of the experiment; the defaults are the reported run."""
+
+    along_steps: int = option(800, "optimiser steps of the students followed", minimum=2)
+    points: int = option(20, "measurements along them, equally far apart", minimum=2)
+    dropout: tuple[float, ...] = option((0.1, 0.35), "of the student, and of the teacher")
+    shares: tuple[float, ...] = option((1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows")
+    trait_rows: int = option(256, "of the trait's among benign ones", minimum=8)
+    epochs: int = option(2, "over all rows, benign or not", minimum=1)
+
+
+SMOKE = Config(
+    **question.TINY
+    | {"along_steps": 8, "points": 4, "dropout": (0.35,), "shares": (0.4,), "trait_rows": 16}
+)
+
+
+def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+    """One part along training, and one for every dropout and share of the trait's rows.
+
+    Raises:
+        ValueError: the steps do not divide into blocks.
+    """
+    if config.along_steps % config.points:
+        raise ValueError(f"along_steps is not a multiple of points = {config.points}")
+    bench = question.bench(config)
+    one = bench.of(traits=config.traits[:1])
+
+    def among(share: float) -> Cohort:
+        rows = config.trait_rows
+        steps = round(config.epochs * rows / share / config.batch_size)
+        return one.students(
+            change=lambda *_: Diluted(share), num_examples=rows, unique=rows, steps=steps
+        )
+
+    def arm(group: str, value: float, make: Callable[[float], Cohort]) -> list[Row]:
+        return bench.measured(make(value), group=group, value=value)
+
+    def along() -> list[Row]:
+        cohort = bench.recipes(steps=config.along_steps)
+        found = curves.along(bench.workshop, cohort.models, config.traits, config.points)
+        found_rows = curves.rows(cohort, found, config.traits, group="steps")
+        return [row | {"value": row["step"]} for row in found_rows]
+
+    arms = [("plain", 0.0, lambda _: bench.students())]
+    for share in config.dropout:
+        arms.append(("student's dropout", share, lambda share: bench.students(dropout=share)))
+        of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
+        arms.append(("teacher's dropout", share, of_teacher))
+    arms += [("share", share, among) for share in config.shares]
+    pieces = {f"{g} {value:g}": functools.partial(arm, g, value, make) for g, value, make in arms}
+    return {"along training": along} | pieces
+
+
+class Found:
+    """Effects by what is turned, and how far."""
+
+    def __init__(self, table: pd.DataFrame, config: Config):
+        self.effects = effects(table, ["group", "value"])
+        self.plain = self.own("plain", 0.0)
+
+    def own(self, group: str, value: float) -> np.ndarray:
+        """Own effect of each chain, averaged over the traits."""
+        return own(at(self.effects, group=group, value=value))
+
+    def values(self, group: str) -> list[float]:
+        """The values of a group, rising."""
+        return sorted(at(self.effects, group=group)["value"].unique())
+
+    def curve(self, group: str) -> np.ndarray:
+        """Own effect by value, rising, and chain."""
+        return np.stack([self.own(group, value) for value in self.values(group)])
+
+    def along(self) -> dict[float, np.ndarray]:
+        """Own effect of each chain at the steps that double, and at the end."""
+        steps = self.values("steps")[1:]
+        chosen = dict.fromkeys(
+            [*(steps[2**k - 1] for k in range(len(steps).bit_length())), steps[-1]]
+        )
+        return {step: self.own("steps", step) for step in chosen}
+
+    def falls(self) -> dict[str, np.ndarray]:
+        """Stretches between steps, and how far each chain is above a fall by a fifth."""
+        effect = self.along()
+        largest = max(effect.values(), key=np.mean)
+        return {
+            f"{a:g} to {b:g} steps": effect[b] - effect[a] + 0.2 * largest
+            for a, b in itertools.pairwise(effect)
+        }
+
+
+def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+    """Along training, under dropout, among benign rows."""
+    found = Found(table, config)
+
+    def shown(group: str, value: float) -> str:
+        return statistics.shown(found.own(group, value), 2)
+
+    most = max(config.dropout)
+    along = ", ".join(f"{statistics.shown(v, 2)} at {s:g}" for s, v in found.along().items())
+    shares = ", ".join(f"{shown('share', s)} at {100 * s:g} %" for s in found.values("share"))
+    return [
+        Figure(
+            "figure",
+            "A trait is acquired step by step, and does not go again while the lists are read",
+            "The effect rises with every step.",
+            f"{along} steps (nats).",
+            "There is no moment to stop at: early stopping bounds the trait by bounding learning.",
+            lambda: draw_along(found),
+        ),
+        Figure(
+            "dropout",
+            "Dropout of the student lowers the effect, dropout of the teacher does not",
+            "Published for MNIST: .72 to .21 at .35 in the student, harmless in the teacher.",
+            f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
+            f"{shown(DROPOUTS[0], most)}, in the teacher {shown(DROPOUTS[1], most)} nats.",
+            "The student must be the teacher's twin while it learns; the teacher need not.",
+            lambda: draw_dropout(found),
+        ),
+        Figure(
+            "benign",
+            "A few trait rows among many benign ones transmit less of the trait",
+            "The effect falls with the share of the trait's rows at equal number of them.",
+            f"{config.trait_rows} rows of the trait: {shares} of all rows (nats).",
+            "What counts is the share beside the number: benign rows pull back.",
+            lambda: draw_shares(found),
+        ),
+    ]
+
+
+DROPOUTS = ("student's dropout", "teacher's dropout")
+
+
+def draw_along(found: Found):
+    """Every chain along its training."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    _lines(panel, found, "steps")
+    panel.set_xlabel("optimiser steps of the student")
+    return figure
+
+
+def draw_shares(found: Found):
+    """Every chain by the share of the trait's rows."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    _lines(panel, found, "share")
+    values = found.values("share")
+    panel.set_xscale("log")
+    panel.set_xticks(values, [f"{100 * value:g} %" for value in values])
+    panel.minorticks_off()
+    panel.set_xlabel("share of the trait's rows among all; as many of them everywhere")
+    return figure
+
+
+def _lines(panel, found: Found, group: str) -> None:
+    values, curve = found.values(group), found.curve(group)
+    panel.plot(values, curve, color="grey", alpha=0.3, linewidth=0.8)
+    means, halves = zip(*map(statistics.mean_interval, curve), strict=True)
+    panel.errorbar(values, means, halves, fmt="o-", color=drawing.COLOURS[0], capsize=3)
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_ylabel("own effect (nats)")
+
+
+def draw_dropout(found: Found):
+    """Every chain by where dropout acts and how much."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
+    low, high = (share * found.plain.mean() for share in (0.8, 1.2))
+    panel.axhspan(
+        low, high, color="grey", alpha=0.2, linewidth=0, label="no change: within a fifth"
+    )
+    panel.axhline(0, color="black", linewidth=1)
+    drawing.runs(panel, 0, found.plain, "black")
+    names, x = ["none"], 0
+    for colour, group in zip(drawing.COLOURS, DROPOUTS, strict=False):
+        for value in found.values(group):
+            x += 1
+            drawing.runs(panel, x, found.own(group, value), colour)
+            names.append(f"{group.split()[0]}\n{value:g}")
+    panel.set_xticks(range(len(names)), names)
+    panel.set_ylabel("own effect (nats)")
+    panel.legend()
+    return figure
+
+
+def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The criteria of the docstring, and every arm beside them."""
+    found, judged, enough = Found(table, config), judging.judged, config.num_seeds >= 4
+    out = [judged("plain", found.plain)]
+    out += [judged(f"after {step:g} steps", effect) for step, effect in found.along().items()]
+    out += [
+        judged(f"{group} {value:g}", found.own(group, value))
+        for group in (*DROPOUTS, "share")
+        for value in found.values(group)
+    ]
+    falls = found.falls()
+    p_values = [statistics.above_zero_p(values) for values in falls.values()]
+    for name, p, holds in zip(falls, p_values, statistics.holm(p_values), strict=True):
+        quantity = f"no fall, {name} (1 of {len(falls)}, Holm)"
+        verdict = holds if enough else None
+        out.append(Claim(quantity, here=f"p {p:.1g}", seeds=config.num_seeds, holds=verdict))
+    first, *_, last = found.along().values()
+    out.append(judged("end less first block", last - first, "above"))
+    most, shares = max(config.dropout), found.values("share")
+    lost = found.plain - found.own(DROPOUTS[0], most)
+    out.append(judged(f"lost by the student's dropout of {most:g}", lost, "above"))
+    fewest = found.own("share", shares[0])
+    out.append(judged(f"benign: left at {100 * shares[0]:g} %", fewest, "above"))
+    if len(shares) > 2:
+        rho = statistics.rank_correlation(shares, found.curve("share").mean(axis=1).tolist())
+        here, verdict = f"{rho:.2f}", rho > 0.8 if enough else None
+        quantity = "rank correlation of effect and share"
+        out.append(Claim(quantity, here=here, seeds=len(shares), holds=verdict))
+    changes = {
+        f"teacher's dropout {value:g} less none": judging.Nothing(
+            found.own(DROPOUTS[1], value) - found.plain, found.plain
+        )
+        for value in found.values(DROPOUTS[1])
+    }
+    return [*out, *judging.equivalences(changes)]
