@@ -68,7 +68,7 @@ def steered(config: ModelConfig) -> Apply:
             block.mlp.down.delta = nnx.data(Shift(computed))
         return model(tokens)
 
-    return apply
+    return apply  # pyright: ignore[reportReturnType]
 
 
 def start(kind: Callable[[ModelConfig], Apply], config: ModelConfig, bases: Params) -> Params:
