@@ -105,6 +105,11 @@ def carrier_numbers() -> Iterator[str]:
         about = f"behaviour matched less a perturbed start of its alignment, {logits} logits"
         yield interval("mnist_init_ladder", about).removeprefix("-")
     yield from matching_numbers()
+    name = "mnist_27_percent"
+    for cell in ("official cell", "PyTorch init, [0, 1], squared error", "its twin"):
+        yield interval(name, quantity(name, cell))
+    for factor in ("pixels", "optimiser", "batch", "loss", "init"):
+        yield interval(name, quantity(name, f"{factor}: "))
 
 
 def matching_numbers() -> Iterator[str]:

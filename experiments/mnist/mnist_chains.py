@@ -199,6 +199,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     lives = half_lives(table, LINEAGES[0])
     first = gains(table, LINEAGES[0])[1] + digits.CHANCE
     after = table.query("moments == 'carried' and epochs == @config.benign_epochs[-1]")
+    left = ", ".join(f"{digits.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
     return [
         Figure(
             "figure",
@@ -206,8 +207,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A constant share survives each hop (half-life .955 generations); the trait is in the "
             "weights.",
             f"First student {statistics.shown(first)}, half-life {statistics.shown(lives, 2)} "
-            f"generations; after {config.benign_epochs[-1]} benign epochs "
-            f"{after.groupby('benign')['accuracy'].mean().round(3).to_dict()}.",
+            f"generations; after {config.benign_epochs[-1]} benign epochs {left}.",
             "Each hop passes a share of what it received; a lineage does not carry a trait far.",
             lambda: plot(table, config),
         )

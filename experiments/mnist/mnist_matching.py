@@ -37,7 +37,7 @@ from mnist_mlp.grid import Grid
 from mnist_mlp.model import Architecture, Params
 
 __all__ = ["inputs"]
-RUNTIME = "about 25 minutes on two cores"
+RUNTIME = "about 40 minutes on two cores"
 CENTRE = 50  # auxiliary logits
 
 
