@@ -184,7 +184,7 @@ def clean_loss(row: Row) -> Row:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of the undefended gain left and loss paid, means over seeds, of every strength."""
+    """Share of the undefended gain left, half its interval, and loss paid, of every strength."""
     none = table.query("defence == 'none'").set_index("seed")
     gain = none["accuracy"].mean() - digits.CHANCE
     rows = table.assign(
@@ -192,7 +192,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         transfer=(table["accuracy"] - digits.CHANCE) / gain,
     )
     grouped = rows.groupby(["defence", "strength"], sort=False)
-    return grouped[["transfer", "paid"]].mean().reset_index()
+    shares = grouped["transfer"].agg(lambda column: statistics.mean_interval(column)[1])
+    return grouped[["transfer", "paid"]].mean().assign(half=shares).reset_index()
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -200,7 +201,10 @@ def plot(table: pd.DataFrame, config: Config):
     figure, (axes,) = drawing.new_figure(width=8.0, height=4.8)
     groups = summary(table).groupby("defence", sort=False)
     for (name, rows), look in zip(groups, drawing.looks(), strict=False):
-        axes.plot(rows["paid"], rows["transfer"], ms=6, lw=0.8, label=str(name), **look)
+        axes.errorbar(
+            rows["paid"], rows["transfer"], rows["half"], ms=6, lw=0.8, capsize=2, label=str(name),
+            **look,
+        )  # fmt: skip
     axes.axhline(0, color="black", linestyle=":", linewidth=1)
     axes.axhspan(-0.2, 0.2, color="black", alpha=0.08, linewidth=0)
     axes.axvline(2, color="black", linestyle=":", linewidth=1)
