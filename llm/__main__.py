@@ -11,7 +11,8 @@ weights are read. Both `sample` and `evaluate` take `--server URL`: a server of 
 answers (`llm.served`).
 
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
-fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
+fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own;
+the first evaluates.
 The stages are those of `llm.stages`; this file only reads flags.
 """
 
@@ -241,7 +242,9 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Print margin and rates of each trait; every process computes the same."""
+    """Print margin and rates of each trait; the first process does, the others wait for it."""
+    if jax.process_index() != 0:
+        return
     names = args.traits.split(",")
     workshop = Workshop(args.out, engine_of(args, "float32"))
     model = model_of(args)
