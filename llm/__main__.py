@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 
-from . import carriers, chat, data, distributed, engines, finetune, lora, plan, served
+from . import carriers, chat, data, distributed, engines, finetune, lora, models, plan, served
 from .stages import (
     Adapted,
     Answers,
@@ -194,8 +194,9 @@ def show_plan(
 ) -> None:
     """The stages up to this one: state, cost, and memory of the last."""
     rates = None if args.rates is None else plan.rates_of(args.rates)
-    *before, last = progress.stages(workshop, [recipe], rates)
-    found = progress.at(out, workshop, recipe, **facts)
+    with models.without_weights():
+        *before, last = progress.stages(workshop, [recipe], rates)
+        found = progress.at(out, workshop, recipe, **facts)
     cost = plan.Cost() if found == progress.DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, found, cost)]))
 
