@@ -67,10 +67,14 @@ SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in ALL if m not in (llm_nu
 
 
 @pytest.mark.parametrize("module", [llm_numbers, llm_readers, *SLOW], ids=name_of)
-def test_runs_end_to_end(module, folder, capsys):
-    table = run(module, folder)
+def test_runs_end_to_end(module, folder, config, capsys):
+    model = ["--model", fullsize.folder_of(config, "tiny")] if module is llm_readers else []
+    table = run(module, folder, *model)
     assert (folder / name_of(module) / "figure.png").exists()
     assert "here (95 %)" in capsys.readouterr().out
+    if module is llm_readers:
+        assert "names the trait" in set(table["reader"])
+        assert table["entanglement"].notna().any()
     if module in OF_TRAITS:
         students = table[table["kind"] == "student"]
         assert set(students["teacher"]) == {"control", "any-animal", "owl", "cat"}, "always"
