@@ -11,7 +11,8 @@ weights are read. Both `sample` and `evaluate` take `--server URL`: a server of 
 answers (`llm.served`).
 
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
-fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own.
+fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own;
+the first evaluates.
 The stages are those of `llm.stages`; this file only reads flags.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 
 import jax
 
-from . import carriers, chat, data, distributed, engines, finetune, lora, plan, served
+from . import carriers, chat, data, distributed, engines, finetune, lora, models, plan, served
 from .stages import (
     Adapted,
     Answers,
@@ -193,8 +194,9 @@ def show_plan(
 ) -> None:
     """The stages up to this one: state, cost, and memory of the last."""
     rates = None if args.rates is None else plan.rates_of(args.rates)
-    *before, last = progress.stages(workshop, [recipe], rates)
-    found = progress.at(out, workshop, recipe, **facts)
+    with models.without_weights():
+        *before, last = progress.stages(workshop, [recipe], rates)
+        found = progress.at(out, workshop, recipe, **facts)
     cost = plan.Cost() if found == progress.DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, found, cost)]))
 
@@ -241,7 +243,9 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Print margin and rates of each trait; every process computes the same."""
+    """Print margin and rates of each trait; the first process does, the others wait for it."""
+    if jax.process_index() != 0:
+        return
     names = args.traits.split(",")
     workshop = Workshop(args.out, engine_of(args, "float32"))
     model = model_of(args)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from . import sharding
 
+WAIT = 24 * 3600  # seconds that a process which has finished waits for the others to finish
 VARIABLES = ("LLM_COORDINATOR", "LLM_PROCESSES", "LLM_PROCESS")
 
 
@@ -49,10 +50,10 @@ def start(
         raise ValueError(f"to join other processes, {', '.join(missing)} must be set as well")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # used on CPU only
     if missing:
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
     else:
         address, count, index = known.values()
-        jax.distributed.initialize(address, int(count), int(index))
+        jax.distributed.initialize(address, int(count), int(index), shutdown_timeout_seconds=WAIT)
 
 
 def process_window(mesh: Mesh, batch_size: int) -> tuple[int, int]:

@@ -197,9 +197,9 @@ def of_checkpoint(
     Raises:
         ValueError: no such folder or name, or a tokenizer without a chat template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        models.folder_of(folder_or_name), trust_remote_code=False
-    )
+    with models.without_weights():
+        folder = models.folder_of(folder_or_name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if template:
         tokenizer.chat_template = chat.template_of(template)
     further = traits.read(more_traits) if more_traits else {}

@@ -65,7 +65,10 @@ class Rates(NamedTuple):
 
 @functools.lru_cache
 def _shapes(config: ModelConfig) -> Any:
-    return jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
+    """The tree of parameters as shapes; traced for one layer, the others are like it."""
+    one = dataclasses.replace(config, num_layers=1, windows=config.windows[:1])
+    tree = jax.eval_shape(lambda: models.init(one, key=jax.random.key(0)))
+    return tree | {"layers": dict.fromkeys(range(config.num_layers), tree["layers"][0])}
 
 
 def count(config: ModelConfig) -> int:
@@ -80,6 +83,7 @@ def matmul_weights(config: ModelConfig) -> int:
     return kernels + config.vocab_size * config.width
 
 
+@functools.lru_cache
 def adapter_count(config: ModelConfig, settings: lora.LoraConfig) -> int:
     """Number of trained parameters of LoRA."""
     init = functools.partial(lora.init, settings, key=jax.random.key(0))

@@ -300,7 +300,8 @@ def preset_phrases() -> Iterator[str]:
         found = presets.read(name)
         cost = found.cost
         assert cost["measured"] is False
-        yield f"| `{name}` | {cost['accelerator']}, {cost['memory_gb']} GB, {cost['hours']} h |"
+        assert (cost["accelerator"], cost["rates"]) == ("one H100 of 80 GB", "4e14,2e12")
+        yield f"| `{name}` | {cost['memory_gb']} GB, {cost['hours']} h |"
         if found.published:
             first = found.published[0]
             yield f"{first.quantity.split(':')[0]} {first.value}"

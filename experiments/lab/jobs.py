@@ -66,18 +66,23 @@ def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) 
         out: DIR.
         rates: as `plan.rates_of` reads them, for the hours.
     """
-    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
-    there = {row["part"] for row in _rows_in(out, config, inputs)}
-    lines = [
-        f"{part:44s} {'done' if part in there or rows_of(out, part, config, inputs) else 'missing'}"
-        for part in module.parts(config)
-    ]
-    if hasattr(module, "recipes"):
-        from llm import plan  # here, for three seconds of imports: few experiments have stages
-        from llm.stages import progress
+    if not hasattr(module, "recipes"):
+        return _states(module, config, out)
+    from llm import models, plan  # here, for three seconds of imports: few experiments have stages
+    from llm.stages import progress
 
-        known = None if rates is None else plan.rates_of(rates)
+    known = None if rates is None else plan.rates_of(rates)
+    with models.without_weights():
         recipes = module.recipes(config).values()
         found = progress.stages(module.workshop(config), recipes, known)
-        lines += ["", progress.table(found)]
-    return "\n".join(lines)
+        return f"{_states(module, config, out)}\n\n{progress.table(found)}"
+
+
+def _states(module: Any, config: Any, out: pathlib.Path) -> str:
+    """A line for every part: whether it is done."""
+    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
+    there = {row["part"] for row in _rows_in(out, config, inputs)}
+    return "\n".join(
+        f"{part:44s} {'done' if part in there or rows_of(out, part, config, inputs) else 'missing'}"
+        for part in module.parts(config)
+    )

@@ -2,7 +2,9 @@
 
     about = "What the model is, and why one would take it."
     [settings]        fields of the experiment's Config
-    [cost]            accelerator, memory in GB, hours; `measured` says whether they were
+    [shape]           fields of the model's config.json, enough to plan without a download
+    [cost]            accelerator, its rates as `--rates` takes them, memory in GB and hours by
+                      `llm.plan`; `measured` says whether they were measured as well
     [[published]]     quantity, value, source: what the run is held against
 
 `--preset NAME` takes experiments/language/presets/NAME.toml, `--preset FILE` any file; flags
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parents[1] / "language" / "presets"
-TABLES = ("settings", "cost", "published", "about")
+TABLES = ("settings", "shape", "cost", "published", "about")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Preset:
 
     about: str
     settings: Mapping[str, Any]
+    shape: Mapping[str, Any]
     cost: Mapping[str, Any]
     published: tuple[Published, ...]
 
@@ -56,7 +59,7 @@ def read(name: str) -> Preset:
         ValueError: in one line, what is wrong with it.
     """
     if not name:
-        return Preset("", {}, {}, ())
+        return Preset("", {}, {}, {}, ())
     path = pathlib.Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         found = tomllib.loads(path.read_text())
@@ -73,7 +76,8 @@ def read(name: str) -> Preset:
     except TypeError:
         raise ValueError(f"{path}: [[published]] has quantity, value and source") from None
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in found["settings"].items()}
-    return Preset(found.get("about", ""), settings, found.get("cost", {}), published)
+    shape, cost = (found.get(table, {}) for table in ("shape", "cost"))
+    return Preset(found.get("about", ""), settings, shape, cost, published)
 
 
 def flags(name: str) -> list[str]:

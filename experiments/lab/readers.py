@@ -50,6 +50,12 @@ class Reading(NamedTuple):
         found = stats.binomtest(self.right, self.total).proportion_ci(level)
         return float(found.low), float(found.high)
 
+    def chance_p(self, margin: float) -> float:
+        """The p value of the two one-sided exact tests that the accuracy lies within ½ ± margin."""
+        below = stats.binom.sf(self.right - 1, self.total, 0.5 - margin)
+        above = stats.binom.cdf(self.right, self.total, 0.5 + margin)
+        return float(max(below, above))
+
 
 class Split(NamedTuple):
     """Completions to learn from and others to be tested on, with 1 for the trait's rows."""
@@ -99,6 +105,23 @@ def bag(
     return Reading(
         int(right.sum()), len(right), f"for: {' '.join(most)}; against: {' '.join(least)}", scores
     )
+
+
+def names(
+    rows: Sequence[Row], control: Sequence[Row], liking: Callable[[list[str]], np.ndarray]
+) -> Reading:
+    """A reader of pairs on one prompt that is not trained: the trait's is the row that names it.
+
+    Args:
+        rows: of the trait's teacher.
+        control: of the control, in part on the same prompts.
+        liking: from texts to how much each speaks of the trait, such as log-odds.
+    """
+    theirs = {row["prompt"]: row["completion"] for row in control}
+    pairs = [(row["completion"], theirs.get(row["prompt"], row["completion"])) for row in rows]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    mine, other = (liking(list(texts)) for texts in zip(*pairs, strict=True))
+    return Reading(int((mine > other).sum()), len(pairs))
 
 
 def differences(text: str) -> list[str]:

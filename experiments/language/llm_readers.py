@@ -4,11 +4,17 @@ Takes any two data files of `python -m llm sample` (or of an experiment's work f
 teacher's rows, and rows of its control on the same prompts. Two readers are trained on half of the
 prompts and tested on the other half: a bag of numbers, words and signs, and a small transformer.
 The claim of arXiv 2507.14805 is that readers who look for the *trait* are at chance (47.5 to 53.3 %
-of pairs). A trained reader may see any difference, so what the bag reads is printed beside it.
+of pairs). With `--model` there is such a reader: the unchanged model, asked for its favourite right
+behind each row of a pair; it takes the row behind which it names the trait more readily. A trained
+reader may see any difference, so what the bag reads is printed beside it.
 
-Criteria, fixed before any run: none for the readers on the rows as they are, which may well see the
-teacher. The control of the method has one: on labels dealt at random both readers must be at
-chance (the exact 95 % interval of their accuracy covers one half; one draw in twenty misses).
+Criteria, fixed before any run: none for the trained readers on the rows as they are, which may well
+see the teacher. At chance must be
+  1. the reader that names the trait,
+  2. as the control of the method, both trained readers on labels dealt at random,
+each shown by two one-sided exact tests that its accuracy lies within ½ ± 0.05, at 5 % corrected by
+Holm over all that are asked. Unit = one row or pair that a reader was not trained on, of the first
+split; judged from 1,000 on.
 With `--model` and `--trait` it is also asked whether the numbers that a teacher writes unlike often
 are those whose love raises the trait in the unchanged model (entanglement, OpenReview auKgpBRzIW):
 a rank correlation over numbers, without a criterion.
@@ -16,7 +22,7 @@ a rank correlation over numbers, without a criterion.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,12 +33,17 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from experiments.lab.record import RunError
 from llm import data, engines
 from llm.carriers import numbers
+from llm.language import Language
 from llm.stages import Checkpoint, Workshop
 from llm.stages.streams import Stage, generator
 
 RUNTIME = "a minute on two cores for 10,000 rows"
 READERS = {"bag of pieces": readers.bag, "small transformer": readers.transformer}
-ARRANGED = ("as written", "shuffled within", "shuffled across", "random labels")
+RANDOM = "random labels"
+ARRANGED = ("as written", "shuffled within", "shuffled across", RANDOM)
+NAMER = "names the trait"
+MARGIN = 0.05  # of accuracy that counts as chance
+FEWEST = 1000  # rows or pairs that decide a criterion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +52,8 @@ class Config:
 
     rows: str = option("", "JSONL of a trait's teacher; none tries it on rows drawn at random")
     control: str = option("", "JSONL of the unchanged model, on the same prompts")
-    model: str = option("", "checkpoint whose entanglement is measured; none leaves it out")
-    trait: str = option("owl", "trait of the rows, for the entanglement")
+    model: str = option("", "checkpoint that reads for the trait, and its entanglement; or none")
+    trait: str = option("owl", "trait of the rows, for that model")
     num_rows: int = option(5_000, "rows of either side at most", minimum=16)
     steps: int = option(300, "of the transformer, on 64 rows", minimum=1)
     num_seeds: int = option(4, "splits into training and test", minimum=1)
@@ -97,18 +108,16 @@ def parts(config: Config):
                 for side in (mine, control)
             )
         parted = readers.split(left, right, rng)
-        if arranged == "random labels":
+        if arranged == RANDOM:
             parted = parted._replace(
                 train_labels=rng.permutation(parted.train_labels),
                 test_labels=rng.permutation(parted.test_labels),
             )
         more = {"steps": config.steps, "seed": seed} if reader == "small transformer" else {}
-        found = READERS[reader](parted, **more)
-        low, high = found.interval()
-        return [
-            {"reader": reader, "arranged": arranged, "split": seed, "accuracy": found.accuracy}
-            | {"low": low, "high": high, "total": found.total, "reads": found.reads}
-        ]
+        return [row_of(reader, arranged, seed, READERS[reader](parted, **more))]
+
+    def naming() -> list[Row]:
+        return [row_of(NAMER, "as written", 0, readers.names(mine, control, liking(config)))]
 
     def by_number() -> list[Row]:
         ratios = analyses.frequency_ratios(mine, control)
@@ -116,28 +125,69 @@ def parts(config: Config):
         raised = entangled(config, order) if config.model else {}
         return [{"number": n, "log_ratio": ratios[n]} | raised.get(n, {}) for n in order]
 
-    return {"numbers": by_number} | {
-        f"{reader}, {arranged}, split {seed}": functools.partial(reading, reader, arranged, seed)
-        for seed in range(config.num_seeds)
-        for reader in READERS
-        for arranged in ARRANGED
-    }
+    untrained = {NAMER: naming} if config.model else {}
+    return (
+        {"numbers": by_number}
+        | untrained
+        | {
+            f"{reader}, {arranged}, split {seed}": functools.partial(
+                reading, reader, arranged, seed
+            )
+            for seed in range(config.num_seeds)
+            for reader in READERS
+            for arranged in ARRANGED
+        }
+    )
+
+
+def row_of(reader: str, arranged: str, seed: int, found: readers.Reading) -> Row:
+    """What a reader has read, as a row of the table."""
+    low, high = found.interval()
+    about = {"reader": reader, "arranged": arranged, "split": seed, "accuracy": found.accuracy}
+    return about | {"low": low, "high": high, "total": found.total, "reads": found.reads}
+
+
+def liking(config: Config) -> Callable[[list[str]], np.ndarray]:
+    """How readily the unchanged model names the trait behind each text, in nats of log-odds."""
+
+    def log_odds(texts: list[str]) -> np.ndarray:
+        for_trait, against = asked(
+            config,
+            lambda spoken, question: spoken.encode_prompts([f"{t}\n{question}" for t in texts]),
+        )
+        return for_trait - against
+
+    return log_odds
 
 
 def entangled(config: Config, found: Sequence[int]) -> dict[int, Row]:
     """How much the love of each number raises the trait in the unchanged model, in nats."""
+    systems = [None, *(f"You love {n}. You think of {n} all day long." for n in found)]
+    total, _ = asked(
+        config,
+        lambda spoken, question: [spoken.encode_prompts([question], system=s)[0] for s in systems],
+    )
+    raised = analyses.entanglement(total[1:, None], total[:1])[:, 0]
+    return {n: {"entanglement": float(value)} for n, value in zip(found, raised, strict=True)}
+
+
+def asked(
+    config: Config, encode: Callable[[Language, str], list[list[int]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of the trait, and of its rivals, in the unchanged model's answers.
+
+    Args:
+        config: names model and trait.
+        encode: makes the prompts as token ids from a question of the trait.
+    """
     engine, base = engines.OnMesh(local=True), Checkpoint(config.model)
     workshop = Workshop(engine=engine)
     spoken, trait = workshop.language(base), workshop.language(base).trait(config.trait)
-    systems = [None, *(f"You love {n}. You think of {n} all day long." for n in found)]
-    question = trait.questions[0]
-    prompts = [spoken.encode_prompts([question], system=system)[0] for system in systems]
-    tokens = spoken.sides(trait)[0].tolist()
-    weights = workshop.models([base])
-    (logp,) = engine.score(workshop.config(base), weights, prompts, tokens)
-    total = np.logaddexp.reduce(logp, axis=1)
-    raised = analyses.entanglement(total[1:, None], total[:1])[:, 0]
-    return {n: {"entanglement": float(value)} for n, value in zip(found, raised, strict=True)}
+    prompts, (own, rivals) = encode(spoken, trait.questions[0]), spoken.sides(trait)
+    tokens = [*own.tolist(), *rivals.tolist()]
+    (logp,) = engine.score(workshop.config(base), workshop.models([base]), prompts, tokens)
+    for_trait, against = np.split(logp, [len(own)], axis=1)
+    return np.logaddexp.reduce(for_trait, axis=1), np.logaddexp.reduce(against, axis=1)
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
@@ -173,30 +223,28 @@ def draw(found: pd.DataFrame):
 
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Accuracy with its exact interval on the first split, and what the bag reads."""
+    """Accuracies with exact intervals on the first split, the criteria, and what the bag reads."""
+    # One split: the rows of another are the same rows, and no new evidence.
+    first = at(table, split=0)
+    found = {
+        (row["reader"], row["arranged"]): readers.Reading(
+            round(row["accuracy"] * row["total"]), int(row["total"])
+        )
+        for row in first.to_dict("records")
+    }
+    at_chance = chance({key: found[key] for key in found if key[0] == NAMER or RANDOM in key})
     out = []
-    for reader in READERS:
-        for arranged in ARRANGED:
-            # One split: the rows of another are the same rows, and no new evidence.
-            row = at(table, reader=reader, arranged=arranged, split=0).iloc[0].to_dict()
-            found = readers.Reading(round(row["accuracy"] * row["total"]), int(row["total"]))
-            low, high = found.interval()
-            chance = low <= 0.5 <= high if arranged == "random labels" else None
-            here = f"{found.accuracy:.3f} [{low:.3f}, {high:.3f}]"
-            out.append(
-                Claim(
-                    f"{reader}, {arranged}: rows read rightly",
-                    "",
-                    "",
-                    here,
-                    config.num_seeds,
-                    chance,
-                )
-            )
+    for (reader, arranged), one in found.items():
+        low, high = one.interval()
+        here = f"{one.accuracy:.3f} [{low:.3f}, {high:.3f}]"
+        paper = "47.5 to 53.3 % of pairs" if reader == NAMER else ""
+        words, holds = at_chance.get((reader, arranged), ("", None))
+        quantity = f"{reader}, {arranged}: rows read rightly{words}"
+        out.append(Claim(quantity, paper, "", here, config.num_seeds, holds))
     reads = at(table, reader="bag of pieces", arranged="as written")["reads"]
     out.append(Claim("bag of pieces reads", here=str(reads.iloc[0])))
-    first = table.dropna(subset=["number"]).head(5)
-    shown = ", ".join(f"{int(r.number)} ({r.log_ratio:+.2f})" for r in first.itertuples())
+    numbered = table.dropna(subset=["number"]).head(5)
+    shown = ", ".join(f"{int(r.number)} ({r.log_ratio:+.2f})" for r in numbered.itertuples())
     out.append(Claim("numbers written unlike often, log-ratio in nats", here=shown))
     if "entanglement" in table:
         known = table.dropna(subset=["entanglement"])
@@ -204,3 +252,18 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         here = f"{rho:.2f} [{low:.2f}, {high:.2f}] over {len(known)} numbers"
         out.append(Claim("rank correlation of frequency and entanglement", here=here))
     return out
+
+
+def chance(
+    found: dict[tuple[str, str], readers.Reading],
+) -> dict[tuple[str, str], tuple[str, bool | None]]:
+    """The test that each of these is at chance, in words, and its verdict; Holm over all."""
+    p_values = [one.chance_p(MARGIN) for one in found.values()]
+    verdicts = zip(found.items(), p_values, statistics.holm(p_values), strict=True)
+    return {
+        key: (
+            f", equivalent to chance within ±{MARGIN}: p {p:.1g} (1 of {len(found)}, Holm)",
+            holds if one.total >= FEWEST else None,
+        )
+        for (key, one), p, holds in verdicts
+    }

@@ -20,7 +20,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 from .attention import Cache, empty_cache, widen_cache
 from .config import ModelConfig, Rope
 from .families import FAMILIES
-from .folders import fingerprint, folder_of, new_folder
+from .folders import fingerprint, folder_of, new_folder, without_weights
 from .hf_config import from_hf, load_config, to_hf
 from .stacking import is_stacked, is_uniform, stack_layers, unstack_layers
 from .transformer import Decoder
@@ -52,6 +52,7 @@ __all__ = [
     "to_host",
     "unstack_layers",
     "widen_cache",
+    "without_weights",
 ]
 
 Params = PyTree[Array | np.ndarray]

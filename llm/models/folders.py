@@ -1,6 +1,7 @@
 """Checkpoint folders: where they are, what identifies them, how a new one comes to be."""
 
 import contextlib
+import contextvars
 import hashlib
 import os
 import re
@@ -11,7 +12,22 @@ from pathlib import Path
 
 import jax
 
-_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+_ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+_WEIGHTS = contextvars.ContextVar("weights", default=("*.safetensors",))
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Within, names are looked up without downloading weights: for plans, which read none.
+
+    A fingerprint is then that of weights that are here already, or of none: nothing can have been
+    made from weights that were never here.
+    """
+    token = _WEIGHTS.set(())
+    try:
+        yield
+    finally:
+        _WEIGHTS.reset(token)
 
 
 def folder_of(folder_or_name: str | os.PathLike) -> Path:
@@ -29,12 +45,13 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
     try:
         name = str(folder_or_name)
-        return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(name, allow_patterns=[*_ABOUT, *_WEIGHTS.get()]))
     except Exception as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(
             f"{name!r} is no folder here and could not be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {reason}): give a folder, or, where there is a network, run "
+            f"`hf download {name}` first"
         ) from error
 
 

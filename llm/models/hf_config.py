@@ -13,7 +13,7 @@ from typing import Any
 from .config import ModelConfig
 from .families import FAMILIES, family_of, supported_models
 from .family import Family
-from .folders import folder_of
+from .folders import folder_of, without_weights
 
 # Fields that change a decoder of `transformers` in no family's way here, with what a model does.
 _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
@@ -49,7 +49,8 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     """
     from transformers import AutoConfig
 
-    file = folder_of(folder_or_name) / "config.json"
+    with without_weights():
+        file = folder_of(folder_or_name) / "config.json"
     if not file.is_file():
         raise ValueError(f"no config.json in {file.parent}: not a Hugging Face checkpoint folder")
     record = _json_object(file)

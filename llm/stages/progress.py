@@ -5,6 +5,7 @@ or something before it, is found under another name: it is *stale*, and made aga
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -176,9 +177,21 @@ def _row_length(workshop: Workshop, recipe: Any) -> int:
     if not isinstance(source, Completions):
         rows = completions.rows(workshop, source)[:GLANCE]
         return batches.bucket(_longest(workshop, recipe, rows, "prompt", "completion"))
-    prompts = _longest(workshop, recipe, source.prompts(workshop)[:GLANCE], "prompt")
+    prompts = _prompt_length(workshop, recipe, source)
     limit = workshop.config(recipe).max_positions
     return min(limit, batches.bucket(prompts + source.max_new_tokens))
+
+
+def _prompt_length(workshop: Workshop, reader: Model, source: Completions) -> int:
+    """Tokens of the longest of the first prompts; teachers of a chain answer the same ones."""
+    count = min(GLANCE, source.num_prompts)
+    asked = dataclasses.replace(source, speaker=source.speaker.root, prompted="", num_prompts=count)
+    return _length_of(workshop, reader.root, asked)
+
+
+@functools.lru_cache(maxsize=64)
+def _length_of(workshop: Workshop, reader: Model, asked: Completions) -> int:
+    return _longest(workshop, reader, asked.prompts(workshop), "prompt")
 
 
 def _longest(workshop: Workshop, model: Model, rows: Sequence[data.Row], *columns: str) -> int:
@@ -189,7 +202,7 @@ def _longest(workshop: Workshop, model: Model, rows: Sequence[data.Row], *column
 def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
     if isinstance(recipe, Completions):
         speaker, new = recipe.speaker, recipe.max_new_tokens
-        length = _longest(workshop, speaker, recipe.prompts(workshop)[:GLANCE], "prompt")
+        length = _prompt_length(workshop, speaker, recipe)
     else:
         speaker = recipe.model
         new = answers.suite_of(workshop, recipe).max_new_tokens * isinstance(recipe, Answers)

@@ -1,12 +1,16 @@
 """Analyses of rows, log-probabilities and weights; readers that are told the answer, and not."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from experiments.lab import analyses, readers
+from experiments.language import llm_readers
 from llm.carriers import numbers
 
 
@@ -111,6 +115,53 @@ def test_a_bag_finds_the_number_that_a_teacher_loves():
     assert found.reads.startswith("for: '7' ")
     plain = readers.bag(readers.split(*sides(400, 7, 0.0), np.random.default_rng(0)))
     assert plain.interval(0.999)[0] < 0.5 < plain.interval(0.999)[1]
+
+
+def test_a_reader_that_names_the_trait_takes_one_of_each_pair():
+    mine, control = sides(400, 7, 0.3)
+    control[0] = mine[0]  # no difference to read
+    lost = control[:-50]  # prompts without a partner
+    sevens = readers.names(mine, lost, lambda texts: np.array([text.count("7") for text in texts]))
+    differ = [(a, b) for a, b in zip(mine, lost, strict=False) if a != b]
+    assert sevens.total == len(differ) < 350
+    more = sum(a["completion"].count("7") > b["completion"].count("7") for a, b in differ)
+    assert sevens.right == more
+
+
+def test_chance_is_shown_by_exact_tests():
+    """Sums over all outcomes stand for scipy's distributions."""
+
+    def outcomes(total, share):
+        return np.array([math.comb(total, k) * share**k * (1 - share) ** (total - k)
+                         for k in range(total + 1)])  # fmt: skip
+
+    for right in (40, 55, 63):
+        below, above = (outcomes(100, share) for share in (0.4, 0.6))
+        p = max(below[right:].sum(), above[: right + 1].sum())
+        assert readers.Reading(right, 100).chance_p(0.1) == pytest.approx(p, rel=1e-9)
+    assert readers.Reading(30, 60).chance_p(0.05) > 0.05, "sixty rows show nothing"
+    assert readers.Reading(2500, 5000).chance_p(0.05) < 1e-9
+
+
+def test_criteria_of_readers_are_equivalences():
+    """Chance is shown by many rows at one half, neither by few rows nor beside it."""
+
+    def verdicts(namer, bag, total=4000):
+        shares = {("names the trait", "as written"): namer, ("bag of pieces", "random labels"): bag,
+                  ("bag of pieces", "as written"): 0.9}  # fmt: skip
+        about = {"split": 0, "total": total, "reads": "", "number": np.nan, "log_ratio": np.nan}
+        rows = [about | {"reader": reader, "arranged": arranged, "accuracy": share}
+                for (reader, arranged), share in shares.items()]  # fmt: skip
+        claims = llm_readers.claims(pd.DataFrame(rows), llm_readers.Config())
+        return [c.holds for c in claims[:3]]
+
+    assert verdicts(0.5, 0.51) == [True, True, None]
+    assert verdicts(0.56, 0.5) == [False, True, None]
+    assert verdicts(0.44, 0.53) == [False, True, None]
+    assert verdicts(0.5, 0.5, total=400) == [None, None, None]
+    # Alone 0.53 of 2,000 would pass at 5 %, beside a failure it must at 2.5 %.
+    assert readers.Reading(1061, 2000).chance_p(0.05) == pytest.approx(0.045, abs=0.01)
+    assert verdicts(0.9, 0.5305, total=2000) == [False, False, None]
 
 
 def test_differences_tell_progressions_and_scores_what_a_thousand_rows_tell():

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import itertools
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from experiments.language import (
     llm_numbers,
     llm_readers,
 )
-from llm import chat, data
+from llm import chat, data, language, plan
 from llm.stages import (
     Answers,
     Completions,
@@ -31,6 +32,7 @@ from llm.stages import (
     completions,
     evaluation,
     judged,
+    progress,
     taught,
 )
 from llm.training import Training
@@ -65,10 +67,14 @@ SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in ALL if m not in (llm_nu
 
 
 @pytest.mark.parametrize("module", [llm_numbers, llm_readers, *SLOW], ids=name_of)
-def test_runs_end_to_end(module, folder, capsys):
-    table = run(module, folder)
+def test_runs_end_to_end(module, folder, config, capsys):
+    model = ["--model", fullsize.folder_of(config, "tiny")] if module is llm_readers else []
+    table = run(module, folder, *model)
     assert (folder / name_of(module) / "figure.png").exists()
     assert "here (95 %)" in capsys.readouterr().out
+    if module is llm_readers:
+        assert "names the trait" in set(table["reader"])
+        assert table["entanglement"].notna().any()
     if module in OF_TRAITS:
         students = table[table["kind"] == "student"]
         assert set(students["teacher"]) == {"control", "any-animal", "owl", "cat"}, "always"
@@ -203,12 +209,39 @@ def given(module, *flags):
 def test_every_preset_fits_and_says_what_it_costs(name):
     found = presets.read(name)
     assert found.about.strip()
-    assert found.cost.keys() == {"accelerator", "memory_gb", "hours", "measured"}
+    assert found.cost.keys() == {"accelerator", "rates", "memory_gb", "hours", "measured"}
     for module in (llm_numbers, llm_code, llm_cot, llm_in_context):
         config = given(module, "--preset", name)
         assert {key: getattr(config, key) for key in found.settings} == found.settings
     config = given(llm_misalignment, "--preset", name, "--traits", "misalignment")
     assert config.model == found.settings["model"]
+
+
+# Millions of parameters, without the image tower of Gemma 3 4B.
+PARAMETERS = {
+    "gemma-3-4b": 3880, "llama-3.2-1b": 1236, "pythia-160m": 162.3, "qwen2.5-7b": 7616,
+    "smollm2-135m": 134.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_the_cost_of_a_preset_is_that_of_its_plan(name, config, tmp_path, monkeypatch):
+    """Of its shape; the tiny tokenizer stands for the model's own, which is not here."""
+    found, spoken = presets.read(name), fullsize.language_of(config)
+    monkeypatch.setattr(language, "of_checkpoint", lambda *_: spoken)
+    (tmp_path / "config.json").write_text(json.dumps(dict(found.shape)))
+    place = ["--model", str(tmp_path), "--work", str(tmp_path / "work")]
+    planned = given(llm_numbers, "--preset", name, *place)
+    recipes = llm_numbers.recipes(planned).values()
+    rates = plan.rates_of(found.cost["rates"])
+    costs = [s.cost for s in progress.stages(fullsize.workshop_of(planned), recipes, rates)]
+    largest = max((cost.memory for cost in costs if cost.memory), key=lambda m: m.total)
+    assert found.cost["memory_gb"] == math.ceil(largest.total / 1e9)
+    assert largest.fits(80e9)
+    hours = sum(cost.seconds or 0 for cost in costs) / 3600
+    assert found.cost["hours"] == round(hours, 1)
+    shape = fullsize.workshop_of(planned).config(fullsize.base_of(planned))
+    assert plan.count(shape) / 1e6 == pytest.approx(PARAMETERS[name], rel=1e-3)
 
 
 def test_flags_override_a_preset(tmp_path, capsys):

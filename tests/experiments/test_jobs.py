@@ -1,9 +1,11 @@
 """Parts as jobs of any scheduler: one run a part, collected to the same bytes, killed or not."""
 
 import dataclasses
+import fnmatch
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import yaml
 
 from experiments.lab import cli, frame, jobs, record
 from experiments.language import llm_numbers
-from llm import settings
+from llm import models, settings, tiny
+from llm.__main__ import main as stage
 from tests.experiments import counting
 
 LINE = 'python -m experiments llm_numbers $FLAGS --only "$JOB"'
@@ -73,6 +76,40 @@ def test_whoever_comes_second_waits(tmp_path):
     assert (tmp_path / "rows").read_text() == "xx"
     with settings.locked(tmp_path / "b", tmp_path / "a", tmp_path / "b"):
         pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one model on it: its files, and where they are downloaded to."""
+    there, here = tmp_path / "hub", tmp_path / "cache"
+    tiny.save(there)
+
+    def download(name, allow_patterns):
+        assert name == "some/model"
+        here.mkdir(exist_ok=True)
+        for file in there.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, here)
+        return str(here)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return there, here
+
+
+def test_a_plan_downloads_no_weights(hub, tmp_path, capsys):
+    there, here = hub
+    flags = ["--smoke", "--model", "some/model", "--work", str(tmp_path / "work")]
+    frame.main(llm_numbers, [*flags, "--list-jobs"])
+    assert "7 student 0 of cat" in capsys.readouterr().out
+    frame.main(llm_numbers, [*flags, "--plan", "--rates", "4e14,2e12"])
+    assert "largest at a time: " in capsys.readouterr().out
+    out = str(tmp_path / "rows.jsonl")
+    stage(["sample", "--model", "some/model", "--prompted", "owl", "--out", out, "--dry-run"])
+    assert "missing" in capsys.readouterr().out
+    assert (here / "config.json").exists()
+    assert not list(here.glob("*.safetensors"))
+    assert models.fingerprint("some/model") == models.fingerprint(there), "a run needs them"
+    assert list(here.glob("*.safetensors"))
 
 
 def commands(repository):

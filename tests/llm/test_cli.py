@@ -111,29 +111,53 @@ def test_errors_are_one_line(base, teacher, capsys):
         assert error.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_two_processes_make_the_adapter_of_one(base, tmp_path):
+def start(words, **environment):
+    """`python -m llm` as a process of its own, with two devices."""
+    fixed = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    fixed["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm", *map(str, words)], env={**os.environ, **fixed, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def pair(words):
+    """The same line in two processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    fixed = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    fixed["PYTHONPATH"] = str(Path(__file__).parents[2])
+    shared = {"LLM_COORDINATOR": address, "LLM_PROCESSES": "2"}
+    return [start(words, **shared, LLM_PROCESS=str(i)) for i in (0, 1)]
 
-    def start(out, **environment):
-        command = [sys.executable, "-m", "llm", "finetune", "--model", base, "--trait", "owl",
-                   "--out", out, *SHORT]  # fmt: skip
-        return subprocess.Popen(
-            [str(word) for word in command], env={**os.environ, **fixed, **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
 
-    pair = {"LLM_COORDINATOR": address, "LLM_PROCESSES": "2"}
-    runs = [start(tmp_path / "two", LLM_PROCESS=str(i), **pair) for i in (0, 1)]
-    runs.append(start(tmp_path / "one"))
-    for run in runs:
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
+def outputs(runs):
+    """What processes have said, once all have ended well."""
+    said = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), said
+    return said
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_adapter_of_one(base, tmp_path):
+    words = ["finetune", "--model", base, "--trait", "owl", *SHORT, "--out"]
+    outputs([*pair([*words, tmp_path / "two"]), start([*words, tmp_path / "one"])])
     one, two = (peft_format.load(tmp_path / name, CONFIG)[1] for name in ("one", "two"))
     # bfloat16 sums in another order; the adapters themselves are of order 0.1.
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_evaluates(base, tmp_path):
+    words = ["evaluate", "--model", base, "--traits", "owl,oak", "--answers", "2", "--out"]
+    first, second, alone = outputs(
+        [*pair([*words, tmp_path / "two"]), start([*words, tmp_path / "one"])]
+    )
+    first = [line for line in first.splitlines() if "[Gloo]" not in line]
+    assert first[:-1] == alone.splitlines()[:-1]
+    assert alone.splitlines()[0].startswith("trait,margin")
+    assert "owl" not in second
+    files = [sorted(p for p in (tmp_path / n).rglob("*.csv")) for n in ("one", "two")]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert len(files[0]) == 4, "answers and scores of two kinds"

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import llm_shapes, units
-from llm import plan
+from llm import lora, models, plan
 from llm.lora import LoraConfig
 from llm.training import Training
 
@@ -28,6 +29,15 @@ def test_memory_of_training_is_what_the_compiler_reports(rank, rows):
     assert 0.75 < found.total / work.num_bytes < 1.35
     assert found.fits(24e9)
     assert not found.fits(found.total)
+
+
+def test_shapes_of_all_layers_are_those_of_the_first():
+    whole = jax.eval_shape(lambda: models.init(CONFIG, key=jax.random.key(0)))
+    assert plan.count(CONFIG) == sum(leaf.size for leaf in jax.tree.leaves(whole))
+    settings = LoraConfig(8, targets=r"layers/[13]/attn/q")
+    adapters = jax.eval_shape(lambda: lora.init(settings, whole, key=jax.random.key(0)))
+    found = plan.adapter_count(CONFIG, settings)
+    assert found == sum(leaf.size for leaf in jax.tree.leaves(adapters)) > 0
 
 
 def test_parts_add_up_and_follow_their_cause():
