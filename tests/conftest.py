@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a model hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -64,3 +65,10 @@ def bases(tmp_path_factory) -> pathlib.Path:
     environment = os.environ | {"XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)
     return work
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_programs():
+    """Programs of a module are not kept for the next: all together they fill gigabytes."""
+    yield
+    jax.clear_caches()
