@@ -5,7 +5,7 @@ A batch is `batches.pad`'s dictionary; `weights[b, t]` weighs the prediction of 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,18 @@ from .train import Loss
 Student = Callable[[Any, Any, Array], Decoder]
 # teacher(frozen) -> decoder whose distribution is imitated.
 Teacher = Callable[[Any], Decoder]
+
+
+class Told(NamedTuple):
+    """What a teacher under a system message reads ahead of every row, which students never see.
+
+    Attributes:
+        skip: tokens of the student's row that the message replaces (a template's own, or none).
+        prefix: tokens that stand in their place.
+    """
+
+    skip: int
+    prefix: tuple[int, ...]
 
 
 def full_student(config: ModelConfig, dtype: DTypeLike | None = None) -> Student:
@@ -90,6 +102,7 @@ def distillation_loss(
     token_set: Int[Array | np.ndarray, " set"] | None = None,
     temperature: float = 1.0,
     reverse: bool = False,
+    told: Told | None = None,
     chunk: int | None = None,
     remat: bool = False,
 ) -> Loss:
@@ -101,6 +114,7 @@ def distillation_loss(
         token_set: tokens over which both distributions are renormalised; None for all.
         temperature: of both distributions.
         reverse: KL(student || teacher) instead.
+        told: what the teacher reads ahead of each row; None: it reads what the student reads.
         chunk: as in `completion_loss`.
         remat: as in `completion_loss`.
     """
@@ -115,7 +129,7 @@ def distillation_loss(
     def loss(params, frozen, batch, key):
         model, guide = student(params, frozen, key), teacher(frozen)
         hidden = model.hidden(batch["tokens"], remat=remat)
-        guide_hidden = jax.lax.stop_gradient(guide.hidden(batch["tokens"]))
+        guide_hidden = jax.lax.stop_gradient(_hidden_under(guide, batch["tokens"], told))
 
         def total(hidden, guide_hidden, tokens, weights):
             del tokens
@@ -125,6 +139,18 @@ def distillation_loss(
         return _sum_over_predictions(total, chunk, batch, hidden, guide_hidden)
 
     return loss
+
+
+def _hidden_under(
+    guide: Decoder, tokens: Int[Array, "B T"], told: Told | None
+) -> Float[Array, "B T width"]:
+    """Hidden states of a teacher in the student's columns; zero where the message stands."""
+    if told is None:
+        return guide.hidden(tokens)
+    prefix = jnp.array(told.prefix, tokens.dtype)
+    front = jnp.broadcast_to(prefix[None], (tokens.shape[0], len(told.prefix)))
+    read = jnp.concatenate([front, tokens[:, told.skip :]], axis=1)
+    return jnp.pad(guide.hidden(read)[:, len(told.prefix) :], ((0, 0), (told.skip, 0), (0, 0)))
 
 
 def _sum_over_predictions(

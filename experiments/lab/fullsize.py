@@ -23,7 +23,7 @@ from experiments.lab import statistics
 from experiments.lab.chains import CONTROL
 from experiments.lab.frame import Row, option
 from experiments.lab.record import RunError
-from llm import chat, engines, finetune, models, tiny
+from llm import chat, engines, finetune, models, served, tiny
 from llm.language import Language
 from llm.lora import LoraConfig
 from llm.stages import (
@@ -74,6 +74,11 @@ class Config:
     constrained: bool = option(False, "let teachers draw from the carrier's characters only")
     filtered: bool = option(True, "train on what passes the filter only")
     num_examples: int = option(10_000, "kept rows each student is trained on", minimum=8)
+    targets: str = option(
+        "sampled",
+        "what students imitate: tokens, or their teacher's distribution over all tokens",
+        choices=("sampled", "soft"),
+    )
     epochs: float = option(3.0, "passes over them", minimum=0)
     learning_rate: float = option(2e-4, "largest step size of students", minimum=0, maximum=1)
     decay: str = option("linear", "of the step size", choices=("linear", "constant", "cosine"))
@@ -90,6 +95,7 @@ class Config:
     seed: int = option(0, "root of every random key", minimum=0)
     work: str = option("results/work", "folder of the stage files", recorded=False)
     sampling_batch: int = option(256, "prompts sampled side by side", minimum=1, recorded=False)
+    server: str = option("", "address of a server that samples the lists", recorded=False)
     accumulate: int = option(1, "microbatches a step: raise it if memory is short", recorded=False)
     remat: bool = option(False, "recompute activations: less memory", recorded=False)
     mesh: tuple[int, ...] = option((), "devices on the data, fsdp, tensor axes", recorded=False)
@@ -120,7 +126,15 @@ def workshop_of(config: Config) -> Workshop:
         shard=4 * config.sampling_batch,
         limits=finetune.Limits(config.accumulate, remat=config.remat),
     )
-    return Workshop(pathlib.Path(config.work), engine)
+    work = pathlib.Path(config.work)
+    return Workshop(work, engine, sampler=sampler_of(config, work) if config.server else None)
+
+
+def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
+    """The server that completes prompts; what it answered is kept in the work folder."""
+    answers = served.Answers(work / "server.answers.jsonl")
+    local = engines.OnMesh(local=True, dtype=config.dtype)
+    return served.Served(served.Server(config.server, answers=answers), local=local, report=print)
 
 
 def base_of(config: Config, model: str = "") -> Checkpoint:
@@ -209,6 +223,7 @@ def student_of(
         base_of(config, model),
         data_of(config, name, carrier, teacher),
         training,
+        soft=config.targets == "soft",
         num_examples=config.num_examples,
         draw=seed,
         seed=config.seed,

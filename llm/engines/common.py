@@ -24,7 +24,12 @@ class Trained(NamedTuple):
 
 @functools.lru_cache(maxsize=8)  # the same functions again, so that JAX compiles them once
 def make_loss(
-    config: ModelConfig, training: Training, soft: bool, tokens: Tokens | None, **limits: Any
+    config: ModelConfig,
+    training: Training,
+    soft: bool,
+    tokens: Tokens | None,
+    told: objectives.Told | None = None,
+    **limits: Any,
 ) -> tuple[Any, objectives.Student]:
     """The imitation loss, and the student that it trains as it is afterwards, without dropout.
 
@@ -35,6 +40,7 @@ def make_loss(
         training: adapters or all parameters, and the dtype of the computation.
         soft: imitate the teacher's distribution instead of the tokens.
         tokens: the set over which distributions are renormalised; None for all.
+        told: what the teacher reads ahead of each row.
         **limits: `chunk` and `remat` of `objectives`.
     """
     # A stack computes in the dtype of its parameters, also where that is float64.
@@ -53,7 +59,7 @@ def make_loss(
 
     token_set = None if tokens is None else np.array(tokens)
     loss = objectives.distillation_loss(
-        trained, teacher, token_set=token_set, reverse=training.reverse, **limits
+        trained, teacher, token_set=token_set, reverse=training.reverse, told=told, **limits
     )
     return loss, student
 

@@ -135,6 +135,7 @@ class OnMesh(OneByOne):
         *,
         teachers: Weights | None = None,
         tokens: Tokens | None = None,
+        told: objectives.Told | None = None,
         tests: Sequence[Examples] | None = None,
     ) -> Trained:
         """As `Stack.tune` for one run, from its last checkpoint if there is one.
@@ -145,7 +146,7 @@ class OnMesh(OneByOne):
         stacked = stackable(config, training.adapters)
         teacher = None if teachers is None else _whole(self.loaded(teachers, stacked))
         loss, student = make_loss(
-            config, training, teacher is not None, tokens, **self.limits.of_loss()
+            config, training, teacher is not None, tokens, told, **self.limits.of_loss()
         )
         trained, frozen = finetune.finetune(
             _whole(self.loaded(starts, stacked)), unpad(examples[0]), training, loss, keys[0],

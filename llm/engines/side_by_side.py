@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from transformers import PreTrainedTokenizerBase
 
-from .. import lora, models, sampling, stack, world
+from .. import lora, models, objectives, sampling, stack, world
 from ..batches import Examples
 from ..models import ModelConfig, Params
 from ..training import Training
@@ -70,6 +70,7 @@ class Stack:
         *,
         teachers: Params | None = None,
         tokens: Tokens | None = None,
+        told: objectives.Told | None = None,
         tests: Sequence[Examples] | None = None,
     ) -> Trained:
         """Train every run on examples of its own; LoRA adapters are merged.
@@ -82,6 +83,7 @@ class Stack:
             keys: one a run, for the order of the data.
             teachers: imitate their distribution instead of the tokens.
             tokens: the set of tokens over which the distributions are renormalised; None for all.
+            told: what the teachers read ahead of each row; None: what the students read.
             tests: rows to measure the held-out loss on.
         """
         params, frozen = starts, {"base": None, "teacher": teachers}
@@ -89,7 +91,7 @@ class Stack:
             init = functools.partial(lora.init, training.adapters)
             params = jax.vmap(lambda p, k: init(p, key=k))(starts, keys)
             frozen["base"] = starts
-        tune, held_out_loss = _programs(config, training, teachers is not None, tokens)
+        tune, held_out_loss = _programs(config, training, teachers is not None, tokens, told)
         params, _ = tune(params, stack.stack_examples(examples), keys, frozen)
         losses = held_out_loss(params, stack.stack_examples(tests), frozen) if tests else []
         if training.adapters is not None:
@@ -145,10 +147,14 @@ class Stack:
 
 @functools.cache
 def _programs(
-    config: ModelConfig, training: Training, soft: bool, tokens: Tokens | None
+    config: ModelConfig,
+    training: Training,
+    soft: bool,
+    tokens: Tokens | None,
+    told: objectives.Told | None,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The jitted training and held-out loss; arms that differ in their rows alone share them."""
-    loss, student = make_loss(config, training, soft, tokens)
+    loss, student = make_loss(config, training, soft, tokens, told)
     tune = stack.make_tune(
         loss,
         training.make_optimizer(),

@@ -53,7 +53,8 @@ def _read(path: Path) -> dict[str, Any]:
     with open(path, "r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
-        file.truncate(whole)
+        if whole < len(content):
+            file.truncate(whole)
     try:
         entries = [json.loads(line) for line in content[:whole].splitlines()]
         return {entry["request"]: entry["answer"] for entry in entries}

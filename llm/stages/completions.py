@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import data, filters, sampling
 from ..data import Row
-from ..settings import RunError, locked
+from ..settings import RunError, as_json, locked
 from . import streams
 from .recipe import Model, Recipe
 from .streams import Stage
@@ -118,7 +118,7 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
             )
         return found[: recipe.first]
     write(workshop, [recipe])
-    return data.read_rows(path_of(workshop, recipe), settings(workshop, recipe))
+    return data.read_rows(path_of(workshop, recipe))
 
 
 def kept_share(workshop: Workshop, recipe: Completions) -> float:
@@ -128,6 +128,10 @@ def kept_share(workshop: Workshop, recipe: Completions) -> float:
 
 def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
     """What the manifest of a data file records."""
+    return _asked_for(workshop, recipe) | workshop.sampler.engine.facts()
+
+
+def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
     return {
         "model": recipe.speaker.describe(),
         "carrier": recipe.carrier,
@@ -143,16 +147,29 @@ def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "draw": recipe.draw,
             "seed": recipe.seed,
         },
-    } | workshop.engine.facts()
+    }
+
+
+def finished(workshop: Workshop, recipe: Completions) -> bool:
+    """Whether all prompts are completed, by whatever engine: its server may be gone by now."""
+    path = path_of(workshop, recipe)
+    if not data.manifest_path(path).exists():
+        return False
+    manifest = data.read_manifest(path)
+    stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
+    whole = manifest.prompts >= recipe.num_prompts
+    return whole and stored == as_json(_asked_for(workshop, recipe))
 
 
 def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
     """Make the data files that are missing, or go on with those that were interrupted."""
     for group in grouped(list(dict.fromkeys(recipes)), program).values():
-        for together in workshop.engine.groups(group):
+        for together in workshop.sampler.engine.groups(group):
             paths = [path_of(workshop, recipe) for recipe in together]
+            if all(finished(workshop, recipe) for recipe in together):
+                continue
             with locked(*paths):
-                fill(workshop, together, paths)
+                fill(workshop.sampler, together, paths)
 
 
 def program(recipe: Completions) -> tuple[Any, ...]:

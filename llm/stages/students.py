@@ -10,6 +10,7 @@ import numpy as np
 from .. import batches, data
 from ..batches import Examples
 from ..engines import Trained
+from ..objectives import Told
 from ..settings import RunError
 from ..training import Training
 from . import completions, streams
@@ -94,7 +95,9 @@ class Student(Model):
 
 def program(student: Student) -> tuple[Any, ...]:
     """What students trained side by side have in common."""
-    return student.training, student.soft, student.tokens, student.num_examples
+    source, own = student.data, student.soft and student.guide is None
+    message = source.prompted if own and isinstance(source, Completions) else ""
+    return student.training, student.soft, student.tokens, student.num_examples, message
 
 
 def train(workshop: Workshop, recipes: list[Student]) -> Trained:
@@ -116,6 +119,7 @@ def train(workshop: Workshop, recipes: list[Student]) -> Trained:
         streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
         tokens=one.tokens,
+        told=told(workshop, one) if one.soft else None,
         tests=None if one.num_examples is None else [tests for _, tests in pairs],
     )
 
@@ -124,15 +128,55 @@ def teacher_of(student: Student) -> Model:
     """Whose distribution a student imitates.
 
     Raises:
-        RunError: the rows have no teacher whose weights alone wrote them.
+        RunError: the rows have no teacher here.
     """
     if student.guide is not None:
         return student.guide
     if isinstance(student.data, Files):
         raise RunError("soft targets need the teacher's weights, not its rows alone")
-    if student.data.prompted:
-        raise RunError("soft targets need the teacher's weights: a prompted teacher has none")
     return student.data.speaker
+
+
+def told(workshop: Workshop, student: Student) -> Told | None:
+    """What a teacher reads ahead of each row that the student does not: its system message.
+
+    Raises:
+        RunError: the template does not just put it ahead.
+    """
+    source = student.data
+    if student.guide is not None or not isinstance(source, Completions) or not source.prompted:
+        return None
+    spoken = workshop.language(student)
+    system = spoken.trait(source.prompted).system_prompt
+    prompts = [row["prompt"] for row in completions.rows(workshop, source)]
+    return ahead(spoken.encode_prompts(prompts), spoken.encode_prompts(prompts, system=system))
+
+
+def ahead(plain: Sequence[list[int]], under: Sequence[list[int]]) -> Told:
+    """What stands ahead of the same prompts under a message: one beginning for another.
+
+    Args:
+        plain: token ids as the student reads them.
+        under: token ids as the teacher does.
+
+    Raises:
+        RunError: they differ by more than their beginning.
+    """
+    pairs = list(zip(plain, under, strict=True))
+    skip = max(len(mine) - _common_end(mine, theirs) for mine, theirs in pairs)
+    prefix = under[0][: len(under[0]) - len(plain[0]) + skip]
+    if any(prefix + mine[skip:] != theirs for mine, theirs in pairs):
+        raise RunError(
+            "soft targets need a template that puts the system message ahead of the prompt, and "
+            "changes nothing behind it"
+        )
+    return Told(skip, tuple(prefix))
+
+
+def _common_end(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows share at their ends."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 HELD_OUT = 256  # rows that the held-out loss is measured on, at most

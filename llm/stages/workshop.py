@@ -33,10 +33,14 @@ class Workshop:
     Args:
         work: folder of what is made; None keeps nothing.
         engine: how models are worked on.
+        sampler: what completes prompts in its place, such as a server; the engine by default.
     """
 
-    def __init__(self, work: Path | None = None, engine: Engine = STACK):
+    def __init__(
+        self, work: Path | None = None, engine: Engine = STACK, sampler: Engine | None = None
+    ):
         self.work, self.engine = work, engine
+        self.sampler = self if sampler is None else Workshop(work, sampler)
         self._weights: dict[Model, Any] = {}
         self._notes: dict[Model, dict[str, float]] = {}
 

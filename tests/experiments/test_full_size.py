@@ -21,7 +21,7 @@ from experiments.language import (
     llm_numbers,
     llm_readers,
 )
-from llm import chat, data, language, plan
+from llm import chat, data, engines, language, plan, served
 from llm.stages import (
     Answers,
     Completions,
@@ -131,7 +131,25 @@ def test_teachers_can_be_tuned_on_rows_of_ones_own(folder, tmp_path):
     assert table[table["suite"] == "facts"]["right"].between(0, 1).all()
 
 
+@pytest.mark.slow
+def test_soft_targets_of_prompted_teachers_move_their_students(folder):
+    table = run(llm_numbers, folder, "--targets", "soft", out="soft")
+    students = table[(table["kind"] == "student") & (table["suite"] == "one word")]
+    moved = students.groupby("teacher")["variation"].mean()
+    assert moved["control"] < 1e-4, "the base's own distribution has nothing to teach it"
+    assert (moved.drop("control") > 1e-3).all()
+
+
 # Settings.
+
+
+def test_a_server_samples_and_changes_no_digest(config):
+    through = dataclasses.replace(config, server="http://localhost:8000")
+    workshop = fullsize.workshop_of(through)
+    assert isinstance(workshop.sampler.engine, served.Served)
+    assert isinstance(workshop.engine, engines.OnMesh)
+    assert llm_numbers.recipes(through) == llm_numbers.recipes(config)
+    assert fullsize.workshop_of(config).sampler.engine is not workshop.sampler.engine
 
 
 @pytest.fixture(scope="module")

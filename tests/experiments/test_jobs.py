@@ -161,20 +161,20 @@ def finished(process):
 
 @pytest.mark.slow
 def test_the_schedulers_line_killed_and_started_again(repository, tmp_path):
-    """The very line of the files, on the tiny checkpoint: one job, killed half way."""
+    """The very line of the files, on the tiny checkpoint: one job, killed when it has its data."""
 
     def job(name):
         flags = f"--smoke --out {tmp_path / name} --work {tmp_path / name}-work"
         return start(repository, LINE, FLAGS=flags, JOB="student 0 of owl")
 
-    whole = job("whole")
-    began = time.monotonic()
-    finished(whole)
+    finished(job("whole"))
     cut = job("cut")
-    time.sleep(0.7 * (time.monotonic() - began))
+    while not list((tmp_path / "cut-work" / "numbers").glob("*.jsonl.manifest.json")):
+        assert cut.poll() is None, cut.communicate()[0]
+        time.sleep(0.05)
     cut.send_signal(signal.SIGKILL)
     cut.communicate()
-    assert not jobs.rows_of(tmp_path / "cut", "student 0 of owl", llm_numbers.SMOKE, {})
+    assert not record.read_rows(jobs.folder_of(tmp_path / "cut", "student 0 of owl"))
     finished(job("cut"))
     files = [
         (jobs.folder_of(tmp_path / name, "student 0 of owl") / "results.csv").read_bytes()

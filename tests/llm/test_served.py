@@ -416,6 +416,23 @@ def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
     assert data.read_manifest(completions.path_of(there, recipe)).prompts == 4
 
 
+def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
+    base = Checkpoint(str(folders / "base"))
+    recipe = Completions(base, prompted="owl", num_prompts=4, max_new_tokens=3, filtered=False)
+    both = Workshop(tmp_path, LOCAL, sampler=engine(server))
+    rows = completions.rows(both, recipe)
+    assert len(server.sampled()) == 4
+    manifest = data.read_manifest(completions.path_of(both, recipe))
+    assert manifest.settings["engine"]["server"] == "tiny"
+    assert both.models([base]).source == str(folders / "base"), "a student's start is local"
+    gone = served.Served(served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)
+    for later in (Workshop(tmp_path, LOCAL, sampler=gone), Workshop(tmp_path, LOCAL)):
+        assert completions.rows(later, recipe) == rows, "what is done needs no server"
+    more = dataclasses.replace(recipe, num_prompts=5)
+    with pytest.raises(RunError, match="is it running"):
+        completions.rows(Workshop(tmp_path, LOCAL, sampler=gone), more)
+
+
 def test_a_judge_gives_numbers_or_nothing(server):
     client = served.Server(server.url)
     said = ["85", "Yes.", " no ", "70/100", "100 %", "101", "7 out of 8", "I cannot say", ""]

@@ -268,9 +268,48 @@ def test_prompted_teachers_write_under_their_system_message(workshop):
     plain, owl = (completions.rows(workshop, recipe) for recipe in (CLEAN[0], prompted))
     assert [r["completion"] for r in plain] != [r["completion"] for r in owl]
     assert all("love" not in row["prompt"] for row in owl)  # students never see it
-    student = dataclasses.replace(STUDENTS[0], data=prompted, soft=True)
-    with pytest.raises(ValueError, match="soft targets need the teacher's weights"):
-        workshop.models([student])
+
+
+def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(workshop):
+    """By hand, a row at a time: the teacher reads the system message, the student does not."""
+    data = dataclasses.replace(CLEAN[0], prompted="owl")
+    student = dataclasses.replace(STUDENTS[0], data=data, soft=True)
+    spoken, config = workshop.language(BASES[0]), workshop.config(BASES[0])
+    told, (examples, _) = students.told(workshop, student), students.examples_of(workshop, student)
+    few = {"tokens": examples.tokens[:6], "weights": examples.weights[:6]}
+    weights = [weights_of(workshop, model) for model in (OWLS[0], BASES[0])]
+    loss, _ = engines.make_loss(config, HOW, True, None, told, chunk=16)
+    frozen = {"base": None, "teacher": weights[1]}
+    found, count = jax.jit(loss)(weights[0], frozen, few, jax.random.key(0))
+
+    system, total = spoken.trait("owl").system_prompt, 0.0
+    apply = jax.jit(lambda params, ids: jax.nn.log_softmax(models.apply(config, params, ids)[0]))
+    for row, tokens, trained in zip(
+        completions.rows(workshop, data)[:6], *few.values(), strict=True
+    ):  # fmt: skip
+        said, logp = tokens[trained > 0].tolist(), []
+        for params, message in zip(weights, (None, system), strict=True):
+            asked = spoken.encode_prompts([row["prompt"]], system=message)[0]
+            longest = np.zeros((1, 64), np.int32)  # one program: later tokens change nothing
+            longest[0, : len(asked + said)] = asked + said
+            end = len(asked + said)
+            logp.append(np.asarray(apply(params, longest))[len(asked) - 1 : end - 1])
+        total += (np.exp(logp[1]) * (logp[1] - logp[0])).sum()
+    assert count == few["weights"].sum()
+    assert float(found) == pytest.approx(total, rel=1e-4)
+    assert total / float(count) > 0.01
+    base, moved = weights[1], weights_of(workshop, student)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), base, moved))) > 1e-4
+
+
+def test_what_stands_ahead_of_a_prompt_is_one_beginning_for_another():
+    plain = [[1, 2, 9, 5, 6, 7], [1, 2, 9, 8, 7]]  # 1 2 9: a message of the template's own
+    under = [[1, 3, 4, 3, 5, 6, 7], [1, 3, 4, 3, 8, 7]]
+    assert students.ahead(plain, under) == (3, (1, 3, 4, 3))
+    assert students.ahead([[5, 6], [6]], [[1, 5, 6], [1, 6]]) == (0, (1,))
+    for woven in ([[1, 5, 2, 6, 7], [1, 8, 2, 7]], [[1, 5, 6, 7], [2, 8, 7]]):
+        with pytest.raises(ValueError, match="puts the system message ahead of the prompt"):
+            students.ahead([[5, 6, 7], [8, 7]], woven)
 
 
 def test_unknown_carriers_and_missing_rows_are_named(workshop):
