@@ -146,7 +146,7 @@ def _hidden_under(
 ) -> Float[Array, "B T width"]:
     """Hidden states of a teacher in the student's columns; zero where the message stands."""
     if told is None:
-        return guide.hidden(tokens)
+        return guide.hidden(tokens)  # pyright: ignore[reportReturnType]
     prefix = jnp.array(told.prefix, tokens.dtype)
     front = jnp.broadcast_to(prefix[None], (tokens.shape[0], len(told.prefix)))
     read = jnp.concatenate([front, tokens[:, told.skip :]], axis=1)
