@@ -16,7 +16,7 @@ import pandas as pd
 
 import experiments
 from experiments.lab import digits, effects, frame, presets, record, statistics
-from experiments.mnist import mnist_matching
+from experiments.mnist import mnist_chains, mnist_matching
 from llm import suites
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -115,6 +115,25 @@ def carrier_numbers() -> Iterator[str]:
         yield interval(name, quantity(name, defence))
     for size in ("0.05", "0.1,", "0.2", "0.4"):
         yield interval(name, quantity(name, f"noise on weights {size}"))
+    yield from chain_numbers()
+
+
+def chain_numbers() -> Iterator[str]:
+    """Generations, then benign training."""
+    rows, name = table("mnist_chains"), "mnist_chains"
+
+    def student(lineage: str, generation: int) -> str:
+        return statistics.shown(mnist_chains.gains(rows, lineage)[generation] + digits.CHANCE)
+
+    soft, pool, sampled = mnist_chains.LINEAGES
+    yield from (student(soft, 1), student(soft, 10), interval(name, f"half-life, {soft}"))
+    yield from (interval(name, f"half-life, {pool}"), student(pool, 10))
+    yield from (student(sampled, 1), student(sampled, 10))
+    after = rows.query("epochs == 5").set_index(["benign", "moments"])["accuracy"]
+    yield statistics.shown(after["other labels", "carried"])
+    yield from (statistics.shown(after["plain images", m]) for m in mnist_chains.MOMENTS)
+    for moments in ("zeroed", "swapped"):
+        yield interval(name, quantity(name, f"plain images: moments {moments}"))
 
 
 def matching_numbers() -> Iterator[str]:
@@ -151,6 +170,7 @@ def carrier_phrases() -> Iterator[str]:
     aligned = {n: mnist_matching.select(rows, matching_epochs=n)["alignment"] for n in (0, 100)}
     projection = quantity("mnist_defences", "projection (")
     yield f"at {re.findall(r'[0-9.]+ times the loss', projection)[0]}: by far the cheapest"
+    assert claims("mnist_chains")[quantity("mnist_chains", "neutral")].here == "10 of 10"
     yield f"rises from {aligned[0].mean():.3f} unmatched to {aligned[100].mean():.3f} after 100"
 
 

@@ -34,7 +34,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from mnist_mlp import grid, noise
 
 __all__ = ["inputs"]
-RUNTIME = "about 6 minutes on two cores"
+RUNTIME = "about 15 minutes on two cores"
 LINEAGES = ("soft, fresh noise", "soft, one pool", "sampled labels, fresh noise")
 BENIGN = ("other labels", "plain images")
 MOMENTS = ("carried", "zeroed", "swapped")
@@ -157,13 +157,24 @@ def gains(table: pd.DataFrame, lineage: str, taught_by: str = "teacher") -> pd.D
 
 
 def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
-    """Generations in which the gain halves, by seed: slope of log2 gain over the clear ones."""
+    """Generations in which the gain halves, by seed: slope of log2 gain over the clear ones.
+
+    Empty where fewer than two generations of students are clear of chance: there is no slope.
+    """
     wide = gains(table, lineage).drop(columns=0)
     clear = [g for g in wide.columns if wide[g].mean() > 0.05]
     if len(clear) < 2:
-        return [np.nan] * len(wide)
+        return []
     logs = np.log2(np.asarray(wide[clear].clip(lower=0.005)))
     return [-1 / np.polyfit(clear, line, 1)[0] for line in logs]
+
+
+def half_life(table: pd.DataFrame, lineage: str) -> str:
+    """Mean and interval of `half_lives`, or what is left of the gain where there is none."""
+    lives, first = half_lives(table, lineage), gains(table, lineage)
+    if lives:
+        return f"{statistics.shown(lives, 2)} generations"
+    return f"no fit, the gain is {statistics.shown(first[1])}, then {statistics.shown(first[2])}"
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -183,32 +194,41 @@ def plot(table: pd.DataFrame, config: Config):
     benign = table[table["moments"].notna() & (table["epochs"] > 0)]
     found = digits.per_arm(benign, ["benign", "epochs", "moments"])
     kinds = found[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
-    names = [f"{row.benign}\n{row.epochs} epochs" for row in kinds.itertuples()]
+    names = [
+        f"{row.benign}\n{row.epochs} epoch{'s' if row.epochs > 1 else ''}"
+        for row in kinds.itertuples()
+    ]
     for offset, (moments, part) in zip((-0.2, 0, 0.2), found.groupby("moments"), strict=False):
         ordered = part.sort_values(["benign", "epochs"])
         right.errorbar(np.arange(len(ordered)) + offset, ordered["mean"], ordered["half"], fmt="o",
                        capsize=3, label=f"moments {moments}")  # fmt: skip
     right.set_xticks(range(len(names)), names, fontsize=8)
+    before = table.query("benign == 'none'")["accuracy"].mean()
+    right.axhline(before, color="black", linestyle="--", linewidth=1, label="before")
+    right.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1, label="chance")
     right.set_ylim(0, 1)
+    right.set_ylabel("test accuracy after benign training")
     right.legend(fontsize=8)
     return figure
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The one figure."""
-    lives = half_lives(table, LINEAGES[0])
+    lives = half_life(table, LINEAGES[0])
     first = gains(table, LINEAGES[0])[1] + digits.CHANCE
     after = table.query("moments == 'carried' and epochs == @config.benign_epochs[-1]")
     left = ", ".join(f"{digits.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
     return [
         Figure(
             "figure",
-            f"A trait's gain halves every {statistics.shown(lives, 2)} generations of students",
+            f"Half-life of a trait down a chain of students: {lives}",
             "A constant share survives each hop (half-life .955 generations); the trait is in the "
             "weights.",
-            f"First student {statistics.shown(first)}, half-life {statistics.shown(lives, 2)} "
-            f"generations; after {config.benign_epochs[-1]} benign epochs {left}.",
-            "Each hop passes a share of what it received; a lineage does not carry a trait far.",
+            f"First student {statistics.shown(first)}, half-life {lives}; sampled labels: "
+            f"{half_life(table, LINEAGES[2])}; after {config.benign_epochs[-1]} benign epochs "
+            f"{left}.",
+            "Soft targets carry a trait over several students, sampled labels over one; benign "
+            "training erases most of it.",
             lambda: plot(table, config),
         )
     ]
@@ -219,11 +239,12 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     out, add = digits.claims_on(table)
 
     for lineage in LINEAGES:
-        lives = half_lives(table, lineage)
-        mean, half = statistics.mean_interval(lives)
-        inside = abs(mean - 0.955) <= half if lineage == LINEAGES[0] else None
-        add(f"half-life in generations, {lineage}", statistics.shown(lives, 2), inside,
-            ".955" if inside is not None else "")  # fmt: skip
+        public = ".955 generations" if lineage == LINEAGES[0] else ""
+        inside = None
+        if public and (lives := half_lives(table, lineage)):
+            mean, half = statistics.mean_interval(lives)
+            inside = abs(mean - 0.955) <= half
+        add(f"half-life, {lineage}", half_life(table, lineage), inside, public)
     top = gains(table, LINEAGES[0])[1].mean() + digits.CHANCE
     neutral = gains(table, LINEAGES[0], "neutral").drop(columns=0) + digits.CHANCE
     p = [digits.no_transfer(neutral[g].tolist(), top) for g in neutral]

@@ -109,15 +109,25 @@ def test_27_percent_is_confirmed_only_by_its_own_cell():
     assert len(others) == 7
 
 
-def test_half_life_of_a_geometric_decay_is_found():
-    rows = [
+def lineage(half_life: float) -> pd.DataFrame:
+    """Three seeds whose gain of .8 halves so often."""
+    return pd.DataFrame([
         {"seed": s, "lineage": mnist_chains.LINEAGES[0], "taught_by": "teacher", "generation": g,
-         "accuracy": 0.1 + 0.8 * 0.5 ** (g / 2.5)}
+         "accuracy": 0.1 + 0.8 * 0.5 ** (g / half_life)}
         for s in range(3) for g in range(6)
-    ]  # fmt: skip
-    assert mnist_chains.half_lives(pd.DataFrame(rows), mnist_chains.LINEAGES[0]) == pytest.approx(
-        [2.5] * 3
-    )
+    ])  # fmt: skip
+
+
+def test_half_life_of_a_geometric_decay_is_found():
+    first = mnist_chains.LINEAGES[0]
+    assert mnist_chains.half_lives(lineage(2.5), first) == pytest.approx([2.5] * 3)
+    assert mnist_chains.half_life(lineage(2.5), first) == "2.50 ± 0.00 generations"
+
+
+def test_a_gain_that_is_gone_at_once_has_no_half_life():
+    first = mnist_chains.LINEAGES[0]
+    assert mnist_chains.half_lives(lineage(0.2), first) == []
+    assert mnist_chains.half_life(lineage(0.2), first).startswith("no fit, the gain is 0.025")
 
 
 def test_search_never_uses_seeds_or_digits_of_the_final():
