@@ -7,7 +7,8 @@ assert report.passed
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -101,21 +102,29 @@ def verify(
     require_float_params(params)
     require_float64(params)
     narrow = narrow_types(apply, params, inputs)
-    delta_t = jax.jit(lambda p: steps.teacher_update(trait_loss, p))(params)
-    size = optax.tree.norm(delta_t)
-    require_finite("the trait loss at params", trait_loss(params))
+    value, delta_t, size, unit = jax.jit(functools.partial(first_step, trait_loss))(params)
+    require_finite("the trait loss at params", value)
     require_finite("the gradient of the trait loss", size)
     if size == 0:
         raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
 
-    eps = np.asarray(relative_steps * steps.unit_step(params, delta_t))
+    eps = relative_steps * np.asarray(unit)
     measured = sweep(apply, params, trait_loss, inputs, loss, eps, alpha, student_params)
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)
-    noise = float(alignment.roundoff(apply, params, delta_t, inputs))
+    run = compiled(lambda p, v: alignment.roundoff(apply, p, v, inputs), inputs)
+    noise = float(run(params, delta_t))
     if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
         return Report(equality_case(measured, noise), eps, measured, narrow)
     return Report(general_case(eps, measured, noise, alpha), eps, measured, narrow)
+
+
+def first_step(
+    trait_loss: LossFn, params: Params
+) -> tuple[jax.Array, Params, jax.Array, jax.Array]:
+    """L_T, Δ_T, its norm, and the step that moves the teacher by the norm of θ⁰."""
+    delta_t = steps.teacher_update(trait_loss, params)
+    return trait_loss(params), delta_t, optax.tree.norm(delta_t), steps.unit_step(params, delta_t)
 
 
 def narrow_types(apply: Apply, params: Params, inputs: Any) -> tuple[str, ...]:
@@ -155,6 +164,11 @@ def narrows(eqn: Any) -> bool:
     return source == jnp.float64 and jnp.issubdtype(target, jnp.floating) and target != source
 
 
+def compiled(fn: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
+    """`fn` as one program, unless a loop on the host feeds it."""
+    return fn if isinstance(inputs, stream.Stream) and inputs.on_host else jax.jit(fn)
+
+
 def sweep(
     apply: Apply,
     params: Params,
@@ -172,8 +186,7 @@ def sweep(
             apply, start, trait_loss, inputs, loss, eps=step, alpha=alpha, student_params=student
         )
 
-    on_host = isinstance(inputs, stream.Stream) and inputs.on_host
-    run = measure if on_host else jax.jit(measure)
+    run = compiled(measure, inputs)
     points = [run(jnp.asarray(step), params, student_params) for step in eps]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *points)
 
