@@ -31,7 +31,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import BehaviourMatched, Continued, Model, Pretrained, Student
 from llm.training import Training
 
-RUNTIME = "50 minutes on two cores"
+RUNTIME = "40 minutes on two cores"
 
 KINDS = ("corpus", "uniform", "lists", "sampled lists")
 Start = Callable[[Chains, int], Model]
@@ -41,6 +41,7 @@ Start = Callable[[Chains, int], Model]
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
+    traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     kinds: tuple[str, ...] = option(KINDS, "what is imitated on", choices=KINDS)
     doses: tuple[int, ...] = option(
         (100, 400, 1600), "steps of matching, 64 sequences each; up to 20,000 on an accelerator"

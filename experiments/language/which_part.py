@@ -36,7 +36,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Continued, Grafted, Model, Permuted
 from llm.stages.bases import corpus_loss
 
-RUNTIME = "40 minutes on two cores"
+RUNTIME = "30 minutes on two cores"
 
 PARTS = {
     "embeddings": ("embedding",),
@@ -59,6 +59,7 @@ NOTHING = ("different", "attention", "MLPs", "norms", "block 0", "block 1")  # p
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
+    traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     parts: tuple[str, ...] = option(tuple(PARTS), "that are shared", choices=tuple(PARTS))
     repair_steps: int = option(400, "of a grafted base on the corpus, its part held", minimum=1)
     apart: tuple[int, ...] = option((10, 30, 100, 300, 1000), "steps that siblings go on alone")
