@@ -71,7 +71,7 @@ def rows_of(config: Config, source: str) -> list[Row]:
     arms = [c for c in table.columns if is_fact(table, c)]
     measured = [c for c in (*BEFORE, *AFTER) if c in table and table[c].notna().any()]
     table = table.dropna(subset=["accuracy"])
-    keys = table[arms].astype(str).agg(" | ".join, axis=1)
+    keys = table.groupby(arms, dropna=False).ngroup()
     rows = []
     for name in measured:
         pairs = table.assign(arm=keys, predictor=table[name]).dropna(subset=["predictor"])

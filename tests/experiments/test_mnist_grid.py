@@ -14,6 +14,7 @@ from experiments.mnist import (
     mnist_init_ladder,
     mnist_matching,
     mnist_max,
+    mnist_predictors,
 )
 
 SMOKED = (mnist_heads,)
@@ -201,3 +202,19 @@ def test_spearman_interval_covers_as_often_as_it_says():
     assert hits / trials == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / trials) + 0.02)
     assert statistics.spearman([1, 2, 3], [1, 2, 4]) == (pytest.approx(1.0), -1.0, 1.0)
     assert np.isnan(statistics.spearman([1, 1, 1], [1, 2, 3])[0])
+
+
+def test_arms_of_other_tables_are_told_apart_also_where_a_fact_is_missing(tmp_path):
+    """Six arms, of which one has no value: accuracy follows the alignment over arms, not seeds."""
+    folder = tmp_path / "mnist_sweeps"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pd.DataFrame([
+        {"factor": "width", "value": arm or None, "seed": seed, "alignment": arm + 0.1 * rng.normal(),
+         "accuracy": 100 * arm - seed, "dataset": "mnist"}
+        for arm in range(6) for seed in range(40)
+    ]).to_csv(folder / "results.csv", index=False)  # fmt: skip
+    config = mnist_predictors.Config(runs=str(tmp_path))
+    found = pd.DataFrame(mnist_predictors.rows_of(config, "mnist_sweeps")).set_index("over")
+    assert found.loc["arms", ["rho", "pairs"]].tolist() == [1.0, 6]
+    assert abs(found.loc["seeds within arms", "rho"]) < 0.3
