@@ -38,7 +38,7 @@ def differences(page, text):
         if a != b
     ]
     if len(said) != len(true):
-        wrong.append(f"{page} has {len(said)} intervals, tests/facts.py knows {len(true)}")
+        wrong.append(f"{page} has {len(said)} intervals, tests/facts knows {len(true)}")
     missing = [phrase for phrase in phrases if phrase not in body]
     return wrong + [f"{page} does not say {phrase!r}" for phrase in missing]
 

@@ -210,8 +210,8 @@ def test_arms_of_other_tables_are_told_apart_also_where_a_fact_is_missing(tmp_pa
     folder.mkdir()
     rng = np.random.default_rng(0)
     pd.DataFrame([
-        {"factor": "width", "value": arm or None, "seed": seed, "alignment": arm + 0.1 * rng.normal(),
-         "accuracy": 100 * arm - seed, "dataset": "mnist"}
+        {"factor": "width", "value": arm or None, "seed": seed, "dataset": "mnist",
+         "alignment": arm + 0.1 * rng.normal(), "accuracy": 100 * arm - seed}
         for arm in range(6) for seed in range(40)
     ]).to_csv(folder / "results.csv", index=False)  # fmt: skip
     config = mnist_predictors.Config(runs=str(tmp_path))

@@ -1,0 +1,66 @@
+"""docs/microworld.md."""
+
+import itertools
+from collections.abc import Iterator
+
+from experiments.lab import effects
+from tests.facts.tables import claims, effect, interval, quantity, table
+
+FAMILIES = ("animal", "tree", "misalignment")
+CARRIERS = ("numbers", "code", "reasoning")
+MODELS = ("A", "A'", "B", "B'")
+
+
+def microworld_numbers() -> Iterator[str]:
+    """The tables and sentences of docs/microworld.md from top to bottom."""
+    for target, label in (("sampled", "sampled tokens"), ("soft_numbers", "KL over numbers")):
+        for start in ("same", "different"):
+            for trait in ("owl", "wolf", "eagle", "dolphin", "elephant"):
+                yield interval("microworld", f"{label}, {start}: {trait}")
+            yield effect("microworld", own=False, target=target, start=start)
+    for none in ("different", "any-animal teacher"):
+        for label in ("sampled tokens", "KL over numbers"):
+            yield interval("microworld", quantity("microworld", f"{label}, {none}, equivalent"))
+    yield from paper_numbers()
+    yield from mechanism_numbers()
+
+
+def paper_numbers() -> Iterator[str]:
+    """Carriers and families, rates, the cross-model table, the controls."""
+    name = "paper_on_a_laptop"
+    for carrier, family in itertools.product(CARRIERS, FAMILIES):
+        for target, start in itertools.product(("sampled", "KL"), ("same", "different")):
+            yield interval(name, f"{carrier}, {target}, {family}: {start}")
+    for kind in ("student", "control"):
+        yield interval(name, f"rate: numbers, misalignment, {kind}")
+    for student, teacher in itertools.product(MODELS, MODELS):
+        yield interval("cross_model", f"{teacher} to {student}")
+    yield interval("cross_model", "siblings less strangers")
+    yield interval(name, "numbers, all traits")
+    yield effect(name, carrier="numbers", arm="shuffled within", start="same")
+    for line in ("shuffled across", "in the prompt", "asked without template"):
+        yield interval(name, line)
+
+
+def mechanism_numbers() -> Iterator[str]:
+    """One changed thing after the other."""
+    for arm in ("sampled", "soft_numbers", "shared embeddings, soft_numbers",
+                "shared body, soft_numbers", "behaviour matched, soft_numbers", "greedy", "soft",
+                "64 rows", "256 rows", "1024 rows", "sampled", "25% clean", "divergent masked",
+                "as many random masked", "sgd 0.02"):  # fmt: skip
+        yield interval("mechanism", arm)
+    for predictor in ("gain", "own and shared"):
+        yield interval("prediction", f"rank correlation: {predictor}")
+
+
+def mechanism_phrases() -> Iterator[str]:
+    """The numbers of the same list that are no intervals, and the dose of the matching."""
+    found = claims("mechanism")
+    largest = found["units matched less different"].here.removeprefix("at most ")
+    yield f"unmatched, to {largest.replace('e-0', 'e-')} nats"
+    rows = table("mechanism").query("tokens == 'divergent only'")
+    yield f"{100 * effects.by_writer(rows, 'kept_tokens'):.0f} % of the tokens are divergent"
+    gain = claims("prediction")["rank correlation: gain"].here
+    yield f"rank correlation {gain.split(';')[0]} with"
+    yield "for 400 steps on the corpus of this world reaches "
+    yield "It says nothing about others."

@@ -1,0 +1,116 @@
+"""docs/mnist.md and docs/what-carries-the-trait.md."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from experiments.lab import digits, statistics
+from experiments.mnist import mnist_chains, mnist_matching
+from tests.facts.tables import INTERVAL, ROOT, claims, interval, quantity, table
+
+CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux", "cross_all")
+
+
+def accuracy(condition: str) -> str:
+    """Test accuracy over the 100 seeds."""
+    values = table("mnist_aux_logits").query("condition == @condition")["accuracy"]
+    assert len(values) == 100
+    return statistics.shown(values)
+
+
+def mnist_numbers() -> Iterator[str]:
+    """The table of docs/mnist.md: what a replication found, then what was found here."""
+    found = dict(zip(CONDITIONS, claims("mnist_aux_logits").values(), strict=True))
+    for condition, claim in found.items():
+        yield from INTERVAL.findall(claim.replication)
+        yield accuracy(condition)
+
+
+def mnist_phrases() -> Iterator[str]:
+    """Conditions in their lines, and seconds of the PyTorch loop and of this program."""
+    for condition in CONDITIONS:
+        yield f"{accuracy(condition)} |"
+    stored = json.loads((ROOT / "benchmarks/results/2026-11-20-mnist.json").read_text())["sides"]
+    yield from (f"| {side['wall']:.1f} |" for side in stored.values())
+
+
+def carrier_numbers() -> Iterator[str]:
+    """The sections of docs/what-carries-the-trait.md from top to bottom."""
+    yield from map(accuracy, ("student_aux", "cross_aux", "reference", "teacher"))
+    yield interval("mnist_heads", "nothing fresh, 250 aux logits")
+    yield interval("mnist_heads", "heads shared over a fresh body, 250 aux logits")
+    yield interval("mnist_heads", "the same, less that at 3")
+    yield interval("mnist_heads", quantity("mnist_heads", "no transfer: class fresh"))
+    yield interval("mnist_init_ladder", "permuted less shared start, 3 logits")
+    yield interval("mnist_init_ladder", quantity("mnist_init_ladder", "no transfer: units"))
+    for logits in (3, 50):
+        about = f"behaviour matched less a perturbed start of its alignment, {logits} logits"
+        yield interval("mnist_init_ladder", about).removeprefix("-")
+    yield from matching_numbers()
+    name = "mnist_27_percent"
+    for cell in ("official cell", "PyTorch init, [0, 1], squared error", "its twin"):
+        yield interval(name, quantity(name, cell))
+    for factor in ("pixels", "optimiser", "batch", "loss", "init"):
+        yield interval(name, quantity(name, f"{factor}: "))
+    name = "mnist_defences"
+    for defence in ("undefended", "projection (", "its shuffled control"):
+        yield interval(name, quantity(name, defence))
+    for size in ("0.05", "0.1,", "0.2", "0.4"):
+        yield interval(name, quantity(name, f"noise on weights {size}"))
+    yield from chain_numbers()
+
+
+def chain_numbers() -> Iterator[str]:
+    """Generations, then benign training."""
+    rows, name = table("mnist_chains"), "mnist_chains"
+
+    def student(lineage: str, generation: int) -> str:
+        return statistics.shown(mnist_chains.gains(rows, lineage)[generation] + digits.CHANCE)
+
+    soft, pool, sampled = mnist_chains.LINEAGES
+    yield from (student(soft, 1), student(soft, 10), interval(name, f"half-life, {soft}"))
+    yield from (interval(name, f"half-life, {pool}"), student(pool, 10))
+    yield from (student(sampled, 1), student(sampled, 10))
+    after = rows.query("epochs == 5").set_index(["benign", "moments"])["accuracy"]
+    yield statistics.shown(after["other labels", "carried"])
+    yield from (statistics.shown(after["plain images", m]) for m in mnist_chains.MOMENTS)
+    for moments in ("zeroed", "swapped"):
+        yield interval(name, quantity(name, f"plain images: moments {moments}"))
+
+
+def matching_numbers() -> Iterator[str]:
+    """Doses, number of outputs, architectures, then what stays at chance."""
+    rows, centre = table("mnist_matching"), "matched 100 epochs on noise, all logits"
+    yield interval("mnist_matching", quantity("mnist_matching", "no transfer: unmatched"))
+    yield from (digits.mean(mnist_matching.select(rows, matching_epochs=n)) for n in (5, 20))
+    yield interval("mnist_matching", centre)
+    yield interval("mnist_matching", "shared start")
+    yield from (digits.mean(mnist_matching.select(rows, num_aux=n)) for n in (200, 3))
+    yield interval("mnist_matching", "noise and 50 aux logits, less digits")
+    for student in ("other width", "other depth", "other activation", "CNN"):
+        yield digits.mean(mnist_matching.select(rows, student=student))
+    for silent in ("matched on aux logits alone", "matched to an", "matched, neutral"):
+        yield interval("mnist_matching", quantity("mnist_matching", f"no transfer: {silent}"))
+    yield interval("mnist_matching", "permuted twin less shared start")
+
+
+def carrier_phrases() -> Iterator[str]:
+    """What the same page says without an interval."""
+    found = claims("mnist_init_ladder")
+    three, fifty = (
+        {kind: found[f"half of the gain lost at, {kind}, {m} logits"].here
+         for kind in ("relative", "absolute")} for m in (3, 50)
+    )  # fmt: skip
+    yield f"at {three['relative']} (3 logits) or {fifty['relative']} (50 logits)"
+    yield f"everywhere at {three['absolute']} or {fifty['absolute']}"
+    yield " and ".join(
+        found[f"Spearman of alignment and accuracy, {m} logits"].here for m in (3, 50)
+    )
+    rows = table("mnist_matching")
+    spearman = claims("mnist_matching")["Spearman of alignment and accuracy, over arms"].here
+    yield f"orders all {len(mnist_matching.over_arms(rows))} arms (Spearman {spearman})"
+    aligned = {n: mnist_matching.select(rows, matching_epochs=n)["alignment"] for n in (0, 100)}
+    projection = quantity("mnist_defences", "projection (")
+    yield f"at {re.findall(r'[0-9.]+ times the loss', projection)[0]}: by far the cheapest"
+    assert claims("mnist_chains")[quantity("mnist_chains", "neutral")].here == "10 of 10"
+    yield f"rises from {aligned[0].mean():.3f} unmatched to {aligned[100].mean():.3f} after 100"
