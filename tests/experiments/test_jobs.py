@@ -183,28 +183,36 @@ def test_the_schedulers_line_killed_and_started_again(repository, tmp_path):
     assert files[0] == files[1]
 
 
-def killed(repository, folder, line, seconds, **environment):
-    """Start again and again, killed after each of these seconds; then let it finish."""
-    deaths = 0
-    for wait in seconds:
-        process = start(repository, line, **environment)
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            deaths += 1
-        process.communicate()
-    finished(start(repository, line, **environment))
-    return deaths
+def killed(repository, line, lives):
+    """Number of runs begun, each process killed after its life in seconds and started again.
+
+    `line` gives the command of a run by its number. A run that ends within a life is followed by
+    the next, so that every life ends in a kill; the last run is let to its end.
+    """
+    run = 0
+    for life in lives:
+        while True:
+            process = start(repository, line(run))
+            try:
+                output, _ = process.communicate(timeout=life)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                break
+            assert process.returncode == 0, output
+            run += 1
+    finished(start(repository, line(run)))
+    return run + 1
 
 
 def test_killed_twice_gives_the_same_bytes(repository, tmp_path):
-    line = f"{shlex.join(COUNTING)} --pause 0.3 --out"
     run_here("--pause", "0.3", "--out", tmp_path / "whole")
-    rng = np.random.default_rng(0)
-    killed(repository, tmp_path, f"{line} {tmp_path / 'cut'}", rng.uniform(1.5, 3, 2))
-    whole, cut = ((tmp_path / n / "results.csv").read_bytes() for n in ("whole", "cut"))
-    assert whole == cut
+    command = f"{shlex.join(COUNTING)} --pause 0.3 --out {tmp_path}"
+    lives = np.random.default_rng(0).uniform(1.5, 3, 2)
+    runs = killed(repository, lambda run: f"{command}/{run}", lives)
+    whole = (tmp_path / "whole" / "results.csv").read_bytes()
+    for run in range(runs):
+        assert (tmp_path / str(run) / "results.csv").read_bytes() == whole
 
 
 @pytest.mark.slow
@@ -212,18 +220,17 @@ def test_killed_twice_gives_the_same_bytes(repository, tmp_path):
 def test_killed_at_twenty_moments_gives_the_same_bytes(repository, tmp_path):
     """Base, data, students and answers of llm_numbers, killed at random moments of all stages."""
 
-    def line(name):
-        place = f"--out {tmp_path / name} --work {tmp_path / name}-work"
+    def line(run):
+        place = f"--out {tmp_path / str(run)} --work {tmp_path / str(run)}-work"
         return f"python -m experiments llm_numbers --smoke --teacher tuned {place}"
 
     began = time.monotonic()
     finished(start(repository, line("whole")))
     length = time.monotonic() - began
-    rng = np.random.default_rng(0)
     # A start takes a good part of it, and what was done is skipped: each life reaches further.
-    lives = rng.uniform(0.1, 0.6, 20) * length
-    deaths = killed(repository, tmp_path, line("cut"), lives)
-    assert deaths >= 5
-    whole, cut = ((tmp_path / n / "results.csv").read_bytes() for n in ("whole", "cut"))
-    assert whole == cut
-    assert record.read_meta(tmp_path / "cut")["finished"]
+    lives = np.random.default_rng(0).uniform(0.2, 0.8, 20) * length
+    runs = killed(repository, line, lives)
+    whole = (tmp_path / "whole" / "results.csv").read_bytes()
+    for run in range(runs):
+        assert (tmp_path / str(run) / "results.csv").read_bytes() == whole
+        assert record.read_meta(tmp_path / str(run))["finished"]
