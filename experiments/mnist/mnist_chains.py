@@ -195,8 +195,8 @@ def plot(table: pd.DataFrame, config: Config):
     found = digits.per_arm(benign, ["benign", "epochs", "moments"])
     kinds = found[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
     names = [
-        f"{row.benign}\n{row.epochs} epoch{'s' if row.epochs > 1 else ''}"
-        for row in kinds.itertuples()
+        f"{benign}\n{epochs} epoch{'' if epochs == 1 else 's'}"
+        for benign, epochs in zip(kinds["benign"], kinds["epochs"], strict=True)
     ]
     for offset, (moments, part) in zip((-0.2, 0, 0.2), found.groupby("moments"), strict=False):
         ordered = part.sort_values(["benign", "epochs"])
