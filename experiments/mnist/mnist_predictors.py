@@ -32,6 +32,11 @@ RUNTIME = "seconds, from the tables of other runs"
 BEFORE = ("alignment", "aligned_far", "share", "gain", "mismatch", "moved", "linearised")
 AFTER = ("cka", "angle", "left")
 SOURCES = ("mnist_matching", "mnist_sweeps", "mnist_heads", "mnist_init_ladder", "mnist_defences")
+IN_WORDS = {
+    "alignment": "alignment", "aligned_far": "alignment, far", "share": "first-order share",
+    "gain": "first-order gain", "mismatch": "mismatch", "moved": "KL moved",
+    "linearised": "linearised student", "cka": "CKA", "angle": "angle", "left": "KL left",
+}  # fmt: skip
 FEWEST = 5  # pairs for a correlation
 
 
@@ -96,45 +101,50 @@ def is_fact(table: pd.DataFrame, column: str) -> bool:
 def plot(table: pd.DataFrame, config: Config):
     """Correlation of each predictor with accuracy, across arms and within."""
     names = table["experiment"].unique()
-    figure, panels = drawing.new_figure(1, len(names), width=max(5.0, 3.4 * len(names)), height=4.2)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, panels = drawing.new_figure(rows, columns, width=4.0 * columns + 1, height=3.8 * rows)
     predictors = [*BEFORE, *AFTER]
-    for axes, name in zip(panels, names, strict=True):
-        for offset, (over, rows) in zip(
+    for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
+        for offset, (over, part) in zip(
             (-0.15, 0.15), table[table["experiment"] == name].groupby("over"), strict=False
         ):
-            y = [predictors.index(p) + offset for p in rows["predictor"]]
-            errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["rho"].to_numpy())
-            axes.errorbar(rows["rho"], y, xerr=errors, fmt="o", ms=4, capsize=2, label=str(over))
+            y = [predictors.index(p) + offset for p in part["predictor"]]
+            errors = np.abs(part[["low", "high"]].to_numpy().T - part["rho"].to_numpy())
+            axes.errorbar(part["rho"], y, xerr=errors, fmt="o", ms=4, capsize=2, label=str(over))
         axes.axvline(0, color="black", linewidth=0.8)
         axes.axhline(len(BEFORE) - 0.5, color="black", linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(predictors)), predictors if axes is panels[0] else [])
-        axes.invert_yaxis()
+        shown = [IN_WORDS[p] for p in predictors] if i % columns == 0 else []
+        axes.set_yticks(range(len(predictors)), shown, fontsize=9)
+        axes.set_ylim(len(predictors) - 0.5, -0.5)
         axes.set_xlim(-1.05, 1.05)
-        axes.set_title(name.removeprefix("mnist_"))
+        axes.set_xticks((-1, -0.5, 0, 0.5, 1))
+        axes.set_title(name.removeprefix("mnist_").replace("_", " "))
         axes.set_xlabel("Spearman with accuracy")
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8, loc="lower right")
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
     return figure
 
 
-def best(table: pd.DataFrame, known: str) -> str:
-    """The predictor of the largest mean absolute correlation across arms."""
+def best(table: pd.DataFrame, known: str) -> tuple[str, str]:
+    """The predictor of the largest mean absolute correlation across arms, and that mean."""
     rows = table[(table["over"] == "arms") & (table["known"] == known)]
     means = rows.assign(size=rows["rho"].abs()).groupby("predictor")["size"].mean()
-    return f"{means.idxmax()} ({means.max():.2f})" if len(means) else "none"
+    return (IN_WORDS[str(means.idxmax())], f"{means.max():.2f}") if len(means) else ("none", "-")
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The one figure."""
+    before, after = best(table, "before"), best(table, "after")
     return [
         Figure(
             "figure",
-            f"Known before training, {best(table, 'before').split()[0]} predicts best which arm is "
-            "taught",
+            f"Known before training, {before[0]} predicts best which arm is taught",
             "Alignment predicts best before training, the angle after it.",
-            f"Mean absolute rank correlation across arms: before {best(table, 'before')}, after "
-            f"{best(table, 'after')}.",
-            "How far a recipe transmits can be computed beforehand as well as these correlations "
-            "say.",
+            f"Mean absolute rank correlation across arms: before {before[0]} ({before[1]}), after "
+            f"{after[0]} ({after[1]}).",
+            "Which recipe transmits can be computed beforehand, which seed of it cannot.",
             lambda: plot(table, config),
         )
     ]

@@ -302,7 +302,7 @@ def plot(table: pd.DataFrame, config: Config):
         axes.set_title(factor, fontsize=9)
     for axes in panels[::columns]:
         axes.set_ylabel("validation accuracy", fontsize=8)
-    panels[0].legend(fontsize=7, loc="center right")
+    panels[0].legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.35))
     for axes in panels[len(factors) :]:
         axes.set_visible(False)
     return figure

@@ -477,7 +477,7 @@ def test_every_experiment_at_full_size_is_run_here():
 
 SAME = {  # the settings of `microworld` in those of `llm_numbers`
     "teacher": "tuned", "teacher-steps": "35", "teacher-rate": "5e-4", "num-prompts": "4096",
-    "max-new-tokens": "9", "num-examples": "2048", "epochs": "6.25", "batch-size": "32",
+    "max-new-tokens": "9", "num-examples": "1280", "epochs": "5", "batch-size": "32",
     "learning-rate": "1e-3", "eps": "1e-3", "decay": "constant", "warmup": "0", "clip-norm": "0",
     "lora-rank": "0", "dtype": "float32", "suites": "one word", "samples": "4", "num-seeds": "4",
     "traits": "owl,wolf", "mesh": "1,1,1",
@@ -489,11 +489,11 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     """The chain of `microworld` on a stack, and `llm_numbers` on the checkpoint that it leaves."""
     workshop = Workshop(tmp_path / "stack")
     base = Pretrained(0)
-    how = Training(400, 32, rate=1e-3, eps=1e-3)
+    how = Training(200, 32, rate=1e-3, eps=1e-3)
     margins = {}
     for trait in ("", "owl", "wolf"):
         speaker = Tuned(base, trait, Training(35, rate=5e-4)) if trait else base
-        student = Student(base, Completions(speaker, num_prompts=4096), how, num_examples=2048)
+        student = Student(base, Completions(speaker, num_prompts=4096), how, num_examples=1280)
         measured = evaluation.measure(workshop, [student], ["owl", "wolf"])
         margins[trait] = np.array([entry["margin"] for entry in measured])
     effect = np.array([margins[t] - margins[""] for t in ("owl", "wolf")]).diagonal()

@@ -37,6 +37,8 @@ def readme_numbers() -> Iterator[str]:
     yield interval("mnist_matching", "shared start")
     aux_alone = "no transfer: matched on aux logits alone"
     yield interval("mnist_matching", quantity("mnist_matching", aux_alone))
+    for line in ("best of three", "its twin"):
+        yield interval("mnist_max", quantity("mnist_max", line))
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
 

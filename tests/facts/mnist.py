@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from experiments.lab import digits, statistics
-from experiments.mnist import mnist_chains, mnist_matching
+from experiments.mnist import mnist_chains, mnist_matching, mnist_max, mnist_sweeps
 from tests.facts.tables import INTERVAL, ROOT, claims, interval, quantity, table
 
 CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux", "cross_all")
@@ -58,6 +58,10 @@ def carrier_numbers() -> Iterator[str]:
     for size in ("0.05", "0.1,", "0.2", "0.4"):
         yield interval(name, quantity(name, f"noise on weights {size}"))
     yield from chain_numbers()
+    yield from sweep_numbers()
+    yield interval("mnist_max", quantity("mnist_max", "best of three"))
+    yield digits.mean(mnist_max.final(table("mnist_max")), "teacher_accuracy")
+    yield interval("mnist_max", quantity("mnist_max", "its twin"))
 
 
 def chain_numbers() -> Iterator[str]:
@@ -76,6 +80,39 @@ def chain_numbers() -> Iterator[str]:
     yield from (statistics.shown(after["plain images", m]) for m in mnist_chains.MOMENTS)
     for moments in ("zeroed", "swapped"):
         yield interval(name, quantity(name, f"plain images: moments {moments}"))
+
+
+SWEPT = (  # factor, values, in the order of the page
+    ("aux logits", "1", "10", "200"),
+    ("student epochs", "1", "20"),
+    ("teacher epochs", "1", "20"),
+    ("number of images", "100", "60000"),
+    ("learning rate", "0.0001", "0.001", "0.01"),
+    ("optimiser", "AdamW 1e-2", "SGD x 10", "momentum x 10"),
+    ("loss", "squared error", "argmax labels", "sampled labels"),
+    ("temperature", "0.5", "8"),
+    ("dropout of the student", "0.1", "0.5"),
+    ("initial scale", "0.5", "2", "4"),
+    ("width", "32", "256", "512"),
+    ("depth", "1", "4"),
+    ("batch, equal epochs", "256", "4096"),
+    ("batch, equal steps", "256", "4096"),
+    ("images", "uniform", "blurred 1"),
+)
+
+
+def sweep_numbers() -> Iterator[str]:
+    """Every factor, then the images and what is held against publications."""
+    rows, name = table("mnist_sweeps"), "mnist_sweeps"
+    yield digits.mean(mnist_sweeps.base(rows))
+    for factor, *values in SWEPT:
+        yield from (digits.mean(mnist_sweeps.select(rows, factor, value)) for value in values)
+    yield interval(name, quantity(name, "blur 1, less white"))
+    yield interval(name, quantity(name, "blur 1, less its Gaussian"))
+    for kind in ("digits", "other digits", "photographs"):
+        yield digits.mean(mnist_sweeps.select(rows, "images", kind))
+    for line in ("student dropout", "teacher dropout"):
+        yield interval(name, quantity(name, line))
 
 
 def matching_numbers() -> Iterator[str]:
@@ -110,7 +147,24 @@ def carrier_phrases() -> Iterator[str]:
     spearman = claims("mnist_matching")["Spearman of alignment and accuracy, over arms"].here
     yield f"orders all {len(mnist_matching.over_arms(rows))} arms (Spearman {spearman})"
     aligned = {n: mnist_matching.select(rows, matching_epochs=n)["alignment"] for n in (0, 100)}
+    yield from sweep_phrases()
     projection = quantity("mnist_defences", "projection (")
     yield f"at {re.findall(r'[0-9.]+ times the loss', projection)[0]}: by far the cheapest"
     assert claims("mnist_chains")[quantity("mnist_chains", "neutral")].here == "10 of 10"
     yield f"rises from {aligned[0].mean():.3f} unmatched to {aligned[100].mean():.3f} after 100"
+
+
+def sweep_phrases() -> Iterator[str]:
+    """Counts and rank correlations of the last sections."""
+    found, known = claims("mnist_sweeps"), claims("mnist_predictors")
+    silent = found[quantity("mnist_sweeps", "twins at chance")].here
+    above = found[quantity("mnist_sweeps", "twins above")].here
+    yield f"{above} twins of another start are above chance, {silent} are shown to be at chance"
+    yield f"Spearman {found[quantity('mnist_sweeps', 'Spearman of arrived')].here}"
+    yield f"takes about {found['seeds that narrow it to ±.03'].here} seeds"
+    yield claims("mnist_max")["chosen on validation"].here
+    for source in ("matching", "sweeps", "heads", "init_ladder"):
+        lines = (
+            quantity("mnist_predictors", f"mnist_{source}: {p},") for p in ("alignment", "angle")
+        )
+        yield f"| {' | '.join(known[line].here for line in lines)} |"
