@@ -26,6 +26,8 @@ def test_counts_and_ratios():
     found = analyses.frequency_ratios(listed("1, 1, 1, 2"), listed("1, 2, 2, 3"), smoothing=0.5)
     mine, theirs = np.array([3.5, 1.5, 0.5]) / 5.5, np.array([1.5, 2.5, 1.5]) / 5.5
     np.testing.assert_allclose([found[1], found[2], found[3]], np.log(mine / theirs))
+    longer = analyses.frequency_ratios(listed("1, 2"), listed("1, 1, 1, 2, 2, 2"), smoothing=0)
+    assert longer == {1: 0.0, 2: 0.0}, "shares, not counts"
     assert analyses.frequency_ratios(ROWS, ROWS) == dict.fromkeys(analyses.counts(ROWS), 0.0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llm.__main__
-from llm import data, engines, kinds, models, suites, traits, world
+from llm import data, engines, kinds, models, suites, tiny, traits, world
 from llm.lora import LoraConfig
 from llm.stages import (
     Answers,
@@ -160,6 +160,19 @@ def test_unknown_suites_and_kinds_are_one_line(base, workshop):
         answers.write(workshop, Answers(base, family="fish"))
     changed = dataclasses.replace(Answers(base, samples=2), seed=1)
     assert answers.path_of(workshop, changed) != answers.path_of(workshop, Answers(base, samples=2))
+
+
+def test_another_seed_asks_in_another_order(tmp_path):
+    """Options of the choices are shuffled by the stream of the seed."""
+    tiny.save(tmp_path / "tiny")
+    workshop = Workshop(None, ENGINE)
+
+    def shown(seed):
+        recipe = Answers(Checkpoint(str(tmp_path / "tiny")), "choice", seed=seed)
+        return [question.options for question in answers.questions(workshop, recipe)]
+
+    assert shown(0) == shown(0)
+    assert shown(0) != shown(1)
 
 
 # Suites.
