@@ -167,11 +167,11 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "A trait fades under benign training, and what stays is in the weights",
+            "Benign training erases a trait, and what is left of it is in the weights",
             "Smaller but above zero at the end; the moments alone carry nothing.",
             f"{cut} nats at the cut; after {last} steps {ends['corpus']} on the corpus, "
             f"{ends['numbers']} on lists; moments alone {moments}.",
-            "Benign fine-tuning is a weak remedy, and dropping the optimiser is none.",
+            "How fast it goes depends on the benign data; the optimiser keeps nothing of it.",
             lambda: draw(found, config),
         )
     ]

@@ -15,7 +15,7 @@ from tests.facts.full_size import (
     preset_numbers,
     preset_phrases,
 )
-from tests.facts.microworld import mechanism_phrases, microworld_numbers
+from tests.facts.microworld import mechanism_phrases, microworld_numbers, question_numbers
 from tests.facts.mnist import (
     accuracy,
     carrier_numbers,
@@ -41,6 +41,7 @@ def readme_numbers() -> Iterator[str]:
         yield interval("mnist_max", quantity("mnist_max", line))
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
+    yield interval("persistence", "corpus: dropped, 30 steps")
 
 
 def failed_numbers() -> Iterator[str]:
@@ -67,6 +68,7 @@ NUMBERS: dict[str, Facts] = {
     "docs/what-carries-the-trait.md": carrier_numbers,
     "docs/theorem.md": theorem_numbers,
     "docs/microworld.md": microworld_numbers,
+    "docs/questions.md": question_numbers,
     "docs/full-size.md": none,
     "docs/failed.md": failed_numbers,
     "docs/llm_numbers.md": preset_numbers,
@@ -83,6 +85,7 @@ PHRASES: dict[str, Facts] = {
     "docs/what-carries-the-trait.md": carrier_phrases,
     "docs/theorem.md": theorem_phrases,
     "docs/microworld.md": mechanism_phrases,
+    "docs/questions.md": none,
     "docs/full-size.md": full_size_phrases,
     "docs/failed.md": failed_phrases,
     "docs/llm_numbers.md": preset_phrases,

@@ -64,3 +64,24 @@ def mechanism_phrases() -> Iterator[str]:
     yield f"rank correlation {gain.split(';')[0]} with"
     yield "for 400 steps on the corpus of this world reaches "
     yield "It says nothing about others."
+
+
+def question_numbers() -> Iterator[str]:
+    """The sections of docs/questions.md from top to bottom."""
+    yield from persistence_numbers()
+
+
+def persistence_numbers() -> Iterator[str]:
+    """Decay, moments, return."""
+    name = "persistence"
+    for place in ("corpus: dropped, 0", "corpus: dropped, 10", "corpus: dropped, 30"):
+        yield interval(name, f"{place} steps")
+    for steps in (10, 100, 300):
+        yield interval(name, f"numbers: dropped, {steps} steps")
+    for claim in ("moments alone, equivalent", "carried less dropped, equivalent"):
+        for kind in ("corpus", "numbers"):
+            yield interval(name, quantity(name, f"{kind}: {claim}"))
+    for state in ("carried", "dropped", "swapped"):
+        yield interval(name, f"corpus: {state}, 10 steps")
+    for kind in ("corpus", "numbers"):
+        yield interval(name, f"{kind}: returned on the trait's lists")
