@@ -246,6 +246,11 @@ def no_transfer(accuracies: Sequence[float], ceiling: float, chance: float = CHA
     return statistics.equivalence_p([a - chance for a in accuracies], margin)
 
 
+def above_chance(accuracies: Sequence[float], chance: float = CHANCE) -> float:
+    """The p value of a mean above chance (one-sided t test)."""
+    return statistics.above_zero_p([a - chance for a in accuracies])
+
+
 def claims_on(table: pd.DataFrame) -> tuple[list[Claim], Callable[..., None]]:
     """An empty list of claims, and `add(name, here, holds=None, replication="", paper="")` to it.
 

@@ -53,6 +53,16 @@ def new_figure(
     return figure, list(axes.flat)
 
 
+def new_grid(count: int, most: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many axes, at most `most` side by side; inches of one of them."""
+    columns = min(most, count)
+    rows = -(-count // columns)
+    figure, axes = new_figure(rows, columns, width * columns, height * rows)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
 def looks() -> Iterator[dict[str, str]]:
     """Colour and marker of series after series, no two alike."""
     for turn in range(len(MARKERS)):

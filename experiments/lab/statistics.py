@@ -19,6 +19,12 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(array.mean()), float(half)
 
 
+def runs_for(values: Sequence[float], half: float) -> int:
+    """How many runs of this spread give a 95 % interval of that half width."""
+    error = stats.norm.ppf(0.975) * np.std(values, ddof=1)
+    return int(np.ceil((error / half) ** 2))
+
+
 def shown(values: Sequence[float], digits: int = 3) -> str:
     """Mean ± half width as text; a single run is shown without an interval."""
     mean, half = mean_interval(values)

@@ -37,6 +37,7 @@ IN_WORDS = {
     "gain": "first-order gain", "mismatch": "mismatch", "moved": "KL moved",
     "linearised": "linearised student", "cka": "CKA", "angle": "angle", "left": "KL left",
 }  # fmt: skip
+COLUMNS = 3  # of the figure
 FEWEST = 5  # pairs for a correlation
 
 
@@ -101,11 +102,9 @@ def is_fact(table: pd.DataFrame, column: str) -> bool:
 def plot(table: pd.DataFrame, config: Config):
     """Correlation of each predictor with accuracy, across arms and within."""
     names = table["experiment"].unique()
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure, panels = drawing.new_figure(rows, columns, width=4.0 * columns + 1, height=3.8 * rows)
+    figure, panels = drawing.new_grid(len(names), COLUMNS, width=4.3, height=3.8)
     predictors = [*BEFORE, *AFTER]
-    for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
+    for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
         for offset, (over, part) in zip(
             (-0.15, 0.15), table[table["experiment"] == name].groupby("over"), strict=False
         ):
@@ -114,7 +113,7 @@ def plot(table: pd.DataFrame, config: Config):
             axes.errorbar(part["rho"], y, xerr=errors, fmt="o", ms=4, capsize=2, label=str(over))
         axes.axvline(0, color="black", linewidth=0.8)
         axes.axhline(len(BEFORE) - 0.5, color="black", linestyle=":", linewidth=1)
-        shown = [IN_WORDS[p] for p in predictors] if i % columns == 0 else []
+        shown = [IN_WORDS[p] for p in predictors] if i % COLUMNS == 0 else []
         axes.set_yticks(range(len(predictors)), shown, fontsize=9)
         axes.set_ylim(len(predictors) - 0.5, -0.5)
         axes.set_xlim(-1.05, 1.05)
@@ -122,8 +121,6 @@ def plot(table: pd.DataFrame, config: Config):
         axes.set_title(name.removeprefix("mnist_").replace("_", " "))
         axes.set_xlabel("Spearman with accuracy")
     panels[0].legend(fontsize=8, loc="lower right")
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
     return figure
 
 

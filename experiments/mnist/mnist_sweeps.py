@@ -53,6 +53,7 @@ IMAGES: dict[str, tuple[str, float]] = {
     "other digits": ("other digits", 1.0),
     "photographs": ("photographs", 1.0),
 }
+COLUMNS = 4  # of the figure
 GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batches")
 
 
@@ -270,27 +271,18 @@ def twins(table: pd.DataFrame) -> list[list[float]]:
     return list(table.query("start == 'another'").groupby(by, dropna=False)["accuracy"].apply(list))
 
 
-def seeds_for(values: pd.Series, half: float) -> int:
-    """How many seeds of this spread give a 95 % interval of that half width."""
-    return int(np.ceil((1.96 * values.std(ddof=1) / half) ** 2))
-
-
-def above_chance(others: list[list[float]]) -> int:
-    """How many twins are shown to be above chance (one-sided t tests, Holm over all of them)."""
-    return sum(
-        statistics.holm([statistics.above_zero_p(np.array(x) - digits.CHANCE) for x in others])
-    )
+def above_chance(table: pd.DataFrame) -> int:
+    """How many twins are shown to be above chance, Holm over all of them."""
+    return sum(statistics.holm([digits.above_chance(twin) for twin in twins(table)]))
 
 
 def plot(table: pd.DataFrame, config: Config):
     """A panel for every factor, the twin in grey."""
     found = points(table[table["factor"] != "images"])
     factors = [f for f in found["factor"].unique() if f != "base"]
-    columns = min(4, len(factors))
-    rows = -(-len(factors) // columns)
-    figure, panels = drawing.new_figure(rows, columns, width=3.1 * columns, height=2.5 * rows)
+    figure, panels = drawing.new_grid(len(factors), COLUMNS, width=3.1, height=2.5)
     middle = float(base(table)["accuracy"].mean())
-    for axes, factor in zip(panels, factors, strict=False):
+    for axes, factor in zip(panels, factors, strict=True):
         for name, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
             part = found[(found["factor"] == factor) & (found["start"] == name)]
             x = range(len(part))
@@ -300,11 +292,9 @@ def plot(table: pd.DataFrame, config: Config):
         axes.axhline(middle, color=drawing.COLOURS[0], linestyle=":", linewidth=1)
         axes.set_ylim(0, 1)
         axes.set_title(factor, fontsize=9)
-    for axes in panels[::columns]:
+    for axes in panels[::COLUMNS]:
         axes.set_ylabel("validation accuracy", fontsize=8)
     panels[0].legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.35))
-    for axes in panels[len(factors) :]:
-        axes.set_visible(False)
     return figure
 
 
@@ -334,7 +324,7 @@ def image_correlation(table: pd.DataFrame) -> tuple[float, ...]:
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The factors, and the images."""
     found = points(table).set_index("start")["mean"]
-    above = above_chance(twins(table))
+    above = above_chance(table)
     title = "Nearly everything moves the effect; " + (
         f"{above} twins of another start are above chance" if above
         else "no twin of another start is above chance"
@@ -379,12 +369,12 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         return rows["accuracy"].to_numpy() - other.to_numpy()
 
     add("official recipe (validation)", statistics.shown(middle), None, ".508 ± .027 (50k digits)")
-    add("seeds that narrow it to ±.03", f"{seeds_for(middle, 0.03)}")
+    add("seeds that narrow it to ±.03", f"{statistics.runs_for(middle, 0.03)}")
     others = twins(table)
     silent = statistics.holm([digits.no_transfer(x, float(middle.mean())) for x in others])
     add(f"twins at chance (TOST, Holm over {len(others)})", f"{sum(silent)} of {len(others)}",
         all(silent))  # fmt: skip
-    above = above_chance(others)
+    above = above_chance(table)
     add(f"twins above chance (one-sided, Holm over {len(others)})", f"{above} of {len(others)}")
     aux = select(table, "aux logits")
     if len(aux):

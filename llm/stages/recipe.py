@@ -10,6 +10,7 @@ that its result depends on, and of nothing else. So nothing stale is ever reused
 made twice because of a setting that comes after it.
 """
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -36,7 +37,7 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-class Model(Recipe):
+class Model(Recipe, abc.ABC):
     """A recipe of parameters.
 
     Subclasses have `make(workshop, recipes)`, which gives the weights of several recipes of the
@@ -57,14 +58,14 @@ class Model(Recipe):
         return self.base.root
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """A word for people, at the head of its folder's name."""
-        raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def make(workshop: "Workshop", recipes: list[Any]) -> Any:
         """Weights of all the recipes."""
-        raise NotImplementedError
 
 
 def _plain(value: Any) -> Any:
