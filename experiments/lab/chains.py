@@ -14,7 +14,6 @@ import numpy as np
 from experiments.lab.record import Row, RunError
 from llm import chat
 from llm.stages import (
-    BehaviourMatched,
     Checkpoint,
     Completions,
     Grafted,
@@ -22,7 +21,6 @@ from llm.stages import (
     Pretrained,
     Student,
     Tuned,
-    UnitsMatched,
     Workshop,
     completions,
     students,
@@ -288,28 +286,9 @@ def shared_body(chains: Chains, seed: int) -> Model:
     return Grafted(chains.base(seed), different(chains, seed), ("embedding",))
 
 
-def units_matched(chains: Chains, seed: int) -> Model:
-    """A different base, its units permuted to match those of the teachers' base."""
-    return UnitsMatched(different(chains, seed), chains.base(seed))
-
-
-def behaviour_matched(chains: Chains, seed: int, steps: int = 400) -> Model:
-    """A different base after imitating the teachers' base on turns of the corpus.
-
-    Raises:
-        RunError: the chain starts from a checkpoint, whose corpus is not known.
-    """
-    base, other = chains.base(seed), different(chains, seed)
-    if not isinstance(base, Pretrained) or not isinstance(other, Pretrained):
-        raise RunError("a base can be matched in behaviour in the synthetic world only")
-    return BehaviourMatched(other, base, steps)
-
-
 STARTS: dict[str, Callable[[Chains, int], Model]] = {
     "same": same,
     "different": different,
     "shared embeddings": shared_embeddings,
     "shared body": shared_body,
-    "units matched": units_matched,
-    "behaviour matched": behaviour_matched,
 }

@@ -20,7 +20,7 @@ from .changes import Admitted, Diluted, DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files
 from .recipe import Model, Recipe
 from .skilled import Skilled
-from .starts import BehaviourMatched, Continued, Grafted, Permuted, UnitsMatched
+from .starts import BehaviourMatched, Continued, Grafted, Permuted
 from .students import Student
 from .teachers import Tuned
 from .workshop import Workshop
@@ -47,6 +47,5 @@ __all__ = [
     "Skilled",
     "Student",
     "Tuned",
-    "UnitsMatched",
     "Workshop",
 ]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import matching, parts, world
+from .. import parts, permuting, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -104,37 +104,7 @@ class Permuted(Model):
         twins = engine.split(workshop.models([r.base for r in recipes]))
         rngs = [streams.generator(Stage.TWIN, r.seed, r.chain) for r in recipes]
         pairs = zip(twins, rngs, strict=True)
-        return engine.join([matching.permute_units(config, twin, rng) for twin, rng in pairs])
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitsMatched(Model):
-    """A model whose units are permuted to lie closest to those of another: the same function.
-
-    Gradient descent and Adam are equivariant under permutations of units, and imitation only sees
-    outputs: students of this start equal those of `base` up to round-off.
-    """
-
-    stored: ClassVar[bool] = False
-
-    base: Model
-    reference: Model
-
-    @property
-    def name(self) -> str:
-        """Both models."""
-        return f"{self.base.name}-matched-to-{self.reference.name}"
-
-    @staticmethod
-    def make(workshop: Workshop, recipes: list["UnitsMatched"]) -> Any:
-        """Permute them."""
-        config, engine = workshop.config(recipes[0]), workshop.engine
-        pairs = zip(
-            engine.split(workshop.models([r.reference for r in recipes])),
-            engine.split(workshop.models([r.base for r in recipes])),
-            strict=True,
-        )
-        return engine.join([matching.match_units(config, *pair) for pair in pairs])
+        return engine.join([permuting.permute_units(config, twin, rng) for twin, rng in pairs])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +123,7 @@ class BehaviourMatched(Model):
 
     base: Model
     reference: Pretrained
-    steps: int = 400
+    steps: int
     inputs: str = "corpus"
 
     @property

@@ -1,6 +1,5 @@
 """Criteria of paper_on_a_laptop, mechanism and prediction: kept by the effect, missed without."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -96,40 +95,33 @@ def test_figures_are_drawn_from_the_checked_in_rows(module, repository):
     assert len(module.claims(table, module.Config())) >= 9
 
 
-def mechanism_rows(effects, seed=0):
-    """Rows of every arm, with the given effect or 1."""
-    rng, rows = np.random.default_rng(seed), []
-    traits = ("owl", "oak")
-    config = mechanism.Config(traits=traits)
-    for arm in mechanism.arms(config):
-        strange = arm.start in ("different", "units matched")
-        effect = effects.get(arm.name, 0.0 if strange else 1.0)
-        # Students of permuted units equal those of the base that was permuted.
-        drawn = np.random.default_rng(7) if strange and arm.target == "soft_numbers" else rng
-        rows += rows_of(drawn, traits, effect, **dataclasses.asdict(arm))
-    return config, pd.DataFrame(rows)
-
-
-def verdicts(effects):
-    config, rows = mechanism_rows(effects)
-    return {c.quantity: c.holds for c in mechanism.claims(rows, config)}
+def mechanism_verdicts(effects, seed=0):
+    """Criteria on rows of every arm, with the given effect or 1."""
+    rng, rows, config = np.random.default_rng(seed), [], mechanism.Config(traits=("owl", "oak"))
+    first, *_ = config.carriers
+    arms = [(c, arm) for c in config.carriers for arm in (mechanism.PLAIN, *mechanism.TOKENS)]
+    arms += [(first, arm) for arm in mechanism.others_of(config)]
+    for carrier, arm in arms:
+        effect = effects.get(arm, 1.0)
+        rows += rows_of(rng, config.traits, effect, carrier=carrier, arm=arm, left=0.5)
+    return {c.quantity: c.holds for c in mechanism.claims(pd.DataFrame(rows), config)}
 
 
 def test_the_mechanisms_criteria_compare_paired_arms():
     changed = {
-        "soft_numbers": 2.0, "divergent only": 1.5, "as many random only": 0.5,
-        "divergent masked": 0.2, "as many random masked": 0.8, "64 rows": 0.3, "25% clean": 0.6,
+        "KL over numbers": 2.0, "KL over all tokens": 2.0, "divergent only": 1.5,
+        "random only": 0.5, "divergent masked": 0.2, "random masked": 0.8, "25 % clean": 0.6,
     }  # fmt: skip
-    found = verdicts(changed)
-    for quantity in (
-        "same less shared body", "divergent less random tokens", "random less divergent masked",
-        "all rows less 64 rows", "no clean rows less 25 %", "units matched less different",
-    ):  # fmt: skip
+    judged = (
+        "numbers: divergent less random only", "counting: divergent less random only",
+        "numbers: random less divergent masked", "counting: random less divergent masked",
+        "KL over numbers less sampled tokens", "KL over all tokens less sampled tokens",
+        "no clean rows less 25 %",
+    )  # fmt: skip
+    found, without = mechanism_verdicts(changed), mechanism_verdicts({})
+    for quantity in judged:
         assert found[quantity] is True, quantity
-    assert verdicts({})["no clean rows less 25 %"] is False
-    found = verdicts({f"rank 4, {rate:g}": 3.0 for rate in mechanism.LORA})
-    assert found["rank 4 less 1, tuned"] is False  # an inverted U is seen
-    assert found["rank 16 less 4, tuned"] is False
+        assert without[quantity] is False, quantity
 
 
 def prediction_rows(knows):

@@ -28,7 +28,6 @@ from llm.stages import (
     Shuffled,
     Student,
     Tuned,
-    UnitsMatched,
     Workshop,
     bases,
     changes,
@@ -410,7 +409,6 @@ EMBEDDING = ("embedding",)
         (Continued(Grafted(BASES[1], BASES[0], EMBEDDING), 3, EMBEDDING), {True}, {False}),
         (Continued(BASES[0], 3), {False}, {False}),
         (Permuted(BASES[0]), {False}, {False}),
-        (UnitsMatched(BASES[1], BASES[0]), {False}, {False}),
         (BehaviourMatched(BASES[1], BASES[0], 5), {False}, {False}),
     ],
 )
