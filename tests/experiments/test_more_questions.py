@@ -21,8 +21,7 @@ from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 def along_rows(effect_of):
     """Every arm of the experiment with the effect that `effect_of` gives it."""
     config, rng = along_training.Config(), np.random.default_rng(0)
-    block = config.along_steps // config.points
-    arms = [("steps", block * k) for k in range(config.points + 1)] + [("plain", 0.0)]
+    arms = [("steps", step) for step in along_training.measured_at(config)] + [("plain", 0.0)]
     arms += itertools.product(along_training.DROPOUTS, config.dropout)
     arms += [("share", share) for share in config.shares]
     return [
