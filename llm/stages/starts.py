@@ -172,7 +172,7 @@ class BehaviourMatched(Model):
     def make(workshop: Workshop, recipes: list["BehaviourMatched"]) -> Any:
         """Match those of one program side by side."""
         found, engine = {}, workshop.engine
-        for group in grouped(recipes, lambda r: (r.steps, r.inputs)).values():
+        for group in grouped(recipes, lambda r: r.steps).values():
             one, references = group[0], [r.reference for r in group]
             trained = engine.tune(
                 workshop.config(one),
