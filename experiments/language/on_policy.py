@@ -86,12 +86,17 @@ def trained(
             for run, model in speakers.items()
         }
         completions.write(workshop, list(data.values()))
-        kept = {run: len(completions.rows(workshop, written)) for run, written in data.items()}
+        given: dict[int, list[int]] = {}
+        for (_, seed), written in data.items():
+            kept = len(completions.rows(workshop, written))
+            given.setdefault(seed, []).append(
+                students.different_rows(kept, config.num_examples, question.FEWEST)
+            )
         found = {
             run: Student(
                 before, data[run], how, num_examples=config.num_examples, chain=run[1],
-                unique=students.different_rows(kept[run], config.num_examples, question.FEWEST),
-                draw=number, seed=chains.seed, guide=teachers[run], **fields,
+                unique=min(given[run[1]]), draw=number, seed=chains.seed, guide=teachers[run],
+                **fields,
             )
             for run, before in found.items()
         }  # fmt: skip
