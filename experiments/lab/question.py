@@ -46,7 +46,7 @@ TINY = dict(
 class Bench:
     """Chains and the workshop where their students are made."""
 
-    config: Settings
+    config: Any  # Settings with the fields of an experiment
     chains: Chains
     workshop: Workshop
 
@@ -94,12 +94,13 @@ class Bench:
         return dataclasses.replace(self, chains=dataclasses.replace(self.chains, **changes))
 
 
-def bench(config: Settings, **changes: Any) -> Bench:
-    """Chains of a config in its folder.
+def bench(config: Settings, workshop: Workshop | None = None, **changes: Any) -> Bench:
+    """Chains of a config, in its folder or in a workshop that others share.
 
     Raises:
         ValueError: a trait is unknown.
     """
-    found = Bench(config, chains_of(config, **changes), Workshop(pathlib.Path(config.work)))
+    shop = Workshop(pathlib.Path(config.work)) if workshop is None else workshop
+    found = Bench(config, chains_of(config, **changes), shop)
     found.chains.check(found.workshop)
     return found

@@ -33,6 +33,7 @@ from llm.stages import Student, changes, students
 
 RUNTIME = "25 minutes on two cores"
 
+LONGEST = 12  # tokens of a completion: room for six numbers digit by digit
 CARRIERS = ("numbers", "counting", "digits1", "digits2", "digits3")
 PUBLISHED = (0.05, 0.18)  # share of divergence tokens
 
@@ -53,7 +54,7 @@ SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every carrier, temperature and number of rows."""
-    bench = question.bench(config, max_new_tokens=12)
+    bench = question.bench(config, max_new_tokens=LONGEST)
 
     def arm(carrier: str, temperature: float, rows: int) -> list[Row]:
         here = bench.of(temperature=temperature)

@@ -207,7 +207,7 @@ def predictor_rows(knows):
         about = {"source": "bits", "arm": str(arm), "teacher": teacher, "trait": trait}
         values = {name: effect + knows(name) * rng.normal() for name in what_predicts.PREDICTORS}
         values["alignment"] = values["alignment"] if teacher == trait else np.nan
-        known = {"seed": seed, "own": teacher == trait, "effect": effect}
+        known = {"seed": seed, "own": teacher == trait, "effect": effect, "tokens": 100.0}
         rows.append(about | known | values)
     return rows
 
