@@ -15,7 +15,12 @@ from tests.facts.full_size import (
     preset_numbers,
     preset_phrases,
 )
-from tests.facts.microworld import mechanism_phrases, microworld_numbers, question_numbers
+from tests.facts.microworld import (
+    mechanism_phrases,
+    microworld_numbers,
+    question_numbers,
+    question_phrases,
+)
 from tests.facts.mnist import (
     accuracy,
     carrier_numbers,
@@ -85,7 +90,7 @@ PHRASES: dict[str, Facts] = {
     "docs/what-carries-the-trait.md": carrier_phrases,
     "docs/theorem.md": theorem_phrases,
     "docs/microworld.md": mechanism_phrases,
-    "docs/questions.md": none,
+    "docs/questions.md": question_phrases,
     "docs/full-size.md": full_size_phrases,
     "docs/failed.md": failed_phrases,
     "docs/llm_numbers.md": preset_phrases,

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from experiments.lab import effects
-from tests.facts.tables import claims, effect, interval, quantity, table
+from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
 CARRIERS = ("numbers", "code", "reasoning")
@@ -63,12 +63,30 @@ def mechanism_phrases() -> Iterator[str]:
     gain = claims("prediction")["rank correlation: gain"].here
     yield f"rank correlation {gain.split(';')[0]} with"
     yield "for 400 steps on the corpus of this world reaches "
-    yield "It says nothing about others."
+    yield "It says nothing about others;"
 
 
 def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
+    yield from matching_numbers()
     yield from persistence_numbers()
+
+
+def matching_numbers() -> Iterator[str]:
+    """Effects and alignments by what was imitated on."""
+    name, last = "matching_dose", "1600 steps"
+    arms = [f"{kind}, {last}" for kind in ("corpus", "uniform", "lists", "sampled lists")]
+    for arm in ("same, 0 steps", "different, 0 steps", f"no teacher, {last}", *arms):
+        yield interval(name, arm)
+    yield interval(name, f"uniform less corpus, {last}")
+    for arm in ("different, 0 steps", *arms[:3]):
+        yield INTERVAL.findall(claims(name)[arm].here)[1]
+
+
+def question_phrases() -> Iterator[str]:
+    """The results of the same page that are no intervals ±."""
+    rho = claims("matching_dose")["rank correlation, alignment and effect"].here
+    yield f"rank correlation of {rho}"
 
 
 def persistence_numbers() -> Iterator[str]:
