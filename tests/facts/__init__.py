@@ -47,6 +47,9 @@ def readme_numbers() -> Iterator[str]:
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
     yield interval("persistence", "corpus: dropped, 30 steps")
+    yield interval("matching_dose", "corpus, 1600 steps")
+    for optimizer in ("sgd", "adam"):
+        yield interval("optimisers_at_equal_loss", f"{optimizer}, all parameters")
 
 
 def failed_numbers() -> Iterator[str]:

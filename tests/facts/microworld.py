@@ -70,6 +70,7 @@ def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
     yield from matching_numbers()
     yield from persistence_numbers()
+    yield from optimiser_numbers()
 
 
 def matching_numbers() -> Iterator[str]:
@@ -103,3 +104,17 @@ def persistence_numbers() -> Iterator[str]:
         yield interval(name, f"corpus: {state}, 10 steps")
     for kind in ("corpus", "numbers"):
         yield interval(name, f"{kind}: returned on the trait's lists")
+
+
+def optimiser_numbers() -> Iterator[str]:
+    """The table by rows, then the differences."""
+    name = "optimisers_at_equal_loss"
+    for rank, optimizers in {
+        "all parameters": ("adam", "momentum", "sgd"), "rank 1": ("adam",),
+        "rank 8": ("adam", "momentum", "sgd"), "rank 32": ("adam",),
+    }.items():  # fmt: skip
+        for optimizer in optimizers:
+            yield interval(name, f"{optimizer}, {rank}")
+    for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
+                "sgd, all parameters"):  # fmt: skip
+        yield interval(name, quantity(name, f"{arm}, less Adam"))
