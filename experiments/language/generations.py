@@ -58,8 +58,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     bench = question.bench(config, controls=(CONTROL, NEUTRAL))
 
     def generation(target: str, number: int) -> list[Row]:
-        made = cohort(bench, target, number)
-        return bench.measured(made, target=target, generation=number)
+        rows = bench.measured(cohort(bench, target, number), target=target, generation=number)
+        return [{key: value for key, value in row.items() if key != "rate"} for row in rows]
 
     return {
         f"{target}, generation {number}": functools.partial(generation, target, number)
@@ -70,9 +70,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
 def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
     """A generation of every lineage, beside each trait's that of the controls; 0: the teachers."""
-    models: Lineages = {run: bench.chains.speaker(*run) for run in bench.chains.runs}
-    for draw in range(number):
-        models = descend(bench, models, target, draw)
+    models = lineages(bench, target, number)
     labels, of_rows = [], []
     for trait, (name, seed) in itertools.product(bench.config.traits, bench.chains.runs):
         if name in (trait, *bench.chains.controls):
@@ -80,6 +78,14 @@ def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
             labels.append({"teacher": trait, "data": data, "seed": seed})
             of_rows.append(models[name, seed])
     return Cohort(labels, of_rows)
+
+
+@functools.lru_cache(maxsize=2)  # one generation is asked for after the other
+def lineages(bench: question.Bench, target: str, number: int) -> Lineages:
+    """The models of a generation by the first teacher's name and the chain."""
+    if number == 0:
+        return {run: bench.chains.speaker(*run) for run in bench.chains.runs}
+    return descend(bench, lineages(bench, target, number - 1), target, number - 1)
 
 
 def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -> Lineages:
