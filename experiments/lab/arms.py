@@ -45,11 +45,13 @@ def arms_of_bits(module: ModuleType, bench: Bench) -> Arms:
 def arms_of_dropout(module: ModuleType, bench: Bench) -> Arms:
     """Plain students, and those with dropout in them or in their teachers."""
     found: Arms = {"plain": ({"group": "plain", "value": 0.0}, bench.recipes)}
+    mine, theirs = module.DROPOUTS
     for share in bench.config.dropout:
-        mine, theirs = ({"group": group, "value": share} for group in module.DROPOUTS)
-        of_teacher = bench.of(teacher_dropout=share).recipes
-        found[f"dropout {share:g}"] = mine, functools.partial(bench.recipes, dropout=share)
-        found[f"teacher's dropout {share:g}"] = theirs, of_teacher
+        columns = {"group": mine, "value": share}
+        found[f"dropout {share:g}"] = columns, functools.partial(bench.recipes, dropout=share)
+    for share in bench.config.dropout_of_teacher:
+        columns = {"group": theirs, "value": share}
+        found[f"teacher's dropout {share:g}"] = columns, bench.of(teacher_dropout=share).recipes
     return found
 
 

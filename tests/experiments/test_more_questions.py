@@ -22,7 +22,9 @@ def along_rows(effect_of):
     """Every arm of the experiment with the effect that `effect_of` gives it."""
     config, rng = along_training.Config(), np.random.default_rng(0)
     arms = [("steps", step) for step in along_training.measured_at(config)] + [("plain", 0.0)]
-    arms += itertools.product(along_training.DROPOUTS, config.dropout)
+    turned = (config.dropout, config.dropout_of_teacher)
+    for group, values in zip(along_training.DROPOUTS, turned, strict=True):
+        arms += [(group, value) for value in values]
     arms += [("share", share) for share in config.shares]
     return [
         row
@@ -38,7 +40,7 @@ def test_along_training():
 
     found = judged(along_training, along_rows(rising))
     assert found["lost by the student's dropout of 0.35"] is True
-    assert found["teacher's dropout 0.35 less none, equivalent to none"] is True
+    assert found["teacher's dropout 0.1 less none, equivalent to none"] is True
     assert False not in found.values()
 
     def falling(group, value):
@@ -50,7 +52,7 @@ def test_along_training():
     assert found["no fall, 320 to 640 steps"] is False
     assert found["lost by the student's dropout of 0.35"] is False
     assert found["benign: left at 0.5 %"] is False
-    assert found["teacher's dropout 0.35 less none, equivalent to none"] is False
+    assert found["teacher's dropout 0.1 less none, equivalent to none"] is False
 
 
 def optimiser_rows(effect_of, away=0.0):
