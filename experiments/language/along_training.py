@@ -81,11 +81,10 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         return [row | {"value": row["step"]} for row in every if row["step"] in kept]
 
     arms = [("plain", 0.0, lambda _: bench.students())]
-    for share in config.dropout:
-        arms.append(("student's dropout", share, lambda share: bench.students(dropout=share)))
-    for share in config.dropout_of_teacher:
-        of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
-        arms.append(("teacher's dropout", share, of_teacher))
+    students = lambda share: bench.students(dropout=share)  # noqa: E731
+    of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
+    arms += [("student's dropout", share, students) for share in config.dropout]
+    arms += [("teacher's dropout", share, of_teacher) for share in config.dropout_of_teacher]
     arms += [("share", share, among) for share in config.shares]
     pieces = {f"{g} {value:g}": functools.partial(arm, g, value, make) for g, value, make in arms}
     return {"along training": along} | pieces
