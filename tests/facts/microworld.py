@@ -71,6 +71,7 @@ def question_numbers() -> Iterator[str]:
     yield from matching_numbers()
     yield from persistence_numbers()
     yield from optimiser_numbers()
+    yield from readable_numbers()
 
 
 def matching_numbers() -> Iterator[str]:
@@ -88,6 +89,7 @@ def question_phrases() -> Iterator[str]:
     """The results of the same page that are no intervals ±."""
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
+    yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
 
 
 def persistence_numbers() -> Iterator[str]:
@@ -118,3 +120,14 @@ def optimiser_numbers() -> Iterator[str]:
     for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
                 "sgd, all parameters"):  # fmt: skip
         yield interval(name, quantity(name, f"{arm}, less Adam"))
+
+
+def readable_numbers() -> Iterator[str]:
+    """The table by rows, then the claims below it."""
+    name = "readable"
+    for reader in ("bag of tokens", "bag of differences", "another base", "the teacher's base",
+                   "likelihood ratio", "bag, next chain"):  # fmt: skip
+        yield from INTERVAL.findall(claims(name)[f"{reader}, against the base: area"].here)
+    for claim in ("area: the teacher's base", "area on the next chain's rows",
+                  "effect of what the filter", "students"):  # fmt: skip
+        yield interval(name, quantity(name, claim))
