@@ -48,6 +48,7 @@ def readme_numbers() -> Iterator[str]:
         yield effect("microworld", target="soft_numbers", start=start)
     yield interval("persistence", "corpus: dropped, 30 steps")
     yield interval("matching_dose", "corpus, 1600 steps")
+    yield interval("readable", quantity("readable", "effect of what the filter"))
     for optimizer in ("sgd", "adam"):
         yield interval("optimisers_at_equal_loss", f"{optimizer}, all parameters")
 

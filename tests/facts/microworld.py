@@ -70,6 +70,7 @@ def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
     yield from matching_numbers()
     yield from persistence_numbers()
+    yield from along_numbers()
     yield from optimiser_numbers()
     yield from readable_numbers()
 
@@ -106,6 +107,16 @@ def persistence_numbers() -> Iterator[str]:
         yield interval(name, f"corpus: {state}, 10 steps")
     for kind in ("corpus", "numbers"):
         yield interval(name, f"{kind}: returned on the trait's lists")
+
+
+def along_numbers() -> Iterator[str]:
+    """Steps, dropout, benign rows."""
+    name, student, teacher = "along_training", "student's dropout 0.35", "teacher's dropout 0.1"
+    yield from (interval(name, f"after {steps} steps") for steps in (10, 40, 160, 640, 800))
+    yield from (interval(name, line) for line in (student, "plain", teacher))
+    yield interval(name, quantity(name, f"{teacher} less none"))
+    for share in ("1", "0.5", "0.25", "0.1", "0.02", "0.005"):
+        yield interval(name, f"share {share}")
 
 
 def optimiser_numbers() -> Iterator[str]:
