@@ -72,6 +72,7 @@ def question_numbers() -> Iterator[str]:
     yield from persistence_numbers()
     yield from along_numbers()
     yield from optimiser_numbers()
+    yield from policy_numbers()
     yield from readable_numbers()
 
 
@@ -131,6 +132,18 @@ def optimiser_numbers() -> Iterator[str]:
     for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
                 "sgd, all parameters"):  # fmt: skip
         yield interval(name, quantity(name, f"{arm}, less Adam"))
+
+
+def policy_numbers() -> Iterator[str]:
+    """The table, then the differences."""
+    name = "on_policy"
+    for writer in ("teacher", "student"):
+        for divergence in ("KL(teacher ‖ student)", "KL(student ‖ teacher)"):
+            yield interval(name, f"{writer} writes, {divergence}")
+    for gap in ("teacher writes: forward less reverse, equivalent",
+                "forward: student less teacher writes",
+                "reverse: student less teacher writes"):  # fmt: skip
+        yield interval(name, quantity(name, gap))
 
 
 def readable_numbers() -> Iterator[str]:
