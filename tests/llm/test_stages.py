@@ -443,10 +443,9 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
         assert {bool((a == b).all()) for a, b in pairs} == expected
 
 
-def test_continuations_of_one_call_keep_their_own_step_size(tmp_path):
+def test_continuations_of_one_call_keep_their_own_step_size(workshop):
     recipes = [Continued(BASES[0], 1), Continued(BASES[0], 1, rate=6e-3)]
-    fresh = Workshop(tmp_path)
-    base, *moved = fresh.engine.split(fresh.models([BASES[0], *recipes]))
+    base, *moved = workshop.engine.split(workshop.models([BASES[0], *recipes]))
     for params, recipe in zip(moved, recipes, strict=True):
         gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
         # Adam's first step is the step size in every direction that has a gradient.
