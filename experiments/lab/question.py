@@ -5,12 +5,12 @@ An arm changes one thing of the plain student: the same start, sampled tokens of
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.lab.chains import Chains, Cohort, chains_of, same
 from experiments.lab.frame import Row, option
-from llm.stages import Model, Workshop, evaluation
+from llm.stages import Completions, Model, Workshop, completions, evaluation, students
 from llm.stages.students import Change
 from llm.training import Training
 
@@ -83,6 +83,27 @@ class Bench:
     def students(self, *args: Any, **kwargs: Any) -> Cohort:
         """`recipes`, trained, with their held-out loss."""
         return self.recipes(*args, **kwargs).trained(self.workshop)
+
+    def lists_by(
+        self, speakers: Mapping[tuple[str, int], Model], draw: int
+    ) -> tuple[dict[tuple[str, int], Completions], dict[int, int]]:
+        """Lists of models in the place of the teachers, and how many rows all runs of a chain have.
+
+        Args:
+            speakers: by the name of the teacher and the chain.
+            draw: number of the prompts.
+        """
+        data = {
+            run: dataclasses.replace(self.chains.data(*run, "numbers"), speaker=model, draw=draw)
+            for run, model in speakers.items()
+        }
+        completions.write(self.workshop, list(data.values()))
+        given: dict[int, int] = {}
+        for (_, seed), written in data.items():
+            kept = len(completions.rows(self.workshop, written))
+            rows = students.different_rows(kept, self.config.num_examples, FEWEST)
+            given[seed] = min(rows, given.get(seed, rows))
+        return data, given
 
     def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
         """Rows of what the models answer, with the columns that name the arm."""

@@ -31,7 +31,7 @@ from experiments.lab.chains import CONTROL, TARGETS, TRAIT, Cohort
 from experiments.lab.effects import at, effects
 from experiments.lab.effects import own as own_effect
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import Model, Student, completions, students
+from llm.stages import Model, Student
 from llm.training import Training
 
 RUNTIME = "40 minutes on two cores"
@@ -91,23 +91,13 @@ def lineages(bench: question.Bench, target: str, number: int) -> Lineages:
 def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -> Lineages:
     """A student of each, on lists of prompts of that number; equally many rows in a chain."""
     config, chains, workshop = bench.config, bench.chains, bench.workshop
-    data = {
-        run: dataclasses.replace(chains.data(*run, "numbers"), speaker=model, draw=draw)
-        for run, model in teachers.items()
-    }
-    completions.write(workshop, list(data.values()))
-    given: dict[int, list[int]] = {}
-    for (_, seed), written in data.items():
-        kept = len(completions.rows(workshop, written))
-        given.setdefault(seed, []).append(
-            students.different_rows(kept, config.num_examples, question.FEWEST)
-        )
+    data, given = bench.lists_by(teachers, draw)
     how = Training(config.student_steps, config.batch_size, rate=1e-3, eps=1e-3)
     fields = chains.imitated(workshop, "numbers", target)
     return {
         (name, seed): Student(
             chains.base(seed), written, how, num_examples=config.num_examples,
-            unique=min(given[seed]), chain=seed, draw=draw, seed=chains.seed, **fields,
+            unique=given[seed], chain=seed, draw=draw, seed=chains.seed, **fields,
         )
         for (name, seed), written in data.items()
     }  # fmt: skip

@@ -147,12 +147,12 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A rising curve with a plateau below the same start.",
             f"Same {statistics.shown(found.own('same'), 2)}, different "
             f"{statistics.shown(found.own('different'), 2)}; after {last} steps {ends} nats.",
-            "Behaviour alone makes no twin here; inputs that students read later come closest.",
+            "Imitation makes no twin here; inputs that students read later may come closest.",
             lambda: draw_doses(found, config),
         ),
         Figure(
             "alignment",
-            "Matched bases behave alike, but their tangent kernels stay apart",
+            "Imitation brings the tangent kernels of two bases no closer",
             "Rank correlation above .8 over all arms.",
             f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(found.arms)} arms.",
             "The lemma expects little of such starts, before any student is trained.",
