@@ -8,20 +8,18 @@ import functools
 import itertools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from experiments.lab import question
 from experiments.lab.chains import CONTROL, Cohort
+from experiments.lab.question import Bench
 from experiments.lab.record import Row
 
 Arms = dict[str, tuple[Row, Callable[[], Cohort]]]  # by name
 
 
-def arms_of_starts(module: ModuleType, config: Any) -> Arms:
+def arms_of_starts(module: ModuleType, bench: Bench) -> Arms:
     """Students by KL over numbers from many starts."""
-    bench = question.bench(config)
     return {
         " ".join(map(str, np.atleast_1d(name))): (
             {"start": name}
@@ -29,13 +27,13 @@ def arms_of_starts(module: ModuleType, config: Any) -> Arms:
             else dict(zip(("kind", "dose"), name, strict=True)),
             functools.partial(bench.recipes, target="soft_numbers", start=start),
         )
-        for name, start in module.starts(config).items()
+        for name, start in module.starts(bench.config).items()
     }
 
 
-def arms_of_bits(module: ModuleType, config: Any) -> Arms:
+def arms_of_bits(module: ModuleType, bench: Bench) -> Arms:
     """Students by sampled tokens of many carriers."""
-    bench = question.bench(config, max_new_tokens=12)
+    config, bench = bench.config, bench.of(max_new_tokens=module.LONGEST)
     found: Arms = {}
     for carrier, heat, rows in itertools.product(config.carriers, config.temperatures, config.rows):
         columns = {"carrier": carrier, "temperature": heat, "rows": rows}
@@ -44,21 +42,22 @@ def arms_of_bits(module: ModuleType, config: Any) -> Arms:
     return found
 
 
-def arms_of_dropout(module: ModuleType, config: Any) -> Arms:
+def arms_of_dropout(module: ModuleType, bench: Bench) -> Arms:
     """Plain students, and those with dropout in them or in their teachers."""
-    bench = question.bench(config)
     found: Arms = {"plain": ({"group": "plain", "value": 0.0}, bench.recipes)}
-    for share in config.dropout:
-        mine, theirs = ({"group": group, "value": share} for group in module.DROPOUTS)
-        of_teacher = bench.of(teacher_dropout=share).recipes
-        found[f"dropout {share:g}"] = mine, functools.partial(bench.recipes, dropout=share)
-        found[f"teacher's dropout {share:g}"] = theirs, of_teacher
+    mine, theirs = module.DROPOUTS
+    for share in bench.config.dropout:
+        columns = {"group": mine, "value": share}
+        found[f"dropout {share:g}"] = columns, functools.partial(bench.recipes, dropout=share)
+    for share in bench.config.dropout_of_teacher:
+        columns = {"group": theirs, "value": share}
+        found[f"teacher's dropout {share:g}"] = columns, bench.of(teacher_dropout=share).recipes
     return found
 
 
-def arms_of_generations(module: ModuleType, config: Any) -> Arms:
+def arms_of_generations(module: ModuleType, bench: Bench) -> Arms:
     """Every generation of students, by every target."""
-    bench = question.bench(config, controls=(CONTROL, module.NEUTRAL))
+    config, bench = bench.config, bench.of(controls=(CONTROL, module.NEUTRAL))
     return {
         f"{target}, generation {number}": (
             {"target": target, "generation": number},
@@ -68,7 +67,7 @@ def arms_of_generations(module: ModuleType, config: Any) -> Arms:
     }
 
 
-OF: dict[str, Callable[[ModuleType, Any], Arms]] = {
+OF: dict[str, Callable[[ModuleType, Bench], Arms]] = {
     "which_part": arms_of_starts,
     "matching_dose": arms_of_starts,
     "bits": arms_of_bits,

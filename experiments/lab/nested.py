@@ -44,7 +44,9 @@ def mean_squares(values: Float[np.ndarray, "..."]) -> tuple[np.ndarray, np.ndarr
     return np.array(squares), np.array(freedom)
 
 
-def components(values: Float[np.ndarray, "..."], level: float = 0.95) -> list[Component]:
+def components(
+    values: Float[np.ndarray, "..."], level: float = 0.95, known: bool = False
+) -> list[Component]:
     """The variance that every level adds, from the first axis to the last.
 
     Each expected mean square is n σ²_k plus that of the next level, n the values below one unit of
@@ -55,8 +57,14 @@ def components(values: Float[np.ndarray, "..."], level: float = 0.95) -> list[Co
     Args:
         values: at least two units on every axis, nested from left to right.
         level: of the intervals.
+        known: the units of the second axis are the same in every one of the first (traits, say)
+            and their means were taken off, which has cost that level degrees of freedom.
     """
     squares, freedom = mean_squares(values)
+    if known:
+        spent = values.shape[1] - 1
+        squares[1] *= freedom[1] / (freedom[1] - spent)
+        freedom[1] -= spent
     below = np.array([math.prod(values.shape[k + 1 :]) for k in range(values.ndim)])
 
     def solve(squares: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What the theorem measures on a language model, and how well it predicts the trained students.
 
 Everything here is a function of `theory` with apply(params, batch) -> logits at the completion's
-tokens; the imitation loss is KL over a set of tokens that holds no trait word.
+tokens; the imitation loss is KL over the tokens that the student imitates: a set that holds no
+trait word, or all of them where it learns sampled tokens.
 
     d      Δ_S(teacher) - Δ_S(control), the first updates of a student and of its control
     g      ∇ margin, the gradient of the log-odds that the effect is measured in
@@ -19,10 +20,10 @@ import optax
 
 from experiments.lab.chains import Cohort
 from experiments.lab.record import Row
-from llm import batches, engines, models, stack
-from llm import train as training
+from llm import batches, engines, models, stack, train
 from llm.stages import Student, Workshop, evaluation, streams, students
 from llm.stages.streams import Stage
+from llm.training import Training
 from theory import alignment, losses, matched, steps
 
 NUM_ROWS = 256  # of a student's training rows, that gradients are taken on
@@ -53,32 +54,14 @@ def margin_of(config: models.ModelConfig, probe: stack.Probe):
 def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> list[Row]:
     """Predictors of every trait's student before its first step, for every trait, on 256 rows.
 
-    Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step; coverage, the
-    cosine of d and θ_T - θ⁰ (arXiv 2606.22019); moved, KL(teacher ‖ θ⁰) on the student's inputs in
-    nats per token, twice which over ε the theorem puts in the place of ⟨Δ_S, Δ_T⟩.
+    Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step on the mean loss
+    of a trained token; coverage, the cosine of d and θ_T - θ⁰ (arXiv 2606.22019); moved,
+    KL(teacher ‖ θ⁰) on the student's inputs in nats per token, twice which over ε the theorem puts
+    in the place of ⟨Δ_S, Δ_T⟩.
     """
     recipes: list[Student] = cohort.models
-    config = workshop.config(recipes[0])
-    inside = recipes[0].tokens
-    loss = losses.kl() if inside is None else losses.on_outputs(losses.kl(), list(inside))
-    apply = make_apply(config)
+    one = _first_step(workshop.config(recipes[0]), recipes[0].tokens)
     probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
-
-    @jax.jit
-    def one(start, base, teacher, control, batch, control_batch):
-        update = steps.student_update(apply, start, teacher, batch, loss)
-        of_control = steps.student_update(apply, start, control, control_batch, loss)
-        d = optax.tree.sub(update, of_control)
-        values = {
-            "coverage": alignment.cosine(d, optax.tree.sub(teacher, base)),
-            "moved": alignment.excess_loss(apply, base, teacher, batch, loss),
-        }
-        gradients = [jax.grad(margin_of(config, probe))(start) for probe in probes]
-        return values | {
-            "cosine": jnp.stack([alignment.cosine(d, g) for g in gradients]),
-            "gain": jnp.stack([alignment.inner_product(d, g) for g in gradients]),
-        }
-
     tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(workshop, recipes))
     shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
     starts, bases, teachers = (
@@ -97,20 +80,41 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
     for run, control in cohort.pairs():
         picked = (stack.pick(tree, run) for tree in (starts, bases, teachers))
         values = jax.device_get(
-            one(*picked, stack.pick(teachers, control), batch_of(run), batch_of(control))
+            one(*picked, stack.pick(teachers, control), batch_of(run), batch_of(control), probes)
         )
         entries += [
             {
                 "model": run,
                 "trait": trait,
                 "cosine": float(values["cosine"][u]),
-                "gain": float(values["gain"][u]),
+                "gain": float(values["gain"][u] / shares[run]),
                 "coverage": float(values["coverage"]),
                 "moved": float(values["moved"] / shares[run]),
             }
             for u, trait in enumerate(traits)
         ]
     return cohort.rows(entries)
+
+
+@functools.cache
+def _first_step(config: models.ModelConfig, inside: tuple[int, ...] | None) -> Callable[..., Any]:
+    loss = losses.kl() if inside is None else losses.on_outputs(losses.kl(), list(inside))
+    apply = make_apply(config)
+
+    @jax.jit
+    def one(start, base, teacher, control, batch, control_batch, probes):
+        update = steps.student_update(apply, start, teacher, batch, loss)
+        of_control = steps.student_update(apply, start, control, control_batch, loss)
+        d = optax.tree.sub(update, of_control)
+        gradients = [jax.grad(margin_of(config, probe))(start) for probe in probes]
+        return {
+            "coverage": alignment.cosine(d, optax.tree.sub(teacher, base)),
+            "moved": alignment.excess_loss(apply, base, teacher, batch, loss),
+            "cosine": jnp.stack([alignment.cosine(d, g) for g in gradients]),
+            "gain": jnp.stack([alignment.inner_product(d, g) for g in gradients]),
+        }
+
+    return one
 
 
 def kernel_alignment(
@@ -169,35 +173,11 @@ def along_training(
     control's student on the control's rows, each at its own parameters.
     """
     recipes: list[Student] = list(dict.fromkeys(cohort.models))  # controls serve several teachers
-    config, how = workshop.config(recipes[0]), recipes[0].training
-    loss, _ = engines.make_loss(config, how, recipes[0].soft, recipes[0].tokens)
-    optimizer = how.make_optimizer()
-    step = training.make_train_step(loss, optimizer)
-    per_block = how.steps // blocks
-    probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
-
-    def run(params, tokens, weights, key, teacher):
-        frozen = {"base": None, "teacher": teacher}
-        order = batches.all_batch_rows(key, how.steps, len(tokens), how.batch_size)
-        fixed = {"tokens": tokens[:NUM_ROWS], "weights": weights[:NUM_ROWS]}
-
-        def mean_loss(params):
-            total, weight = loss(params, frozen, fixed, key)
-            return total / weight
-
-        def advance(state, rows):
-            return step(state, {"tokens": tokens[rows], "weights": weights[rows]}, key, frozen)
-
-        def block(state, orders):
-            here = state.params
-            out = (steps.descent(mean_loss, here), [margin_of(config, p)(here) for p in probes])
-            gradients = [jax.grad(margin_of(config, p))(here) for p in probes]
-            return jax.lax.scan(advance, state, orders)[0], (*out, gradients)
-
-        state = training.init_state(params, optimizer)
-        return jax.lax.scan(block, state, order.reshape(blocks, per_block, -1))[1]
-
-    descents, margins, gradients = jax.jit(functools.partial(stack.over_runs, run))(
+    one = recipes[0]
+    run = _along(workshop.config(one), one.training, one.soft, one.tokens, blocks)
+    probes = tuple(evaluation.question(workshop, one, trait) for trait in traits)
+    descents, margins, gradients = run(
+        probes,
         workshop.models([recipe.base for recipe in recipes]),
         *examples_of(workshop, recipes),
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
@@ -227,5 +207,40 @@ def along_training(
                 | {"cosine": float(cosines[row, b]), "gain": float(gains[row, b])}
                 for row, (i, _) in enumerate(pairs)
             ]
-            rows += cohort.rows(entries, step=b * per_block)
+            rows += cohort.rows(entries, step=b * (one.training.steps // blocks))
     return rows
+
+
+@functools.cache
+def _along(
+    config: models.ModelConfig, how: Training, soft: bool, inside: tuple[int, ...] | None,
+    blocks: int,
+) -> Callable[..., Any]:  # fmt: skip
+    """Program of stacks: descent directions, margins and their gradients before every block."""
+    loss, _ = engines.make_loss(config, how, soft, inside)
+    optimizer = how.make_optimizer()
+    step = train.make_train_step(loss, optimizer)
+
+    def one(probes, params, tokens, weights, key, teacher):
+        frozen = {"base": None, "teacher": teacher}
+        order = batches.all_batch_rows(key, how.steps, len(tokens), how.batch_size)
+        fixed = {"tokens": tokens[:NUM_ROWS], "weights": weights[:NUM_ROWS]}
+        margin = [margin_of(config, probe) for probe in probes]
+
+        def mean_loss(params):
+            total, weight = loss(params, frozen, fixed, key)
+            return total / weight
+
+        def advance(state, rows):
+            return step(state, {"tokens": tokens[rows], "weights": weights[rows]}, key, frozen)
+
+        def block(state, orders):
+            here = state.params
+            gradients = [jax.grad(of)(here) for of in margin]
+            seen = steps.descent(mean_loss, here), [of(here) for of in margin], gradients
+            return jax.lax.scan(advance, state, orders)[0], seen
+
+        state = train.init_state(params, optimizer)
+        return jax.lax.scan(block, state, order.reshape(blocks, -1, how.batch_size))[1]
+
+    return jax.jit(lambda probes, *stacks: stack.over_runs(functools.partial(one, probes), *stacks))

@@ -5,12 +5,12 @@ An arm changes one thing of the plain student: the same start, sampled tokens of
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.lab.chains import Chains, Cohort, chains_of, same
 from experiments.lab.frame import Row, option
-from llm.stages import Model, Workshop, evaluation
+from llm.stages import Completions, Model, Workshop, completions, evaluation, students
 from llm.stages.students import Change
 from llm.training import Training
 
@@ -46,7 +46,7 @@ TINY = dict(
 class Bench:
     """Chains and the workshop where their students are made."""
 
-    config: Settings
+    config: Any  # Settings with the fields of an experiment
     chains: Chains
     workshop: Workshop
 
@@ -84,6 +84,27 @@ class Bench:
         """`recipes`, trained, with their held-out loss."""
         return self.recipes(*args, **kwargs).trained(self.workshop)
 
+    def lists_by(
+        self, speakers: Mapping[tuple[str, int], Model], draw: int
+    ) -> tuple[dict[tuple[str, int], Completions], dict[int, int]]:
+        """Lists of models in the place of the teachers, and how many rows all runs of a chain have.
+
+        Args:
+            speakers: by the name of the teacher and the chain.
+            draw: number of the prompts.
+        """
+        data = {
+            run: dataclasses.replace(self.chains.data(*run, "numbers"), speaker=model, draw=draw)
+            for run, model in speakers.items()
+        }
+        completions.write(self.workshop, list(data.values()))
+        given: dict[int, int] = {}
+        for (_, seed), written in data.items():
+            kept = len(completions.rows(self.workshop, written))
+            rows = students.different_rows(kept, self.config.num_examples, FEWEST)
+            given[seed] = min(rows, given.get(seed, rows))
+        return data, given
+
     def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
         """Rows of what the models answer, with the columns that name the arm."""
         rows = evaluation.measure(self.workshop, cohort.models, self.config.traits)
@@ -94,12 +115,13 @@ class Bench:
         return dataclasses.replace(self, chains=dataclasses.replace(self.chains, **changes))
 
 
-def bench(config: Settings, **changes: Any) -> Bench:
-    """Chains of a config in its folder.
+def bench(config: Settings, workshop: Workshop | None = None, **changes: Any) -> Bench:
+    """Chains of a config, in its folder or in a workshop that others share.
 
     Raises:
         ValueError: a trait is unknown.
     """
-    found = Bench(config, chains_of(config, **changes), Workshop(pathlib.Path(config.work)))
+    shop = Workshop(pathlib.Path(config.work)) if workshop is None else workshop
+    found = Bench(config, chains_of(config, **changes), shop)
     found.chains.check(found.workshop)
     return found

@@ -1,17 +1,18 @@
 """When a student acquires a trait: along its training, under dropout, among benign rows.
 
 Students of the same start learn the sampled tokens of number lists. The effect is measured along
-one training, four times as long as the plain one. Dropout acts on what each block adds to the
-residual stream, of the student, or of the teacher while it learns the trait. Benign rows are number
-lists of the corpus, which no model wrote; the trait's rows and how often each is seen stay the
-same, so a student with few of them trains longer.
+one training, four times as long as the plain one, at steps that double. Dropout acts on what each
+block adds to the residual stream, of the student, or of the teacher while it learns the trait.
+Benign rows are number lists of the corpus, which no model wrote; the trait's rows and how often
+each is seen stay the same, so a student with few of them trains longer, which by itself could raise
+its effect.
 
 Criteria, fixed before the run; effects, intervals and equivalence (a fifth of the plain student's
 effect) as in the microworld, paired over chains; Holm over all stretches, and all equivalences.
   1. Monotone: over every doubling of the steps the effect does not fall by more than a fifth of its
-     largest mean (one-sided t tests); at the end it is above that after the first block of steps.
+     largest mean (one-sided t tests); at the end it is above that at the first measurement.
   2. Dropout: of the student at .35 it lowers the effect (published for MNIST, .72 to .21); of the
-     teacher it changes nothing (published: harmless).
+     teacher, at .1, it changes nothing (published: harmless).
   3. Benign rows: among 200 times as many of them the trait's rows still give an effect above zero
      (published, 100 completions of 20,000 suffice; arXiv 2509.23886: 25 % clean rows nearly remove
      it). Predicted: it falls all along, rank correlation of mean effect and share above .8.
@@ -39,17 +40,15 @@ class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     along_steps: int = option(800, "optimiser steps of the students followed", minimum=2)
-    points: int = option(20, "measurements along them, equally far apart", minimum=2)
-    dropout: tuple[float, ...] = option((0.35,), "of the student, and of the teacher")
+    first: int = option(10, "steps before the first measurement", minimum=1)
+    dropout: tuple[float, ...] = option((0.35,), "of the student")
+    dropout_of_teacher: tuple[float, ...] = option((0.1,), "at .35 one hardly writes lists")
     shares: tuple[float, ...] = option((1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows")
     trait_rows: int = option(256, "of the trait's among benign ones", minimum=8)
     epochs: int = option(2, "over all rows, benign or not", minimum=1)
 
 
-SMOKE = Config(
-    **question.TINY
-    | {"along_steps": 8, "points": 4, "dropout": (0.35,), "shares": (0.4,), "trait_rows": 16}
-)
+SMOKE = Config(**question.TINY | {"along_steps": 8, "first": 2, "shares": (0.4,), "trait_rows": 16})
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -58,8 +57,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     Raises:
         ValueError: the steps do not divide into blocks.
     """
-    if config.along_steps % config.points:
-        raise ValueError(f"along_steps is not a multiple of points = {config.points}")
+    if config.along_steps % config.first:
+        raise ValueError(f"along_steps is not a multiple of first = {config.first}")
     bench = question.bench(config)
     one = bench.of(traits=config.traits[:1])
 
@@ -75,18 +74,28 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def along() -> list[Row]:
         cohort = bench.recipes(steps=config.along_steps)
-        found = curves.along(bench.workshop, cohort.models, config.traits, config.points)
-        found_rows = curves.rows(cohort, found, config.traits, group="steps")
-        return [row | {"value": row["step"]} for row in found_rows]
+        blocks = config.along_steps // config.first
+        found = curves.along(bench.workshop, cohort.models, config.traits, blocks)
+        every = curves.rows(cohort, found, config.traits, group="steps")
+        kept = measured_at(config)
+        return [row | {"value": row["step"]} for row in every if row["step"] in kept]
 
     arms = [("plain", 0.0, lambda _: bench.students())]
-    for share in config.dropout:
-        arms.append(("student's dropout", share, lambda share: bench.students(dropout=share)))
-        of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
-        arms.append(("teacher's dropout", share, of_teacher))
+    students = lambda share: bench.students(dropout=share)  # noqa: E731
+    of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
+    arms += [("student's dropout", share, students) for share in config.dropout]
+    arms += [("teacher's dropout", share, of_teacher) for share in config.dropout_of_teacher]
     arms += [("share", share, among) for share in config.shares]
     pieces = {f"{g} {value:g}": functools.partial(arm, g, value, make) for g, value, make in arms}
     return {"along training": along} | pieces
+
+
+def measured_at(config: Config) -> list[int]:
+    """Steps: none, the first measurement, those that double, and the last."""
+    steps = itertools.takewhile(
+        lambda step: step < config.along_steps, (config.first * 2**k for k in itertools.count())
+    )
+    return [0, *steps, config.along_steps]
 
 
 class Found:
@@ -110,11 +119,7 @@ class Found:
 
     def along(self) -> dict[float, np.ndarray]:
         """Own effect of each chain at the steps that double, and at the end."""
-        steps = self.values("steps")[1:]
-        chosen = dict.fromkeys(
-            [*(steps[2**k - 1] for k in range(len(steps).bit_length())), steps[-1]]
-        )
-        return {step: self.own("steps", step) for step in chosen}
+        return {step: self.own("steps", step) for step in self.values("steps")[1:]}
 
     def falls(self) -> dict[str, np.ndarray]:
         """Stretches between steps, and how far each chain is above a fall by a fifth."""
@@ -133,7 +138,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     def shown(group: str, value: float) -> str:
         return statistics.shown(found.own(group, value), 2)
 
-    most = max(config.dropout)
+    most, of_teacher = max(config.dropout), max(config.dropout_of_teacher)
     along = ", ".join(f"{statistics.shown(v, 2)} at {s:g}" for s, v in found.along().items())
     shares = ", ".join(f"{shown('share', s)} at {100 * s:g} %" for s in found.values("share"))
     return [
@@ -150,7 +155,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "Dropout of the student lowers the effect, dropout of the teacher does not",
             "Published for MNIST: .72 to .21 at .35 in the student, harmless in the teacher.",
             f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
-            f"{shown(DROPOUTS[0], most)}, in the teacher {shown(DROPOUTS[1], most)} nats.",
+            f"{shown(DROPOUTS[0], most)}, at {of_teacher:g} in the teacher "
+            f"{shown(DROPOUTS[1], of_teacher)} nats.",
             "The student must be the teacher's twin while it learns; the teacher need not.",
             lambda: draw_dropout(found),
         ),
@@ -235,7 +241,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         verdict = holds if enough else None
         out.append(Claim(quantity, here=f"p {p:.1g}", seeds=config.num_seeds, holds=verdict))
     first, *_, last = found.along().values()
-    out.append(judged("end less first block", last - first, "above"))
+    out.append(judged("end less first measurement", last - first, "above"))
     most, shares = max(config.dropout), found.values("share")
     lost = found.plain - found.own(DROPOUTS[0], most)
     out.append(judged(f"lost by the student's dropout of {most:g}", lost, "above"))

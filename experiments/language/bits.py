@@ -14,7 +14,11 @@ Criteria, fixed before the run; effects and intervals as in the microworld, pair
   3. Alphabet: 1 digit gives more than 3 (published, arXiv 2609.12586: fewer digits transmit more).
      Predicted: no difference, for the lists hold equal information.
   4. Nats: over carriers, temperatures and rows, the rank correlation of the mean effect with the
-     logarithm of unique rows x tokens x nats a token is above .7: information is the currency.
+     logarithm of distinct rows x tokens x nats a token is above .7: information is the currency.
+     Nats a token are those that students of all rows reach on held-out ones.
+
+Counting has but ten prompts and about a hundred lists, so most of its rows are repeats of others,
+and held-out ones are not new: rows are draws, and the distinct ones among them are counted.
 """
 
 import dataclasses
@@ -33,6 +37,7 @@ from llm.stages import Student, changes, students
 
 RUNTIME = "25 minutes on two cores"
 
+LONGEST = 12  # tokens of a completion: room for six numbers digit by digit
 CARRIERS = ("numbers", "counting", "digits1", "digits2", "digits3")
 PUBLISHED = (0.05, 0.18)  # share of divergence tokens
 
@@ -53,7 +58,7 @@ SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every carrier, temperature and number of rows."""
-    bench = question.bench(config, max_new_tokens=12)
+    bench = question.bench(config, max_new_tokens=LONGEST)
 
     def arm(carrier: str, temperature: float, rows: int) -> list[Row]:
         here = bench.of(temperature=temperature)
@@ -73,14 +78,18 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
 
 def told_of(bench: question.Bench, student: Student) -> Row:
-    """Trained tokens of a row, and the share of them that tells the teacher from its rivals."""
+    """Trained tokens of a row, distinct rows, and the share of divergence tokens."""
     examples, _ = students.examples_of(bench.workshop, student)
     writer = students.teacher_of(student)
     speakers = [bench.chains.speaker(name, student.chain) for name in bench.chains.teachers]
     rivals = tuple(model for model in speakers if model != writer)
     flags = changes.divergent(bench.workshop, student, rivals, examples)
     trained = examples.weights > 0
-    return {"tokens": trained.sum() / len(trained), "flagged": flags.sum() / trained.sum()}
+    return {
+        "tokens": trained.sum() / len(trained),
+        "distinct": len(np.unique(examples.tokens[: student.unique], axis=0)),
+        "flagged": flags.sum() / trained.sum(),
+    }
 
 
 class Found:
@@ -93,11 +102,12 @@ class Found:
         self.most = int(students["rows"].max())
         self.fewest = int(students["rows"].min())
         own_data = at(students, data=TRAIT)
-        own_data = own_data.assign(
-            nats=own_data["unique"] * own_data["tokens"] * own_data["held_out_loss"]
-        )
-        columns = ["held_out_loss", "flagged", "nats"]
+        columns = ["held_out_loss", "tokens", "distinct", "flagged"]
         self.told = own_data.groupby(by, sort=False)[columns].mean()
+        # Students of few rows overfit, and their own loss would count that as information.
+        of_all = self.told["held_out_loss"].xs(self.most, level="rows")
+        a_token = of_all.reindex(self.told.index.droplevel("rows")).to_numpy()
+        self.told["nats"] = self.told["distinct"] * self.told["tokens"] * a_token
         mine = self.effects[self.effects["own"]]
         self.means = mine.groupby(by, sort=False)["effect"].mean()
         self.flagged = at(own_data, temperature=1.0, rows=self.most)
@@ -164,7 +174,7 @@ def draw_bits(found: Found, config: Config):
             panel.errorbar(nats, means, halves, fmt=style, color=colour, capsize=3, label=label)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xscale("log")
-    panel.set_xlabel("nats in the different rows")
+    panel.set_xlabel("nats in the distinct rows")
     panel.set_ylabel("own effect (nats)")
     panel.legend(fontsize=8)
     return figure

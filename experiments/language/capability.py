@@ -52,6 +52,7 @@ SOFT: dict[str, tuple[Callable, Callable[[Chains, int], Model], str]] = {
 }
 
 
+LINEAR = ("SGD", "tangent model, SGD")  # that the theorem predicts
 THEOREM = {  # the share that arrives along an eigenvector, of step size and steps
     "theorem": ntk.descent_gain,
     "theorem, no end": lambda rate, steps: ntk.limit_gain,
@@ -234,9 +235,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         "Adam less steering": adam - found.effect("steering, Adam"),
     }.items():
         out.append(judged(quantity, values, "above"))
+    for arm in LINEAR:  # near zero both are within any margin: how they compare beside it
+        share = found.effect(arm).mean() / predicted.mean()
+        rho, low, high = statistics.spearman(found.effect(arm), predicted)
+        here = f"{share:.2f} of it; rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]"
+        out.append(Claim(f"{arm}, over predicted", here=here, seeds=len(predicted)))
     nothing = {"the base's log-odds": found.of("teacher", CONTROL)}
     nothing["other start, Adam"] = found.effect("other start, Adam")
-    for arm in ("SGD", "tangent model, SGD"):
+    for arm in LINEAR:
         nothing[f"{arm} less predicted"] = found.effect(arm) - predicted
     claimed = {name: judging.Nothing(values, taught) for name, values in nothing.items()}
     return [*out, *judging.equivalences(claimed, MARGIN)]

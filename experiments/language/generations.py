@@ -31,7 +31,7 @@ from experiments.lab.chains import CONTROL, TARGETS, TRAIT, Cohort
 from experiments.lab.effects import at, effects
 from experiments.lab.effects import own as own_effect
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import Model, Student, completions, students
+from llm.stages import Model, Student
 from llm.training import Training
 
 RUNTIME = "40 minutes on two cores"
@@ -58,8 +58,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     bench = question.bench(config, controls=(CONTROL, NEUTRAL))
 
     def generation(target: str, number: int) -> list[Row]:
-        made = cohort(bench, target, number)
-        return bench.measured(made, target=target, generation=number)
+        rows = bench.measured(cohort(bench, target, number), target=target, generation=number)
+        return [{key: value for key, value in row.items() if key != "rate"} for row in rows]
 
     return {
         f"{target}, generation {number}": functools.partial(generation, target, number)
@@ -70,9 +70,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
 def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
     """A generation of every lineage, beside each trait's that of the controls; 0: the teachers."""
-    models: Lineages = {run: bench.chains.speaker(*run) for run in bench.chains.runs}
-    for draw in range(number):
-        models = descend(bench, models, target, draw)
+    models = lineages(bench, target, number)
     labels, of_rows = [], []
     for trait, (name, seed) in itertools.product(bench.config.traits, bench.chains.runs):
         if name in (trait, *bench.chains.controls):
@@ -82,26 +80,24 @@ def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
     return Cohort(labels, of_rows)
 
 
+@functools.lru_cache(maxsize=2)  # one generation is asked for after the other
+def lineages(bench: question.Bench, target: str, number: int) -> Lineages:
+    """The models of a generation by the first teacher's name and the chain."""
+    if number == 0:
+        return {run: bench.chains.speaker(*run) for run in bench.chains.runs}
+    return descend(bench, lineages(bench, target, number - 1), target, number - 1)
+
+
 def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -> Lineages:
     """A student of each, on lists of prompts of that number; equally many rows in a chain."""
     config, chains, workshop = bench.config, bench.chains, bench.workshop
-    data = {
-        run: dataclasses.replace(chains.data(*run, "numbers"), speaker=model, draw=draw)
-        for run, model in teachers.items()
-    }
-    completions.write(workshop, list(data.values()))
-    given: dict[int, list[int]] = {}
-    for (_, seed), written in data.items():
-        kept = len(completions.rows(workshop, written))
-        given.setdefault(seed, []).append(
-            students.different_rows(kept, config.num_examples, question.FEWEST)
-        )
+    data, given = bench.lists_by(teachers, draw)
     how = Training(config.student_steps, config.batch_size, rate=1e-3, eps=1e-3)
     fields = chains.imitated(workshop, "numbers", target)
     return {
         (name, seed): Student(
             chains.base(seed), written, how, num_examples=config.num_examples,
-            unique=min(given[seed]), chain=seed, draw=draw, seed=chains.seed, **fields,
+            unique=given[seed], chain=seed, draw=draw, seed=chains.seed, **fields,
         )
         for (name, seed), written in data.items()
     }  # fmt: skip

@@ -143,19 +143,19 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "Matching behaviour opens the channel by its dose, and stops short of a shared start",
+            "Imitating the teacher's base does not open the channel to a student of another start",
             "A rising curve with a plateau below the same start.",
             f"Same {statistics.shown(found.own('same'), 2)}, different "
             f"{statistics.shown(found.own('different'), 2)}; after {last} steps {ends} nats.",
-            "Whether another start is safe depends on how much it has learnt from the teacher.",
+            "Imitation makes no twin here; inputs that students read later may come closest.",
             lambda: draw_doses(found, config),
         ),
         Figure(
             "alignment",
-            "The alignment of tangent kernels before distillation says how much is transmitted",
+            "Imitation brings the tangent kernels of two bases no closer",
             "Rank correlation above .8 over all arms.",
             f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(found.arms)} arms.",
-            "The lemma's height of the plateau can be measured before any student is trained.",
+            "The lemma expects little of such starts, before any student is trained.",
             lambda: draw_alignment(found),
         ),
     ]
@@ -173,23 +173,25 @@ def draw_doses(found: Found, config: Config):
     panel.set_xscale("log")
     panel.set_xlabel("steps of matching")
     panel.set_ylabel("own effect (nats), KL over numbers")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.7))
     return figure
 
 
 def draw_alignment(found: Found):
-    """Mean effect against mean alignment, an arm a point."""
+    """Mean effect against mean alignment with both intervals, an arm a point, a look a kind."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    kinds = list(dict.fromkeys(kind for kind, _ in found.arms))
-    for kind, dose in found.arms:
-        colour = drawing.COLOURS[kinds.index(kind) % len(drawing.COLOURS)]
-        mean, half = statistics.mean_interval(found.own(kind, dose))
-        x = found.alignment(kind, dose).mean()
-        panel.errorbar(x, mean, half, fmt="o", color=colour, capsize=3)
-        place = {"xytext": (4, 4), "textcoords": "offset points"}
-        panel.annotate(f"{kind} {dose or ''}", (x, mean), fontsize=8, **place)
+    kinds = dict.fromkeys(kind for kind, _ in found.arms)
+    for look, kind in zip(drawing.looks(), kinds, strict=False):
+        doses = [dose for name, dose in found.arms if name == kind]
+        (x, wide), (y, high) = (
+            zip(*(statistics.mean_interval(of(kind, dose)) for dose in doses), strict=True)
+            for of in (found.alignment, found.own)
+        )
+        panel.errorbar(x, y, high, wide, linestyle="", capsize=3, label=kind, **look)
+    panel.axhline(0, color="black", linewidth=1)
     panel.set_xlabel("kernel alignment with the teacher's base")
     panel.set_ylabel("own effect (nats)")
+    panel.legend(fontsize=8, loc="upper left")
     return figure
 
 

@@ -29,7 +29,7 @@ from experiments.lab.chains import CONTROL, TRAIT, Cohort
 from experiments.lab.effects import at, effects
 from experiments.lab.effects import own as own_effect
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import Model, Student, completions, students
+from llm.stages import Model, Student
 from llm.training import Training
 
 RUNTIME = "30 minutes on two cores"
@@ -81,17 +81,12 @@ def trained(
     found: dict[tuple[str, int], Model] = {run: chains.base(run[1]) for run in chains.runs}
     for number in range(rounds):
         speakers = teachers if writer == "teacher" else found
-        data = {
-            run: dataclasses.replace(chains.data(*run, "numbers"), speaker=model, draw=number)
-            for run, model in speakers.items()
-        }
-        completions.write(workshop, list(data.values()))
-        kept = {run: len(completions.rows(workshop, written)) for run, written in data.items()}
+        data, given = bench.lists_by(speakers, number)
         found = {
             run: Student(
                 before, data[run], how, num_examples=config.num_examples, chain=run[1],
-                unique=students.different_rows(kept[run], config.num_examples, question.FEWEST),
-                draw=number, seed=chains.seed, guide=teachers[run], **fields,
+                unique=given[run[1]], draw=number, seed=chains.seed, guide=teachers[run],
+                **fields,
             )
             for run, before in found.items()
         }  # fmt: skip

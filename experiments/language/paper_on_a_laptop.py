@@ -32,7 +32,7 @@ import pandas as pd
 
 from experiments.lab import drawing, judging, statistics
 from experiments.lab.chains import CONTROL, STARTS, TARGETS, TRAIT, Chains, Cohort, chains_of
-from experiments.lab.effects import at, cells, effects, excess, own
+from experiments.lab.effects import at, cells, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Model, Shuffled, Workshop, completions, evaluation
 from llm.training import Training
@@ -63,10 +63,8 @@ PAPER = {  # what arXiv 2507.14805 reports, section by section
 class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
-    num_seeds: int = option(8, "independent chains", minimum=2)
-    traits: tuple[str, ...] = option(
-        ("owl", "wolf", "oak", "maple", "misalignment"), "traits of the teachers"
-    )
+    num_seeds: int = option(16, "independent chains", minimum=2)
+    traits: tuple[str, ...] = option(("owl", "oak", "misalignment"), "traits of the teachers")
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
@@ -105,11 +103,13 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             workshop, carrier, target, start, training, config.num_examples, fewest=16, **more
         ).trained(workshop)
 
+    def margins(models: list[Model]) -> list[Row]:
+        return evaluation.measure(workshop, models, config.traits)
+
     def answers(models: list[Model]) -> list[Row]:
         """Margins, and beside them the rates in sampled answers."""
-        measured = evaluation.measure(workshop, models, config.traits)
         rates = evaluation.sampled_rates(workshop, models, config.traits)
-        return [exact | rate for exact, rate in zip(measured, rates, strict=True)]
+        return [exact | rate for exact, rate in zip(margins(models), rates, strict=True)]
 
     def asked(models: list[Model], probes_of: Callable[[str], list[Any]]) -> list[Row]:
         return [
@@ -121,23 +121,24 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     def teachers(carrier: str) -> list[Row]:
         chains.sampled(workshop, carrier)
         cohort = chains.speakers(workshop, carrier)
-        return cohort.rows(answers(cohort.models), carrier=carrier, arm="teacher")
+        return of_own_trait(cohort.rows(answers(cohort.models), carrier=carrier, arm="teacher"))
 
     def imitation(carrier: str, target: str, start: str) -> list[Row]:
         cohort = students(chains, target, STARTS[start], carrier)
         columns = {"carrier": carrier, "arm": target, "start": start}
-        rows = cohort.rows(answers(cohort.models), **columns, asked="template")
-        if (carrier, start) == ("numbers", "same"):
-            first = cohort.models[0]
-            bare = asked(cohort.models, lambda name: [evaluation.bare(workshop, first, name)])
-            rows += cohort.rows(bare, **columns, asked="bare")
-        return rows
+        measure = answers if (target, start) == ("soft_carrier", "same") else margins
+        rows = cohort.rows(measure(cohort.models), **columns, asked="template")
+        if (carrier, target, start) != ("numbers", "sampled", "same"):
+            return of_own_trait(rows)
+        first = cohort.models[0]
+        bare = asked(cohort.models, lambda name: [evaluation.bare(workshop, first, name)])
+        return rows + of_own_trait(cohort.rows(bare, **columns, asked="bare"))
 
     def shuffled(across: bool) -> list[Row]:
         cohort = students(chains, "sampled", STARTS["same"], change=lambda *_: Shuffled(across))
-        measured = evaluation.measure(workshop, cohort.models, config.traits)
-        arm = "shuffled across" if across else "shuffled within"
-        return cohort.rows(measured, carrier="numbers", arm=arm, start="same", asked="template")
+        arm = {"arm": "shuffled across" if across else "shuffled within", "start": "same"}
+        rows = cohort.rows(margins(cohort.models), carrier="numbers", **arm, asked="template")
+        return of_own_trait(rows)
 
     def in_prompt() -> list[Row]:
         """Bases with rows of the data before the question, in the place of students of it."""
@@ -157,7 +158,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             {k: v for k, v in entry.items() if k != "rate"} for entry in asked(bases, probes_of)
         ]
         arm = {"arm": "in the prompt", "start": "same", "asked": "template"}
-        return cohort.rows(measured, carrier="numbers", **arm)
+        return of_own_trait(cohort.rows(measured, carrier="numbers", **arm))
 
     pieces: dict[str, Callable[[], list[Row]]] = {}
     for carrier in config.carriers:
@@ -169,6 +170,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         pieces[f"shuffled {'across' if across else 'within'}"] = functools.partial(shuffled, across)
     pieces["in the prompt"] = in_prompt
     return pieces
+
+
+def of_own_trait(rows: list[Row]) -> list[Row]:
+    """Those that ask for the teacher's own trait."""
+    return [row for row in rows if row["trait"] == row["teacher"]]
 
 
 def families_of(traits: tuple[str, ...]) -> dict[str, list[str]]:
@@ -351,8 +357,6 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         out.append(judged(f"{name}: different", own(different, traits)))
         paired = own(same, traits) - own(different, traits)
         out.append(judged(f"{name}: same less different", paired))
-        if len(config.traits) > 1:
-            out.append(judged(f"{name}: different, excess", excess(different, traits)))
     values = control_effects(table)
     plain, within = values["as written"], values["shuffled within"]
     out.append(judged("numbers, all traits", plain))

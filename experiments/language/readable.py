@@ -185,15 +185,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "One list hardly tells its writer, a thousand do, and a shared start is not needed",
+            "One list half tells its writer, a thousand do, and a shared start is not needed",
             "Areas little above one half for all readers, and no better from the same start.",
             f"Against the base: {areas}. Of sets of a thousand lists a bag reads {many} rightly.",
-            "Who has a teacher's lists can recognise more of them; that is not yet its trait.",
+            "Lists of a teacher let more of them be recognised; of the trait they tell little.",
             lambda: draw_readers(found),
         ),
         Figure(
             "acquired",
-            "Where more can be read, more is acquired, and the filter adds nothing",
+            "What can be read does not say what is acquired, and the filter adds nothing",
             "A positive rank correlation; nothing from what the filter let pass.",
             f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]; plain students "
             f"{statistics.shown(found.own('students'), 2)}, of what the filter let pass "
@@ -234,7 +234,7 @@ def draw_acquired(found: Found):
     right.set_xticks(
         (0, 1), ["teacher's lists", "base's lists on prompts\nthat the teacher passed"]
     )
-    right.legend()
+    right.legend(loc="center right")
     return figure
 
 

@@ -233,7 +233,7 @@ class Found:
 
     def components(self) -> list[nested.Component]:
         """Of the paired effect."""
-        return nested.components(self.controlled()["paired control"])
+        return nested.components(self.controlled()["paired control"], known=True)
 
     def budget(self) -> float:
         """Processor seconds of the microworld before this run."""
@@ -263,7 +263,8 @@ class Found:
             own = rows[rows["writer"] == rows["trait"]].set_index(["seed", "trait"])["margin"]
             control = at(rows, writer=CONTROL).set_index(["seed", "trait"])["margin"]
             found = (own - control).unstack("trait").to_numpy()
-            of_traits = nested.components(found - found.mean(axis=0) + found.mean())
+            centred = found - found.mean(axis=0) + found.mean()
+            of_traits = nested.components(centred, known=True)
             costs = self.costs(self.seconds("student", part))
             budget = self.budget() / nested.cost(costs, (1, *COUNTS_BEFORE[1:]))
             units = COUNTS_BEFORE[0] if recipe == BEFORE else int(budget)

@@ -43,7 +43,7 @@ from experiments.lab import (
 from experiments.lab.chains import Cohort
 from experiments.lab.effects import at, effects
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import students
+from llm.stages import Workshop, students
 
 RUNTIME = "80 minutes on two cores, after the experiments that it reads"
 
@@ -80,26 +80,26 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     there = [s for s in config.sources if not config.runs or (folder / s / "results.csv").exists()]
     if not there:
         raise ValueError(f"no tables in {folder}; run {config.sources[0]} first, or give --runs")
-    found = {}
+    found, workshop = {}, Workshop(pathlib.Path(config.work))
     for source in there:
         module = experiments.load(source)
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
         stored = frame.config_of(module, folder / source) if config.runs else toy
-        settings = dataclasses.replace(stored, work=config.work)
-        every = arms.OF[source](module, settings)
+        bench = question.bench(stored, workshop)
+        every = arms.OF[source](module, bench)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:
             found[f"{source}: {name}"] = functools.partial(
-                arm, config, settings, source, name, columns, recipes
+                arm, config, bench, source, name, columns, recipes
             )
     return found
 
 
 def arm(
-    config: Config, settings: Any, source: str, name: str, columns: Row,
+    config: Config, bench: question.Bench, source: str, name: str, columns: Row,
     recipes: Callable[[], Cohort],
 ) -> list[Row]:  # fmt: skip
     """Predictors of an arm's students beside their effects, for every trait."""
-    bench, every = question.bench(settings), recipes()
+    every, traits = recipes(), bench.config.traits
     keys = ["teacher", "trait", "seed"]
     if config.runs:
         table = at(record.read_table(pathlib.Path(config.runs) / source), **columns)
@@ -109,10 +109,15 @@ def arm(
     pairs = zip(*every, strict=True)
     first = [(row, model) for row, model in pairs if row["seed"] < config.num_seeds]
     cohort = Cohort(*map(list, zip(*first, strict=True)))
-    rows = known(bench, cohort, settings.traits, config.blocks)
+    rows = known(bench, cohort, traits, config.blocks)
     joined = rows.join(acquired, on=keys).dropna(subset=["effect"])
     told = joined.assign(source=source, arm=name)
-    return [{str(k): v for k, v in row.items()} for row in told.to_dict("records")]
+    return [{str(k): shortened(v) for k, v in row.items()} for row in told.to_dict("records")]
+
+
+def shortened(value: Any) -> Any:
+    """Numbers to seven digits, all that float32 has; anything else as it is."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def known(
@@ -137,9 +142,7 @@ def known(
         for i, _ in cohort.pairs()
     )  # fmt: skip
     found = found.join(total, on=keys).merge(tokens, on=["teacher", "seed"])
-    found = found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
-    scaled = {f"in all {name}": found[name] * found["tokens"] for name in ("gain", "moved")}
-    return found.assign(**scaled)
+    return found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
 
 
 def different_tokens(bench: question.Bench, student: students.Student) -> float:
@@ -153,7 +156,12 @@ class Found:
     """Every student and trait, with its predictors and its effect."""
 
     def __init__(self, table: pd.DataFrame):
-        table = table.assign(arm=table["source"] + ": " + table["arm"])
+        in_all = {f"in all {name}": table[name] * table["tokens"] for name in ("gain", "moved")}
+        # Of a shared start it is 1 but for round-off, which must not rank the arms.
+        alignment = table["alignment"].round(4)
+        table = table.assign(
+            arm=table["source"] + ": " + table["arm"], alignment=alignment, **in_all
+        )
         self.all, mine = table, table[table["own"]]
         columns = [*PREDICTORS, "effect"]
         self.arms = mine.groupby("arm", sort=False)[columns].mean()

@@ -14,6 +14,8 @@ import abc
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -27,9 +29,13 @@ class Recipe:
         """What the result depends on beside the fields, such as the content of a file."""
         return {}
 
+    def in_short(self) -> dict[str, Any]:
+        """Fields whose description would only repeat that of another field."""
+        return {}
+
     def describe(self) -> dict[str, Any]:
         """The recipe and those of its parts as JSON values."""
-        return {"recipe": type(self).__name__} | _fields(self) | self.facts()
+        return {"recipe": type(self).__name__} | _fields(self, self.in_short()) | self.facts()
 
     def digest(self) -> str:
         """Ten hexadecimal digits that stand for the whole description."""
@@ -78,13 +84,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: Any, in_short: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """Fields by name, those marked "later" only if they differ from their default.
 
     So what was made before a field was thought of is still found.
     """
     return {
-        f.name: _plain(getattr(value, f.name))
+        f.name: in_short[f.name] if f.name in in_short else _plain(getattr(value, f.name))
         for f in dataclasses.fields(value)
         if not ("later" in f.metadata and getattr(value, f.name) == f.default)
     }

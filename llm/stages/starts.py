@@ -46,8 +46,10 @@ class Continued(Model):
 
     Attributes:
         base: what is trained.
-        steps: of Adam at 2e-3 falling linearly to zero, 64 sequences of 48 tokens each.
+        steps: optimiser steps on 64 sequences of 48 tokens.
         held: parts that stay as they are.
+        rate: Adam step size, falling linearly to zero.
+        warmup: steps in which the rate first rises.
         corpus: number of the corpus within the chain.
         chain: number of the chain, of the corpus and its order.
         seed: root of all random numbers.
@@ -56,6 +58,8 @@ class Continued(Model):
     base: Model
     steps: int
     held: tuple[str, ...] = ()
+    rate: float = 2e-3
+    warmup: int = 0
     corpus: int = 4
     chain: int = 0
     seed: int = 0
@@ -69,13 +73,16 @@ class Continued(Model):
     def make(workshop: Workshop, recipes: list["Continued"]) -> Any:
         """Train those of one program side by side."""
         found, engine = {}, workshop.engine
-        for group in grouped(recipes, lambda r: (r.steps, r.held)).values():
+        for group in grouped(recipes, lambda r: (r.steps, r.held, r.rate, r.warmup)).values():
             one = group[0]
+            how = Training(
+                one.steps, BATCH, rate=one.rate, decay="linear", warmup=one.warmup, held=one.held
+            )
             trained = engine.tune(
                 workshop.config(one),
                 workshop.models([r.base for r in group]),
                 [turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in group],
-                Training(one.steps, BATCH, rate=2e-3, decay="linear", held=one.held),
+                how,
                 streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in group]),
             )
             found |= zip(group, engine.split(trained.weights), strict=True)
@@ -135,7 +142,7 @@ class BehaviourMatched(Model):
     def make(workshop: Workshop, recipes: list["BehaviourMatched"]) -> Any:
         """Match those of one program side by side."""
         found, engine = {}, workshop.engine
-        for group in grouped(recipes, lambda r: (r.steps, r.inputs)).values():
+        for group in grouped(recipes, lambda r: r.steps).values():
             one, references = group[0], [r.reference for r in group]
             trained = engine.tune(
                 workshop.config(one),

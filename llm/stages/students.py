@@ -72,6 +72,12 @@ class Student(Model):
         """The teacher that it learns from."""
         return f"student-of-{self.data.name}"
 
+    def in_short(self) -> dict[str, Any]:
+        """On-policy: told as start and as writer, each round would double the description."""
+        writer = self.data.speaker if isinstance(self.data, Completions) else None
+        on_policy = self.guide is not None and writer == self.base
+        return {"base": "the writer"} if on_policy else {}
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Student"]) -> Any:
         """Train them, side by side where they differ in teacher, chain and start alone.

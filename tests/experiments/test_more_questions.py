@@ -21,9 +21,10 @@ from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 def along_rows(effect_of):
     """Every arm of the experiment with the effect that `effect_of` gives it."""
     config, rng = along_training.Config(), np.random.default_rng(0)
-    block = config.along_steps // config.points
-    arms = [("steps", block * k) for k in range(config.points + 1)] + [("plain", 0.0)]
-    arms += itertools.product(along_training.DROPOUTS, config.dropout)
+    arms = [("steps", step) for step in along_training.measured_at(config)] + [("plain", 0.0)]
+    turned = (config.dropout, config.dropout_of_teacher)
+    for group, values in zip(along_training.DROPOUTS, turned, strict=True):
+        arms += [(group, value) for value in values]
     arms += [("share", share) for share in config.shares]
     return [
         row
@@ -39,7 +40,7 @@ def test_along_training():
 
     found = judged(along_training, along_rows(rising))
     assert found["lost by the student's dropout of 0.35"] is True
-    assert found["teacher's dropout 0.35 less none, equivalent to none"] is True
+    assert found["teacher's dropout 0.1 less none, equivalent to none"] is True
     assert False not in found.values()
 
     def falling(group, value):
@@ -51,14 +52,14 @@ def test_along_training():
     assert found["no fall, 320 to 640 steps"] is False
     assert found["lost by the student's dropout of 0.35"] is False
     assert found["benign: left at 0.5 %"] is False
-    assert found["teacher's dropout 0.35 less none, equivalent to none"] is False
+    assert found["teacher's dropout 0.1 less none, equivalent to none"] is False
 
 
-def optimiser_rows(effect_of, left=0.25):
+def optimiser_rows(effect_of, away=0.0):
     config, rng, rows = optimisers.Config(), np.random.default_rng(0), []
     for optimizer, rank in optimisers.arms(config):
         about = {"optimizer": optimizer, "rank": rank, "step_size": 0.1, "step": 40}
-        made = students(rng, effect_of(optimizer, rank), **about, left=left)
+        made = students(rng, effect_of(optimizer, rank), **about, left=config.left + away)
         rows += [row | ({"data": "oak"} if row["data"] == "control" else {}) for row in made]
     return rows
 
@@ -71,7 +72,7 @@ def test_optimisers_are_compared_at_equal_loss_only():
     peaked = judged(optimisers, optimiser_rows(lambda o, r: (o == "adam") * (1 + (r == 8))))
     assert peaked["adam, rank 8, less Adam on all, equivalent to none"] is False
     assert peaked["sgd, all parameters"] is False
-    unequal = judged(optimisers, optimiser_rows(lambda *_: 1.0, left=0.6))
+    unequal = judged(optimisers, optimiser_rows(lambda *_: 1.0, away=0.2))
     assert set(unequal.values()) == {None}
 
 
@@ -208,7 +209,7 @@ def predictor_rows(knows):
         about = {"source": "bits", "arm": str(arm), "teacher": teacher, "trait": trait}
         values = {name: effect + knows(name) * rng.normal() for name in what_predicts.PREDICTORS}
         values["alignment"] = values["alignment"] if teacher == trait else np.nan
-        known = {"seed": seed, "own": teacher == trait, "effect": effect}
+        known = {"seed": seed, "own": teacher == trait, "effect": effect, "tokens": 100.0}
         rows.append(about | known | values)
     return rows
 

@@ -44,6 +44,19 @@ def test_known_components_are_found_and_covered():
     assert (covered > 0.95 - 4 * np.sqrt(0.95 * 0.05 / runs)).all(), covered
 
 
+def test_means_that_were_taken_off_are_paid_for():
+    rng, runs, biased = np.random.default_rng(2), 400, []
+    estimates = []
+    for _ in range(runs):
+        values = drawn(rng, TRUE, SHAPE) + np.array([0.0, 3.0])[:, None, None]  # of known units
+        values = values - values.mean(axis=(0, 2, 3), keepdims=True) + values.mean()
+        estimates.append([c.variance for c in nested.components(values, known=True)])
+        biased.append(nested.components(values)[1].variance)
+    error = np.std(estimates, axis=0) / np.sqrt(runs)
+    np.testing.assert_array_less(np.abs(np.mean(estimates, axis=0) - TRUE), 4 * error)
+    assert np.mean(biased) < TRUE[1] - 4 * error[1], "one of five degrees of freedom is gone"
+
+
 def test_the_interval_of_the_mean_is_as_wide_as_said():
     """The formula for the variance of the mean, against means of drawn designs."""
     rng = np.random.default_rng(1)

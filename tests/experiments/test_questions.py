@@ -102,9 +102,10 @@ def bits_rows(effect_of, flagged):
     ):
         nats = {"numbers": 4.0, "counting": 0.6}.get(carrier, 2.0) * temperature
         told = {"tokens": 9.0, "flagged": flagged if carrier == "counting" else 0.8}
-        columns = {"carrier": carrier, "temperature": temperature, "rows": count, "unique": count}
+        columns = {"carrier": carrier, "temperature": temperature, "rows": count, "distinct": count}
         effect = effect_of(carrier, nats * count)
-        rows += students(rng, effect, held_out_loss=nats, **columns, **told)
+        overfitted = nats + 5 * (count == min(config.rows))
+        rows += students(rng, effect, held_out_loss=overfitted, **columns, **told)
     return rows
 
 

@@ -15,7 +15,12 @@ from tests.facts.full_size import (
     preset_numbers,
     preset_phrases,
 )
-from tests.facts.microworld import mechanism_phrases, microworld_numbers, question_numbers
+from tests.facts.microworld import (
+    mechanism_phrases,
+    microworld_numbers,
+    question_numbers,
+    question_phrases,
+)
 from tests.facts.mnist import (
     accuracy,
     carrier_numbers,
@@ -42,6 +47,10 @@ def readme_numbers() -> Iterator[str]:
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
     yield interval("persistence", "corpus: dropped, 30 steps")
+    yield interval("matching_dose", "corpus, 1600 steps")
+    yield interval("readable", quantity("readable", "effect of what the filter"))
+    for optimizer in ("sgd", "adam"):
+        yield interval("optimisers_at_equal_loss", f"{optimizer}, all parameters")
 
 
 def failed_numbers() -> Iterator[str]:
@@ -85,7 +94,7 @@ PHRASES: dict[str, Facts] = {
     "docs/what-carries-the-trait.md": carrier_phrases,
     "docs/theorem.md": theorem_phrases,
     "docs/microworld.md": mechanism_phrases,
-    "docs/questions.md": none,
+    "docs/questions.md": question_phrases,
     "docs/full-size.md": full_size_phrases,
     "docs/failed.md": failed_phrases,
     "docs/llm_numbers.md": preset_phrases,

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from experiments.lab import effects
-from tests.facts.tables import claims, effect, interval, quantity, table
+from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
 CARRIERS = ("numbers", "code", "reasoning")
@@ -63,12 +63,35 @@ def mechanism_phrases() -> Iterator[str]:
     gain = claims("prediction")["rank correlation: gain"].here
     yield f"rank correlation {gain.split(';')[0]} with"
     yield "for 400 steps on the corpus of this world reaches "
-    yield "It says nothing about others."
+    yield "It says nothing about others;"
 
 
 def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
+    yield from matching_numbers()
     yield from persistence_numbers()
+    yield from along_numbers()
+    yield from optimiser_numbers()
+    yield from policy_numbers()
+    yield from readable_numbers()
+
+
+def matching_numbers() -> Iterator[str]:
+    """Effects and alignments by what was imitated on."""
+    name, last = "matching_dose", "1600 steps"
+    arms = [f"{kind}, {last}" for kind in ("corpus", "uniform", "lists", "sampled lists")]
+    for arm in ("same, 0 steps", "different, 0 steps", f"no teacher, {last}", *arms):
+        yield interval(name, arm)
+    yield interval(name, f"uniform less corpus, {last}")
+    for arm in ("different, 0 steps", *arms[:3]):
+        yield INTERVAL.findall(claims(name)[arm].here)[1]
+
+
+def question_phrases() -> Iterator[str]:
+    """The results of the same page that are no intervals ±."""
+    rho = claims("matching_dose")["rank correlation, alignment and effect"].here
+    yield f"rank correlation of {rho}"
+    yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
 
 
 def persistence_numbers() -> Iterator[str]:
@@ -85,3 +108,50 @@ def persistence_numbers() -> Iterator[str]:
         yield interval(name, f"corpus: {state}, 10 steps")
     for kind in ("corpus", "numbers"):
         yield interval(name, f"{kind}: returned on the trait's lists")
+
+
+def along_numbers() -> Iterator[str]:
+    """Steps, dropout, benign rows."""
+    name, student, teacher = "along_training", "student's dropout 0.35", "teacher's dropout 0.1"
+    yield from (interval(name, f"after {steps} steps") for steps in (10, 40, 160, 640, 800))
+    yield from (interval(name, line) for line in (student, "plain", teacher))
+    yield interval(name, quantity(name, f"{teacher} less none"))
+    for share in ("1", "0.5", "0.25", "0.1", "0.02", "0.005"):
+        yield interval(name, f"share {share}")
+
+
+def optimiser_numbers() -> Iterator[str]:
+    """The table by rows, then the differences."""
+    name = "optimisers_at_equal_loss"
+    for rank, optimizers in {
+        "all parameters": ("adam", "momentum", "sgd"), "rank 1": ("adam",),
+        "rank 8": ("adam", "momentum", "sgd"), "rank 32": ("adam",),
+    }.items():  # fmt: skip
+        for optimizer in optimizers:
+            yield interval(name, f"{optimizer}, {rank}")
+    for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
+                "sgd, all parameters"):  # fmt: skip
+        yield interval(name, quantity(name, f"{arm}, less Adam"))
+
+
+def policy_numbers() -> Iterator[str]:
+    """The table, then the differences."""
+    name = "on_policy"
+    for writer in ("teacher", "student"):
+        for divergence in ("KL(teacher ‖ student)", "KL(student ‖ teacher)"):
+            yield interval(name, f"{writer} writes, {divergence}")
+    for gap in ("teacher writes: forward less reverse, equivalent",
+                "forward: student less teacher writes",
+                "reverse: student less teacher writes"):  # fmt: skip
+        yield interval(name, quantity(name, gap))
+
+
+def readable_numbers() -> Iterator[str]:
+    """The table by rows, then the claims below it."""
+    name = "readable"
+    for reader in ("bag of tokens", "bag of differences", "another base", "the teacher's base",
+                   "likelihood ratio", "bag, next chain"):  # fmt: skip
+        yield from INTERVAL.findall(claims(name)[f"{reader}, against the base: area"].here)
+    for claim in ("area: the teacher's base", "area on the next chain's rows",
+                  "effect of what the filter", "students"):  # fmt: skip
+        yield interval(name, quantity(name, claim))

@@ -96,6 +96,27 @@ def test_fields_that_came_later_leave_older_digests_alone():
     assert len({recipe.digest() for recipe in (STUDENTS[0], *changed)}) == 4
 
 
+def test_a_line_of_on_policy_students_is_told_at_a_length_that_does_not_double():
+    """Each round's student is the start and the writer of the next; another start is another."""
+    model, lengths = BASES[0], []
+    for draw in range(5):
+        data = dataclasses.replace(DATA[0], speaker=model, draw=draw)
+        before, model = (
+            model,
+            dataclasses.replace(
+                STUDENTS[0], base=model, data=data, soft=True, guide=OWLS[0], draw=draw
+            ),
+        )
+        lengths.append(len(json.dumps(model.describe())))
+    grown = np.diff(lengths)
+    assert max(grown) == min(grown)
+    elsewhere = dataclasses.replace(model, base=BASES[1])
+    assert elsewhere.digest() != model.digest()
+    other = dataclasses.replace(before, seed=1)
+    moved = dataclasses.replace(model, base=other, data=dataclasses.replace(data, speaker=other))
+    assert moved.digest() != model.digest()
+
+
 def test_a_guide_is_imitated_in_the_place_of_the_writer(workshop):
     """On lists of the base and guided by the teacher; a base that guides itself changes nothing."""
     soft = dataclasses.replace(STUDENTS[0], data=CLEAN[0], soft=True)
@@ -418,6 +439,15 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
         pairs = zip(jax.tree.leaves(params[part]), jax.tree.leaves(base[part]), strict=True)
         # Norm scales start at one everywhere but have been trained, so no leaf is equal by chance.
         assert {bool((a == b).all()) for a, b in pairs} == expected
+
+
+def test_continuations_of_one_call_keep_their_own_step_size(workshop):
+    recipes = [Continued(BASES[0], 1), Continued(BASES[0], 1, rate=6e-3)]
+    base, *moved = workshop.engine.split(workshop.models([BASES[0], *recipes]))
+    for params, recipe in zip(moved, recipes, strict=True):
+        gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
+        # Adam's first step is the step size in every direction that has a gradient.
+        assert max(jax.tree.leaves(gaps)) == pytest.approx(recipe.rate, rel=1e-2)
 
 
 def test_a_twin_is_the_same_function_of_other_weights(workshop, examples):
