@@ -38,7 +38,7 @@ from llm.stages import Completions, Model, Skilled, Student, completions, studen
 from llm.training import Training
 from theory import ntk
 
-RUNTIME = "20 minutes on two cores"
+RUNTIME = "25 minutes on two cores"
 
 MARGIN = 0.05  # of the teacher's gain, within which an effect counts as none
 SKILL = "skill"  # data of the teacher with the skill, in the tables

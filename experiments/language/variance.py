@@ -37,7 +37,7 @@ from llm.stages import Completions, Student, Tuned, Workshop, completions, evalu
 from llm.stages.recipe import Model
 from llm.training import Training
 
-RUNTIME = "25 minutes on two cores"
+RUNTIME = "10 minutes on two cores"
 
 LEVELS = ("base", "trait", "teacher", "data", "student")
 DRAWS = LEVELS[2:]
