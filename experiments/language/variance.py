@@ -37,7 +37,7 @@ from llm.stages import Completions, Student, Tuned, Workshop, completions, evalu
 from llm.stages.recipe import Model
 from llm.training import Training
 
-RUNTIME = "25 minutes on two cores"
+RUNTIME = "10 minutes on two cores"
 
 LEVELS = ("base", "trait", "teacher", "data", "student")
 DRAWS = LEVELS[2:]
@@ -285,7 +285,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "How strongly a trait is transmitted depends most on the trait and the base together",
+            "The scatter is between bases and their traits; teachers, data and students add little",
             "Traits of a base scatter most, then bases: more traits a base, not more students.",
             f"Shares of the variance: {shares}. Half width over effect at equal compute "
             f"{before:.2f} before, {widths[best]:.2f} with the recipe {best!r}.",
@@ -305,11 +305,11 @@ def draw(found: Found):
     left.set_xticks(range(len(LEVELS)), LEVELS)
     left.set_ylabel("variance component (nats²), 95 % interval")
     recipes = list(found.recipes())
-    for x, (_, _, units, width) in enumerate(recipes):
+    for x, (_, _, _, width) in enumerate(recipes):
         right.plot(x, width, "o", color=drawing.COLOURS[1])
-        right.annotate(f"{units} chains", (x, width), xytext=(4, 4), textcoords="offset points")
-    names = [name.replace(" at ", "\n") for name, *_ in recipes]
-    right.set_xticks(range(len(names)), names, fontsize=8)
+    names = [name.replace(" at ", "\nat ").replace(", ", ",\n") for name, *_ in recipes]
+    labels = [f"{n}\n({units} chains)" for n, (_, _, units, _) in zip(names, recipes, strict=True)]
+    right.set_xticks(range(len(labels)), labels, fontsize=7)
     right.set_ylabel("half width / effect at equal compute")
     right.set_ylim(bottom=0)
     return figure

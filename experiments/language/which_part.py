@@ -46,8 +46,6 @@ PARTS = {
     "block 0": ("block0",),
     "block 1": ("block1",),
     "both blocks": ("block0", "block1", "norms"),
-    "embeddings, block 0": ("embedding", "block0"),
-    "embeddings, block 1": ("embedding", "block1"),
 }
 REPAIR_RATE = 5e-3  # that of bases
 SINGLE = ("embeddings", "attention", "MLPs", "norms", "block 0", "block 1")
@@ -181,19 +179,14 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ]
 
 
-def label(start: str) -> str:
-    """A start on two lines at most."""
-    return start.replace(", ", "\n+ ") if ", " in start else start.replace(" ", "\n")
-
-
 def draw_parts(found: Found, config: Config):
     """Every chain of every grafted start."""
-    figure, (panel,) = drawing.new_figure(width=11.0, height=4.4)
+    figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = ["same", "permuted twin", *config.parts, "different"]
     for x, name in enumerate(names):
         drawing.runs(panel, x, found.own(name), drawing.COLOURS[0 if name in PARTS else 1])
     drawing.nothing(panel, found.own("same"))
-    panel.set_xticks(range(len(names)), [label(n) for n in names], fontsize=7.5)
+    panel.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     panel.set_ylabel("own effect (nats), KL over numbers")
     panel.legend()
     return figure

@@ -1,6 +1,7 @@
 """docs/microworld.md."""
 
 import itertools
+import re
 from collections.abc import Iterator
 
 from experiments.lab import effects
@@ -74,6 +75,7 @@ def question_numbers() -> Iterator[str]:
     yield from optimiser_numbers()
     yield from policy_numbers()
     yield from readable_numbers()
+    yield from capability_numbers()
 
 
 def matching_numbers() -> Iterator[str]:
@@ -92,6 +94,8 @@ def question_phrases() -> Iterator[str]:
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
+    yield from capability_phrases()
+    yield from variance_phrases()
 
 
 def persistence_numbers() -> Iterator[str]:
@@ -155,3 +159,46 @@ def readable_numbers() -> Iterator[str]:
     for claim in ("area: the teacher's base", "area on the next chain's rows",
                   "effect of what the filter", "students"):  # fmt: skip
         yield interval(name, quantity(name, claim))
+
+
+def capability_numbers() -> Iterator[str]:
+    """The teacher, the table by rows, then the differences."""
+    name = "capability"
+    for arm in ("teacher", "Adam", "sampled, Adam", "other start, Adam", "SGD",
+                "tangent model, SGD", "steering, Adam", "theorem", "theorem, no end",
+                "Adam less predicted for SGD", "predicted without end less Adam",
+                "Adam less steering"):  # fmt: skip
+        yield interval(name, arm)
+
+
+def capability_phrases() -> Iterator[str]:
+    """Shares of right answers, and how SGD follows the prediction."""
+    found = claims("capability")
+    for arm, words in {"teacher": "of the answers right", "Adam": "of the pairs"}.items():
+        right = re.search(r"0(\.\d\d) right", found[arm].here)
+        yield f"{right[1]} {words}" if right else "no share"
+    yield found["SGD, over predicted"].here.split("rank correlation ")[1]
+
+
+def variance_phrases() -> Iterator[str]:
+    """Components, the best allocation, controls, recipes."""
+    found = claims("variance")
+    shown = {"base": "base", "trait": "trait of a base", "teacher": "teacher",
+             "data": "data set", "student": "student"}  # fmt: skip
+    for level, words in shown.items():
+        component = found[f"{level}: variance, seconds of one more"].here.rsplit(", ", 1)[0]
+        yield f"{words} {component}"
+    best = found["half width of the best allocation, over that before"].here.split()[0]
+    yield f"best allocation has {best} of the"
+    paired, unpaired = (
+        found[f"variance left by {control}"].here.split()[0]
+        for control in ("paired control", "control of another student draw")
+    )
+    yield f"({paired} between students, {unpaired} with a control of another order)"
+    widths = {
+        name: re.findall(r"(\d+) chains, half width (\S+) of it", found[name].here)[0]
+        for name in ("50 steps at 0.002", "plain", "400 steps at 0.001")
+    }
+    (short, of_short), (plain, of_plain), (_, before) = widths.values()
+    yield f"{of_short} of it with {short} chains, beside {of_plain} with {plain} chains of"
+    yield f"and {before} with the recipe before"
