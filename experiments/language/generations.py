@@ -156,7 +156,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A trait lives on for ten generations: most is lost at the first hop, little after it",
             "Less than half is kept by either target, and more of it by soft targets.",
             f"{ends}.",
-            "What a first student has is passed on nearly whole; generations between protect little.",
+            "What a first student has is passed on nearly whole; distance protects little.",
             lambda: draw(found, config),
         )
     ]
