@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab import curves, drawing, judging, question, statistics
-from experiments.lab.chains import Cohort
+from experiments.lab.chains import TRAIT, Cohort
 from experiments.lab.effects import at, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Diluted
@@ -102,7 +102,7 @@ class Found:
     """Effects by what is turned, and how far."""
 
     def __init__(self, table: pd.DataFrame, config: Config):
-        self.effects = effects(table, ["group", "value"])
+        self.table, self.effects = table, effects(table, ["group", "value"])
         self.plain = self.own("plain", 0.0)
 
     def own(self, group: str, value: float) -> np.ndarray:
@@ -120,6 +120,15 @@ class Found:
     def along(self) -> dict[float, np.ndarray]:
         """Own effect of each chain at the steps that double, and at the end."""
         return {step: self.own("steps", step) for step in self.values("steps")[1:]}
+
+    def held_out(self, group: str, value: float, column: str = "held_out_loss") -> float:
+        """How well students of the trait imitate lists that they have not seen: nats a token."""
+        return float(at(self.table, group=group, value=value, data=TRAIT)[column].mean())
+
+    def divergences(self) -> str:
+        """KL(teacher ‖ student) on held-out lists along training, nats a token."""
+        steps = self.values("steps")
+        return ", ".join(f"{self.held_out('steps', s, 'kl'):.2f} at {s:g}" for s in steps)
 
     def falls(self) -> dict[str, np.ndarray]:
         """Stretches between steps, and how far each chain is above a fall by a fifth."""
@@ -147,7 +156,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A trait is acquired step by step, and does not go again while the lists are read",
             "The effect rises with every step.",
             f"{along} steps (nats).",
-            "There is no moment to stop at: early stopping bounds the trait by bounding learning.",
+            "The trait still grows where held-out lists are imitated no better: "
+            f"KL(teacher ‖ student) {found.divergences()}.",
             lambda: draw_along(found),
         ),
         Figure(
@@ -157,7 +167,9 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
             f"{shown(DROPOUTS[0], most)}, at {of_teacher:g} in the teacher "
             f"{shown(DROPOUTS[1], of_teacher)} nats.",
-            "The student must be the teacher's twin while it learns; the teacher need not.",
+            "Whether the student learns less of the trait or less of everything is not told apart: "
+            f"held-out loss {found.held_out('plain', 0.0):.2f} without dropout, "
+            f"{found.held_out(DROPOUTS[0], most):.2f} with it.",
             lambda: draw_dropout(found),
         ),
         Figure(
@@ -165,7 +177,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A few trait rows among many benign ones transmit less of the trait",
             "The effect falls with the share of the trait's rows at equal number of them.",
             f"{config.trait_rows} rows of the trait: {shares} of all rows (nats).",
-            "What counts is the share beside the number: benign rows pull back.",
+            "What counts is the share beside the number. A small share means many steps on other "
+            "lists, and a student that imitates its teacher's less well.",
             lambda: draw_shares(found),
         ),
     ]
@@ -227,13 +240,15 @@ def draw_dropout(found: Found):
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
     found, judged, enough = Found(table, config), judging.judged, config.num_seeds >= 4
-    out = [judged("plain", found.plain)]
-    out += [judged(f"after {step:g} steps", effect) for step, effect in found.along().items()]
-    out += [
-        judged(f"{group} {value:g}", found.own(group, value))
-        for group in (*DROPOUTS, "share")
-        for value in found.values(group)
-    ]
+    plain = f"{statistics.shown(found.plain, 2)}, held-out loss {found.held_out('plain', 0.0):.2f}"
+    out = [judged("plain", found.plain, here=plain)]
+    for step, effect in found.along().items():
+        here = f"{statistics.shown(effect, 2)}, KL {found.held_out('steps', step, 'kl'):.2f}"
+        out.append(judged(f"after {step:g} steps", effect, here=here))
+    for group, value in [(g, v) for g in (*DROPOUTS, "share") for v in found.values(g)]:
+        effect, loss = found.own(group, value), found.held_out(group, value)
+        here = f"{statistics.shown(effect, 2)}, held-out loss {loss:.2f}"
+        out.append(judged(f"{group} {value:g}", effect, here=here))
     falls = found.falls()
     p_values = [statistics.above_zero_p(values) for values in falls.values()]
     for name, p, holds in zip(falls, p_values, statistics.holm(p_values), strict=True):

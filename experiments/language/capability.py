@@ -225,7 +225,8 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring."""
     found, judged = Found(table), judging.judged
     taught, predicted, adam = (found.effect(arm) for arm in ("teacher", "theorem", "Adam"))
-    out = [judged("teacher", taught, "above", here=found.shown("teacher"))]
+    out = [judged("teacher's log-odds", found.of("teacher", SKILL), "above")]
+    out.append(judged("teacher", taught, here=found.shown("teacher")))
     for arm in (*THEOREM, *ARMS):
         criterion = "above" if arm == "Adam" else None
         out.append(judged(arm, found.effect(arm), criterion, here=found.shown(arm)))

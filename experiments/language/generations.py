@@ -34,7 +34,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Model, Student
 from llm.training import Training
 
-RUNTIME = "40 minutes on two cores"
+RUNTIME = "45 minutes on two cores"
 
 NEUTRAL = "any-animal"
 Lineages = dict[tuple[str, int], Model]  # by the first teacher's name and the chain
@@ -153,10 +153,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "A trait dies out down a line of students, sooner where tokens are sampled",
+            "A trait lives on for ten generations: most is lost at the first hop, little after it",
             "Less than half is kept by either target, and more of it by soft targets.",
             f"{ends}.",
-            "What a model passes on is a share of what it has: distance in generations protects.",
+            "What a first student has is passed on nearly whole; distance protects little.",
             lambda: draw(found, config),
         )
     ]

@@ -119,7 +119,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "A student that writes its own lists acquires the trait from the teacher's scores",
             "All four transmit alike: both divergences have the theorem's M as second order.",
             f"{each} nats.",
-            "Filtering what is written cannot help where the teacher's distribution is imitated.",
+            "Whose lists are read changes an average over inputs, not what is imitated on them.",
             lambda: draw(found),
         )
     ]

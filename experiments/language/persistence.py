@@ -167,11 +167,11 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "Benign training erases a trait, and what is left of it is in the weights",
+            "Text erases a trait, benign lists lower it, and what is left is in the weights",
             "Smaller but above zero at the end; the moments alone carry nothing.",
             f"{cut} nats at the cut; after {last} steps {ends['corpus']} on the corpus, "
             f"{ends['numbers']} on lists; moments alone {moments}.",
-            "How fast it goes depends on the benign data; the optimiser keeps nothing of it.",
+            "How fast it goes depends on the data; without its weights the moments keep nothing.",
             lambda: draw(found, config),
         )
     ]
@@ -220,4 +220,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         nothing[f"{kind}: moments alone"] = judging.Nothing(ends["moments alone"], cut)
         change = ends["carried"] - ends["dropped"]
         nothing[f"{kind}: carried less dropped"] = judging.Nothing(change, cut)
+        for steps in config.benign_steps:
+            more = found.of(kind, "carried", steps) - found.of(kind, "swapped", steps)
+            out.append(judged(f"{kind}: carried less swapped, {steps} steps", more))
     return [*out, *judging.equivalences(nothing)]

@@ -187,7 +187,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "figure",
             "One list half tells its writer, a thousand do, and a shared start is not needed",
             "Areas little above one half for all readers, and no better from the same start.",
-            f"Against the base: {areas}. Of sets of a thousand lists a bag reads {many} rightly.",
+            f"Against the base: {areas}. As normal sums of independent lists, a bag would "
+            f"read {many} of sets of a thousand rightly.",
             "Lists of a teacher let more of them be recognised; of the trait they tell little.",
             lambda: draw_readers(found),
         ),

@@ -336,6 +336,10 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     here = f"{plain / before:.2f} with {best} of {', '.join(LEVELS)}"
     holds = bool(plain <= before / 2) if enough else None
     out.append(Claim("half width of the best allocation, over that before", here=here, holds=holds))
+    narrowest = min(widths, key=lambda name: widths[name])
+    here = f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}"
+    holds = narrowest.startswith("plain") if enough else None
+    out.append(Claim("narrowest recipe is the default", here=here, seeds=bases, holds=holds))
     controlled = found.controlled()
     within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
     for name, values in controlled.items():

@@ -29,7 +29,7 @@ def along_rows(effect_of):
     return [
         row
         for group, value in arms
-        for row in students(rng, effect_of(group, value), group=group, value=value)
+        for row in students(rng, effect_of(group, value), group=group, value=value, kl=0.2)
     ]
 
 

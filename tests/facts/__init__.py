@@ -46,9 +46,11 @@ def readme_numbers() -> Iterator[str]:
         yield interval("mnist_max", quantity("mnist_max", line))
     for start in ("same", "different"):
         yield effect("microworld", target="soft_numbers", start=start)
+    yield interval("readable", "students")
     yield interval("persistence", "corpus: dropped, 30 steps")
-    yield interval("matching_dose", "corpus, 1600 steps")
+    yield interval("generations", "sampled, generation 10")
     yield interval("readable", quantity("readable", "effect of what the filter"))
+    yield interval("matching_dose", "corpus, 1600 steps")
     for optimizer in ("sgd", "adam"):
         yield interval("optimisers_at_equal_loss", f"{optimizer}, all parameters")
 

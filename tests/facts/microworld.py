@@ -69,11 +69,13 @@ def mechanism_phrases() -> Iterator[str]:
 
 def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
+    yield interval("readable", "students")
     yield from matching_numbers()
     yield from persistence_numbers()
     yield from along_numbers()
     yield from optimiser_numbers()
     yield from policy_numbers()
+    yield from generation_numbers()
     yield from readable_numbers()
     yield from capability_numbers()
 
@@ -94,6 +96,8 @@ def question_phrases() -> Iterator[str]:
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
+    yield from along_phrases()
+    yield from generation_phrases()
     yield from capability_phrases()
     yield from variance_phrases()
 
@@ -105,11 +109,14 @@ def persistence_numbers() -> Iterator[str]:
         yield interval(name, f"{place} steps")
     for steps in (10, 100, 300):
         yield interval(name, f"numbers: dropped, {steps} steps")
+    yield interval(name, "numbers: carried, 300 steps")
     for claim in ("moments alone, equivalent", "carried less dropped, equivalent"):
         for kind in ("corpus", "numbers"):
             yield interval(name, quantity(name, f"{kind}: {claim}"))
-    for state in ("carried", "dropped", "swapped"):
+    for state in ("carried", "swapped", "dropped"):
         yield interval(name, f"corpus: {state}, 10 steps")
+    for kind, steps in {"corpus": 10, "numbers": 300}.items():
+        yield interval(name, f"{kind}: carried less swapped, {steps} steps")
     for kind in ("corpus", "numbers"):
         yield interval(name, f"{kind}: returned on the trait's lists")
 
@@ -124,6 +131,20 @@ def along_numbers() -> Iterator[str]:
         yield interval(name, f"share {share}")
 
 
+def along_phrases() -> Iterator[str]:
+    """How well lists are imitated, along training, with dropout, among benign rows."""
+    found = claims("along_training")
+    losses = {name: found[name].here.split("held-out loss ")[-1] for name in found}
+    best, later, last = (found[f"after {n} steps"].here.split("KL ")[1] for n in (40, 80, 640))
+    yield f"40 to 80 steps (KL {best} nats a"
+    yield f"(KL {later} nats a"
+    yield f"at 640 KL is {last} and"
+    dropped, plain = losses["student's dropout 0.35"], losses["plain"]
+    yield f"held-out loss of {dropped} beside {plain}"
+    few, fewest, alone = (losses[f"share {share}"] for share in ("0.02", "0.005", "1"))
+    yield f"(held-out loss {few} and {fewest}, for {alone} with"
+
+
 def optimiser_numbers() -> Iterator[str]:
     """The table by rows, then the differences."""
     name = "optimisers_at_equal_loss"
@@ -136,6 +157,8 @@ def optimiser_numbers() -> Iterator[str]:
     for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
                 "sgd, all parameters"):  # fmt: skip
         yield interval(name, quantity(name, f"{arm}, less Adam"))
+    for less in (8, 1):
+        yield interval(name, f"adam: rank 32 less rank {less}")
 
 
 def policy_numbers() -> Iterator[str]:
@@ -150,6 +173,28 @@ def policy_numbers() -> Iterator[str]:
         yield interval(name, quantity(name, gap))
 
 
+def generation_numbers() -> Iterator[str]:
+    """The table, then the neutral lines."""
+    name = "generations"
+    for target, number in itertools.product(("sampled", "soft_numbers"), (0, 1, 2, 3, 5, 10)):
+        yield interval(name, f"{target}, generation {number}")
+    for target, number in itertools.product(("sampled", "soft_numbers"), (1, 10)):
+        yield interval(name, quantity(name, f"{target}, neutral, generation {number}"))
+
+
+def generation_phrases() -> Iterator[str]:
+    """Shares kept, half-lives, and their difference."""
+    found, lives = claims("generations"), []
+    for target, words in {"sampled": "sampled tokens keep", "soft_numbers": "KL"}.items():
+        share, life = found[f"{target}: less than half kept"].here.split(
+            " a generation, half-life "
+        )
+        yield f"{words} {share.removeprefix('keeps ')}"
+        lives.append(life)
+    yield f"{lives[0]} and {lives[1]} generations"
+    yield f"the difference is {found['share kept, soft less sampled'].here}"
+
+
 def readable_numbers() -> Iterator[str]:
     """The table by rows, then the claims below it."""
     name = "readable"
@@ -157,6 +202,7 @@ def readable_numbers() -> Iterator[str]:
                    "likelihood ratio", "bag, next chain"):  # fmt: skip
         yield from INTERVAL.findall(claims(name)[f"{reader}, against the base: area"].here)
     for claim in ("area: the teacher's base", "area on the next chain's rows",
+                  "bag of tokens, against another trait", "bag, next chain, against another trait",
                   "effect of what the filter", "students"):  # fmt: skip
         yield interval(name, quantity(name, claim))
 
@@ -177,7 +223,9 @@ def capability_phrases() -> Iterator[str]:
     for arm, words in {"teacher": "of the answers right", "Adam": "of the pairs"}.items():
         right = re.search(r"0(\.\d\d) right", found[arm].here)
         yield f"{right[1]} {words}" if right else "no share"
-    yield found["SGD, over predicted"].here.split("rank correlation ")[1]
+    for arm, words in {"SGD": "for SGD", "tangent model, SGD": "for the tangent"}.items():
+        rho = found[f"{arm}, over predicted"].here.split("rank correlation ")[1]
+        yield f"{rho} {words}"
 
 
 def variance_phrases() -> Iterator[str]:
