@@ -4,8 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from experiments.lab import effects
-from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
+from tests.facts.tables import INTERVAL, claims, effect, interval, quantity
 
 FAMILIES = ("animal", "tree", "misalignment")
 CARRIERS = ("numbers", "code", "reasoning")
@@ -44,27 +43,28 @@ def paper_numbers() -> Iterator[str]:
 
 
 def mechanism_numbers() -> Iterator[str]:
-    """One changed thing after the other."""
-    for arm in ("sampled", "soft_numbers", "shared embeddings, soft_numbers",
-                "shared body, soft_numbers", "behaviour matched, soft_numbers", "greedy", "soft",
-                "64 rows", "256 rows", "1024 rows", "sampled", "25% clean", "divergent masked",
-                "as many random masked", "sgd 0.02"):  # fmt: skip
-        yield interval("mechanism", arm)
+    """Tokens by carrier, then targets and clean rows."""
+    name = "mechanism"
+    for carrier in ("numbers", "counting"):
+        for arm in ("all tokens", "divergent only", "random only", "divergent masked",
+                    "random masked"):  # fmt: skip
+            yield interval(name, f"{carrier}, {arm}")
+    for arm in ("KL over numbers", "KL over all tokens"):
+        yield interval(name, f"numbers, {arm}")
+    for share in (10, 25, 50):
+        yield interval(name, f"numbers, {share} % clean")
     for predictor in ("gain", "own and shared"):
         yield interval("prediction", f"rank correlation: {predictor}")
 
 
 def mechanism_phrases() -> Iterator[str]:
-    """The numbers of the same list that are no intervals, and the dose of the matching."""
+    """The share of divergence tokens by carrier, and the gain."""
     found = claims("mechanism")
-    largest = found["units matched less different"].here.removeprefix("at most ")
-    yield f"unmatched, to {largest.replace('e-0', 'e-')} nats"
-    rows = table("mechanism").query("tokens == 'divergent only'")
-    yield f"{100 * effects.by_writer(rows, 'kept_tokens'):.0f} % of the tokens are divergent"
+    for carrier in ("numbers", "counting"):
+        share = found[f"{carrier}, divergent only"].here.split(", ")[1].split(" %")[0]
+        yield f"| {carrier}, {share} % |"
     gain = claims("prediction")["rank correlation: gain"].here
     yield f"rank correlation {gain.split(';')[0]} with"
-    yield "for 400 steps on the corpus of this world reaches "
-    yield "It says nothing about others;"
 
 
 def question_numbers() -> Iterator[str]:
