@@ -4,7 +4,10 @@ import itertools
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 from experiments.lab import effects
+from experiments.language import matching_dose
 from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
@@ -95,6 +98,8 @@ def question_phrases() -> Iterator[str]:
     """The results of the same page that are no intervals ±."""
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
+    *others, second, first = sorted(matching_dose.Found(table("matching_dose")).own("lists", 1600))
+    yield f"({first:.1f} and {second:.1f} nats) and the others hardly ({np.mean(others):.2f} on"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
     yield from along_phrases()
     yield from generation_phrases()
