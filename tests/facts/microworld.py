@@ -73,6 +73,7 @@ def mechanism_phrases() -> Iterator[str]:
 def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
     yield interval("readable", "students")
+    yield from part_numbers()
     yield from matching_numbers()
     yield from persistence_numbers()
     yield from along_numbers()
@@ -81,6 +82,26 @@ def question_numbers() -> Iterator[str]:
     yield from generation_numbers()
     yield from readable_numbers()
     yield from capability_numbers()
+
+
+def part_numbers() -> Iterator[str]:
+    """Grafts by rows, then siblings."""
+    name = "which_part"
+    for start in ("same", "permuted twin", "embeddings", "attention", "MLPs", "norms", "block 0",
+                  "block 1", "both blocks", "different"):  # fmt: skip
+        yield interval(name, start)
+    for steps in (10, 30, 100, 300, 1000):
+        yield interval(name, f"{steps} steps apart")
+    yield interval(name, "initial weights")
+    yield interval(name, "initial weights less different")
+
+
+def part_phrases() -> Iterator[str]:
+    """How much worse every graft models the corpus, the twin, and the drift."""
+    found = claims("which_part")
+    for start in ("embeddings", "attention", "MLPs", "norms", "block 0", "block 1", "both blocks"):
+        yield f"| {start} | {found[start].here.replace(', corpus loss ', ' | ')} |"
+    yield f"{found['rank correlation, effect and steps apart'].here}, not below"
 
 
 def matching_numbers() -> Iterator[str]:
@@ -101,6 +122,7 @@ def question_phrases() -> Iterator[str]:
     *others, second, first = sorted(matching_dose.Found(table("matching_dose")).own("lists", 1600))
     yield f"({first:.1f} and {second:.1f} nats) and the others hardly ({np.mean(others):.2f} on"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
+    yield from part_phrases()
     yield from along_phrases()
     yield from generation_phrases()
     yield from capability_phrases()
