@@ -180,18 +180,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "How much of a trait is carried depends on how much a teacher has to choose",
+            "How much of a trait is carried does not follow from how much a teacher has to choose",
             "The effect grows with unique rows and with nats a token; digits do not matter.",
             f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}].",
-            "Where information is the currency, counting it tells how safe a data set is.",
+            "Counting nats does not tell how safe a data set is.",
             lambda: draw_bits(found, config),
         ),
         Figure(
             "flags",
-            "Text with one right way to go on has few divergence tokens",
+            "Text with one right way to go on has fewer divergence tokens, a quarter of all",
             "5 to 18 % on counting, as published for language models.",
             f"Flagged: {flags}.",
-            "Claims about few tokens can be tested on a carrier where they are few.",
+            "Claims about few tokens can be tested here on counting at best.",
             lambda: draw_flags(found, config),
         ),
     ]
@@ -199,7 +199,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def draw_bits(found: Found, config: Config):
     """Mean effect against total nats, one line a carrier and temperature."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     for colour, carrier in zip(drawing.COLOURS, config.carriers, strict=False):
         for style, temperature in zip(("o-", "s--"), config.temperatures, strict=False):
             nats = [found.told.loc[(carrier, temperature, r), "nats"] for r in config.rows]
@@ -213,7 +213,7 @@ def draw_bits(found: Found, config: Config):
     panel.set_xscale("log")
     panel.set_xlabel("nats in the distinct rows")
     panel.set_ylabel("own effect (nats)")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

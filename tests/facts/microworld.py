@@ -77,6 +77,7 @@ def question_numbers() -> Iterator[str]:
     yield from matching_numbers()
     yield from persistence_numbers()
     yield from along_numbers()
+    yield from bits_numbers()
     yield from optimiser_numbers()
     yield from policy_numbers()
     yield from generation_numbers()
@@ -104,6 +105,27 @@ def part_phrases() -> Iterator[str]:
     yield f"{found['rank correlation, effect and steps apart'].here}, not below"
 
 
+def bits_numbers() -> Iterator[str]:
+    """The table by carrier and temperature, then rows, digits and flags."""
+    name = "bits"
+    for carrier in ("numbers", "counting", "digits1", "digits2", "digits3"):
+        for temperature, rows in itertools.product(("1", "0.5"), (64, 320, 1536)):
+            yield interval(name, f"{carrier}, T {temperature}, {rows} rows")
+    for carrier in ("numbers", "counting"):
+        yield interval(name, f"{carrier}: all rows less 64")
+    yield interval(name, "1 digit less 3 digits").removeprefix("-")
+    for carrier in ("counting", "numbers", "digits1", "digits2", "digits3"):
+        yield interval(name, f"{carrier}: divergence tokens")
+
+
+def bits_phrases() -> Iterator[str]:
+    """What is left of information as the currency, and who writes."""
+    found = claims("bits")
+    yield f"rank correlation of {found['rank correlation of effect and nats'].here} over"
+    for carrier in ("digits2", "digits3"):
+        assert found[f"{carrier}: teachers that write it"].here == "15 of 16"
+
+
 def matching_numbers() -> Iterator[str]:
     """Effects and alignments by what was imitated on."""
     name, last = "matching_dose", "1600 steps"
@@ -123,6 +145,7 @@ def question_phrases() -> Iterator[str]:
     yield f"({first:.1f} and {second:.1f} nats) and the others hardly ({np.mean(others):.2f} on"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
     yield from part_phrases()
+    yield from bits_phrases()
     yield from along_phrases()
     yield from generation_phrases()
     yield from capability_phrases()
