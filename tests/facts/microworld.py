@@ -40,6 +40,7 @@ def paper_numbers() -> Iterator[str]:
     for student, teacher in itertools.product(MODELS, MODELS):
         yield interval("cross_model", f"{teacher} to {student}")
     yield interval("cross_model", "siblings less strangers")
+    yield interval("cross_model", quantity("cross_model", "strangers, equivalent"))
     yield interval(name, "numbers, all traits")
     yield effect(name, carrier="numbers", arm="shuffled within", start="same")
     for line in ("shuffled across", "in the prompt", "asked without template"):
