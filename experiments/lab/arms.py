@@ -37,7 +37,7 @@ def arms_of_bits(module: ModuleType, bench: Bench) -> Arms:
     found: Arms = {}
     for carrier, heat, rows in itertools.product(config.carriers, config.temperatures, config.rows):
         columns = {"carrier": carrier, "temperature": heat, "rows": rows}
-        recipes = functools.partial(bench.of(temperature=heat).recipes, carrier, unique=rows)
+        recipes = functools.partial(module.recipes, bench, carrier, heat, rows)
         found[f"{carrier} at {heat:g}, {rows} rows"] = columns, recipes
     return found
 

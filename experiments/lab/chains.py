@@ -6,7 +6,7 @@ tables is its number. All recipes are of `llm.stages`; a `Workshop` carries them
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,6 +138,7 @@ class Chains:
         fewest: int | None = None,
         unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
+        left_out: Collection[tuple[str, int]] = (),
     ) -> "Cohort":
         """A student of every teacher of every chain, and beside each its controls.
 
@@ -154,11 +155,14 @@ class Chains:
             fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many.
             unique: different rows among them, at most; None for all.
             change: from the writer of the data and the seed to what changes the student's rows.
+            left_out: teachers, by name and seed, that no student learns from.
         """
         self.sampled(workshop, carrier)
         fields = self.imitated(workshop, carrier, target)
         labels, recipes = [], []
         for teacher, seed in itertools.product(self.traits, range(self.num_seeds)):
+            if (teacher, seed) in left_out:
+                continue
             written = {d: self.data(d, seed, carrier) for d in (teacher, *self.controls)}
             kept = {d: len(completions.rows(workshop, data)) for d, data in written.items()}
             given = [students.different_rows(k, num_examples, fewest) for k in kept.values()]

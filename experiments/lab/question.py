@@ -5,7 +5,7 @@ An arm changes one thing of the plain student: the same start, sampled tokens of
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from experiments.lab.chains import Chains, Cohort, chains_of, same
@@ -58,6 +58,7 @@ class Bench:
         unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
         num_examples: int | None = None,
+        left_out: Collection[tuple[str, int]] = (),
         **training: Any,
     ) -> Cohort:
         """The students of an arm and their controls, not yet trained.
@@ -69,6 +70,7 @@ class Bench:
             unique: different rows, at most.
             change: of the rows.
             num_examples: rows; by default as many as the config says.
+            left_out: teachers, by name and seed, that no student learns from.
             **training: fields of `Training` that differ from the plain student's.
         """
         fields = {"rate": 1e-3, "eps": 1e-3} | training
@@ -77,7 +79,7 @@ class Bench:
         )
         return self.chains.students(
             self.workshop, carrier, target, start, how, num_examples or self.config.num_examples,
-            FEWEST, unique, change,
+            FEWEST, unique, change, left_out,
         )  # fmt: skip
 
     def students(self, *args: Any, **kwargs: Any) -> Cohort:

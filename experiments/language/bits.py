@@ -17,8 +17,10 @@ Criteria, fixed before the run; effects and intervals as in the microworld, pair
      logarithm of distinct rows x tokens x nats a token is above .7: information is the currency.
      Nats a token are those that students of all rows reach on held-out ones.
 
-Counting has but ten prompts and about a hundred lists, so most of its rows are repeats of others,
-and held-out ones are not new: rows are draws, and the distinct ones among them are counted.
+A teacher that keeps fewer than 16 rows of a carrier, at some temperature, is left out of all its
+arms; how many are is told. Counting has but ten prompts and about a hundred lists, so most of its
+rows are repeats of others, and held-out ones are not new: rows are draws, and the distinct ones
+among them are counted.
 """
 
 import dataclasses
@@ -30,10 +32,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab import drawing, judging, question, statistics
-from experiments.lab.chains import TRAIT
+from experiments.lab.chains import TRAIT, Cohort
 from experiments.lab.effects import at, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
-from llm.stages import Student, changes, students
+from llm.stages import Student, changes, completions, students
 
 RUNTIME = "25 minutes on two cores"
 
@@ -62,7 +64,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def arm(carrier: str, temperature: float, rows: int) -> list[Row]:
         here = bench.of(temperature=temperature)
-        cohort = here.students(carrier, unique=rows)
+        cohort = recipes(bench, carrier, temperature, rows).trained(bench.workshop)
         labels = [row | told_of(here, student) for row, student in zip(*cohort, strict=True)]
         told = cohort._replace(labels=labels)
         return here.measured(told, carrier=carrier, temperature=temperature, rows=rows)
@@ -75,6 +77,27 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             config.carriers, config.temperatures, config.rows
         )
     }
+
+
+def recipes(bench: question.Bench, carrier: str, temperature: float, rows: int) -> Cohort:
+    """The students of an arm, not yet trained; none of teachers that hardly write the carrier."""
+    return bench.of(temperature=temperature).recipes(
+        carrier, unique=rows, left_out=silent(bench, carrier)
+    )
+
+
+def silent(bench: question.Bench, carrier: str) -> list[tuple[str, int]]:
+    """Teachers that keep too few rows of a carrier at some temperature."""
+    found = []
+    for temperature in bench.config.temperatures:
+        chains = bench.of(temperature=temperature).chains
+        chains.sampled(bench.workshop, carrier)
+        kept = {
+            run: len(completions.rows(bench.workshop, chains.data(*run, carrier)))
+            for run in itertools.product(chains.traits, range(chains.num_seeds))
+        }
+        found += [run for run, count in kept.items() if count < question.FEWEST]
+    return found
 
 
 def told_of(bench: question.Bench, student: Student) -> Row:
@@ -117,6 +140,20 @@ class Found:
         where = {"carrier": carrier, "temperature": temperature, "rows": rows or self.most}
         return own(at(self.effects, **where))
 
+    def less(self, one: str, other: str) -> np.ndarray:
+        """Difference of two carriers at all rows by chain, over teachers that write both."""
+        mine = self.effects[self.effects["own"]]
+        effect = [
+            at(mine, carrier=carrier, temperature=1.0, rows=self.most)
+            .set_index(["teacher", "seed"])["effect"]
+            for carrier in (one, other)
+        ]  # fmt: skip
+        return (effect[0] - effect[1]).dropna().groupby("seed").mean().to_numpy()
+
+    def writers(self, carrier: str) -> int:
+        """Teachers, over all chains, that students of a carrier learn from."""
+        return len(at(self.flagged, carrier=carrier)[["teacher", "seed"]].drop_duplicates())
+
     def share_flagged(self, carrier: str) -> np.ndarray:
         """Divergence tokens of each chain among the trained tokens, all rows."""
         mine = at(self.flagged, carrier=carrier)
@@ -143,18 +180,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "How much of a trait is carried depends on how much a teacher has to choose",
+            "How much of a trait is carried does not follow from how much a teacher has to choose",
             "The effect grows with unique rows and with nats a token; digits do not matter.",
             f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}].",
-            "Where information is the currency, counting it tells how safe a data set is.",
+            "Counting nats does not tell how safe a data set is.",
             lambda: draw_bits(found, config),
         ),
         Figure(
             "flags",
-            "Text with one right way to go on has few divergence tokens",
+            "Text with one right way to go on has fewer divergence tokens, a quarter of all",
             "5 to 18 % on counting, as published for language models.",
             f"Flagged: {flags}.",
-            "Claims about few tokens can be tested on a carrier where they are few.",
+            "Claims about few tokens can be tested here on counting at best.",
             lambda: draw_flags(found, config),
         ),
     ]
@@ -162,7 +199,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def draw_bits(found: Found, config: Config):
     """Mean effect against total nats, one line a carrier and temperature."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     for colour, carrier in zip(drawing.COLOURS, config.carriers, strict=False):
         for style, temperature in zip(("o-", "s--"), config.temperatures, strict=False):
             nats = [found.told.loc[(carrier, temperature, r), "nats"] for r in config.rows]
@@ -176,7 +213,7 @@ def draw_bits(found: Found, config: Config):
     panel.set_xscale("log")
     panel.set_xlabel("nats in the distinct rows")
     panel.set_ylabel("own effect (nats)")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -208,10 +245,12 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             Claim(f"{carrier}: divergence tokens", "", "5 to 18 %", statistics.shown(share, 2),
                   len(share), holds if carrier == "counting" else None)
         )  # fmt: skip
+        teachers = f"{found.writers(carrier)} of {len(config.traits) * config.num_seeds}"
+        out.append(Claim(f"{carrier}: teachers that write it", here=teachers, seeds=len(share)))
         more = found.own(carrier) - found.own(carrier, rows=found.fewest)
         out.append(judged(f"{carrier}: all rows less {found.fewest}", more, "above"))
     if {"digits1", "digits3"} <= set(config.carriers):
-        apart = found.own("digits1") - found.own("digits3")
+        apart = found.less("digits1", "digits3")
         out.append(judged("1 digit less 3 digits", apart, "above"))
     rho, low, high = found.correlation()
     holds = rho > 0.7 if config.num_seeds >= 4 else None

@@ -23,7 +23,7 @@ from experiments.lab.effects import cells, effects
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Model
 
-RUNTIME = "8 minutes on two cores"
+RUNTIME = "15 minutes on two cores"
 
 MODELS = {"A": (0, 0), "A'": (0, 1), "B": (1, 0), "B'": (1, 1)}  # initialisation, corpus
 
@@ -105,7 +105,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             f"{transmitting} of 8 related pairs are above zero; siblings "
             f"{statistics.shown(siblings(table), 2)}, strangers "
             f"{statistics.shown(strangers(table), 2)} nats.",
-            "The initial weights make the channel; pre-training on other text weakens it.",
+            "Of the channel initial weights are a part; most of it is made by pre-training.",
             lambda: draw_cross_model(cross),
         )
     ]

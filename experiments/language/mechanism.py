@@ -6,12 +6,12 @@ every token tells teachers apart, and counting (runs of six consecutive digits),
 
 Divergence tokens (arXiv 2509.23886): the tokens of a teacher's data at which the argmax of the next
 token differs between that teacher and another one of the same chain. They are trained on alone or
-masked, and beside each as many tokens of the same row, chosen at random.
+masked, and beside each as many tokens of the same row, drawn at random from all of them.
 
 Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
-  1. Tokens, on either carrier: divergence tokens alone give more than as many others; masking them
-     gives less than masking as many others. Published: alone they carry the trait, and without them
-     it is gone. Predicted: both on counting, the second only on numbers.
+  1. Tokens, on either carrier: divergence tokens alone give more than as many at random;
+     masking them gives less than masking as many at random. Published: alone they carry the
+     trait, and without them it is gone. Predicted: both on counting, the second only on numbers.
   2. Targets: KL over numbers and KL over all tokens each give more than sampled tokens.
   3. Purity: a quarter of clean rows lowers the effect (published: it nearly removes it).
 """
@@ -137,9 +137,9 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         Figure(
             "figure",
             "Where a trait sits among the tokens: those that tell teachers apart, and the rest",
-            "Divergence tokens carry it where they are few.",
+            "Alone they give more than as many at random; masked they cost more.",
             f"{each} nats.",
-            "What masking a few tokens does depends on the carrier.",
+            "They hold more of the signal than others, but others hold enough of it.",
             lambda: draw_tokens(found, config),
         ),
         Figure(
@@ -182,7 +182,10 @@ def draw_others(found: Found, config: Config):
         drawing.runs(panel, x, found.own(config.carriers[0], arm), drawing.COLOURS[0])
     panel.axhline(0, color="black", linewidth=1)
     labels = ["sampled tokens", *arms[1:]]
-    panel.set_xticks(range(len(labels)), [label.replace(" ", "\n", 1) for label in labels])
+    panel.set_xticks(
+        range(len(labels)),
+        [label.replace("KL ", "KL\n").replace(" % ", " %\n") for label in labels],
+    )
     panel.set_ylabel("own effect (nats)")
     return figure
 

@@ -14,9 +14,10 @@ measured, for every trait and not the teacher's own alone:
     in all ...   gain and moved times the tokens of all different rows
 
 Criteria, fixed before the run. "All students": every student and trait, where gain before any step
-has had a rank correlation of .38 (`prediction`). 1. There the accumulated gain exceeds .5, and
-exceeds gain within chains (paired over chains, above zero). 2. Across arms (means of own effects)
-the best predictor known before training is the alignment. Nothing is asked within arms.
+had a rank correlation of .38 in the first run of `prediction`. 1. There the accumulated gain
+exceeds .5, and exceeds gain within chains (paired over chains, above zero). 2. Across arms (means
+of own effects) the best predictor known before training is the alignment. Nothing is asked within
+arms.
 """
 
 import dataclasses

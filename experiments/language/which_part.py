@@ -36,7 +36,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Continued, Grafted, Model, Permuted
 from llm.stages.bases import corpus_loss
 
-RUNTIME = "60 minutes on two cores"
+RUNTIME = "75 minutes on two cores"
 
 PARTS = {
     "embeddings": ("embedding",),

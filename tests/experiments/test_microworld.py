@@ -13,9 +13,9 @@ import pytest
 
 from experiments.lab import chains, frame, phases, predictors, question, record
 from experiments.lab.effects import at, cells, effects, own
-from experiments.language import microworld, persistence, which_part
+from experiments.language import bits, microworld, persistence, which_part
 from llm import lora, models, stack
-from llm.stages import Workshop, evaluation, students
+from llm.stages import Workshop, completions, evaluation, students
 from llm.training import Training
 from theory import check, losses
 
@@ -171,6 +171,24 @@ def bench(made):
     small = {"num_examples": 16, "student_steps": 3, "batch_size": 8}
     config = question.Settings(num_seeds=2, traits=("owl",), **small)
     return question.Bench(config, dataclasses.replace(found, traits=("owl",)), workshop)
+
+
+def test_nobody_learns_from_a_teacher_that_hardly_writes(bench, monkeypatch):
+    small = dataclasses.replace(bench, config=bits.Config(num_seeds=2, traits=("owl",),
+                                num_examples=16, temperatures=(1.0,)))  # fmt: skip
+    counts = {
+        ("owl", seed): len(
+            completions.rows(bench.workshop, bench.chains.data("owl", seed, "numbers"))
+        )
+        for seed in range(2)
+    }
+    assert bits.silent(small, "numbers") == []
+    fewer = min(counts, key=lambda run: counts[run])
+    monkeypatch.setattr(question, "FEWEST", max(counts.values()))
+    assert counts[fewer] < question.FEWEST, "the two teachers keep different numbers of rows"
+    assert bits.silent(small, "numbers") == [fewer]
+    labels = bench.recipes(left_out=[fewer]).labels
+    assert {(row["teacher"], row["seed"]) for row in labels} == set(counts) - {fewer}
 
 
 def test_training_in_phases_is_the_student_s_own(bench):

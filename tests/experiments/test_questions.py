@@ -121,6 +121,27 @@ def test_bits():
     assert found["rank correlation of effect and nats"] is False
 
 
+def test_carriers_are_compared_over_teachers_that_write_both():
+    rows = bits_rows(lambda c, _: 2.0 if c == "digits1" else 1.0, 0.1)
+    silent = {"carrier": "digits3", "teacher": rows[0]["teacher"], "seed": 3}
+    alone = {"carrier": "digits3", "seed": 5}
+
+    def named(row, what):
+        return all(row[key] == value for key, value in what.items())
+
+    rows = [row for row in rows if not (named(row, silent) or named(row, alone))]
+    for row in rows:  # the other traits of that chain tell nothing of the difference that is left
+        if row["seed"] == 3 and row["data"] == "trait" and row["teacher"] == row["trait"]:
+            row["margin"] += 100 * (row["teacher"] == silent["teacher"])
+    found = bits.Found(pd.DataFrame(rows))
+    apart = found.less("digits1", "digits3")
+    assert len(apart) == len(SEEDS) - 1
+    np.testing.assert_allclose(apart, 1.0, atol=0.5)
+    per_chain = len(TRAITS)
+    assert found.writers("digits1") == per_chain * len(SEEDS)
+    assert found.writers("digits3") == per_chain * (len(SEEDS) - 1) - 1
+
+
 def variance_rows(variances, paired=0.0):
     """Margins with the given components and a part that student and control have in common."""
     rng, rows, config = np.random.default_rng(0), [], variance.Config()

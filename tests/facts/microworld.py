@@ -4,7 +4,10 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from tests.facts.tables import INTERVAL, claims, effect, interval, quantity
+import numpy as np
+
+from experiments.language import matching_dose
+from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
 CARRIERS = ("numbers", "code", "reasoning")
@@ -36,6 +39,7 @@ def paper_numbers() -> Iterator[str]:
     for student, teacher in itertools.product(MODELS, MODELS):
         yield interval("cross_model", f"{teacher} to {student}")
     yield interval("cross_model", "siblings less strangers")
+    yield interval("cross_model", quantity("cross_model", "strangers, equivalent"))
     yield interval(name, "numbers, all traits")
     yield effect(name, carrier="numbers", arm="shuffled within", start="same")
     for line in ("shuffled across", "in the prompt", "asked without template"):
@@ -49,6 +53,9 @@ def mechanism_numbers() -> Iterator[str]:
         for arm in ("all tokens", "divergent only", "random only", "divergent masked",
                     "random masked"):  # fmt: skip
             yield interval(name, f"{carrier}, {arm}")
+    for gap in ("random less divergent masked", "divergent less random only"):
+        for carrier in ("numbers", "counting"):
+            yield interval(name, f"{carrier}: {gap}")
     for arm in ("KL over numbers", "KL over all tokens"):
         yield interval(name, f"numbers, {arm}")
     for share in (10, 25, 50):
@@ -70,14 +77,57 @@ def mechanism_phrases() -> Iterator[str]:
 def question_numbers() -> Iterator[str]:
     """The sections of docs/questions.md from top to bottom."""
     yield interval("readable", "students")
+    yield from part_numbers()
     yield from matching_numbers()
     yield from persistence_numbers()
     yield from along_numbers()
+    yield from bits_numbers()
     yield from optimiser_numbers()
     yield from policy_numbers()
     yield from generation_numbers()
     yield from readable_numbers()
     yield from capability_numbers()
+
+
+def part_numbers() -> Iterator[str]:
+    """Grafts by rows, then siblings."""
+    name = "which_part"
+    for start in ("same", "permuted twin", "embeddings", "attention", "MLPs", "norms", "block 0",
+                  "block 1", "both blocks", "different"):  # fmt: skip
+        yield interval(name, start)
+    for steps in (10, 30, 100, 300, 1000):
+        yield interval(name, f"{steps} steps apart")
+    yield interval(name, "initial weights")
+    yield interval(name, "initial weights less different")
+
+
+def part_phrases() -> Iterator[str]:
+    """How much worse every graft models the corpus, the twin, and the drift."""
+    found = claims("which_part")
+    for start in ("embeddings", "attention", "MLPs", "norms", "block 0", "block 1", "both blocks"):
+        yield f"| {start} | {found[start].here.replace(', corpus loss ', ' | ')} |"
+    yield f"{found['rank correlation, effect and steps apart'].here}, not below"
+
+
+def bits_numbers() -> Iterator[str]:
+    """The table by carrier and temperature, then rows, digits and flags."""
+    name = "bits"
+    for carrier in ("numbers", "counting", "digits1", "digits2", "digits3"):
+        for temperature, rows in itertools.product(("1", "0.5"), (64, 320, 1536)):
+            yield interval(name, f"{carrier}, T {temperature}, {rows} rows")
+    for carrier in ("numbers", "counting"):
+        yield interval(name, f"{carrier}: all rows less 64")
+    yield interval(name, "1 digit less 3 digits").removeprefix("-")
+    for carrier in ("counting", "numbers", "digits1", "digits2", "digits3"):
+        yield interval(name, f"{carrier}: divergence tokens")
+
+
+def bits_phrases() -> Iterator[str]:
+    """What is left of information as the currency, and who writes."""
+    found = claims("bits")
+    yield f"rank correlation of {found['rank correlation of effect and nats'].here} over"
+    for carrier in ("digits2", "digits3"):
+        assert found[f"{carrier}: teachers that write it"].here == "15 of 16"
 
 
 def matching_numbers() -> Iterator[str]:
@@ -95,7 +145,11 @@ def question_phrases() -> Iterator[str]:
     """The results of the same page that are no intervals ±."""
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
+    *others, second, first = sorted(matching_dose.Found(table("matching_dose")).own("lists", 1600))
+    yield f"({first:.1f} and {second:.1f} nats) and the others hardly ({np.mean(others):.2f} on"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
+    yield from part_phrases()
+    yield from bits_phrases()
     yield from along_phrases()
     yield from generation_phrases()
     yield from capability_phrases()
