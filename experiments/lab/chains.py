@@ -164,7 +164,7 @@ class Chains:
             if (teacher, seed) in left_out:
                 continue
             written = {d: self.data(d, seed, carrier) for d in (teacher, *self.controls)}
-            kept = {d: len(completions.rows(workshop, data)) for d, data in written.items()}
+            kept = {d: completions.kept(workshop, data) for d, data in written.items()}
             given = [students.different_rows(k, num_examples, fewest) for k in kept.values()]
             different = min(given if unique is None else [*given, unique])
             for name, data in written.items():

@@ -102,7 +102,7 @@ class Bench:
         completions.write(self.workshop, list(data.values()))
         given: dict[int, int] = {}
         for (_, seed), written in data.items():
-            kept = len(completions.rows(self.workshop, written))
+            kept = completions.kept(self.workshop, written)
             rows = students.different_rows(kept, self.config.num_examples, FEWEST)
             given[seed] = min(rows, given.get(seed, rows))
         return data, given

@@ -125,6 +125,11 @@ class Found:
         """How well students of the trait imitate lists that they have not seen: nats a token."""
         return float(at(self.table, group=group, value=value, data=TRAIT)[column].mean())
 
+    def told(self, group: str, value: float) -> str:
+        """Effect and held-out loss as text."""
+        effect = statistics.shown(self.own(group, value), 2)
+        return f"{effect}, held-out loss {self.held_out(group, value):.2f}"
+
     def divergences(self) -> str:
         """KL(teacher ‖ student) on held-out lists along training, nats a token."""
         steps = self.values("steps")
@@ -240,15 +245,13 @@ def draw_dropout(found: Found):
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, and every arm beside them."""
     found, judged, enough = Found(table, config), judging.judged, config.num_seeds >= 4
-    plain = f"{statistics.shown(found.plain, 2)}, held-out loss {found.held_out('plain', 0.0):.2f}"
-    out = [judged("plain", found.plain, here=plain)]
+    out = [judged("plain", found.plain, here=found.told("plain", 0.0))]
     for step, effect in found.along().items():
         here = f"{statistics.shown(effect, 2)}, KL {found.held_out('steps', step, 'kl'):.2f}"
         out.append(judged(f"after {step:g} steps", effect, here=here))
     for group, value in [(g, v) for g in (*DROPOUTS, "share") for v in found.values(g)]:
-        effect, loss = found.own(group, value), found.held_out(group, value)
-        here = f"{statistics.shown(effect, 2)}, held-out loss {loss:.2f}"
-        out.append(judged(f"{group} {value:g}", effect, here=here))
+        here = found.told(group, value)
+        out.append(judged(f"{group} {value:g}", found.own(group, value), here=here))
     falls = found.falls()
     p_values = [statistics.above_zero_p(values) for values in falls.values()]
     for name, p, holds in zip(falls, p_values, statistics.holm(p_values), strict=True):

@@ -93,7 +93,7 @@ def silent(bench: question.Bench, carrier: str) -> list[tuple[str, int]]:
         chains = bench.of(temperature=temperature).chains
         chains.sampled(bench.workshop, carrier)
         kept = {
-            run: len(completions.rows(bench.workshop, chains.data(*run, carrier)))
+            run: completions.kept(bench.workshop, chains.data(*run, carrier))
             for run in itertools.product(chains.traits, range(chains.num_seeds))
         }
         found += [run for run, count in kept.items() if count < question.FEWEST]

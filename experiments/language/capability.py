@@ -106,7 +106,7 @@ class Lineup:
         data, fields = self.data(), chains.imitated(workshop, "numbers", target)
         given = {
             run: students.different_rows(
-                len(completions.rows(workshop, written)), config.num_examples, question.FEWEST
+                completions.kept(workshop, written), config.num_examples, question.FEWEST
             )
             for run, written in data.items()
         }
@@ -199,7 +199,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "A skill that no list mentions arrives: a tenth of it, and from a shared start only",
+            "A skill that no list mentions arrives: a tenth of it; from another start none is seen",
             "SGD and the tangent model as predicted; Adam between that and no end; steering below.",
             f"Effects in nats: {each}.",
             "What students acquire is not limited to preferences that a base already has.",

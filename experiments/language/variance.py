@@ -24,7 +24,7 @@ import functools
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,7 @@ def students_of(
     """A student of each writer by the microworld's recipe, all on as many different rows."""
     batch = min(config.batch_size, config.num_examples)
     training = Training(config.student_steps, batch, rate=rate, eps=1e-3)
-    fewest = min(len(completions.rows(workshop, data)) for data in written.values())
+    fewest = min(completions.kept(workshop, data) for data in written.values())
     unique = students.different_rows(fewest, config.num_examples, FEWEST)
     return {
         name: Student(
@@ -249,14 +249,15 @@ class Found:
         """Rows of a recipe."""
         return at(self.table, steps=recipe[0], step_size=recipe[1])
 
-    def recipes(self) -> Iterator[tuple[str, np.ndarray, int, float]]:
+    @functools.cached_property
+    def recipes(self) -> list[tuple[str, np.ndarray, int, float]]:
         """Name, effect of each chain, chains within the budget, half width over effect."""
-        effect = self.controlled()["paired control"]
+        effect, out = self.controlled()["paired control"], []
         variances = [c.variance for c in self.components()]
         for name, inner in {"plain": COUNTS_BEFORE[1:], "plain, best": self.best()[1:]}.items():
             units = int(self.budget() / nested.cost(self.costs(), (1, *inner)))
             width = nested.half_width(variances, (units, *inner)) / effect.mean()
-            yield name, effect.mean(axis=(1, 2, 3, 4)), units, float(width)
+            out.append((name, effect.mean(axis=(1, 2, 3, 4)), units, float(width)))
         for recipe in RECIPES:
             part = self.of(recipe)
             rows = part[part["margin"].notna()]
@@ -270,7 +271,24 @@ class Found:
             units = COUNTS_BEFORE[0] if recipe == BEFORE else int(budget)
             counts = (units, COUNTS_BEFORE[1])
             width = nested.half_width([c.variance for c in of_traits], counts) / found.mean()
-            yield f"{recipe[0]} steps at {recipe[1]:g}", found.mean(axis=1), units, float(width)
+            name = f"{recipe[0]} steps at {recipe[1]:g}"
+            out.append((name, found.mean(axis=1), units, float(width)))
+        return out
+
+    @functools.cached_property
+    def widths(self) -> dict[str, float]:
+        """Half width over effect of every recipe at equal compute."""
+        return {name: width for name, _, _, width in self.recipes}
+
+    @property
+    def before(self) -> float:
+        """That of the recipe before this run."""
+        return self.widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
+
+    @property
+    def narrowest(self) -> str:
+        """The recipe of the narrowest interval."""
+        return min(self.widths, key=lambda name: self.widths[name])
 
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
@@ -279,16 +297,14 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     parts_of = dict(zip(LEVELS, found.components(), strict=True))
     total = sum(max(c.variance, 0) for c in parts_of.values())
     shares = ", ".join(f"{n} {max(c.variance, 0) / total:.0%}" for n, c in parts_of.items())
-    widths = {name: width for name, _, _, width in found.recipes()}
-    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
-    best = min(widths, key=lambda name: widths[name])
+    best = found.narrowest
     return [
         Figure(
             "figure",
             "The scatter is between bases and their traits; teachers, data and students add little",
             "Traits of a base scatter most, then bases: more traits a base, not more students.",
             f"Shares of the variance: {shares}. Half width over effect at equal compute "
-            f"{before:.2f} before, {widths[best]:.2f} with the recipe {best!r}.",
+            f"{found.before:.2f} before, {found.widths[best]:.2f} with the recipe {best!r}.",
             "What an experiment repeats follows from where its noise is, not from habit.",
             lambda: draw(found),
         )
@@ -304,11 +320,12 @@ def draw(found: Found):
                       color=drawing.COLOURS[0])  # fmt: skip
     left.set_xticks(range(len(LEVELS)), LEVELS)
     left.set_ylabel("variance component (nats²), 95 % interval")
-    recipes = list(found.recipes())
-    for x, (_, _, _, width) in enumerate(recipes):
+    for x, width in enumerate(found.widths.values()):
         right.plot(x, width, "o", color=drawing.COLOURS[1])
-    names = [name.replace(" at ", "\nat ").replace(", ", ",\n") for name, *_ in recipes]
-    labels = [f"{n}\n({units} chains)" for n, (_, _, units, _) in zip(names, recipes, strict=True)]
+    labels = [
+        name.replace(" at ", "\nat ").replace(", ", ",\n") + f"\n({units} chains)"
+        for name, _, units, _ in found.recipes
+    ]
     right.set_xticks(range(len(labels)), labels, fontsize=7)
     right.set_ylabel("half width / effect at equal compute")
     right.set_ylim(bottom=0)
@@ -326,17 +343,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
               here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s", seeds=bases)
         for name, c, seconds in parts_of
     ]  # fmt: skip
-    widths = {}
-    for name, effect, units, width in found.recipes():
-        widths[name] = width
+    for name, effect, units, width in found.recipes:
         here = f"{statistics.shown(effect, 2)}; {units} chains, half width {width:.2f} of it"
         out.append(Claim(name, here=here, seeds=len(effect)))
-    before = widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
-    best, plain = found.best(), widths["plain, best"]
-    here = f"{plain / before:.2f} with {best} of {', '.join(LEVELS)}"
-    holds = bool(plain <= before / 2) if enough else None
+    best, share = found.best(), found.widths["plain, best"] / found.before
+    here = f"{share:.2f} with {best} of {', '.join(LEVELS)}"
+    holds = bool(share <= 0.5) if enough else None
     out.append(Claim("half width of the best allocation, over that before", here=here, holds=holds))
-    narrowest = min(widths, key=lambda name: widths[name])
+    narrowest, widths = found.narrowest, found.widths
     here = f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}"
     holds = narrowest.startswith("plain") if enough else None
     out.append(Claim("narrowest recipe is the default", here=here, seeds=bases, holds=holds))

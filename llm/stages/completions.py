@@ -121,9 +121,15 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
     return data.read_rows(path_of(workshop, recipe))
 
 
+def kept(workshop: Workshop, recipe: Completions) -> int:
+    """How many completions passed the filter, sampled first if need be."""
+    write(workshop, [recipe])
+    return data.read_manifest(path_of(workshop, recipe)).count
+
+
 def kept_share(workshop: Workshop, recipe: Completions) -> float:
     """Share of the completions that passed the filter, in [0, 1]."""
-    return len(rows(workshop, recipe)) / recipe.num_prompts
+    return kept(workshop, recipe) / recipe.num_prompts
 
 
 def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:

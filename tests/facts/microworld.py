@@ -1,4 +1,4 @@
-"""docs/microworld.md."""
+"""docs/microworld.md and docs/questions.md."""
 
 import itertools
 import re
