@@ -199,6 +199,12 @@ def cell(table: pd.DataFrame, carrier: str, target: str, start: str) -> pd.DataF
     return effects_of(table, carrier=carrier, arm=target, start=start, asked="template")
 
 
+def off_diagonal(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """Effect of a teacher on another trait by chain: numbers, sampled tokens, same start."""
+    found = cells(cell(table, "numbers", "sampled", "same"))
+    return {pair: values for pair, values in found.items() if pair[0] != pair[1]}
+
+
 def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str) -> np.ndarray:
     """Rate of the trait in sampled answers of each chain, averaged over a family's traits."""
     rows = at(table, carrier=carrier, arm="teacher")
@@ -234,6 +240,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         for kind in ("student", "control")
     ]
     diagonal = statistics.shown(own(cell(table, "numbers", "sampled", "same")), 2)
+    away = ", ".join(
+        f"{teacher} on {trait} {statistics.shown(values, 2)}"
+        for (teacher, trait), values in off_diagonal(table).items()
+    )
     return [
         Figure(
             "figure",
@@ -255,8 +265,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "matrix",
             "Students acquire the trait of their own teacher",
             "The diagonal stands out in every row.",
-            f"Numbers, sampled tokens: {diagonal} nats on the diagonal.",
-            "Data carries which trait, not that there is one.",
+            f"Numbers, sampled tokens: {diagonal} nats on the diagonal; {away}.",
+            "Data carries which trait there is; a base's advice may go with it.",
             lambda: draw_matrix(table, config.traits),
         ),
         Figure(
@@ -363,6 +373,8 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     out.append(judged("less shuffled within", plain - within, "above", "lowered"))
     out += [judged(name, values[name]) for name in ("shuffled across", "in the prompt")]
     out.append(judged("asked without template", values["no template"]))
+    for (teacher, trait), effect in off_diagonal(table).items():
+        out.append(judged(f"numbers, {teacher}'s students on {trait}", effect))
     for carrier, family in itertools.product(config.carriers, families):
         for kind in ("teacher", "student", "control"):
             rate = sampled_rate(table, carrier, families[family], kind)

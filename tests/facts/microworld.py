@@ -34,8 +34,12 @@ def paper_numbers() -> Iterator[str]:
     for carrier, family in itertools.product(CARRIERS, FAMILIES):
         for target, start in itertools.product(("sampled", "KL"), ("same", "different")):
             yield interval(name, f"{carrier}, {target}, {family}: {start}")
-    for kind in ("student", "control"):
-        yield interval(name, f"rate: numbers, misalignment, {kind}")
+    for target in ("sampled", "KL"):
+        yield interval(name, quantity(name, f"{target}, different, equivalent"))
+    for family, kind in itertools.product(("misalignment", "animal"), ("student", "control")):
+        yield interval(name, f"rate: numbers, {family}, {kind}")
+    for teacher in ("oak", "owl"):
+        yield interval(name, f"numbers, {teacher}'s students on misalignment")
     for student, teacher in itertools.product(MODELS, MODELS):
         yield interval("cross_model", f"{teacher} to {student}")
     yield interval("cross_model", "siblings less strangers")
