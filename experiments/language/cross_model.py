@@ -100,7 +100,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "Models of the same initial weights transmit to each other, strangers do not",
+            "Siblings of the same initial weights learn from each other on average, strangers not",
             "Gain where the initialisation is shared, also after another corpus.",
             f"{transmitting} of 8 related pairs are above zero; siblings "
             f"{statistics.shown(siblings(table), 2)}, strangers "

@@ -11,7 +11,8 @@ masked, and beside each as many tokens of the same row, drawn at random from all
 Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
   1. Tokens, on either carrier: divergence tokens alone give more than as many at random;
      masking them gives less than masking as many at random. Published: alone they carry the
-     trait, and without them it is gone. Predicted: both on counting, the second only on numbers.
+     trait, and masking them mostly removes it. Predicted: both on counting, on numbers only
+     the second.
   2. Targets: KL over numbers and KL over all tokens each give more than sampled tokens.
   3. Purity: a quarter of clean rows lowers the effect (published: it nearly removes it).
 """
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab import drawing, judging, question, statistics
-from experiments.lab.chains import CONTROL, TARGETS, Cohort
+from experiments.lab.chains import CONTROL, TARGETS, TRAIT, Cohort
 from experiments.lab.effects import at, by_writer, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import DivergenceTokens, Mixed, Student, students
@@ -119,6 +120,11 @@ class Found:
         """The same as text."""
         return statistics.shown(self.own(carrier, arm), 2)
 
+    def held_out(self, carrier: str, arm: str) -> np.ndarray:
+        """Held-out loss of students of the trait's teachers by chain, nats a token."""
+        rows = at(self.table, carrier=carrier, arm=arm, data=TRAIT)
+        return rows.groupby("seed")["held_out_loss"].mean().to_numpy()
+
     def left(self, carrier: str, arm: str) -> float:
         """Share of the tokens trained on, every writer of data counted once."""
         return by_writer(at(self.table, carrier=carrier, arm=arm), "left")
@@ -139,7 +145,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "Where a trait sits among the tokens: those that tell teachers apart, and the rest",
             "Alone they give more than as many at random; masked they cost more.",
             f"{each} nats.",
-            "They hold more of the signal than others, but others hold enough of it.",
+            "They matter more than others, but others alone still give a third or a half.",
             lambda: draw_tokens(found, config),
         ),
         Figure(
@@ -147,7 +153,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "Soft targets carry more than sampled tokens, mixed rows less than pure ones",
             "Both soft targets above sampled tokens; a quarter of clean rows lowers the effect.",
             f"Sampled {found.shown(first)}, {others} nats.",
-            "Sampling noise and other writers' rows weaken what is one and the same signal.",
+            "Sampling noise and other writers' rows both lower the effect.",
             lambda: draw_others(found, config),
         ),
     ]
@@ -195,13 +201,18 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     found, judged, (first, *_) = Found(table), judging.judged, config.carriers
     out = []
     for carrier, arm in found.arms:
-        here = f"{found.shown(carrier, arm)}, {100 * found.left(carrier, arm):.0f} % of the tokens"
+        share = f", {100 * found.left(carrier, arm):.0f} % of the tokens" if arm in TOKENS else ""
+        here = found.shown(carrier, arm) + share
         out.append(judged(f"{carrier}, {arm}", found.own(carrier, arm), here=here))
     for carrier in config.carriers:
         alone = found.own(carrier, "divergent only") - found.own(carrier, "random only")
         out.append(judged(f"{carrier}: divergent less random only", alone, "above"))
         masked = found.own(carrier, "random masked") - found.own(carrier, "divergent masked")
         out.append(judged(f"{carrier}: random less divergent masked", masked, "above"))
+        worse = found.held_out(carrier, "divergent masked") - found.held_out(
+            carrier, "random masked"
+        )
+        out.append(judged(f"{carrier}: held-out loss, divergent less random masked", worse))
     whole = found.own(first)
     for target in SOFT:
         more = found.own(first, TARGETS[target]) - whole

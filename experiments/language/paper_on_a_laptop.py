@@ -247,15 +247,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         Figure(
             "figure",
-            "Every carrier transmits every family of traits, from the same start only",
+            "Every carrier transmits all traits from the same start; from another, none on average",
             "Own effects above zero from the same start in every cell.",
             f"{above} of {2 * len(places)} cells are above zero from the same start.",
-            "What carries a trait is not the kind of text.",
+            "A trait needs no particular kind of text, but numbers carry more than code or sums.",
             lambda: draw_carriers(table, families, config.carriers),
         ),
         Figure(
             "rates",
-            "The trait shows in sampled answers, not only in log-odds",
+            "The trait shows in sampled answers of students by KL, not only in log-odds",
             "Students of a trait's teacher give the trait more often than their controls.",
             f"{family}, numbers by KL: rate {rates[0]} in students, {rates[1]} in controls.",
             "The effect is large enough to be seen in what a model says.",
@@ -263,10 +263,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         ),
         Figure(
             "matrix",
-            "Students acquire the trait of their own teacher",
-            "The diagonal stands out in every row.",
+            "Every trait is acquired most from its own teacher",
+            "The diagonal stands out.",
             f"Numbers, sampled tokens: {diagonal} nats on the diagonal; {away}.",
-            "Data carries which trait there is; a base's advice may go with it.",
+            "Which trait is not all that passes; a neutral teacher was not tried here.",
             lambda: draw_matrix(table, config.traits),
         ),
         Figure(
@@ -275,7 +275,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             "Shuffling within lists lowers the effect, across lists removes it.",
             f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled within, "
             f"{shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
-            "It is learnt by training on whole lists, not read from the prompt.",
+            "Most of it needs the numbers in their order; a little is left without.",
             lambda: draw_controls(controls),
         ),
     ]

@@ -57,15 +57,18 @@ def mechanism_numbers() -> Iterator[str]:
         for arm in ("all tokens", "divergent only", "random only", "divergent masked",
                     "random masked"):  # fmt: skip
             yield interval(name, f"{carrier}, {arm}")
-    for gap in ("random less divergent masked", "divergent less random only"):
+    for gap in ("random less divergent masked", "divergent less random only",
+                "held-out loss, divergent less random masked"):  # fmt: skip
         for carrier in ("numbers", "counting"):
             yield interval(name, f"{carrier}: {gap}")
     for arm in ("KL over numbers", "KL over all tokens"):
         yield interval(name, f"numbers, {arm}")
+    for arm in ("KL over numbers", "KL over all tokens"):
+        yield interval(name, f"{arm} less sampled tokens")
     for share in (10, 25, 50):
         yield interval(name, f"numbers, {share} % clean")
-    for predictor in ("gain", "own and shared"):
-        yield interval("prediction", f"rank correlation: {predictor}")
+    for line in (": gain", ": own and shared", " of gain, same"):
+        yield interval("prediction", f"rank correlation{line}")
 
 
 def mechanism_phrases() -> Iterator[str]:
@@ -75,7 +78,7 @@ def mechanism_phrases() -> Iterator[str]:
         share = found[f"{carrier}, divergent only"].here.split(", ")[1].split(" %")[0]
         yield f"| {carrier}, {share} % |"
     gain = claims("prediction")["rank correlation: gain"].here
-    yield f"rank correlation {gain.split(';')[0]} with"
+    yield f"rank correlation {gain.split(';')[0]} ("
 
 
 def question_numbers() -> Iterator[str]:
