@@ -108,7 +108,8 @@ class DivergenceTokens:
     Attributes:
         rivals: the other teachers.
         keep: train on them; False trains on all others.
-        randomly: choose as many tokens of each row at random instead.
+        randomly: choose as many tokens of each row at random instead, the same in its copies: among
+            few distinct rows the copies would else make up for each other's masks.
     """
 
     rivals: tuple[Model, ...]
@@ -121,7 +122,8 @@ class DivergenceTokens:
         if self.randomly:
             rng = streams.generator(Stage.MASK, student.seed, student.chain)
             # As many in every row, so that only the choice differs.
-            order = rng.random(chosen.shape) + 2.0 * (examples.weights == 0)
+            distinct, copies = np.unique(examples.tokens, axis=0, return_inverse=True)
+            order = rng.random(distinct.shape)[copies] + 2.0 * (examples.weights == 0)
             ranks = np.argsort(np.argsort(order, axis=-1), axis=-1)
             chosen = ranks < chosen.sum(axis=-1, keepdims=True)
         return examples._replace(weights=examples.weights * (chosen == self.keep))

@@ -570,6 +570,10 @@ def test_divergence_masks_split_the_trained_tokens(workshop, examples):
     counts = [kept[True, randomly].sum(axis=-1) for randomly in (True, False)]
     np.testing.assert_array_equal(*counts)
     assert (kept[True, True] != kept[True, False]).any()
+    twice = type(examples)(*(np.concatenate([part, part]) for part in examples))
+    random = DivergenceTokens((BASES[0],), True, True)(workshop, STUDENTS[0], twice).weights
+    first, second = np.split(random, 2)
+    np.testing.assert_array_equal(first, second, "copies of a row do not undo each other's masks")
 
 
 def test_divergence_tokens_are_those_where_argmaxes_differ(workshop, examples):
