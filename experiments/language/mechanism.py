@@ -169,6 +169,8 @@ def draw_tokens(found: Found, config: Config):
     count = len(config.carriers)
     figure, panels = drawing.new_figure(1, count, width=max(5.0, 4.6 * count), height=4.0)
     for panel, carrier in zip(panels, config.carriers, strict=True):
+        if panel is not panels[0]:
+            panel.sharey(panels[0])
         for x, arm in enumerate((PLAIN, *TOKENS)):
             drawing.runs(panel, x, found.own(carrier, arm), drawing.COLOURS[(x + 1) // 2])
         labels = [arm.replace(" ", "\n") for arm in (PLAIN, *TOKENS)]
