@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.language import matching_dose
+from experiments.language import matching_dose, what_predicts
 from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
@@ -94,6 +94,7 @@ def question_numbers() -> Iterator[str]:
     yield from generation_numbers()
     yield from readable_numbers()
     yield from capability_numbers()
+    yield from predictor_numbers()
 
 
 def part_numbers() -> Iterator[str]:
@@ -161,6 +162,7 @@ def question_phrases() -> Iterator[str]:
     yield from generation_phrases()
     yield from capability_phrases()
     yield from variance_phrases()
+    yield from predictor_phrases()
 
 
 def persistence_numbers() -> Iterator[str]:
@@ -311,3 +313,21 @@ def variance_phrases() -> Iterator[str]:
     (short, of_short), (plain, of_plain), (_, before) = widths.values()
     yield f"{of_short} of it with {short} chains, beside {of_plain} with {plain} chains of"
     yield f"and {before} with the recipe before"
+
+
+def predictor_numbers() -> Iterator[str]:
+    """Within chains."""
+    name = "what_predicts"
+    yield interval(name, "all students of a chain, accumulated")
+    yield interval(name, "accumulated less gain, by chain").removeprefix("-")
+    for predictor in ("gain", "cosine"):
+        yield interval(name, f"all students of a chain, {predictor}")
+
+
+def predictor_phrases() -> Iterator[str]:
+    """The number of arms, and the table by rows."""
+    found = claims("what_predicts")
+    yield f"The recipes of {len(what_predicts.Found(table('what_predicts')).arms)} arms of"
+    for predictor in what_predicts.PREDICTORS:
+        row = [found[f"{scope}, {predictor}"].here for scope in what_predicts.SCOPES]
+        yield f"| {' | '.join(row)} |"
