@@ -12,6 +12,13 @@ def test_interval_is_students_t():
     assert (mean - half, mean + half) == pytest.approx((low, high))
 
 
+def test_the_jackknife_of_a_mean_is_its_t_interval():
+    values = np.random.default_rng(0).normal(size=7)
+    without = [np.delete(values, i).mean() for i in range(7)]
+    _, half = statistics.mean_interval(values)
+    np.testing.assert_allclose(statistics.jackknife(without), half, rtol=1e-12)
+
+
 def test_interval_covers_the_truth_as_often_as_it_says():
     rng, trials = np.random.default_rng(0), 4000
     hits = 0

@@ -316,18 +316,22 @@ def variance_phrases() -> Iterator[str]:
 
 
 def predictor_numbers() -> Iterator[str]:
-    """Within chains."""
-    name = "what_predicts"
-    yield interval(name, "all students of a chain, accumulated")
-    yield interval(name, "accumulated less gain, by chain").removeprefix("-")
-    for predictor in ("gain", "cosine"):
-        yield interval(name, f"all students of a chain, {predictor}")
+    """What the gain along training has less, then what the cosine has more."""
+    name, less = "what_predicts", "accumulated less gain, by chain"
+    yield interval(name, less).removeprefix("-")
+    for part in (", of sampled tokens", ", by KL"):
+        yield interval(name, less + part)
+    for rival in ("alignment", "coverage", "in all gain"):
+        yield interval(name, f"arms: cosine less {rival}")
 
 
 def predictor_phrases() -> Iterator[str]:
-    """The number of arms, and the table by rows."""
+    """The number of arms, the table by rows, one bit, and what is left without an experiment."""
     found = claims("what_predicts")
     yield f"The recipes of {len(what_predicts.Found(table('what_predicts')).arms)} arms of"
     for predictor in what_predicts.PREDICTORS:
         row = [found[f"{scope}, {predictor}"].here for scope in what_predicts.SCOPES]
         yield f"| {' | '.join(row)} |"
+    yield f'the one bit "own trait or not" has {found["all students, own trait or not"].here},'
+    gain, cosine = (found[f"arms without bits, {name}"].here for name in ("gain", "cosine"))
+    yield f"the gain has {gain} beside its {cosine}"
