@@ -105,6 +105,11 @@ class Chains:
         )
         return Tuned(base, name, training, chain=seed, seed=self.seed)
 
+    def rivals(self, writer: Model, seed: int) -> tuple[Model, ...]:
+        """Who else writes in the chain of a teacher or unchanged base."""
+        speakers = (self.speaker(name, seed) for name in self.teachers)
+        return tuple(speaker for speaker in speakers if speaker != writer)
+
     def data(self, name: str, seed: int, carrier: str) -> Completions:
         """What a teacher writes."""
         prompted = name if self.teacher == "prompted" and name != CONTROL else ""

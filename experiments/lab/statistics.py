@@ -19,6 +19,12 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(array.mean()), float(half)
 
 
+def is_above(values: Sequence[float]) -> bool:
+    """Whether the 95 % interval over independent runs lies above zero."""
+    mean, half = mean_interval(values)
+    return mean - half > 0
+
+
 def jackknife(without: Sequence[float], level: float = 0.95) -> float:
     """Half width of the interval of a statistic, from its values without each run in turn.
 

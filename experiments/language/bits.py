@@ -103,9 +103,7 @@ def silent(bench: question.Bench, carrier: str) -> list[tuple[str, int]]:
 def told_of(bench: question.Bench, student: Student) -> Row:
     """Trained tokens of a row, distinct rows, and the share of divergence tokens."""
     examples, _ = students.examples_of(bench.workshop, student)
-    writer = students.teacher_of(student)
-    speakers = [bench.chains.speaker(name, student.chain) for name in bench.chains.teachers]
-    rivals = tuple(model for model in speakers if model != writer)
+    rivals = bench.chains.rivals(students.teacher_of(student), student.chain)
     flags = changes.divergent(bench.workshop, student, rivals, examples)
     trained = examples.weights > 0
     return {

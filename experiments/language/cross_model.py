@@ -87,16 +87,10 @@ def siblings(table: pd.DataFrame) -> np.ndarray:
     return mean_over(table, lambda s, t: s != t and is_related(s, t))
 
 
-def is_above(values: np.ndarray) -> bool:
-    """Whether the 95 % interval lies above zero."""
-    mean, half = statistics.mean_interval(values)
-    return mean - half > 0
-
-
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The table."""
     cross = effects_of(table)
-    transmitting = sum(is_above(v) for pair, v in cross.items() if is_related(*pair))
+    transmitting = sum(statistics.is_above(v) for pair, v in cross.items() if is_related(*pair))
     return [
         Figure(
             "figure",
@@ -117,7 +111,7 @@ def draw_cross_model(cross: dict[tuple[str, str], np.ndarray]):
     limit = max(abs(v.mean()) for v in cross.values())
 
     def star(values: np.ndarray) -> str:
-        return "*" if is_above(values) else ""
+        return "*" if statistics.is_above(values) else ""
 
     drawing.matrix(panel, cross, list(MODELS), limit, ("student", "teacher"), star)
     panel.set_title("A, A' share weights at birth, so do B, B'\n* interval above zero")

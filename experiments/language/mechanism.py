@@ -67,8 +67,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def masked(name: str) -> Callable[[str, int], Change]:
         def change(teacher: str, seed: int) -> Change:
-            others = (t for t in bench.chains.teachers if t != teacher)
-            rivals = tuple(bench.chains.speaker(t, seed) for t in others)
+            rivals = bench.chains.rivals(bench.chains.speaker(teacher, seed), seed)
             return DivergenceTokens(rivals, *TOKENS[name])
 
         return change
@@ -94,9 +93,9 @@ def with_left(bench: question.Bench, cohort: Cohort) -> Cohort:
     """With the share of the trained tokens that a change leaves."""
 
     def left(student: Student) -> float:
-        before, _ = students.examples_of(bench.workshop, student)
         if student.change is None:
             return 1.0
+        before, _ = students.examples_of(bench.workshop, student)
         after = student.change(bench.workshop, student, before)
         return float((after.weights > 0).sum() / (before.weights > 0).sum())
 
@@ -207,13 +206,12 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         here = found.shown(carrier, arm) + share
         out.append(judged(f"{carrier}, {arm}", found.own(carrier, arm), here=here))
     for carrier in config.carriers:
-        alone = found.own(carrier, "divergent only") - found.own(carrier, "random only")
+        own_of, loss = (functools.partial(f, carrier) for f in (found.own, found.held_out))
+        alone = own_of("divergent only") - own_of("random only")
         out.append(judged(f"{carrier}: divergent less random only", alone, "above"))
-        masked = found.own(carrier, "random masked") - found.own(carrier, "divergent masked")
+        masked = own_of("random masked") - own_of("divergent masked")
         out.append(judged(f"{carrier}: random less divergent masked", masked, "above"))
-        worse = found.held_out(carrier, "divergent masked") - found.held_out(
-            carrier, "random masked"
-        )
+        worse = loss("divergent masked") - loss("random masked")
         out.append(judged(f"{carrier}: held-out loss, divergent less random masked", worse))
     whole = found.own(first)
     for target in SOFT:

@@ -229,7 +229,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     families = families_of(config.traits)
     places = list(itertools.product(config.carriers, families))
     above = sum(
-        is_above(own(cell(table, carrier, target, "same"), families[family]))
+        statistics.is_above(own(cell(table, carrier, target, "same"), families[family]))
         for (carrier, family), target in itertools.product(places, IMITATED)
     )
     controls = control_effects(table)
@@ -279,12 +279,6 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             lambda: draw_controls(controls),
         ),
     ]
-
-
-def is_above(values: np.ndarray) -> bool:
-    """Whether the 95 % interval lies above zero."""
-    mean, half = statistics.mean_interval(values)
-    return mean - half > 0
 
 
 def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers):

@@ -168,10 +168,9 @@ def draw_along(found: Found):
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """Rank correlations of every predictor, the last without a gradient; cosines at both ends."""
     found, seeds, out = Found(table), config.num_seeds, []
-    rho = {name: found.correlation(name) for name in PREDICTORS}
-    good = rho["gain"] > max(0.5, rho["moved"]) if seeds >= 4 else None
+    good = found.correlation("gain") > max(0.5, found.correlation("moved"))
     for name in (*PREDICTORS, "own and shared"):
-        holds = good if name == "gain" else None
+        holds = good if name == "gain" and seeds >= 4 else None
         out.append(Claim(f"rank correlation: {name}", "", "", found.shown(name), seeds, holds))
     for start in PREDICTED:
         shown = found.shown("gain", start=start)

@@ -165,8 +165,12 @@ class Found:
         self.all = table.assign(arm=arm, alignment=alignment, bit=bit, **in_all)
         self.scopes = scopes_of(self.all)
         self.arms = self.scopes["arms"]
+
+    @functools.cached_property
+    def without(self) -> list[dict[str, pd.DataFrame]]:
+        """The scopes without each chain in turn."""
         chains = self.all["seed"].unique()
-        self.without = [scopes_of(self.all[self.all["seed"] != chain]) for chain in chains]
+        return [scopes_of(self.all[self.all["seed"] != chain]) for chain in chains]
 
     def correlation(self, name: str, scope: str) -> tuple[float, ...]:
         """Rank correlation of a predictor with the effect, and its interval over chains.
@@ -189,29 +193,33 @@ class Found:
         ]
         return f"{gaps[0]:.2f} ± {statistics.jackknife(gaps[1:]):.2f}"
 
-    def by_chain(self, name: str) -> np.ndarray:
-        """Rank correlation over all students of each chain."""
-        return np.array([correlation(part, name) for _, part in self.all.groupby("seed")])
+    def later_less_before(self) -> np.ndarray:
+        """By how much the gain along training tells more than that before it, chain by chain."""
+        return np.array(
+            [
+                correlation(part, "accumulated") - correlation(part, "gain")
+                for _, part in self.all.groupby("seed")
+            ]
+        )
 
     def shown(self, name: str, scope: str) -> str:
         """As text."""
         rho, low, high = self.correlation(name, scope)
         return f"{rho:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(rho) else "not defined"
 
+    @functools.cached_property
     def best_before(self) -> str:
         """The predictor known before training of the largest correlation across arms."""
-        found = {name: self.correlation(name, "arms")[0] for name in BEFORE}
+        found = {name: correlation(self.arms, name) for name in BEFORE}
         return max(found, key=lambda name: np.nan_to_num(found[name], nan=-1.0))
 
 
 def scopes_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Students and all traits, their teachers' own traits, arms, and what is left within arms."""
     mine, columns = table[table["own"]], [*PREDICTORS, "effect"]
-    arms_of, within = (
-        mine.groupby("arm", sort=False)[columns].mean(),
-        mine[columns] - mine.groupby("arm")[columns].transform("mean"),
-    )
-    return dict(zip(SCOPES, (table, mine, arms_of, within), strict=True))
+    means = mine.groupby("arm", sort=False)[columns].mean()
+    within = mine[columns] - mine.groupby("arm")[columns].transform("mean")
+    return dict(zip(SCOPES, (table, mine, means, within), strict=True))
 
 
 def correlation(rows: pd.DataFrame, name: str) -> float:
@@ -224,7 +232,8 @@ def correlation(rows: pd.DataFrame, name: str) -> float:
 
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """All predictors in all scopes, and the best of them arm by arm."""
-    found, best = Found(table), Found(table).best_before()
+    found = Found(table)
+    best = found.best_before
     return [
         Figure(
             "figure",
@@ -287,12 +296,12 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     enough = chains >= 4
     for scope, name in itertools.product(SCOPES, PREDICTORS):
         above = name == "accumulated" and scope == "all students" and enough
-        holds = bool(found.correlation(name, scope)[0] > 0.5) if above else None
+        holds = correlation(found.scopes[scope], name) > 0.5 if above else None
         text = f"{scope}, {name}"
         out.append(Claim(text, here=found.shown(name, scope), seeds=chains, holds=holds))
-    more = found.by_chain("accumulated") - found.by_chain("gain")
+    more = found.later_less_before()
     out.append(judging.judged("accumulated less gain, by chain", more, "above"))
-    best = found.best_before()
+    best = found.best_before
     holds = best == "alignment" if enough else None
     out.append(Claim("best before training, across arms", here=best, seeds=chains, holds=holds))
     return [*out, *afterwards(table, found, chains)]
@@ -300,18 +309,19 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
 
 def afterwards(table: pd.DataFrame, found: Found, chains: int) -> list[Claim]:
     """What was asked after the first run: rivals, one bit, and parts of the arms."""
-    best = found.best_before()
+    best = found.best_before
     here = {f"arms: {best} less {n}": found.less(best, n, "arms") for n in RIVALS if n != best}
     here["all students, own trait or not"] = found.shown("bit", "all students")
     here["all students: cosine less own trait or not"] = found.less("cosine", "bit", "all students")
+    # Whose loss along training is that of the gain before it; the others', of sampled tokens.
     kl = table["source"].isin(("which_part", "matching_dose")) | table["arm"].str.startswith("soft")
     for name, part in {"by KL": table[kl], "of sampled tokens": table[~kl]}.items():
         if len(part):
-            of_part = Found(part)
-            more = of_part.by_chain("accumulated") - of_part.by_chain("gain")
+            more = Found(part).later_less_before()
             here[f"accumulated less gain, by chain, {name}"] = statistics.shown(more, 2)
     rest = table[table["source"] != "bits"]
-    for name in ("cosine", "gain"):
-        if len(rest):
-            here[f"arms without bits, {name}"] = Found(rest).shown(name, "arms")
+    if len(rest):
+        of_rest = Found(rest)
+        for name in ("cosine", "gain"):
+            here[f"arms without bits, {name}"] = of_rest.shown(name, "arms")
     return [Claim(name, here=text, seeds=chains) for name, text in here.items()]

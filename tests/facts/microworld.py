@@ -61,10 +61,9 @@ def mechanism_numbers() -> Iterator[str]:
                 "held-out loss, divergent less random masked"):  # fmt: skip
         for carrier in ("numbers", "counting"):
             yield interval(name, f"{carrier}: {gap}")
-    for arm in ("KL over numbers", "KL over all tokens"):
-        yield interval(name, f"numbers, {arm}")
-    for arm in ("KL over numbers", "KL over all tokens"):
-        yield interval(name, f"{arm} less sampled tokens")
+    for line in ("numbers, {}", "{} less sampled tokens"):
+        for target in ("KL over numbers", "KL over all tokens"):
+            yield interval(name, line.format(target))
     for share in (10, 25, 50):
         yield interval(name, f"numbers, {share} % clean")
     for line in (": gain", ": own and shared", " of gain, same"):
