@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "python -m experiments lists them"
         cli.fail("", f"no experiment {name!r}; {hint}")
+    if "--smoke" in flags:  # of its seconds most are compilation, so do that quickly
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
     from experiments.lab import frame
 
     frame.main(experiments.load(name), flags)

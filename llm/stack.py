@@ -1,28 +1,46 @@
 """Programs over a stack of runs: tune, complete, measure.
 
-Every function takes parameters with a leading axis of runs and is one jitted program, vmapped over
-it; tiny models fill the axis side by side.
+Every function takes parameters with a leading axis of runs and is one jitted program: runs are
+divided among the devices and, on each, vmapped a few at a time.
 """
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from . import batches, losses, models, sampling, train
 from .batches import Examples
 from .models import Decoder, ModelConfig, Params
 from .objectives import Student
+from .training import Training
 
-# Runs in one vmap; more go one group after another. Eight tiny models fill two cores, and their
-# activations still fit a CPU's cache: 32 at once take 1.5 times as long a run. A large model fills
-# its device alone.
+# Runs in one vmap; more go one group after another. A large model fills its device alone.
 RUNS_AT_ONCE, LARGE = 8, 20_000_000
+# Rows of a batch that a core works on at a time. The activations of eight rows of eight tiny models
+# fit its cache; with 64 rows at once a step takes a third longer.
+ROWS_AT_ONCE = 8
+
+
+def use_all_cores() -> None:
+    """One JAX device a core: a core that works on runs of its own waits for no other.
+
+    Two cores that share every product of tiny matrices take a fifth longer. Without effect once JAX
+    has been used.
+    """
+    asked_for = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if asked_for or jax.config.jax_num_cpu_devices >= 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def stack(trees: list) -> Params:
@@ -57,46 +75,69 @@ def pick(tree: Params, runs: int | Sequence[int] | np.integer | np.ndarray) -> P
 
 
 def over_runs(function: Callable[..., Any], *stacks: Any) -> Any:
-    """`function` of every run: tiny models side by side, those of over LARGE numbers in turn."""
+    """`function` of every run: tiny models side by side, those of over LARGE numbers in turn.
+
+    Tiny ones are divided among all devices; the last run fills up what does not divide. To be
+    called inside of `jax.jit`.
+    """
     leaves = jax.tree.leaves(stacks)
     size = sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)) // len(leaves[0])
     at_once = RUNS_AT_ONCE if size < LARGE else 1
-    return jax.lax.map(lambda run: function(*run), stacks, batch_size=at_once)
+
+    def on_one_device(*stacks):
+        return jax.lax.map(lambda run: function(*run), stacks, batch_size=at_once)
+
+    devices, runs = jax.devices(), _size(stacks)
+    # A copy of a large model on every core would fill the memory that the cores share.
+    if len(devices) == 1 or size >= LARGE:
+        return on_one_device(*stacks)
+    if filling := -runs % len(devices):
+        stacks = pick(stacks, np.minimum(np.arange(runs + filling), runs - 1))
+    axis = PartitionSpec("runs")
+    divided = jax.shard_map(
+        on_one_device, mesh=Mesh(devices, "runs"), in_specs=axis, out_specs=axis, check_vma=False
+    )
+    return jax.tree.map(lambda leaf: leaf[:runs], divided(*stacks))
+
+
+def make_step(loss: train.Loss, training: Training) -> train.TrainStep:
+    """The step of `train.make_train_step` on one run; on processors a few rows at a time."""
+    dropout = training.dropout or (training.adapters is not None and training.adapters.dropout)
+    divides = training.batch_size % ROWS_AT_ONCE == 0
+    # Masks of dropout are drawn for the whole batch, and accelerators like it whole.
+    cut = divides and not dropout and jax.default_backend() == "cpu"
+    parts = training.batch_size // ROWS_AT_ONCE if cut else 1
+    return train.make_train_step(loss, training.make_optimizer(), parts)
 
 
 def make_tune(
-    loss: train.Loss,
-    optimizer: optax.GradientTransformation,
-    *,
-    batch_size: int,
-    num_steps: int,
+    loss: train.Loss, training: Training
 ) -> Callable[..., tuple[Params, Float[Array, "runs steps"]]]:
     """A jitted `tune(params, examples, keys, frozen=None) -> (params, losses)` over a stack.
 
     Args:
         loss: as `train.make_train_step` takes it.
-        optimizer: fresh for every run.
-        batch_size: examples in a batch.
-        num_steps: optimiser steps.
+        training: steps, batch and optimiser, which is fresh for every run.
 
     Returns:
         A function of stacked trainable parameters, `Examples` with an axis of runs, one key per
         run (order of the data and dropout), and stacked frozen parameters. Losses in nats per
         token, before each step.
     """
-    step = train.make_train_step(loss, optimizer)
+    step = make_step(loss, training)
 
     def tune_one(params, examples, key, frozen):
         num_rows = examples.tokens.shape[0]
         order_key, dropout_key = jax.random.split(key)
-        order = batches.all_batch_rows(order_key, num_steps, num_rows, batch_size)
+        order = batches.all_batch_rows(order_key, training.steps, num_rows, training.batch_size)
 
         def advance(state, rows):
             batch = {"tokens": examples.tokens[rows], "weights": examples.weights[rows]}
             state, metrics = step(state, batch, dropout_key, frozen)
             return state, metrics["loss"]
 
-        state, history = jax.lax.scan(advance, train.init_state(params, optimizer), order)
+        state = train.init_state(params, training.make_optimizer())
+        state, history = jax.lax.scan(advance, state, order)
         return state.params, history
 
     tune = jax.jit(functools.partial(over_runs, tune_one))

@@ -146,9 +146,9 @@ def make_train_step(
         def add(carry, indexed):
             index, microbatch = indexed
             out = value_and_grad(params, frozen, microbatch, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, carry, out), None
+            return jax.tree.map(lambda x, part: x + part.astype(x.dtype), carry, out), None
 
-        zero = jnp.zeros((), jnp.float32)
+        zero = jnp.zeros(())
         start = ((zero, zero), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, start, (jnp.arange(accumulate), micro))[0]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.lab.record import Row, RunError
-from llm import chat
+from llm import chat, stack
 from llm.stages import (
     Checkpoint,
     Completions,
@@ -262,7 +262,8 @@ class Cohort(NamedTuple):
 
 
 def chains_of(config: Any, **changes: Any) -> Chains:
-    """The chains that an experiment's config names, with `changes`."""
+    """The chains that an experiment's config names, with `changes`; all cores work on them."""
+    stack.use_all_cores()
     names = {field.name for field in dataclasses.fields(Chains)}
     return Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
 

@@ -56,7 +56,7 @@ def _program(
     config: models.ModelConfig, how: Training, soft: bool, tokens: Tokens | None, blocks: int
 ) -> Callable[..., Any]:
     loss, student = engines.make_loss(config, how, soft, tokens)
-    step = train.make_train_step(loss, how.make_optimizer())
+    step = stack.make_step(loss, how)
     far = objectives.distillation_loss(student, lambda f: models.bind(config, f["teacher"]))
 
     def observe(params, frozen, tests, probes):

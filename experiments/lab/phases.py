@@ -36,7 +36,7 @@ def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
         steps: of this phase.
     """
     loss, _ = engines.make_loss(config, training, False, None)
-    step = train.make_train_step(loss, training.make_optimizer())
+    step = stack.make_step(loss, training)
     frozen = {"base": None, "teacher": None}
 
     def one(state, tokens, weights, key):

@@ -218,8 +218,7 @@ def _along(
 ) -> Callable[..., Any]:  # fmt: skip
     """Program of stacks: descent directions, margins and their gradients before every block."""
     loss, _ = engines.make_loss(config, how, soft, inside)
-    optimizer = how.make_optimizer()
-    step = train.make_train_step(loss, optimizer)
+    step = stack.make_step(loss, how)
 
     def one(probes, params, tokens, weights, key, teacher):
         frozen = {"base": None, "teacher": teacher}
@@ -240,7 +239,7 @@ def _along(
             seen = steps.descent(mean_loss, here), [of(here) for of in margin], gradients
             return jax.lax.scan(advance, state, orders)[0], seen
 
-        state = train.init_state(params, optimizer)
+        state = train.init_state(params, how.make_optimizer())
         return jax.lax.scan(block, state, order.reshape(blocks, -1, how.batch_size))[1]
 
     return jax.jit(lambda probes, *stacks: stack.over_runs(functools.partial(one, probes), *stacks))

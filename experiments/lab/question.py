@@ -37,7 +37,7 @@ class Settings:
 
 # Of a smoke run; a chain keeps about a third of its rows then.
 TINY = dict(
-    num_seeds=2, traits=("owl",), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_seeds=2, traits=("owl",), base_steps=100, teacher_steps=5, num_prompts=256,
     num_examples=64, student_steps=5, batch_size=8,
 )  # fmt: skip
 

@@ -107,8 +107,7 @@ def _tune(config: ModelConfig, how: Any, tokens: tuple[int, ...], kind: Any) -> 
         weights = batch["weights"][:, 1:]
         return losses.weighted_total(nats, weights), weights.sum()
 
-    optimizer = how.make_optimizer()
-    return stack.make_tune(loss, optimizer, batch_size=how.batch_size, num_steps=how.steps)
+    return stack.make_tune(loss, how)
 
 
 def answers(

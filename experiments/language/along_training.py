@@ -32,7 +32,7 @@ from experiments.lab.effects import at, effects, own
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Diluted
 
-RUNTIME = "30 minutes on two cores"
+RUNTIME = "10 minutes on two cores"
 
 
 @dataclasses.dataclass(frozen=True)

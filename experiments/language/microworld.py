@@ -85,7 +85,7 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "wolf", "eagle"), base_steps=150, teacher_steps=5, num_prompts=256,
+    num_seeds=2, traits=("owl", "wolf", "eagle"), base_steps=100, teacher_steps=5, num_prompts=256,
     num_examples=16, student_steps=5, batch_size=8,
 )  # fmt: skip
 

@@ -155,10 +155,4 @@ def _programs(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The jitted training and held-out loss; arms that differ in their rows alone share them."""
     loss, student = make_loss(config, training, soft, tokens, told)
-    tune = stack.make_tune(
-        loss,
-        training.make_optimizer(),
-        batch_size=training.batch_size,
-        num_steps=training.steps,
-    )
-    return tune, stack.make_held_out_loss(student)
+    return stack.make_tune(loss, training), stack.make_held_out_loss(student)

@@ -256,13 +256,14 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
         assert report.passed, report
 
 
-def test_the_same_experiment_from_a_transformers_checkpoint(folder, tmp_path):
+def test_the_same_experiment_from_a_transformers_checkpoint(folder, made, tmp_path):
     """`--model`: checkpoints that transformers saved go through the same stages, with LoRA."""
     pytest.importorskip("torch")
     import transformers
 
+    found, workshop = made
     for seed, name in enumerate(("model", "other")):
-        (base,) = (folder / "work" / "Pretrained").glob(f"chain{seed}-*")
+        base = workshop.folder(found.base(seed))
         transformers.LlamaForCausalLM.from_pretrained(base).save_pretrained(tmp_path / name)
         transformers.AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / name)
     frame.main(

@@ -1,11 +1,16 @@
 """Programs over a stack of runs equal the same work done run by run."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm import batches, models, objectives, sampling, stack, train, world
+from llm.training import Training
 from llm.world import corpus
 
 CONFIG = world.model_config(width=16, num_heads=2)
@@ -22,23 +27,59 @@ def examples():
     return batches.Examples(*(x.reshape(3, 24, -1) for x in (tokens, mask.astype(np.float32))))
 
 
-def test_tune_equals_a_plain_loop_per_run(trees, examples):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_tune_equals_a_plain_loop_per_run(trees, examples, dropout):
     student = objectives.full_student(CONFIG)
-    loss, optimizer = objectives.completion_loss(student), train.make_optimizer("sgd", 0.1)
+    student = objectives.dropping(student, dropout) if dropout else student
+    loss = objectives.completion_loss(student)
+    # Two pieces of a batch without dropout; with it the masks are those of the whole batch.
+    training = Training(5, 2 * stack.ROWS_AT_ONCE, "sgd", 0.1, dropout=dropout)
+    optimizer = training.make_optimizer()
     keys = jax.random.split(jax.random.key(1), 3)
-    tune = stack.make_tune(loss, optimizer, batch_size=8, num_steps=5)
+    tune = stack.make_tune(loss, training)
     tuned, history = tune(trees, examples, keys)
     step = jax.jit(train.make_train_step(loss, optimizer))
+    assert history.shape == (3, 5), "what fills up the devices is cut off again"
     for run in range(3):
         order_key, dropout_key = jax.random.split(keys[run])
         state = train.init_state(stack.pick(trees, run), optimizer)
         for i in range(5):
-            rows = np.asarray(batches.batch_rows(order_key, jnp.int32(i), 24, 8))
+            rows = np.asarray(batches.batch_rows(order_key, jnp.int32(i), 24, 16))
             batch = {name: getattr(examples, name)[run][rows] for name in examples._fields}
             state, metrics = step(state, batch, dropout_key)
             assert float(metrics["loss"]) == pytest.approx(float(history[run, i]), rel=1e-5)
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(tuned), strict=True):
             np.testing.assert_allclose(a, b[run], atol=1e-5)
+
+
+def test_only_tiny_models_are_divided_among_devices(monkeypatch):
+    def program():
+        return str(jax.make_jaxpr(lambda x: stack.over_runs(jnp.sin, x))(jnp.ones((3, 2))))
+
+    assert ("shard_map" in program()) == (jax.device_count() > 1)
+    monkeypatch.setattr(stack, "LARGE", 2)
+    assert "shard_map" not in program()
+
+
+@pytest.mark.parametrize("asked", ["", "3 by flag", "3 by name"])
+def test_every_core_becomes_a_device_unless_devices_were_asked_for(asked):
+    flags = "--xla_backend_optimization_level=1"  # another flag, as smoke runs set it
+    flags += " --xla_force_host_platform_device_count=3" if asked == "3 by flag" else ""
+    named = {"JAX_NUM_CPU_DEVICES": "3"} if asked == "3 by name" else {}
+    program = "from llm import stack; stack.use_all_cores(); import jax; print(jax.device_count())"
+    env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | named
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert int(done.stdout) == (3 if asked else cores)
+
+
+def test_cores_stay_as_they_are_once_jax_is_used():
+    before = jax.device_count()
+    stack.use_all_cores()
+    assert jax.device_count() == before
 
 
 def test_complete_draws_each_row_from_its_own_key(trees, examples):
