@@ -44,8 +44,8 @@ def use_all_cores() -> None:
 
 
 def stack(trees: list) -> Params:
-    """Trees of equal shape as one tree with a leading axis of runs."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Trees of equal shape as one tree with a leading axis of runs, on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def unstack(tree: Params) -> list[Params]:

@@ -129,14 +129,17 @@ def kernel_alignment(
     recipes: list[Student] = cohort.models
     config = workshop.config(recipes[0])
     one = _alignment(config, tuple(workshop.language(recipes[0]).number_tokens().tolist()))
+    runs = [run for run, _ in cohort.pairs()]
+    pairs = [(recipes[run].base, students.teacher_of(recipes[run]).root) for run in runs]
+    # All at once: what is still to be made is then made side by side.
+    starts, bases = (
+        workshop.engine.split(workshop.models(list(side))) for side in zip(*pairs, strict=True)
+    )
     found: list[dict[str, float]] = [{} for _ in recipes]
-    for run, _ in cohort.pairs():
-        student, trait = recipes[run], cohort.labels[run]["teacher"]
-        rows = students.examples_of(workshop, student)[0]
+    for run, start, base in zip(runs, starts, bases, strict=True):
+        rows = students.examples_of(workshop, recipes[run])[0]
         batch = {"tokens": rows.tokens[:NUM_ROWS], "weights": rows.weights[:NUM_ROWS]}
-        both = [student.base, students.teacher_of(student).root]
-        start, base = (workshop.engine.split(workshop.models([model]))[0] for model in both)
-        probe = evaluation.question(workshop, student, trait)
+        probe = evaluation.question(workshop, recipes[run], cohort.labels[run]["teacher"])
         values = jax.device_get(one(start, base, batch, probe))
         found[run] = {name: float(value) for name, value in values.items()}
     return found
@@ -176,14 +179,16 @@ def along_training(
     one = recipes[0]
     run = _along(workshop.config(one), one.training, one.soft, one.tokens, blocks)
     probes = tuple(evaluation.question(workshop, one, trait) for trait in traits)
-    descents, margins, gradients = run(
+    found = run(
         probes,
         workshop.models([recipe.base for recipe in recipes]),
         *examples_of(workshop, recipes),
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
         workshop.models([students.teacher_of(recipe) for recipe in recipes]),
     )
+    descents, margins, gradients = jax.device_get(found)
 
+    @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     @jax.vmap
     def with_trait(descent, of_control, gradient):
@@ -200,7 +205,7 @@ def along_training(
         cosines, gains = map(
             np.asarray, with_trait(*(stack.pick(tree, runs) for tree, runs in sides))
         )
-        margin = np.asarray(margins[u])[mine]
+        margin = margins[u][mine]
         for b in range(blocks):
             entries = [
                 {"model": i, "trait": trait, "margin": float(margin[row, b])}

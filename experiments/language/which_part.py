@@ -36,7 +36,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import Continued, Grafted, Model, Permuted
 from llm.stages.bases import corpus_loss
 
-RUNTIME = "75 minutes on two cores"
+RUNTIME = "35 minutes on two cores"
 
 PARTS = {
     "embeddings": ("embedding",),
@@ -162,7 +162,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         Figure(
             "figure",
             "No single part of the start carries what the whole carries",
-            "A permuted twin equals the same start; embeddings alone keep a part, others nothing.",
+            "A permuted twin equals the same start; embeddings alone keep little, others nothing.",
             f"Same {shown('same')}, twin {shown('permuted twin')}, {each}, different "
             f"{shown('different')} nats.",
             "What must be shared is the function with its features, not weights in their places.",
