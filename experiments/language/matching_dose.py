@@ -31,7 +31,7 @@ from experiments.lab.frame import Claim, Figure, Row, option
 from llm.stages import BehaviourMatched, Continued, Model, Pretrained, Student
 from llm.training import Training
 
-RUNTIME = "40 minutes on two cores"
+RUNTIME = "30 minutes on two cores"
 
 KINDS = ("corpus", "uniform", "lists", "sampled lists")
 Start = Callable[[Chains, int], Model]
