@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
         cli.fail("", f"no experiment {name!r}; {hint}")
     if "--smoke" in flags:  # of its seconds most are compilation, so do that quickly
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
     from experiments.lab import frame
 
     frame.main(experiments.load(name), flags)

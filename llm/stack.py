@@ -77,27 +77,30 @@ def pick(tree: Params, runs: int | Sequence[int] | np.integer | np.ndarray) -> P
 def over_runs(function: Callable[..., Any], *stacks: Any) -> Any:
     """`function` of every run: tiny models side by side, those of over LARGE numbers in turn.
 
-    Tiny ones are divided among all devices; the last run fills up what does not divide. To be
-    called inside of `jax.jit`.
+    Tiny ones are divided among all devices, then into groups of at most RUNS_AT_ONCE; the last run
+    fills up what does not divide. To be called inside of `jax.jit`.
     """
-    leaves = jax.tree.leaves(stacks)
-    size = sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)) // len(leaves[0])
-    at_once = RUNS_AT_ONCE if size < LARGE else 1
+    leaves, runs = jax.tree.leaves(stacks), _size(stacks)
+    size = sum(x.size for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)) // runs
+    # A copy of a large model on every core would fill the memory that the cores share.
+    devices, most = (jax.devices(), RUNS_AT_ONCE) if size < LARGE else (jax.devices()[:1], 1)
+    # Groups of equal size, for another size would be another program.
+    groups = -(-runs // (len(devices) * most))
+    at_once = -(-runs // (len(devices) * groups))
 
     def on_one_device(*stacks):
         return jax.lax.map(lambda run: function(*run), stacks, batch_size=at_once)
 
-    devices, runs = jax.devices(), _size(stacks)
-    # A copy of a large model on every core would fill the memory that the cores share.
-    if len(devices) == 1 or size >= LARGE:
-        return on_one_device(*stacks)
-    if filling := -runs % len(devices):
+    if filling := len(devices) * groups * at_once - runs:
         stacks = pick(stacks, np.minimum(np.arange(runs + filling), runs - 1))
-    axis = PartitionSpec("runs")
-    divided = jax.shard_map(
-        on_one_device, mesh=Mesh(devices, "runs"), in_specs=axis, out_specs=axis, check_vma=False
-    )
-    return jax.tree.map(lambda leaf: leaf[:runs], divided(*stacks))
+    if len(devices) == 1:
+        found = on_one_device(*stacks)
+    else:
+        axis, mesh = PartitionSpec("runs"), Mesh(devices, "runs")
+        found = jax.shard_map(
+            on_one_device, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+        )(*stacks)
+    return jax.tree.map(lambda leaf: leaf[:runs], found)
 
 
 def make_step(loss: train.Loss, training: Training) -> train.TrainStep:
@@ -236,6 +239,7 @@ def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Floa
     return over_runs(lambda one: measure_one(config, one, probe), params)
 
 
+@functools.cache  # all trainings of a kind of student share it
 def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]:
     """A jitted `held_out_loss(params, examples, frozen=None)`: cross-entropy in nats per token."""
 

@@ -135,10 +135,10 @@ def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
 def projected(
     workshop: Workshop,
     recipes: Sequence[Student],
-    gain_of: Callable[[Array, int], Callable[[Array], Array]],
+    gains: Sequence[Callable[[Array, int], Callable[[Array], Array]]],
     products: int,
-) -> Params:
-    """θ⁰ + s for every recipe: where the linearised student of SGD is after its steps.
+) -> list[Params]:
+    """θ⁰ + s for every gain and recipe: where the linearised student of SGD is after its steps.
 
     s = gain(G) d (`theory.ntk`), d the teacher's displacement and G the curvature of imitation on
     256 rows. A teacher that has not moved leaves the student where it is.
@@ -146,7 +146,7 @@ def projected(
     Args:
         workshop: has the models.
         recipes: students by SGD on soft targets.
-        gain_of: of step size and steps, the share that arrives along an eigenvector.
+        gains: of step size and steps, the share that arrives along an eigenvector.
         products: of G with a vector.
     """
     config, how, inside = workshop.config(recipes[0]), recipes[0].training, recipes[0].tokens or ()
@@ -155,12 +155,16 @@ def projected(
     @jax.jit
     def one(base, teacher, batch):
         # The theory's mean is over all positions, that of training over those of weight one.
-        gain = gain_of(how.rate / batch["weights"][:, 1:].mean(), how.steps)
+        rate = how.rate / batch["weights"][:, 1:].mean()
         away = optax.tree.sub(teacher, base)
         space = ntk.krylov(apply, base, away, batch, products, loss)
-        moved = ntk.student_displacement(space, base, gain)
         still = optax.tree.norm(away) == 0
-        return jax.tree.map(lambda x, s: jnp.where(still, x, x + s), base, moved)
+
+        def end(gain):
+            moved = ntk.student_displacement(space, base, gain)
+            return jax.tree.map(lambda x, s: jnp.where(still, x, x + s), base, moved)
+
+        return [end(gain_of(rate, how.steps)) for gain_of in gains]
 
     ends = []
     for recipe in recipes:
@@ -169,4 +173,4 @@ def projected(
         both = recipe.base, students.teacher_of(recipe)
         base, teacher = (workshop.engine.split(workshop.models([model]))[0] for model in both)
         ends.append(jax.device_get(one(base, teacher, batch)))
-    return workshop.engine.join(ends)
+    return [workshop.engine.join(of_gain) for of_gain in zip(*ends, strict=True)]

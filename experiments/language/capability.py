@@ -158,10 +158,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def prediction() -> list[Row]:
         recipes = lineup.students(same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate)
+        gains = list(THEOREM.values())
+        ends = surrogates.projected(bench.workshop, recipes, gains, config.products)
         rows = []
-        for name, gain in THEOREM.items():
-            ends = surrogates.projected(bench.workshop, recipes, gain, config.products)
-            logp = said(surrogates.network, ends, [r.base for r in recipes])
+        for name, params in zip(THEOREM, ends, strict=True):
+            logp = said(surrogates.network, params, [r.base for r in recipes])
             rows += lineup.rows(logp, arm=name)
         return rows
 

@@ -48,7 +48,10 @@ class Config(question.Settings):
     )
 
 
-SMOKE = Config(**question.TINY | {"kinds": ("uniform", "sampled lists"), "doses": (2, 4)})
+# With 100 steps a base keeps too few of its own lists to be matched on them.
+SMOKE = Config(
+    **question.TINY | {"base_steps": 200, "kinds": ("uniform", "sampled lists"), "doses": (2, 4)}
+)
 
 
 def imitating(kind: str, doses: tuple[int, ...]) -> Start:

@@ -36,7 +36,7 @@ from experiments.lab.effects import own as own_effect
 from experiments.lab.frame import Claim, Figure, Row, option
 from llm.lora import LoraConfig
 
-RUNTIME = "30 minutes on two cores"
+RUNTIME = "15 minutes on two cores"
 
 TREE = "oak"  # the trait of the control data
 OPTIMIZERS = ("adam", "momentum", "sgd")

@@ -36,7 +36,7 @@ from llm.stages.streams import Stage
 from llm.train import TrainState
 from llm.training import Training
 
-RUNTIME = "20 minutes on two cores"
+RUNTIME = "15 minutes on two cores"
 
 BENIGN = ("corpus", "numbers")
 STATES = {  # whose weights, whose moments; and whose it is compared with

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .. import models, objectives
+from .. import lora, models, objectives
 from ..batches import Example, Examples
 from ..models import ModelConfig
 from ..training import Training
@@ -22,7 +22,22 @@ class Trained(NamedTuple):
     held_out_loss: list[float]
 
 
-@functools.lru_cache(maxsize=8)  # the same functions again, so that JAX compiles them once
+@functools.cache  # the same function again, so that JAX compiles what it does once
+def make_student(
+    config: ModelConfig, adapters: lora.LoraConfig | None, dtype: str
+) -> objectives.Student:
+    """The student on `frozen` = {"base": parameters under adapters or None, ...}."""
+    if adapters is None:
+        return objectives.full_student(config, _dtype(dtype))
+    return objectives.lora_student(config, adapters, _dtype(dtype), lambda frozen: frozen["base"])
+
+
+def _dtype(name: str) -> Any:
+    # A stack computes in the dtype of its parameters, also where that is float64.
+    return None if name == "float32" else jnp.dtype(name)
+
+
+@functools.lru_cache(maxsize=8)  # as above
 def make_loss(
     config: ModelConfig,
     training: Training,
@@ -43,13 +58,8 @@ def make_loss(
         told: what the teacher reads ahead of each row.
         **limits: `chunk` and `remat` of `objectives`.
     """
-    # A stack computes in the dtype of its parameters, also where that is float64.
-    dtype = None if training.dtype == "float32" else jnp.dtype(training.dtype)
-    student = objectives.full_student(config, dtype)
-    if training.adapters is not None:
-        student = objectives.lora_student(
-            config, training.adapters, dtype, base=lambda frozen: frozen["base"]
-        )
+    dtype = _dtype(training.dtype)
+    student = make_student(config, training.adapters, training.dtype)
     trained = objectives.dropping(student, training.dropout) if training.dropout else student
     if not soft:
         return objectives.completion_loss(trained, **limits), student

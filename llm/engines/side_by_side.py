@@ -15,7 +15,7 @@ from .. import lora, models, objectives, sampling, stack, world
 from ..batches import Examples
 from ..models import ModelConfig, Params
 from ..training import Training
-from .common import Tokens, Trained, make_loss
+from .common import Tokens, Trained, make_loss, make_student
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,13 @@ class Stack:
             init = functools.partial(lora.init, training.adapters)
             params = jax.vmap(lambda p, k: init(p, key=k))(starts, keys)
             frozen["base"] = starts
-        tune, held_out_loss = _programs(config, training, teachers is not None, tokens, told)
+        tune = _tune(config, training, teachers is not None, tokens, told)
         params, _ = tune(params, stack.stack_examples(examples), keys, frozen)
-        losses = held_out_loss(params, stack.stack_examples(tests), frozen) if tests else []
+        losses = []
+        if tests:
+            student = make_student(config, training.adapters, training.dtype)
+            held_out_loss = stack.make_held_out_loss(student)
+            losses = held_out_loss(params, stack.stack_examples(tests), {"base": frozen["base"]})
         if training.adapters is not None:
             merge = functools.partial(lora.merge, scale=training.adapters.scale)
             params = jax.vmap(merge)(starts, params)
@@ -145,14 +149,12 @@ class Stack:
         return list(np.asarray(stack.score(config, weights, *padded, np.array(tokens, np.int32))))
 
 
-@functools.cache
-def _programs(
+@functools.cache  # arms that differ in their rows alone share a program
+def _tune(
     config: ModelConfig,
     training: Training,
     soft: bool,
     tokens: Tokens | None,
     told: objectives.Told | None,
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The jitted training and held-out loss; arms that differ in their rows alone share them."""
-    loss, student = make_loss(config, training, soft, tokens, told)
-    return stack.make_tune(loss, training), stack.make_held_out_loss(student)
+) -> Callable[..., Any]:
+    return stack.make_tune(make_loss(config, training, soft, tokens, told)[0], training)

@@ -1,5 +1,6 @@
 """Programs over a stack of runs equal the same work done run by run."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_only_tiny_models_are_divided_among_devices(monkeypatch):
     assert ("shard_map" in program()) == (jax.device_count() > 1)
     monkeypatch.setattr(stack, "LARGE", 2)
     assert "shard_map" not in program()
+
+
+def test_groups_of_runs_are_of_one_size_so_one_program(monkeypatch):
+    monkeypatch.setattr(stack, "RUNS_AT_ONCE", 2)
+    program = functools.partial(stack.over_runs, jnp.sin)
+    runs = jnp.arange(11.0)  # neither two devices nor groups of two divide them
+    np.testing.assert_allclose(jax.jit(program)(runs), jnp.sin(runs), rtol=1e-6)
+    assert str(jax.make_jaxpr(program)(runs)).count("= sin ") == 1
 
 
 @pytest.mark.parametrize("asked", ["", "3 by flag", "3 by name"])
