@@ -12,12 +12,12 @@ is their own business:
     score                      log-probabilities of tokens after prompts
     facts                      what manifests record of the engine
 
-A `Stack` keeps a leading axis of runs and is one jitted, vmapped program per operation; it lives
-in the memory of one device. A `OnMesh` works on one model at a time, spread over devices and
+A `Stack` keeps a leading axis of runs, which the devices share, and is one jitted, vmapped program
+per operation; it lives in memory. A `OnMesh` works on one model at a time, spread over devices and
 processes, with checkpoints, buckets of lengths and accumulation.
 """
 
-from .common import OneByOne, Trained, make_loss, unpad
+from .common import OneByOne, Trained, make_loss, make_student, unpad
 from .mesh import OnMesh, Weights, decoder, stackable
 from .side_by_side import Stack
 
@@ -29,6 +29,7 @@ __all__ = [
     "Weights",
     "decoder",
     "make_loss",
+    "make_student",
     "stackable",
     "unpad",
 ]

@@ -1,16 +1,15 @@
 """Where models start: random weights and the synthetic world, or a checkpoint."""
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from .. import chat, language, models, objectives, stack, world
+from .. import chat, engines, language, models, stack, world
 from ..batches import Examples
 from ..training import Training
 from . import streams
@@ -92,15 +91,11 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
 
 def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) -> list[float]:
     """Cross-entropy of models on turns that nobody was trained on, nats a token; a stack's only."""
-    held_out_loss = _corpus_loss(workshop.config(recipes[0]))
+    student = engines.make_student(workshop.config(recipes[0]), None, "float32")
+    held_out_loss = stack.make_held_out_loss(student)
     tests = turns(0, 0, HELD_OUT_CORPUS, count)
     shown = stack.stack_examples([tests] * len(recipes))
     return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
-
-
-@functools.cache
-def _corpus_loss(config: models.ModelConfig) -> Callable[..., jax.Array]:
-    return stack.make_held_out_loss(objectives.full_student(config))
 
 
 @dataclasses.dataclass(frozen=True)
