@@ -223,7 +223,7 @@ def test_one_model_on_a_mesh_does_what_a_stack_does(tmp_path, workshop):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     soft = dataclasses.replace(student, soft=True)
     stacked = dataclasses.replace(STUDENTS[0], soft=True)
-    a, b = (workshop.engine.join([jax.device_get(w)]) for w in
+    a, b = (workshop.engine.join([w]) for w in
             (weights_of(workshop, stacked), weights_of(mesh, soft).params))  # fmt: skip
     probe = evaluation.question(workshop, BASES[0], "owl")
     margins = [stack.measure(workshop.config(owl), w, probe)["margin"][0] for w in (a, b)]
