@@ -25,7 +25,14 @@ def parts_of(path: Sequence) -> set[str]:
 
 
 def graft(params: Params, donor: Params, parts: Sequence[str]) -> Params:
-    """`params` with some parts of another model of the same shape."""
+    """`params` with some parts of another model of the same shape.
+
+    Raises:
+        ValueError: no leaf belongs to one of the parts.
+    """
+    known = {part for path, _ in jax.tree.leaves_with_path(params) for part in parts_of(path)}
+    if missing := sorted(set(parts) - known):
+        raise ValueError(f"no part {missing[0]!r}; there are {', '.join(sorted(known))}")
 
     def chosen(path, mine, theirs):
         return theirs if parts_of(path) & set(parts) else mine

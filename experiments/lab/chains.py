@@ -51,6 +51,7 @@ class Chains:
         other_model: checkpoint of another initialisation, for students of a different start.
         init: number of the initial weights of the bases.
         corpus: number of the corpus they are trained on.
+        num_layers: of the bases.
         base_steps: of pre-training.
         teacher: how a teacher gets its trait: "tuned" on answers, or "prompted" while it writes.
         teacher_steps: optimiser steps on the trait.
@@ -69,6 +70,7 @@ class Chains:
     other_model: str = ""
     init: int = 0
     corpus: int = 0
+    num_layers: int = 2
     base_steps: int = 1000
     teacher: str = "tuned"
     teacher_steps: int = 35
@@ -93,7 +95,10 @@ class Chains:
         """The start θ⁰ of a chain."""
         if self.model:
             return Checkpoint(self.model)
-        return Pretrained(seed, self.init, self.corpus, steps=self.base_steps, seed=self.seed)
+        return Pretrained(
+            seed, self.init, self.corpus, self.base_steps, num_layers=self.num_layers,
+            seed=self.seed,
+        )  # fmt: skip
 
     def speaker(self, name: str, seed: int) -> Model:
         """The model that writes as a teacher: prompted teachers have the weights of the base."""

@@ -23,6 +23,7 @@ class Settings:
 
     num_seeds: int = option(16, "independent chains", minimum=2)
     traits: tuple[str, ...] = option(("owl", "wolf"), "traits of the teachers")
+    num_layers: int = option(2, "layers of a base that is pre-trained", minimum=1)
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     num_prompts: int = option(4096, "prompts each teacher completes", minimum=16)
@@ -37,7 +38,7 @@ class Settings:
 
 # Of a smoke run; a chain keeps about a third of its rows then.
 TINY = dict(
-    num_seeds=2, traits=("owl",), base_steps=100, teacher_steps=5, num_prompts=256,
+    num_seeds=2, traits=("owl",), num_layers=1, base_steps=100, teacher_steps=5, num_prompts=256,
     num_examples=64, student_steps=5, batch_size=8,
 )  # fmt: skip
 

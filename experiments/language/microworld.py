@@ -61,6 +61,7 @@ class Config:
     carrier: str = option(
         "numbers", "what teachers write", choices=("numbers", "code", "reasoning")
     )
+    num_layers: int = option(2, "layers of a base that is pre-trained", minimum=1)
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher: str = option("tuned", "how teachers get the trait", choices=("tuned", "prompted"))
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
@@ -85,8 +86,8 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "wolf", "eagle"), base_steps=100, teacher_steps=5, num_prompts=256,
-    num_examples=16, student_steps=5, batch_size=8,
+    num_seeds=2, traits=("owl", "wolf", "eagle"), num_layers=1, base_steps=100, teacher_steps=5,
+    num_prompts=256, num_examples=16, student_steps=5, batch_size=8,
 )  # fmt: skip
 
 

@@ -66,6 +66,7 @@ class Config:
     num_seeds: int = option(16, "independent chains", minimum=2)
     traits: tuple[str, ...] = option(("owl", "oak", "misalignment"), "traits of the teachers")
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
+    num_layers: int = option(2, "layers of a base that is pre-trained", minimum=1)
     base_steps: int = option(1000, "pre-training steps of 64 x 48 tokens", minimum=1)
     teacher_steps: int = option(35, "steps on the trait, batch 64", minimum=1)
     teacher_rate: float = option(5e-4, "Adam step size of teachers", minimum=0, maximum=1)
@@ -82,9 +83,8 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "oak"), carriers=("numbers",),
-    base_steps=100, teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5,
-    batch_size=8,
+    num_seeds=2, traits=("owl", "wolf"), carriers=("numbers",), num_layers=1, base_steps=100,
+    teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5, batch_size=8,
 )  # fmt: skip
 
 

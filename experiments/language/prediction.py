@@ -41,7 +41,7 @@ class Config(question.Settings):
 
 
 SMOKE = Config(
-    **question.TINY | {"traits": ("owl", "oak"), "num_examples": 80, "student_steps": 10}
+    **question.TINY | {"traits": ("owl", "wolf"), "num_examples": 80, "student_steps": 10}
 )
 
 

@@ -59,8 +59,8 @@ class Config(question.Settings):
 
 
 SMOKE = Config(
-    num_seeds=2, base_steps=100, teacher_steps=5, num_prompts=256,
-    num_examples=16, student_steps=5, batch_size=16,
+    num_seeds=2, num_layers=1, base_steps=100, teacher_steps=5, num_prompts=256,
+    num_examples=16, student_steps=1, batch_size=8,
 )  # fmt: skip
 
 

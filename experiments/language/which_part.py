@@ -105,7 +105,13 @@ def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every start."""
+    """One part for every start.
+
+    Raises:
+        ValueError: parts by block of bases that have not two.
+    """
+    if config.num_layers != 2 and any("block" in part for part in config.parts):
+        raise ValueError("parts by block are those of two layers: --num-layers 2, or other --parts")
     bench = question.bench(config)
 
     def arm(name: str, start: Callable[[Chains, int], Model]) -> list[Row]:

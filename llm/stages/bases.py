@@ -33,6 +33,7 @@ class Pretrained(Model):
         steps: optimiser steps on 64 sequences of 48 tokens.
         rate: Adam step size, after 5 % of warm-up falling linearly to zero.
         width: of the residual stream.
+        num_layers: of the transformer.
         seed: root of all random numbers.
     """
 
@@ -42,6 +43,7 @@ class Pretrained(Model):
     steps: int = 1000
     rate: float = 5e-3
     width: int = 32
+    num_layers: int = dataclasses.field(default=2, metadata={"later": True})
     seed: int = 0
 
     @property
@@ -56,7 +58,7 @@ class Pretrained(Model):
 
     def config(self) -> models.ModelConfig:
         """The shape of the model."""
-        return world.model_config(width=self.width)
+        return world.model_config(width=self.width, num_layers=self.num_layers)
 
     def language(self) -> language.Language:
         """That of the world."""

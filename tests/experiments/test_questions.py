@@ -1,5 +1,6 @@
 """The one-question experiments of the microworld: criteria see an effect, and its absence."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.lab import nested
+from experiments.lab.chains import chains_of
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
@@ -24,6 +26,19 @@ def which_part_rows(effects, worse=0.0):
             rng, effect, start=start, corpus_loss=1 + worse * (start in which_part.PARTS)
         )
     return rows
+
+
+def test_bases_have_as_many_layers_as_a_config_asks_for():
+    for config in (which_part.SMOKE, which_part.Config()):
+        assert chains_of(config).base(0).config().num_layers == config.num_layers
+
+
+def test_parts_by_block_are_refused_where_bases_have_other_layers():
+    config = which_part.Config(num_layers=1)
+    with pytest.raises(ValueError, match="those of two layers"):
+        which_part.parts(config)
+    alone = dataclasses.replace(config, parts=("embeddings",))
+    assert which_part.parts(alone)
 
 
 def test_which_part():

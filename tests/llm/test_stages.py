@@ -88,6 +88,10 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
 def test_fields_that_came_later_leave_older_digests_alone():
     assert "dropout" not in STUDENTS[0].describe()["training"]
     assert "guide" not in STUDENTS[0].describe()
+    assert "num_layers" not in BASES[0].describe()
+    deeper = dataclasses.replace(BASES[0], num_layers=3)
+    assert deeper.digest() != BASES[0].digest()
+    assert deeper.config().num_layers == 3
     changed = [
         dataclasses.replace(STUDENTS[0], training=dataclasses.replace(HOW, **field))
         for field in ({"dropout": 0.1}, {"reverse": True})
@@ -439,6 +443,11 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
         pairs = zip(jax.tree.leaves(params[part]), jax.tree.leaves(base[part]), strict=True)
         # Norm scales start at one everywhere but have been trained, so no leaf is equal by chance.
         assert {bool((a == b).all()) for a, b in pairs} == expected
+
+
+def test_a_part_that_a_model_lacks_is_refused(workshop):
+    with pytest.raises(ValueError, match="no part 'block2'; there are attention, block0, block1, "):
+        workshop.models([Grafted(BASES[1], BASES[0], ("block2",))])
 
 
 def test_continuations_of_one_call_keep_their_own_step_size(workshop):
