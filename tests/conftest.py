@@ -55,14 +55,13 @@ def repository() -> pathlib.Path:
 TRAIN = """
 import pathlib, sys
 from llm.stages import Pretrained, Workshop
-for steps in (100, 150):
-    Workshop(pathlib.Path(sys.argv[1])).models([Pretrained(chain, steps=steps) for chain in (0, 1)])
+Workshop(pathlib.Path(sys.argv[1])).models([Pretrained(chain, steps=150) for chain in (0, 1)])
 """
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> pathlib.Path:
-    """A workshop's folder with two bases of smoke runs and two better ones, made once for all."""
+    """A workshop's folder with two bases of the microworld, made once for all workers."""
     work = tmp_path_factory.getbasetemp().parent / "bases"  # a workshop locks what it makes
     environment = os.environ | {"XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)

@@ -98,7 +98,7 @@ def flow_gain(time: float | Array) -> Callable[[Array], Array]:
     return lambda eigenvalues: -jnp.expm1(-jnp.maximum(eigenvalues, 0) * time)
 
 
-def descent_gain(learning_rate: float, num_steps: int) -> Callable[[Array], Array]:
+def descent_gain(learning_rate: float | Array, num_steps: int) -> Callable[[Array], Array]:
     """λ -> 1 - (1 - η λ)^k, plain gradient descent; diverges for η λ > 2 as the real one does."""
     return lambda eigenvalues: 1 - (1 - learning_rate * eigenvalues) ** num_steps
 

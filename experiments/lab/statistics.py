@@ -59,8 +59,9 @@ def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> b
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's ρ."""
-    return float(np.asarray(stats.spearmanr(a, b))[0])
+    """Spearman's ρ; not a number where one of the two is constant."""
+    varies = min(np.ptp(a), np.ptp(b)) > 0
+    return float(np.asarray(stats.spearmanr(a, b))[0]) if varies else np.nan
 
 
 def equivalence_p(values: Sequence[float], margin: float) -> float:
@@ -120,7 +121,7 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     By Fisher's z with the variance (1 + rho²/2) / (n - 3) of Bonett and Wright (2000). The interval
     is all of [-1, 1] for fewer than five pairs, and NaN is returned where a side is constant.
     """
-    rho = rank_correlation(x, y) if min(np.ptp(x), np.ptp(y)) > 0 else np.nan
+    rho = rank_correlation(x, y)
     if len(x) < 5 or not np.isfinite(rho):
         return rho, -1.0, 1.0
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))

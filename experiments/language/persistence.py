@@ -26,11 +26,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, phases, question, statistics
+from experiments.lab import drawing, judging, phases, predictors, question, statistics
 from experiments.lab.effects import at
 from experiments.lab.frame import Claim, Figure, Row, option
+from llm import stack
 from llm.batches import Examples
-from llm.stages import Student, completions, evaluation, streams, students
+from llm.stages import Student, completions, evaluation, streams
 from llm.stages.bases import turns
 from llm.stages.streams import Stage
 from llm.train import TrainState
@@ -76,7 +77,7 @@ def benign(bench: question.Bench, config: Config, kind: str) -> list[Row]:
     some: Student = cohort.models[0]
     shape, how = workshop.config(some), some.training
     probes = [evaluation.question(workshop, some, trait) for trait in config.traits]
-    lists = {side: stacked(bench, recipes) for side, recipes in sides.items()}
+    lists = {side: predictors.examples_of(workshop, recipes) for side, recipes in sides.items()}
     learnt = {side: learn(bench, sides[side], lists[side]) for side in sides}
     fresh = phases.begin(how.make_optimizer(), learnt["trait"].params)
     states = {
@@ -110,14 +111,6 @@ def benign(bench: question.Bench, config: Config, kind: str) -> list[Row]:
     return rows
 
 
-def stacked(bench: question.Bench, recipes: list[Student]) -> Examples:
-    """Training rows of the students, (runs, rows, length)."""
-    found = [students.examples_of(bench.workshop, recipe)[0] for recipe in recipes]
-    length = max(examples.tokens.shape[1] for examples in found)
-    padded = [[np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in e] for e in found]
-    return Examples(*map(np.stack, zip(*padded, strict=True)))
-
-
 def learn(bench: question.Bench, recipes: list[Student], examples: Examples) -> TrainState:
     """The students at the end of their training, with their optimisers."""
     config, how = bench.workshop.config(recipes[0]), recipes[0].training
@@ -133,11 +126,11 @@ def benign_rows(bench: question.Bench, controls: list[Student], kind: str) -> Ex
     if kind == "corpus":
         count = bench.config.num_examples
         found = {r.chain: turns(r.seed, r.chain, 4, count) for r in controls}
-        return Examples(*map(np.stack, zip(*(found[r.chain] for r in controls), strict=True)))
+        return stack.stack_examples([found[r.chain] for r in controls])
     fresh = [dataclasses.replace(r, data=dataclasses.replace(r.data, draw=1)) for r in controls]
     written = list(dict.fromkeys(r.data for r in fresh))
     completions.write(bench.workshop, written)
-    return stacked(bench, fresh)
+    return predictors.examples_of(bench.workshop, fresh)
 
 
 class Found:

@@ -194,7 +194,7 @@ def test_nobody_learns_from_a_teacher_that_hardly_writes(bench, monkeypatch):
 def test_training_in_phases_is_the_student_s_own(bench):
     """Rows, order and optimiser of the recipe; and state can be taken from another."""
     recipes = bench.recipes().models
-    state = persistence.learn(bench, recipes, persistence.stacked(bench, recipes))
+    state = persistence.learn(bench, recipes, predictors.examples_of(bench.workshop, recipes))
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
         state.params,
