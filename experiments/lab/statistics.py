@@ -60,7 +60,7 @@ def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> b
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's ρ; not a number where one of the two is constant."""
-    varies = min(np.ptp(a), np.ptp(b)) > 0
+    varies = min(np.unique(a).size, np.unique(b).size) > 1
     return float(np.asarray(stats.spearmanr(a, b))[0]) if varies else np.nan
 
 
