@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 import experiments
-from experiments.lab import cli
+from experiments.lab import cli, compiling
 
 TOOLS = {  # of experiments.lab
     "report": "Collect the runs of a folder into one self-contained page, report.html.",
@@ -65,9 +65,7 @@ def main(argv: Sequence[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else "python -m experiments lists them"
         cli.fail("", f"no experiment {name!r}; {hint}")
     if "--smoke" in flags:  # of its seconds most are compilation, so do that quickly
-        os.environ.setdefault(
-            "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
-        )
+        os.environ.setdefault("XLA_FLAGS", compiling.quickly(level=1))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
     from experiments.lab import frame
 

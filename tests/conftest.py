@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+from experiments.lab import compiling
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Four simulated devices, before JAX starts: sharded results must equal those of one device.
@@ -12,8 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # most of the time of the suite is compilation.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "--xla_force_host_platform_device_count=4 --xla_cpu_parallel_codegen_split_count=1 "
+    + compiling.quickly(level=0),
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A program is compiled once, for all tests, the processes that they start, and later runs: also the
