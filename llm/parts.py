@@ -24,8 +24,8 @@ def parts_of(path: Sequence) -> set[str]:
     return {"norms" if first == "norm" else first}
 
 
-def graft(params: Params, donor: Params, parts: Sequence[str]) -> Params:
-    """`params` with some parts of another model of the same shape.
+def within(params: PyTree, parts: Sequence[str]) -> PyTree[bool]:
+    """Which leaves belong to one of the parts.
 
     Raises:
         ValueError: no leaf belongs to one of the parts.
@@ -33,22 +33,21 @@ def graft(params: Params, donor: Params, parts: Sequence[str]) -> Params:
     known = {part for path, _ in jax.tree.leaves_with_path(params) for part in parts_of(path)}
     if missing := sorted(set(parts) - known):
         raise ValueError(f"no part {missing[0]!r}; there are {', '.join(sorted(known))}")
+    return jax.tree.map_with_path(lambda path, _: bool(parts_of(path) & set(parts)), params)
 
-    def chosen(path, mine, theirs):
-        return theirs if parts_of(path) & set(parts) else mine
 
-    return jax.tree_util.tree_map_with_path(chosen, params, donor)
+def graft(params: Params, donor: Params, parts: Sequence[str]) -> Params:
+    """`params` with some parts (of `within`) of another model of the same shape."""
+    pick = lambda inside, mine, theirs: theirs if inside else mine  # noqa: E731
+    return jax.tree.map(pick, within(params, parts), params, donor)
 
 
 def hold(
     optimizer: optax.GradientTransformation, parts: Sequence[str]
 ) -> optax.GradientTransformation:
-    """The optimiser without any step of some parts."""
+    """The optimiser without any step of some parts (of `within`)."""
 
     def labels(params: Params) -> PyTree[str]:
-        def label(path, _):
-            return "held" if parts_of(path) & set(parts) else "trained"
-
-        return jax.tree_util.tree_map_with_path(label, params)
+        return jax.tree.map(lambda held: "held" if held else "trained", within(params, parts))
 
     return optax.multi_transform({"trained": optimizer, "held": optax.set_to_zero()}, labels)

@@ -445,9 +445,12 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
         assert {bool((a == b).all()) for a, b in pairs} == expected
 
 
-def test_a_part_that_a_model_lacks_is_refused(workshop):
+@pytest.mark.parametrize(
+    "start", [Grafted(BASES[1], BASES[0], ("block2",)), Continued(BASES[0], 1, ("block2",))]
+)
+def test_a_part_that_a_model_lacks_is_refused(workshop, start):
     with pytest.raises(ValueError, match="no part 'block2'; there are attention, block0, block1, "):
-        workshop.models([Grafted(BASES[1], BASES[0], ("block2",))])
+        workshop.models([start])
 
 
 def test_continuations_of_one_call_keep_their_own_step_size(workshop):
