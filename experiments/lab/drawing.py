@@ -9,6 +9,8 @@ matplotlib.use("Agg")  # files only; no display is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL
+from matplotlib import ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -41,6 +43,15 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of a picture depend on beside its rows: the library and its renderers."""
+    return {
+        "matplotlib": matplotlib.__version__,
+        "freetype": ft2font.__freetype_version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def new_figure(
