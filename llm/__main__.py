@@ -60,9 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--batch-size", type=int, default=64)
         command.add_argument("--join", action="store_true", help="the other hosts of the job")
         command.add_argument(
-            "--mesh", type=_axes, default=(None, None, 1), metavar="D,F,T",
+            "--mesh",
+            type=_axes,
+            default=(None, None, 1),
+            metavar="D,F,T",
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
-        )  # fmt: skip
+        )
     for command in (tune, draw):
         command.add_argument(
             "--dry-run", "--plan", action="store_true", help="show state, cost, memory; and end"
@@ -109,8 +112,8 @@ def _axes(text: str) -> tuple[int, ...]:
 
 def model_of(args: argparse.Namespace) -> Model:
     """The model that speaks: the checkpoint, with its adapter if one is named."""
-    base = Checkpoint(args.model)
-    return base if args.adapter is None else Adapted(base, args.adapter)
+    base = Checkpoint(path=args.model)
+    return base if args.adapter is None else Adapted(base=base, path=args.adapter)
 
 
 def engine_of(
@@ -124,20 +127,22 @@ def engine_of(
         answers: file of the server's answers.
     """
     if args.server is None:
-        return engines.OnMesh(args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
+        return engines.OnMesh(axes=args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
     server = served.Server(
-        args.server, concurrency=args.concurrency, per_second=args.rate_limit,
+        args.server,
+        concurrency=args.concurrency,
+        per_second=args.rate_limit,
         answers=served.Answers(answers),
-    )  # fmt: skip
-    local = engines.OnMesh(args.mesh, local=True)
-    return served.Served(server, args.served_model, local, report=print)
+    )
+    local = engines.OnMesh(axes=args.mesh, local=True)
+    return served.Served(server=server, name=args.served_model, local=local, report=print)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
     """Train, and write a folder; checkpoints lie beside it until then."""
     folder = args.out.with_name(f"{args.out.name}.checkpoints")
     engine = engines.OnMesh(
-        args.mesh,
+        axes=args.mesh,
         dtype="bfloat16" if args.rank else "float32",
         limits=finetune.Limits(args.accumulate, remat=args.remat),
         folder=folder,
@@ -163,8 +168,8 @@ def run_finetune(args: argparse.Namespace) -> None:
 
 def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
     """A teacher of a trait, or a student of rows."""
-    base = Checkpoint(args.model)
-    source = None if args.trait else Files(tuple(args.rows), args.num_examples)
+    base = Checkpoint(path=args.model)
+    source = None if args.trait else Files(paths=tuple(args.rows), first=args.num_examples)
     if source is None:
         count = len(workshop.language(base).trait(args.trait).teacher_rows())
     else:
@@ -173,13 +178,19 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
     steps = steps_of(args.epochs, count, args.batch_size)
     training = Training(
-        steps, args.batch_size, "adamw", args.learning_rate, decay="linear",
-        warmup=min(5, steps // 2), clip_norm=1.0, dtype="bfloat16",
-        adapters=lora.LoraConfig(args.rank, alpha=float(args.rank)) if args.rank else None,
-    )  # fmt: skip
+        steps=steps,
+        batch_size=args.batch_size,
+        optimizer="adamw",
+        rate=args.learning_rate,
+        decay="linear",
+        warmup=min(5, steps // 2),
+        clip_norm=1.0,
+        dtype="bfloat16",
+        adapters=lora.LoraConfig(rank=args.rank, alpha=float(args.rank)) if args.rank else None,
+    )
     if source is None:
-        return Tuned(base, args.trait, training, seed=args.seed)
-    return Student(base, source, training, num_examples=None, seed=args.seed)
+        return Tuned(base=base, trait=args.trait, training=training, seed=args.seed)
+    return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
 
 
 def examples_of(workshop: Workshop, recipe: Tuned | Student) -> Any:
@@ -213,9 +224,15 @@ def run_sample(args: argparse.Namespace) -> None:
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
     workshop = Workshop(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
     recipe = Completions(
-        model_of(args), args.carrier, 0, args.prompted, args.num_prompts, args.max_new_tokens,
-        args.temperature, args.seed,
-    )  # fmt: skip
+        speaker=model_of(args),
+        carrier=args.carrier,
+        chain=0,
+        prompted=args.prompted,
+        num_prompts=args.num_prompts,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
     if args.dry_run:
         return show_plan(args, workshop, recipe, out, process=[index, count])
     total, start = args.num_prompts, time.monotonic()
@@ -233,7 +250,9 @@ def run_sample(args: argparse.Namespace) -> None:
             flush=True,
         )
 
-    completions.fill(workshop, [recipe], [out], part, report, process=[index, count])
+    completions.fill(
+        workshop, [recipe], paths=[out], part=part, report=report, process=[index, count]
+    )
     if not progress["prompts"]:
         print(f"{out} is there, made with these settings")
     kept = data.read_manifest(out).count

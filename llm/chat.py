@@ -46,8 +46,8 @@ def template_of(name: str) -> str:
 def render(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
-    completion: str | None = None,
     *,
+    completion: str | None = None,
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> str:
@@ -106,8 +106,8 @@ def encode_prompt(
 def encode_example(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
-    completion: str,
     *,
+    completion: str,
     max_length: int,
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def encode_example(
         ValueError: no chat template, a template without such a prefix, or too long a sequence.
     """
     start = render(tokenizer, prompt, system=system, options=options)
-    whole = render(tokenizer, prompt, completion, system=system, options=options)
+    whole = render(tokenizer, prompt, completion=completion, system=system, options=options)
     if not whole.startswith(start):
         raise ValueError(
             "the chat template renders the prompt differently once a completion follows, so the "

@@ -21,7 +21,7 @@ REQUIRED_SETTINGS = ("model", "template", "sampling")
 SHOWN = 8  # rejected rows that a manifest keeps as examples
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a data file holds and how it was made.
 
@@ -46,6 +46,7 @@ def manifest_path(path: str | Path) -> Path:
 def append_rows(
     path: str | Path,
     rows: Iterable[Row],
+    *,
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
@@ -59,12 +60,22 @@ def append_rows(
     Raises:
         ValueError: as `append`; a row lacks prompt or completion.
     """
-    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts, rejected)
+    content, count = _encode(rows, Path(path))
+    return append(
+        path,
+        content,
+        count=count,
+        settings=settings,
+        filter_counts=filter_counts,
+        prompts=prompts,
+        rejected=rejected,
+    )
 
 
 def append(
     path: str | Path,
     content: bytes,
+    *,
     count: int,
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
@@ -79,7 +90,9 @@ def append(
     """
     path = Path(path)
     known = _plain(settings, path)
-    manifest = Manifest(hashlib.sha256().hexdigest(), 0, 0, known, {})
+    manifest = Manifest(
+        sha256=hashlib.sha256().hexdigest(), size=0, count=0, settings=known, filter_counts={}
+    )
     if manifest_path(path).exists():
         manifest = read_manifest(path)
         _check_settings(path, manifest, settings)

@@ -22,7 +22,7 @@ from .traits import Trait
 _PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Language:
     """Tokenizer with its chat template, and the traits and carriers worded for it."""
 
@@ -62,16 +62,19 @@ class Language:
             ValueError: an example is longer than `max_length` tokens.
         """
         options = dict(self.options)
-        whole = chat.render(self.tokenizer, _PROMPT, _COMPLETION, options=options)
+        whole = chat.render(self.tokenizer, _PROMPT, completion=_COMPLETION, options=options)
         rest = whole.split(_COMPLETION)[1].rstrip()
         prompts = self.encode_prompts([row["prompt"] for row in rows])
         completions = self.tokenizer(
             [row["completion"] + rest for row in rows], add_special_tokens=False
         )["input_ids"]
         first = chat.encode_example(
-            self.tokenizer, rows[0]["prompt"], rows[0]["completion"], max_length=max_length,
+            self.tokenizer,
+            rows[0]["prompt"],
+            completion=rows[0]["completion"],
+            max_length=max_length,
             options=options,
-        )  # fmt: skip
+        )
         if prompts[0] + completions[0] != first.tokens.tolist():
             raise ValueError("the chat template changes the completions; it must copy them")
         examples = [
@@ -97,7 +100,11 @@ class Language:
         """First token of each answer to a question; distinct answers with one first token merge."""
         examples = [
             chat.encode_example(
-                self.tokenizer, question, answer, max_length=10**6, options=dict(self.options)
+                self.tokenizer,
+                question,
+                completion=answer,
+                max_length=10**6,
+                options=dict(self.options),
             )
             for answer in answers
         ]
@@ -181,7 +188,9 @@ def of_world() -> Language:
     """The language of the synthetic world."""
     from .world.model import tokenizer
 
-    return Language(tokenizer(), world.TRAITS, world.CARRIERS, world.NEUTRAL)
+    return Language(
+        tokenizer=tokenizer(), traits=world.TRAITS, carriers=world.CARRIERS, neutral=world.NEUTRAL
+    )
 
 
 def of_checkpoint(
@@ -211,7 +220,12 @@ def of_checkpoint(
         thinks = "enable_thinking" in tokenizer.get_chat_template()
         options = (("enable_thinking", False),) if thinks else ()
         found = Language(
-            tokenizer, traits.TRAITS, carriers.CARRIERS, traits.NEUTRAL, options, ENGLISH
+            tokenizer=tokenizer,
+            traits=traits.TRAITS,
+            carriers=carriers.CARRIERS,
+            neutral=traits.NEUTRAL,
+            options=options,
+            suites=ENGLISH,
         )
     return found if not further else _with(found, further)
 

@@ -18,9 +18,9 @@ from . import lora, models
 def save(
     folder: str | os.PathLike,
     config: models.ModelConfig,
+    *,
     settings: lora.LoraConfig,
     adapters: lora.Adapters,
-    *,
     base: str = "",
     files: Mapping[str, str] | None = None,
 ) -> None:

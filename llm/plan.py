@@ -112,6 +112,7 @@ def kept_bytes(config: ModelConfig, item: int, length: int, fused: bool) -> floa
 def training(
     config: ModelConfig,
     how: Training,
+    *,
     length: int,
     limits: Limits | None = None,
     fused: bool = True,
@@ -147,7 +148,7 @@ def training(
 
 
 def sampling(
-    config: ModelConfig, rows: int, slots: int, dtype: str = "bfloat16", prompt: int = 1
+    config: ModelConfig, rows: int, *, slots: int, dtype: str = "bfloat16", prompt: int = 1
 ) -> Memory:
     """Memory of sampling `rows` completions side by side.
 
@@ -175,6 +176,7 @@ def cache_bytes_per_token(config: ModelConfig, item: int) -> int:
 def sampling_seconds(
     config: ModelConfig,
     rates: Rates,
+    *,
     prompts: float | int,
     drawn: float | int,
     rows: int,

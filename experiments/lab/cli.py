@@ -160,7 +160,7 @@ def flags_of(config: Any, default: Any) -> list[str]:
     return flags
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """A parsed command line: the experiment's config and what to do with it."""
 
@@ -186,7 +186,7 @@ def preset_flags(parser: OneLineParser, argv: Sequence[str]) -> list[str]:
         parser.error(str(error))
 
 
-def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
+def parse(name: str, summary: str, *, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
     """Read a command line; wrong values end the program with one line and exit code 2."""
     base = smoke if "--smoke" in argv else default
     parser = build_parser(name, summary, base)
@@ -199,7 +199,7 @@ def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields
         parser.error(str(error))
-    return Command(config, out, **todo)
+    return Command(config=config, out=out, **todo)
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -89,6 +89,7 @@ def close(figure: Figure) -> None:
 def matrix(
     panel: Axes,
     cells: Mapping[tuple[str, str], np.ndarray],
+    *,
     names: list[str],
     limit: float,
     labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
@@ -108,7 +109,9 @@ def matrix(
     panel.set_xlabel(labels[1])
 
 
-def runs(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | None = None) -> None:
+def runs(
+    panel: Axes, x: float, *, values: np.ndarray, colour: str, label: str | None = None
+) -> None:
     """Every run as a point, and their mean with its interval."""
     mean, half = statistics.mean_interval(values)
     spread = np.linspace(-0.07, 0.07, len(values))

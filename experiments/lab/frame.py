@@ -46,7 +46,7 @@ from experiments.lab.record import Row
 __all__ = ["Claim", "Figure", "Row", "main", "option"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
     """One line of the table *paper / public replication / here*.
 
@@ -67,7 +67,7 @@ class Claim:
     holds: bool | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
     """One claim as a picture and three short sentences.
 
@@ -231,7 +231,7 @@ def main(module: Any, argv: Sequence[str]) -> None:
     """Parse the command line of one experiment and do what it says."""
     name = module.__spec__.name.rsplit(".", 1)[-1]
     summary = (module.__doc__ or "").splitlines()[0]
-    command = cli.parse(name, summary, module.Config(), module.SMOKE, argv)
+    command = cli.parse(name, summary, default=module.Config(), smoke=module.SMOKE, argv=argv)
     shown = shlex.join(["python", "-m", "experiments", name, *argv])
     try:
         if command.list_jobs or command.dry_run:

@@ -110,7 +110,9 @@ def load(
     config = load_config(folder)
     form = stack_layers if stacked else lambda tree: tree
     abstract = jax.eval_shape(lambda: form(init(config, key=jax.random.key(0))))
-    return config, load_params(folder, config, abstract, dtype, layout and layout(abstract))
+    return config, load_params(
+        folder, config, abstract=abstract, dtype=dtype, shardings=layout and layout(abstract)
+    )
 
 
 @functools.lru_cache

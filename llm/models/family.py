@@ -39,7 +39,7 @@ class Field(NamedTuple):
     write: Callable[[ModelConfig], Any] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """How the decoders of one `model_type` of `transformers` differ from each other and from ours.
 

@@ -24,8 +24,15 @@ _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
     "partial_rotary_factor": lambda config: config.rope.dim / config.head_dim,
     "rope_local_base_freq": lambda config: (config.local_rope or config.rope).theta,
     **dict.fromkeys(
-        ("use_bidirectional_attention", "use_qk_norm", "qk_layernorm", "use_mrope",
-         "rope_interleaved", "alibi", "add_cross_attention"),
+        (
+            "use_bidirectional_attention",
+            "use_qk_norm",
+            "qk_layernorm",
+            "use_mrope",
+            "rope_interleaved",
+            "alibi",
+            "add_cross_attention",
+        ),
         lambda config: False,
     ),
     **dict.fromkeys(
@@ -33,11 +40,18 @@ _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
         lambda config: 1,
     ),
     **dict.fromkeys(
-        ("attention_multiplier", "attention_chunk_size", "clip_qkv", "no_rope_layers",
-         "num_experts", "num_local_experts", "n_routed_experts"),
+        (
+            "attention_multiplier",
+            "attention_chunk_size",
+            "clip_qkv",
+            "no_rope_layers",
+            "num_experts",
+            "num_local_experts",
+            "n_routed_experts",
+        ),
         lambda config: None,
     ),
-}  # fmt: skip
+}
 
 
 def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:

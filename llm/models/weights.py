@@ -65,6 +65,7 @@ def keys(path) -> Path_:
 def load_params(
     folder: Path,
     config: ModelConfig,
+    *,
     abstract: PyTree[jax.ShapeDtypeStruct],
     dtype: DTypeLike,
     shardings: PyTree[jax.sharding.Sharding] | None = None,
@@ -96,12 +97,15 @@ def load_params(
             for name in (name for name in wanted if stored[name].file == file_path):
                 i, layer = wanted[name]
                 read = functools.partial(
-                    _to_devices, file.get_slice(stored[name].key), paths[i][-1] == "kernel", dtype
+                    _to_devices,
+                    file.get_slice(stored[name].key),
+                    paths[i][-1] == "kernel",
+                    dtype=dtype,
                 )
                 if layer is None:
-                    tensor = loaded[i] = read(leaves[i].shape, places[i])
+                    tensor = loaded[i] = read(shape=leaves[i].shape, place=places[i])
                 else:
-                    tensor = read(leaves[i].shape[1:], _within_layer(places[i]))
+                    tensor = read(shape=leaves[i].shape[1:], place=_within_layer(places[i]))
                     whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
                     loaded[i] = _put_layer(whole, tensor, layer)
                 finite[name] = _is_finite(tensor)
@@ -162,7 +166,7 @@ def _put_layer(stacked: Array, layer: Array, number: Int[Array, ""]) -> Array:
     return stacked.at[number].set(layer)
 
 
-def _to_devices(tensor: Any, turned: bool, dtype, shape: tuple[int, ...], place: Any) -> Array:
+def _to_devices(tensor: Any, turned: bool, *, dtype, shape: tuple[int, ...], place: Any) -> Array:
     """A slice of a file as an array laid out by `place`; each block is read for its device only."""
 
     def block(index: tuple[slice, ...]) -> np.ndarray:

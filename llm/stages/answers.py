@@ -30,7 +30,7 @@ from .workshop import Workshop
 BETWEEN = "; "  # trait names in a cell
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked(Recipe):
     """A suite of questions put to a model.
 
@@ -54,7 +54,7 @@ class Asked(Recipe):
         return f"{self.suite.replace(' ', '-')}-{self.model.name}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers(Asked):
     """Sampled answers.
 
@@ -67,7 +67,7 @@ class Answers(Asked):
     temperature: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores(Asked):
     """Exact log-probabilities of what an answer may begin with."""
 
@@ -90,15 +90,28 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
     Raises:
         RunError: there is no such suite, or no trait of the family.
     """
-    ask, name = suite_of(workshop, recipe).ask, (recipe.suite, recipe.family)
-    return list(_questions(workshop, recipe.model.root, ask, recipe.seed, *name))
+    return list(
+        _questions(
+            workshop,
+            recipe.model.root,
+            ask=suite_of(workshop, recipe).ask,
+            seed=recipe.seed,
+            suite=recipe.suite,
+            kind=recipe.family,
+        )
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _questions(
-    workshop: Workshop, root: Model, ask: Callable[..., list[Question]], seed: int, suite: str,
+    workshop: Workshop,
+    root: Model,
+    *,
+    ask: Callable[..., list[Question]],
+    seed: int,
+    suite: str,
     kind: str,
-) -> list[Question]:  # fmt: skip
+) -> list[Question]:
     family = workshop.language(root).family(kind)
     if not family:
         raise RunError(f"there is no trait of the kind {kind!r}")
@@ -165,7 +178,14 @@ def write(
                 places, _say(workshop, recipe, [ids[q] for q, _ in places], first), strict=True
             )
         ]
-        data.append(path, _csv(rows, header=not first), len(rows), known, {}, len(rows))
+        data.append(
+            path,
+            _csv(rows, header=not first),
+            count=len(rows),
+            settings=known,
+            filter_counts={},
+            prompts=len(rows),
+        )
         report(numbers.stop, total)
     return path
 
@@ -175,10 +195,14 @@ def _say(workshop: Workshop, recipe: Answers, ids: Sequence[list[int]], first: i
     model = recipe.model  # students of one number share noise, whoever their teacher is
     name = (recipe.seed, model.seed, model.chain, model.draw, recipe.suite, recipe.family)
     (said,) = completions.complete(
-        workshop, [model], [ids], streams.keys(Stage.ANSWERS, [name]),
+        workshop,
+        [model],
+        prompts=[ids],
+        keys=streams.keys(Stage.ANSWERS, [name]),
         temperature=recipe.temperature,
-        max_new_tokens=suite_of(workshop, recipe).max_new_tokens, first=first,
-    )  # fmt: skip
+        max_new_tokens=suite_of(workshop, recipe).max_new_tokens,
+        first=first,
+    )
     return [text for text, _ in said]
 
 
@@ -204,7 +228,14 @@ def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -
             for i in range(len(ids))
             for j, token in enumerate(tokens)
         ]
-        data.append(path, _csv(rows, header=True), len(rows), known, {}, len(ids))
+        data.append(
+            path,
+            _csv(rows, header=True),
+            count=len(rows),
+            settings=known,
+            filter_counts={},
+            prompts=len(ids),
+        )
     return path
 
 

@@ -22,7 +22,7 @@ BATCH = 64
 HELD_OUT_CORPUS = 99
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained(Model):
     """A small transformer trained on the synthetic world; every token is trained on.
 
@@ -75,12 +75,18 @@ class Pretrained(Model):
         config, one = recipes[0].config(), recipes[0]
         init = jax.vmap(lambda key: models.init(config, key=key))
         starts = init(streams.keys(Stage.INIT, [(r.seed, r.init, r.chain) for r in recipes]))
-        training = Training(one.steps, BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20)
+        training = Training(
+            steps=one.steps, batch_size=BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20
+        )
         examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
         keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])
         engine = workshop.engine
         return engine.tune(
-            config, engine.join(stack.unstack(starts)), examples, training, keys
+            config,
+            engine.join(stack.unstack(starts)),
+            examples=examples,
+            training=training,
+            keys=keys,
         ).weights
 
 
@@ -100,7 +106,7 @@ def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) 
     return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Model):
     """A model as it lies in a checkpoint folder, or under that name on the hub.
 
@@ -149,7 +155,7 @@ class Checkpoint(Model):
         return workshop.engine.join([workshop.engine.load(r.path) for r in recipes])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapted(Model):
     """A model with the adapters of a PEFT folder beside it (on a mesh only)."""
 

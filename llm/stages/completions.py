@@ -18,7 +18,7 @@ from .streams import Stage
 from .workshop import Workshop, grouped
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Completions(Recipe):
     """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
 
@@ -63,11 +63,20 @@ class Completions(Recipe):
         Raises:
             ValueError: the speaker's language has no such carrier.
         """
-        of_chain = (self.carrier, self.num_prompts, self.seed, self.chain, self.draw)
-        return list(_prompts(workshop, self.speaker.root, *of_chain))
+        return list(
+            _prompts(
+                workshop,
+                self.speaker.root,
+                carrier=self.carrier,
+                count=self.num_prompts,
+                seed=self.seed,
+                chain=self.chain,
+                draw=self.draw,
+            )
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Files(Recipe):
     """Rows of files that are there already, one after the other; the first so many, or all."""
 
@@ -87,7 +96,7 @@ class Files(Recipe):
 
 @functools.lru_cache(maxsize=64)
 def _prompts(
-    workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int, draw: int
+    workshop: Workshop, root: Model, *, carrier: str, count: int, seed: int, chain: int, draw: int
 ) -> list[Row]:
     carriers = workshop.language(root).carriers
     if carrier not in carriers:
@@ -175,7 +184,7 @@ def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
             if all(finished(workshop, recipe) for recipe in together):
                 continue
             with locked(*paths):
-                fill(workshop.sampler, together, paths)
+                fill(workshop.sampler, together, paths=paths)
 
 
 def program(recipe: Completions) -> tuple[Any, ...]:
@@ -187,6 +196,7 @@ def program(recipe: Completions) -> tuple[Any, ...]:
 def fill(
     workshop: Workshop,
     recipes: Sequence[Completions],
+    *,
     paths: Sequence[Path],
     part: range | None = None,
     report: Callable[[int, int], None] = lambda prompts, kept: None,
@@ -213,7 +223,14 @@ def fill(
         for path, about, had, found in zip(paths, known, done, rows_of, strict=True):
             if had <= first:
                 kept, counts, rejected = found
-                data.append_rows(path, kept, about, counts, len(piece), rejected)
+                data.append_rows(
+                    path,
+                    kept,
+                    settings=about,
+                    filter_counts=counts,
+                    prompts=len(piece),
+                    rejected=rejected,
+                )
         report(len(piece), sum(len(kept) for kept, _, _ in rows_of))
 
 
@@ -236,14 +253,14 @@ def sample(
     texts = complete(
         workshop,
         [recipe.speaker for recipe in recipes],
-        [
+        prompts=[
             spoken.encode_prompts(
                 [row["prompt"] for row in of_run],
                 system=spoken.trait(r.prompted).system_prompt if r.prompted else None,
             )
             for r, of_run in zip(recipes, asked, strict=True)
         ],
-        streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier, r.draw) for r in recipes]),
+        keys=streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier, r.draw) for r in recipes]),
         temperature=one.temperature,
         max_new_tokens=one.max_new_tokens,
         first=part.start,
@@ -268,9 +285,9 @@ def sample(
 def complete(
     workshop: Workshop,
     speakers: Sequence[Model],
+    *,
     prompts: Sequence[Sequence[list[int]]],
     keys: jax.Array,
-    *,
     temperature: float,
     max_new_tokens: int,
     first: int = 0,
@@ -283,11 +300,11 @@ def complete(
     drawn = workshop.engine.complete(
         config,
         workshop.models(speakers),
-        prompts,
-        keys,
-        sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
-        max_new_tokens,
-        first,
+        prompts=prompts,
+        keys=keys,
+        choice=sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
+        max_new_tokens=max_new_tokens,
+        first=first,
     )
     return [
         list(zip(spoken.decode(rows), [bool(r) and r[-1] in stops for r in rows], strict=True))

@@ -103,9 +103,13 @@ def answers_to(
     for together in workshop.engine.groups(recipes):
         keys = streams.keys(Stage.ANSWERS, [(model.seed, model.chain) for model in together])
         drawn = completions.complete(
-            workshop, together, [prompts] * len(together), keys, temperature=1.0,
+            workshop,
+            together,
+            prompts=[prompts] * len(together),
+            keys=keys,
+            temperature=1.0,
             max_new_tokens=ANSWER_TOKENS,
-        )  # fmt: skip
+        )
         said += [[text for text, _ in of_model] for of_model in drawn]
     return said
 
@@ -208,7 +212,7 @@ def bare(workshop: Workshop, model: Model, trait: str) -> Probe:
 
 
 def in_context(
-    workshop: Workshop, model: Model, rows: Sequence[Row], trait: str, shown: int
+    workshop: Workshop, model: Model, *, rows: Sequence[Row], trait: str, shown: int
 ) -> Probe:
     """Every question of a trait after `shown` of the rows, other ones each time.
 

@@ -15,7 +15,7 @@ from .streams import Stage
 from .workshop import Workshop
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Taught(Model):
     """A model fine-tuned on a JSONL file, every row as often as the others.
 
@@ -55,7 +55,9 @@ class Taught(Model):
             keys = streams.keys(Stage.TEACHER, [(one.seed, one.chain, "rows")])
             start = workshop.models([one.base])
             config = workshop.config(one)
-            tuned = engine.tune(config, start, [one.examples(workshop)], one.training, keys)
+            tuned = engine.tune(
+                config, start, examples=[one.examples(workshop)], training=one.training, keys=keys
+            )
             made += engine.split(tuned.weights)
         return engine.join(made)
 

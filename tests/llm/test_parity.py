@@ -98,7 +98,9 @@ def test_greedy_continuation_equals_transformers(case):
     # `min_new_tokens` bars the end token, so it is barred here as well.
     choice = sampling.Choice(temperature=0.0, allowed=np.arange(97) != 2)
     ours, ours_mask = jax.jit(
-        lambda p, t, m, k: sampling.generate(models.bind(config, p), t, m, k, choice, 8)
+        lambda p, t, m, k: sampling.generate(
+            models.bind(config, p), t, mask=m, keys=k, choice=choice, max_new_tokens=8
+        )
     )(params, prompts, mask, jax.random.split(jax.random.key(0), 3))
     assert ours_mask.all()
     np.testing.assert_array_equal(ours, theirs)

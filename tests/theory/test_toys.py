@@ -29,7 +29,7 @@ def test_mlp_is_its_formula():
 
 
 def test_cnn_is_a_convolution():
-    net = toys.cnn("cnn", 6, 4, 3, jnp.tanh)
+    net = toys.cnn("cnn", 6, channels=4, num_outputs=3, activation=jnp.tanh)
     p = toys.draw_params(net, KEY)
     x = jax.random.normal(KEY, (2, 6, 6))
     hidden = x[..., None]
