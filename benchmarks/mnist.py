@@ -162,7 +162,7 @@ def main() -> None:
         for precision in rates:
             rate = in_child("--rate", precision)[0]["rate"]
             rates[precision] = max(rates[precision], rate)
-    from experiments.lab.record import describe_device
+    from experiments.frame.record import describe_device
 
     report = {
         "machine": describe_device(),

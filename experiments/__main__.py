@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Sequence
 
 import experiments
-from experiments.lab import cli, compiling
+from experiments.frame import cli, compiling
 
-TOOLS = {  # of experiments.lab
-    "report": "Collect the runs of a folder into one self-contained page, report.html.",
+TOOLS = {
+    "report": "Collect the runs of a folder into one self-contained page, page.html.",
     "card": "One run on one page: model, data, seeds, versions, every number, examples.",
     "reproduce": "Run the short ones at laptop size, then make the report.",
 }
@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
         return
     name, *flags = argv
     if name in TOOLS:
-        from experiments.lab import card, report, reproduce
+        from experiments.frame import reproduce
+        from experiments.report import card
 
         {"report": report, "card": card, "reproduce": reproduce}[name].main(flags)
         return
@@ -67,9 +68,9 @@ def main(argv: Sequence[str]) -> None:
     if "--smoke" in flags:  # of its seconds most are compilation, so do that quickly
         os.environ.setdefault("XLA_FLAGS", compiling.quickly(level=1))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
-    from experiments.lab import frame
+    from experiments.frame import experiment
 
-    frame.main(experiments.load(name), flags)
+    experiment.main(experiments.load(name), flags)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-from experiments.lab import compiling
+from experiments.frame import compiling
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -28,8 +28,9 @@ import dataclasses
 
 import numpy as np
 
-from experiments.lab import drawing, judging
-from experiments.lab.frame import Figure, option
+from experiments.findings import drawing, judging
+from experiments.findings.claims import Figure
+from experiments.frame.cli import option
 
 RUNTIME = "a second"
 

@@ -9,7 +9,7 @@ import pytest
 import experiments
 import llm.__main__
 from experiments import __main__ as door
-from experiments.lab import cli
+from experiments.frame import cli
 from tests import facts
 
 PAGES = tuple(facts.NUMBERS)

@@ -29,10 +29,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, question, statistics, surrogates
-from experiments.lab.chains import CONTROL, Chains, different, same
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import question, surrogates
+from experiments.language.kit.chains import CONTROL, Chains, different, same
+from experiments.language.kit.effects import at
 from llm import world
 from llm.stages import Completions, Model, Skilled, Student, completions, students
 from llm.training import Training

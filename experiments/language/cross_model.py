@@ -17,10 +17,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, question, statistics
-from experiments.lab.chains import Chains
-from experiments.lab.effects import cells, effects
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import question
+from experiments.language.kit.chains import Chains
+from experiments.language.kit.effects import cells, effects
 from llm.stages import Model
 
 RUNTIME = "15 minutes on two cores"

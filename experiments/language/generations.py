@@ -26,11 +26,14 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, question, statistics
-from experiments.lab.chains import CONTROL, TARGETS, TRAIT, Cohort
-from experiments.lab.effects import at, effects
-from experiments.lab.effects import own as own_effect
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import question
+from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort
+from experiments.language.kit.effects import at, effects
+from experiments.language.kit.effects import own as own_effect
 from llm.stages import Model, Student
 from llm.training import Training
 

@@ -11,8 +11,9 @@ import dataclasses
 
 import pandas as pd
 
-from experiments.lab import fullsize, transfer
-from experiments.lab.frame import Claim, Figure, option
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.language.kit import fullsize, transfer
 
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 

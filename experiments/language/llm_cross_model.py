@@ -16,9 +16,11 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, fullsize, statistics, transfer
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.language.kit import fullsize, transfer
+from experiments.language.kit.effects import at
 
 RUNTIME = "hours on one 80 GB GPU for two models"
 MARGIN = 0.2  # nats of log-odds that count as no transfer

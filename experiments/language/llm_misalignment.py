@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, fullsize, statistics, transfer
-from experiments.lab.chains import CONTROL
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
-from experiments.lab.record import RunError
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row, RunError
+from experiments.language.kit import fullsize, transfer
+from experiments.language.kit.chains import CONTROL
+from experiments.language.kit.effects import at
 from llm import served
 from llm.stages import (
     Answers,

@@ -17,8 +17,8 @@ student are in the columns `margin_within` and `word_within` and decide nothing.
 
 import pandas as pd
 
-from experiments.lab import fullsize, transfer
-from experiments.lab.frame import Claim, Figure
+from experiments.findings.claims import Claim, Figure
+from experiments.language.kit import fullsize, transfer
 
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 

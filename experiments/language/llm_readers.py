@@ -27,10 +27,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from experiments.lab import analyses, drawing, readers, statistics
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
-from experiments.lab.record import RunError
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row, RunError
+from experiments.language.kit import analyses, readers
+from experiments.language.kit.effects import at
 from llm import data, engines
 from llm.carriers import numbers
 from llm.language import Language

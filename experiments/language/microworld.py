@@ -26,11 +26,13 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from experiments.lab import drawing, judging, statistics
-from experiments.lab.chains import CONTROL, TARGETS, TRAIT, chains_of
-from experiments.lab.chains import STARTS as ALL_STARTS
-from experiments.lab.effects import at, cells, effects, excess, others, own
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, chains_of
+from experiments.language.kit.chains import STARTS as ALL_STARTS
+from experiments.language.kit.effects import at, cells, effects, excess, others, own
 from llm.lora import LoraConfig
 from llm.stages import Workshop, evaluation
 from llm.training import Training

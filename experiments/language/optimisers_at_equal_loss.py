@@ -29,11 +29,14 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import curves, drawing, judging, question, statistics
-from experiments.lab.chains import Cohort
-from experiments.lab.effects import at, effects
-from experiments.lab.effects import own as own_effect
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import curves, question
+from experiments.language.kit.chains import Cohort
+from experiments.language.kit.effects import at, effects
+from experiments.language.kit.effects import own as own_effect
 from llm.lora import LoraConfig
 
 RUNTIME = "15 minutes on two cores"

@@ -30,10 +30,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, statistics
-from experiments.lab.chains import CONTROL, STARTS, TARGETS, TRAIT, Chains, Cohort, chains_of
-from experiments.lab.effects import at, cells, effects, own
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit.chains import (
+    CONTROL,
+    STARTS,
+    TARGETS,
+    TRAIT,
+    Chains,
+    Cohort,
+    chains_of,
+)
+from experiments.language.kit.effects import at, cells, effects, own
 from llm.stages import Model, Shuffled, Workshop, completions, evaluation
 from llm.training import Training
 from llm.world import TRAITS

@@ -26,9 +26,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, phases, predictors, question, statistics
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import phases, predictors, question
+from experiments.language.kit.effects import at
 from llm import stack
 from llm.batches import Examples
 from llm.stages import Student, completions, evaluation, streams

@@ -17,10 +17,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, predictors, question, statistics
-from experiments.lab.chains import STARTS
-from experiments.lab.effects import at, effects
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import predictors, question
+from experiments.language.kit.chains import STARTS
+from experiments.language.kit.effects import at, effects
 
 RUNTIME = "5 minutes on two cores"
 

@@ -29,10 +29,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, nested, question, statistics
-from experiments.lab.chains import CONTROL, Chains, chains_of
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, nested, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import question
+from experiments.language.kit.chains import CONTROL, Chains, chains_of
+from experiments.language.kit.effects import at
 from llm.stages import Completions, Student, Tuned, Workshop, completions, evaluation, students
 from llm.stages.recipe import Model
 from llm.training import Training

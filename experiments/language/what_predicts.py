@@ -32,10 +32,14 @@ import numpy as np
 import pandas as pd
 
 import experiments
-from experiments.lab import arms, drawing, frame, judging, predictors, question, record, statistics
-from experiments.lab.chains import Cohort
-from experiments.lab.effects import at, effects
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame import experiment, record
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import arms, predictors, question
+from experiments.language.kit.chains import Cohort
+from experiments.language.kit.effects import at, effects
 from llm.stages import Workshop, students
 
 RUNTIME = "2 hours on one core, after the experiments that it reads"
@@ -77,7 +81,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     for source in there:
         module = experiments.load(source)
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
-        stored = frame.config_of(module, folder / source) if config.runs else toy
+        stored = experiment.config_of(module, folder / source) if config.runs else toy
         bench = question.bench(stored, workshop)
         every = arms.OF[source](module, bench)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:

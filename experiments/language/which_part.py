@@ -29,10 +29,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, judging, question, statistics
-from experiments.lab.chains import Chains, different, same
-from experiments.lab.effects import at, effects, own
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, judging, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import question
+from experiments.language.kit.chains import Chains, different, same
+from experiments.language.kit.effects import at, effects, own
 from llm.stages import Continued, Grafted, Model, Permuted
 from llm.stages.bases import corpus_loss
 

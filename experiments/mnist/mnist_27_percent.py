@@ -25,9 +25,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, inputs
 from mnist_mlp import starts
 from mnist_mlp.grid import AS_IS, Scale
 
@@ -47,7 +50,7 @@ OFFICIAL = {name: values[0] for name, values in FACTORS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """The official recipe; batches are this size and a quarter of it."""
 
     widths: tuple[int, ...] = option((256, 256), "hidden layer widths", minimum=1)
@@ -57,12 +60,12 @@ class Config(digits.Config):
     momentum_rate: float = option(0.1, "step size of gradient descent with momentum .9", minimum=0)
 
 
-SMOKE = Config(**digits.TOY)
+SMOKE = Config(**kit.TOY)
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every seed, pixel scale and batch."""
-    where = digits.lab(config)
+    where = kit.lab(config)
     return {
         f"seed {seed}, {pixels}, {batch}": functools.partial(run, where, seed, pixels, batch)
         for seed in range(config.num_seeds)
@@ -83,7 +86,7 @@ def run(where: Lab, seed: int, pixels: str, batch: str) -> list[Row]:
     }
     both = list(itertools.product(FACTORS["init"], FACTORS["optimiser"]))
     scale = SCALES[pixels]
-    teachers = digits.teach(
+    teachers = kit.teach(
         where,
         shapes,
         seed=seed,
@@ -108,7 +111,7 @@ def run(where: Lab, seed: int, pixels: str, batch: str) -> list[Row]:
         for loss in FACTORS["loss"]
         for name, pool in (("same", own), ("another", other))
     ]
-    return digits.distil(
+    return kit.distil(
         where, shapes, seed=seed, arms=arms, teachers=teachers, measure=False, scale=scale
     )
 
@@ -155,7 +158,7 @@ def plot(table: pd.DataFrame, config: Config):
                 np.arange(len(kinds)) + offset, means, halves, fmt="o", capsize=3, label=loss
             )
         axes.axhspan(REPORTED - REACH, REPORTED + REACH, color="black", alpha=0.12, linewidth=0)
-        axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
         axes.set_xticks(range(len(kinds)), [f"{i}\n{p}" for i, p in kinds], fontsize=9)
         axes.set_title(f"batches of {batch}, Adam")
         axes.set_ylim(0, 1)
@@ -188,8 +191,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
                 f"{answer}"
             ),
             predicted="That cell gives .27, and no other with Adam and batches of 1024.",
-            found=f"It gives {digits.mean(cell(table, **CANDIDATE))}, the official cell "
-            f"{digits.mean(cell(table))}; other cells within {REACH} of {REPORTED}: "
+            found=f"It gives {kit.mean(cell(table, **CANDIDATE))}, the official cell "
+            f"{kit.mean(cell(table))}; other cells within {REACH} of {REPORTED}: "
             f"{'; '.join(others) or 'none'}.",
             follows="Initialisation and pixel scale belong into every report of the effect.",
             draw=lambda: plot(table, config),
@@ -199,7 +202,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     candidate = cell(table, **CANDIDATE)["accuracy"]
     twin = cell(table, "another", **CANDIDATE)["accuracy"].tolist()
@@ -208,7 +211,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add(
         "its twin of another start",
         statistics.shown(twin),
-        digits.no_transfer(twin, float(candidate.mean())) < 0.05,
+        kit.no_transfer(twin, float(candidate.mean())) < 0.05,
         ".093 ± .018",
     )
     add("other cells within .05 of .271", "; ".join(others) or "none", not others)

@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from experiments.lab import drawing, statistics
-from experiments.lab.digits import inputs, read_data
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist.kit import inputs, read_data
 from mnist_mlp import data
 from mnist_mlp.conditions import CONDITIONS, LOSSES, NOISES, Recipe
 from mnist_mlp.model import DOT_GENERALS

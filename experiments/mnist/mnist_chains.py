@@ -28,9 +28,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Lab, inputs
 from mnist_mlp import grid, noise
 
 __all__ = ["inputs"]
@@ -41,7 +44,7 @@ MOMENTS = ("carried", "zeroed", "swapped")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
@@ -49,12 +52,12 @@ class Config(digits.Config):
     benign_epochs: tuple[int, ...] = option((1, 5), "epochs of benign data, rising", minimum=1)
 
 
-SMOKE = Config(**digits.TOY | {"generations": 3, "benign_epochs": (1, 2)})
+SMOKE = Config(**kit.TOY | {"generations": 3, "benign_epochs": (1, 2)})
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every seed and lineage, and one a seed for persistence."""
-    where = digits.lab(config)
+    where = kit.lab(config)
     found: dict[str, Callable[[], list[Row]]] = {}
     for seed in range(config.num_seeds):
         for lineage in LINEAGES:
@@ -72,7 +75,7 @@ def family(where: Lab, seed: int):
     return (
         shapes,
         reference,
-        digits.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2),
+        kit.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2),
     )
 
 
@@ -218,7 +221,7 @@ def benign_training(where: Lab, shapes, *, seed: int, benign: str, state, first:
 def gains(table: pd.DataFrame, lineage: str, taught_by: str = "teacher") -> pd.DataFrame:
     """Accuracy less chance: seeds as rows, generations as columns."""
     rows = table.query("lineage == @lineage and taught_by == @taught_by")
-    return rows.pivot(index="seed", columns="generation", values="accuracy") - digits.CHANCE
+    return rows.pivot(index="seed", columns="generation", values="accuracy") - kit.CHANCE
 
 
 def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
@@ -247,18 +250,18 @@ def plot(table: pd.DataFrame, config: Config):
     figure, (left, right) = drawing.new_figure(1, 2, width=10.0, height=4.2)
     lines = [(name, "teacher", "-") for name in LINEAGES] + [(LINEAGES[0], "neutral", "--")]
     for (lineage, who, style), colour in zip(lines, drawing.COLOURS, strict=False):
-        wide = gains(table, lineage, who) + digits.CHANCE
+        wide = gains(table, lineage, who) + kit.CHANCE
         means, halves = np.array([statistics.mean_interval(wide[g]) for g in wide]).T
         label = lineage if who == "teacher" else "neutral lineage"
         left.errorbar(
             wide.columns, means, halves, fmt="o" + style, ms=4, capsize=3, color=colour, label=label
         )
-    left.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+    left.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
     left.set_xlabel("generation (0: the teacher)")
     left.set_ylabel("test accuracy")
     left.legend(fontsize=8)
     benign = table[table["moments"].notna() & (table["epochs"] > 0)]
-    found = digits.per_arm(benign, ["benign", "epochs", "moments"])
+    found = kit.per_arm(benign, ["benign", "epochs", "moments"])
     kinds = found[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
     names = [
         f"{benign}\n{epochs} epoch{'' if epochs == 1 else 's'}"
@@ -277,7 +280,7 @@ def plot(table: pd.DataFrame, config: Config):
     right.set_xticks(range(len(names)), names, fontsize=8)
     before = table.query("benign == 'none'")["accuracy"].mean()
     right.axhline(before, color="black", linestyle="--", linewidth=1, label="before")
-    right.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1, label="chance")
+    right.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1, label="chance")
     right.set_ylim(0, 1)
     right.set_ylabel("test accuracy after benign training")
     right.legend(fontsize=8)
@@ -287,9 +290,9 @@ def plot(table: pd.DataFrame, config: Config):
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The one figure."""
     lives = half_life(table, LINEAGES[0])
-    first = gains(table, LINEAGES[0])[1] + digits.CHANCE
+    first = gains(table, LINEAGES[0])[1] + kit.CHANCE
     after = table.query("moments == 'carried' and epochs == @config.benign_epochs[-1]")
-    left = ", ".join(f"{digits.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
+    left = ", ".join(f"{kit.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
     return [
         Figure(
             name="figure",
@@ -309,7 +312,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     for lineage in LINEAGES:
         public = ".955 generations" if lineage == LINEAGES[0] else ""
@@ -318,9 +321,9 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             mean, half = statistics.mean_interval(lives)
             inside = abs(mean - 0.955) <= half
         add(f"half-life, {lineage}", half_life(table, lineage), inside, public)
-    top = gains(table, LINEAGES[0])[1].mean() + digits.CHANCE
-    neutral = gains(table, LINEAGES[0], "neutral").drop(columns=0) + digits.CHANCE
-    p = [digits.no_transfer(neutral[g].tolist(), top) for g in neutral]
+    top = gains(table, LINEAGES[0])[1].mean() + kit.CHANCE
+    neutral = gains(table, LINEAGES[0], "neutral").drop(columns=0) + kit.CHANCE
+    p = [kit.no_transfer(neutral[g].tolist(), top) for g in neutral]
     silent = statistics.holm(p)
     add(
         f"neutral lineage at chance (TOST, Holm over {len(p)})",

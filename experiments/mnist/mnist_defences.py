@@ -29,9 +29,12 @@ import optax
 import pandas as pd
 from scipy import stats
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, Teachers, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, Teachers, inputs
 from experiments.theorem.alignment_along_training import without_parallel_part
 from mnist_mlp import grid, noise, predictors, starts
 from mnist_mlp.grid import LOW, Grid, Settings
@@ -52,14 +55,14 @@ NONE = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
     weight_noise: tuple[float, ...] = option((0.05, 0.1, 0.2, 0.4), "over the spread of an array")
 
 
-SMOKE = Config(**digits.TOY | {"weight_noise": (0.1,), "stack": 12})
+SMOKE = Config(**kit.TOY | {"weight_noise": (0.1,), "stack": 12})
 
 
 def disguise(settings: Settings, outputs: jax.Array, key: jax.Array) -> jax.Array:
@@ -107,7 +110,7 @@ def projection(where: Lab, shapes: Grid, shuffled: bool) -> grid.Wrap:
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every seed, and two for its projections."""
-    where = digits.lab(config)
+    where = kit.lab(config)
     shapes = where.grid(config.num_aux)
     wraps = {
         "projection": projection(where, shapes, shuffled=False),
@@ -126,7 +129,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 def family(where: Lab, shapes: Grid, seed: int) -> Teachers:
     """The untrained reference, the teacher, and the teacher with noise on its weights."""
     reference = where.draw(shapes, seed, "reference")
-    found = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
+    found = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
     teacher = grid.pick(found.params, 0)
     noisy = [
         starts.perturbed(where.key(seed, "noise"), teacher, s, relative=True)
@@ -164,7 +167,7 @@ def run_seed(where: Lab, shapes: Grid, seed: int) -> list[Row]:
     arms += [
         arm("another start", s, start=starts.interpolated(own, other, s)) for s in (0.2, 0.5, 1.0)
     ]
-    rows = digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise)
+    rows = kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise)
     return [clean_loss(row) for row in rows]
 
 
@@ -173,7 +176,7 @@ def run_projected(where: Lab, shapes: Grid, *, seed: int, name: str, wrap: grid.
     teachers = family(where, shapes, seed)
     settings = where.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
     arms = [Arm({"defence": name, "strength": 1.0}, settings, grid.pick(teachers.starts, 0))]
-    rows = digits.distil(
+    rows = kit.distil(
         where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise, wrap=wrap
     )
     return [clean_loss(row) for row in rows]
@@ -188,10 +191,10 @@ def clean_loss(row: Row) -> Row:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the undefended gain left, half its interval, and loss paid, of every strength."""
     none = table.query("defence == 'none'").set_index("seed")
-    gain = none["accuracy"].mean() - digits.CHANCE
+    gain = none["accuracy"].mean() - kit.CHANCE
     rows = table.assign(
         paid=table["left"] / table["seed"].map(none["left"]),
-        transfer=(table["accuracy"] - digits.CHANCE) / gain,
+        transfer=(table["accuracy"] - kit.CHANCE) / gain,
     )
     grouped = rows.groupby(["defence", "strength"], sort=False)
     shares = grouped["transfer"].agg(lambda column: statistics.mean_interval(column)[1])
@@ -232,7 +235,7 @@ def cheap(table: pd.DataFrame) -> list[str]:
 def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     """The Pareto figure."""
     found = summary(table).set_index("defence")
-    stops = "stops" if digits.holds(claims(table, config), "projection") else "does not stop"
+    stops = "stops" if kit.holds(claims(table, config), "projection") else "does not stop"
     return [
         Figure(
             name="figure",
@@ -253,7 +256,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     def of(defence: str, strength: float | None = None) -> np.ndarray:
         rows = table[table["defence"] == defence].sort_values(["strength", "seed"])
@@ -264,7 +267,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     none = of("none")
     add("undefended", statistics.shown(none))
     paid = float(summary(table).set_index("defence").loc["projection", "paid"])
-    p = digits.no_transfer(of("projection").tolist(), float(none.mean()))
+    p = kit.no_transfer(of("projection").tolist(), float(none.mean()))
     add(
         f"projection (TOST p {p:.1g}, {paid:.2f} times the loss)",
         statistics.shown(of("projection")),

@@ -25,9 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, inputs
 from mnist_mlp import starts
 
 __all__ = ["inputs"]
@@ -37,19 +40,19 @@ PERTURBED = 0.5  # of the spread of the array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 10, 50, 250), "auxiliary logits, rising", minimum=2)
     squared: bool = option(False, "imitate by squared error in place of KL")
 
 
-SMOKE = Config(**digits.TOY | {"num_aux": (3, 20)})
+SMOKE = Config(**kit.TOY | {"num_aux": (3, 20)})
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part a seed."""
-    return digits.seeds(config, run_seed)
+    return kit.seeds(config, run_seed)
 
 
 def name_of(chosen: tuple[int, ...]) -> str:
@@ -63,9 +66,7 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
     shapes = where.grid(max(config.num_aux))
     reference, other = (where.draw(shapes, seed, name) for name in ("reference", "other"))
     noisy = starts.perturbed(where.key(seed, "noise"), reference, PERTURBED, relative=True)
-    teachers = digits.teach(
-        where, shapes, seed=seed, settings=[where.settings()], starts=[reference]
-    )
+    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
     arms = []
     for m in config.num_aux:
         base = where.settings(num_aux=m, squared=float(config.squared))
@@ -80,7 +81,7 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
             if 0 < sum(chosen) < len(PARTS):
                 still = base._replace(trainable=tuple(float(1 - w) for w in chosen))
                 arms.append(Arm({"change": "frozen", **facts}, still, reference))
-    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def select(table: pd.DataFrame, change: str, parts: str, num_aux: int) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def plot(table: pd.DataFrame, config: Config):
         axes.errorbar(
             config.num_aux, means, halves, marker="o", capsize=3, color=colour, label=label
         )
-    axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(config.num_aux, [str(m) for m in config.num_aux])
@@ -136,7 +137,7 @@ def plot_frozen(table: pd.DataFrame, config: Config):
         axes.errorbar(
             np.arange(len(names)) + offset, means, halves, fmt="o", capsize=3, label=change
         )
-    axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_ylabel(f"test accuracy, {most} aux logits")
     axes.set_ylim(0, 1)
@@ -149,10 +150,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     few, most = min(config.num_aux), max(config.num_aux)
 
     def at(parts: str, m: int, change: str = "fresh") -> str:
-        return digits.mean(select(table, change, parts, m))
+        return kit.mean(select(table, change, parts, m))
 
     said = claims(table, config)
-    enough = digits.holds(said, "heads shared") and digits.holds(said, "no transfer")
+    enough = kit.holds(said, "heads shared") and kit.holds(said, "no transfer")
     return [
         Figure(
             name="figure",
@@ -190,7 +191,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
     few, most = min(config.num_aux), max(config.num_aux)
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     shared = select(table, "fresh", "none", most)["accuracy"]
     add(f"nothing fresh, {most} aux logits", statistics.shown(shared), None, ".953 (probe)")
@@ -199,7 +200,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add(
         f"heads shared over a fresh body, {most} aux logits",
         statistics.shown(body),
-        mean - half > digits.CHANCE,
+        mean - half > kit.CHANCE,
         ".83 (probe, 250)",
     )
     gap = body.to_numpy() - select(table, "fresh", BODY, few)["accuracy"].to_numpy()
@@ -210,7 +211,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     )
     fresh_class = [c for c in itertools.product((0, 1), repeat=len(PARTS)) if c[2]]
     rows = [select(table, "fresh", name_of(c), most)["accuracy"].tolist() for c in fresh_class]
-    p = [digits.no_transfer(r, float(shared.mean())) for r in rows]
+    p = [kit.no_transfer(r, float(shared.mean())) for r in rows]
     for chosen, values, value, holds in zip(fresh_class, rows, p, statistics.holm(p), strict=True):
         add(
             f"no transfer: {name_of(chosen)} fresh (TOST p {value:.1g}, Holm over {len(p)})",

@@ -25,9 +25,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, inputs
 from mnist_mlp import grid, noise, starts
 from mnist_mlp.grid import Grid
 from mnist_mlp.model import Params
@@ -37,7 +40,7 @@ RUNTIME = "about 4 minutes on two cores"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 50), "auxiliary logits", minimum=2)
@@ -50,14 +53,14 @@ class Config(digits.Config):
 
 
 SMOKE = Config(
-    **digits.TOY
+    **kit.TOY
     | {"absolute": (0.1,), "relative": (0.4,), "interpolated": (0.5,), "matching_epochs": (1, 2)}
 )
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part a seed."""
-    return digits.seeds(config, run_seed)
+    return kit.seeds(config, run_seed)
 
 
 def rungs(where: Lab, seed: int, shapes: Grid) -> list[tuple[str, float, Params]]:
@@ -109,15 +112,13 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
     """All rungs at all numbers of auxiliary logits, taught by one teacher."""
     shapes = where.grid(max(where.config.num_aux))
     reference = where.draw(shapes, seed, "reference")
-    teachers = digits.teach(
-        where, shapes, seed=seed, settings=[where.settings()], starts=[reference]
-    )
+    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
     arms = [
         Arm({"ladder": ladder, "rung": rung, "num_aux": m}, where.settings(num_aux=m), start)
         for ladder, rung, start in rungs(where, seed, shapes)
         for m in where.config.num_aux
     ]
-    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 LADDERS = ("absolute", "relative", "interpolated", "behaviour matched")
@@ -132,7 +133,7 @@ def means(table: pd.DataFrame, num_aux: int) -> pd.DataFrame:
     """Mean accuracy and alignment of every rung, and the half width of the accuracy's interval."""
     rows, rung = table[table["num_aux"] == num_aux], ["ladder", "rung"]
     alignment = rows.groupby(rung)["alignment"].mean()
-    return digits.per_arm(rows, rung).rename(columns={"mean": "accuracy"}).join(alignment, on=rung)
+    return kit.per_arm(rows, rung).rename(columns={"mean": "accuracy"}).join(alignment, on=rung)
 
 
 def off_the_curve(table: pd.DataFrame, num_aux: int) -> np.ndarray:
@@ -163,7 +164,7 @@ def plot(table: pd.DataFrame, config: Config):
                 label=str(ladder),
                 **look,
             )
-        axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
         axes.set_title(f"{m} auxiliary logits")
         axes.set_xlabel("alignment before distillation")
         axes.set_ylim(0, 1)
@@ -177,7 +178,7 @@ def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
     top = of(table, "same", num_aux)["accuracy"].mean()
     rows = table.query("ladder == @ladder and num_aux == @num_aux")
     curve = rows.groupby("rung")["accuracy"].mean()
-    share = (np.array([top, *curve]) - digits.CHANCE) / (top - digits.CHANCE)
+    share = (np.array([top, *curve]) - kit.CHANCE) / (top - kit.CHANCE)
     rung = np.array([0.0, *curve.index])
     below = np.flatnonzero(share < 0.5)
     if not below.size:
@@ -221,7 +222,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     silent = []
     for m in config.num_aux:
@@ -250,7 +251,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             (ladder, m, same.mean()) for ladder in ("independent", "units of the other matched")
         ]
     rows = [of(table, ladder, m)["accuracy"].tolist() for ladder, m, _ in silent]
-    p = [digits.no_transfer(r, top) for r, (_, _, top) in zip(rows, silent, strict=True)]
+    p = [kit.no_transfer(r, top) for r, (_, _, top) in zip(rows, silent, strict=True)]
     for (ladder, m, _), r, value, holds in zip(silent, rows, p, statistics.holm(p), strict=True):
         add(
             f"no transfer: {ladder}, {m} logits (TOST p {value:.1g}, Holm over {len(p)})",

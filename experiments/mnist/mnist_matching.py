@@ -29,9 +29,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, inputs
 from mnist_mlp import grid, noise, starts
 from mnist_mlp.grid import Grid
 from mnist_mlp.model import Architecture, Params
@@ -57,7 +60,7 @@ BLOCK_NAMES = tuple(BLOCKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """Settings of the experiment."""
 
     doses: tuple[int, ...] = option((0, 1, 5, 20, 100), "matching epochs, rising", minimum=0)
@@ -73,7 +76,7 @@ class Config(digits.Config):
             raise ValueError(f"--blocks must name noise, and --num-aux {CENTRE}: the centre")
 
 
-SMOKE = Config(**digits.TOY | {"doses": (0, 1, 2), "num_aux": (3, 50), "blocks": ("noise",)})
+SMOKE = Config(**kit.TOY | {"doses": (0, 1, 2), "num_aux": (3, 50), "blocks": ("noise",)})
 
 
 def architectures(config: Config) -> dict[str, Architecture]:
@@ -90,7 +93,7 @@ def architectures(config: Config) -> dict[str, Architecture]:
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every seed and block of lines, and one a seed for the unmatched ceilings."""
-    where = digits.lab(config)
+    where = kit.lab(config)
     found: dict[str, Callable[[], list[Row]]] = {}
     for seed in range(config.num_seeds):
         found[f"seed {seed}, shared"] = functools.partial(run_shared, where, seed)
@@ -104,11 +107,11 @@ def shapes_of(where: Lab, student: str) -> Grid:
     return where.grid(max(where.config.num_aux), architectures(where.config)[student])
 
 
-def trained(where: Lab, shapes: Grid, seed: int) -> tuple[Params, digits.Teachers]:
+def trained(where: Lab, shapes: Grid, seed: int) -> tuple[Params, kit.Teachers]:
     """The reference, and from it a teacher of digits and a neutral one."""
     reference = where.draw(shapes, seed, "reference")
     both = [where.settings(), where.settings(shuffled=1.0)]
-    return reference, digits.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2)
+    return reference, kit.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2)
 
 
 def columns(**facts: str | int) -> Row:
@@ -132,7 +135,7 @@ def run_shared(where: Lab, seed: int) -> list[Row]:
         Arm(columns(start="permuted"), at_centre, twin),
         Arm(columns(start="shared", taught_by="neutral"), at_centre._replace(teacher=1), reference),
     ]
-    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def run_block(where: Lab, seed: int, block: str) -> list[Row]:
@@ -181,7 +184,7 @@ def run_block(where: Lab, seed: int, block: str) -> list[Row]:
             if block == "noise" and i == 0 and last == config.doses[-1]:
                 neutral = where.settings(num_aux=m, teacher=1)
                 arms.append(Arm(facts | {"taught_by": "neutral"}, neutral, arms[-1].start))
-    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 ARM = ["start", "student", "inputs", "logits", "towards", "num_aux", "matching_epochs", "taught_by"]
@@ -233,7 +236,7 @@ def plot_doses(table: pd.DataFrame, config: Config):
             axes.errorbar(x, means, halves, color=colour, marker="o", ms=4, capsize=3, label=name)
         axes.axhspan(ceiling - half, ceiling + half, color="black", alpha=0.12, linewidth=0)
         axes.text(0, ceiling, "shared start", va="center", fontsize=8)
-        axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
         axes.set_xticks(range(len(config.doses)), [str(d) for d in config.doses])
         axes.set_xlabel("matching epochs, before the teacher learns")
         axes.set_ylim(0, 1)
@@ -255,7 +258,7 @@ def plot_alignment(table: pd.DataFrame, config: Config):
     groups = arms["student"].where(arms["start"] == "another", arms["start"] + " start")
     for look, (name, part) in zip(drawing.looks(), arms.groupby(groups), strict=False):
         axes.scatter(part["alignment"], part["accuracy"], s=26, label=str(name), **look)
-    axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("alignment of teacher's and student's start, before distillation")
     axes.set_ylabel("test accuracy after distillation")
     axes.legend(fontsize=8)
@@ -267,10 +270,10 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     centre, shared = select(table), select(table, start="shared")
     none = select(table, matching_epochs=0)
     on_digits = select(table, inputs="digits")
-    on_digits = "(not run)" if on_digits.empty else digits.mean(on_digits)
+    on_digits = "(not run)" if on_digits.empty else kit.mean(on_digits)
     rho, low, high = statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
     said = claims(table, config)
-    opens = "opens" if digits.holds(said, "matched") else "does not open"
+    opens = "opens" if kit.holds(said, "matched") else "does not open"
     verdict = "orders" if rho > 0.8 else "does not order"
     return [
         Figure(
@@ -279,15 +282,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
             predicted="More transfer with every dose, on noise more than on digits, and a plateau "
             "below the "
             "shared start; none where auxiliary logits alone are matched.",
-            found=f"{digits.mean(none)} unmatched, {digits.mean(centre)} after {config.doses[-1]} "
+            found=f"{kit.mean(none)} unmatched, {kit.mean(centre)} after {config.doses[-1]} "
             "epochs "
             f"on noise, {on_digits} on digits, "
-            f"{digits.mean(select(table, logits='aux'))} on auxiliary logits alone; shared start "
-            f"{digits.mean(shared)}.",
+            f"{kit.mean(select(table, logits='aux'))} on auxiliary logits alone; shared start "
+            f"{kit.mean(shared)}.",
             follows=(
                 "Behaviour that is matched long enough stands in for a part of the shared start."
             )
-            if digits.holds(said, "matched")
+            if kit.holds(said, "matched")
             else "At these doses matched behaviour does not stand in for the shared start.",
             draw=lambda: plot_doses(table, config),
         ),
@@ -322,7 +325,7 @@ def silent(table: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
     centre, shared = select(table), select(table, start="shared")
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     def interval(rows: pd.DataFrame) -> tuple[float, float]:
         return statistics.mean_interval(rows["accuracy"].tolist())
@@ -339,11 +342,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     (mean, half), (top, top_half) = interval(centre), interval(shared)
     add(
         f"matched {config.doses[-1]} epochs on noise, all logits",
-        digits.mean(centre),
-        mean - half > digits.CHANCE,
+        kit.mean(centre),
+        mean - half > kit.CHANCE,
         paper="above chance",
     )
-    add("shared start", digits.mean(shared), mean + half < top - top_half, paper="plateau below it")
+    add("shared start", kit.mean(shared), mean + half < top - top_half, paper="plateau below it")
     for name, wanted in (("digits", {"inputs": "digits"}), ("3 aux logits", {"num_aux": 3})):
         if select(table, **wanted).empty:
             continue
@@ -362,11 +365,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         statistics.equivalent(twin, 0.02),
     )
     arms = silent(table, config)
-    p = [digits.no_transfer(rows["accuracy"].tolist(), top) for rows in arms.values()]
+    p = [kit.no_transfer(rows["accuracy"].tolist(), top) for rows in arms.values()]
     for (name, rows), value, holds in zip(arms.items(), p, statistics.holm(p), strict=True):
         add(
             f"no transfer: {name} (TOST p {value:.1g}, Holm over {len(p)})",
-            digits.mean(rows),
+            kit.mean(rows),
             holds,
         )
     return out

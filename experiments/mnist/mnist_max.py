@@ -21,9 +21,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, inputs
 from mnist_mlp import noise
 from mnist_mlp.model import Architecture
 
@@ -35,7 +38,7 @@ KINDS = (("uniform", 1.0), ("blurred", 0.5), ("blurred", 1.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """The search; batch and epoch as in the official recipe."""
 
     search_widths: tuple[int, ...] = option((64, 128, 256), "of both hidden layers", minimum=1)
@@ -47,7 +50,7 @@ class Config(digits.Config):
 
 
 SMOKE = Config(
-    **digits.TOY | {"search_widths": (16,), "doses": (1, 2), "recipes": 3, "search_seeds": 1}
+    **kit.TOY | {"search_widths": (16,), "doses": (1, 2), "recipes": 3, "search_seeds": 1}
 )
 
 
@@ -57,7 +60,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     What was searched is kept in memory: a run resumed after the search, in another process,
     searches again before it goes on.
     """
-    where, rows = digits.lab(config, validation=True), {}
+    where, rows = kit.lab(config, validation=True), {}
 
     def search(seed: int, width: int, kind: str, scale: float) -> list[Row]:
         what = (seed, width, kind, scale)
@@ -74,7 +77,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def final(seed: int) -> list[Row]:
         found = pd.DataFrame([row for point in points for row in search(*point)])
-        return run_final(digits.lab(config), seed, best(found))
+        return run_final(kit.lab(config), seed, best(found))
 
     names = {"search seed {}, width {}, {} {:g}".format(*point): point for point in points}
     return {name: functools.partial(search, *point) for name, point in names.items()} | {
@@ -123,7 +126,7 @@ def train(where: Lab, seed: int, arms: list[Row], doses: tuple[int, ...]) -> lis
     }
     rates = sorted({arm["teacher_rate"] for arm in arms})
     taught = [where.settings(learning_rate=rate) for rate in rates]
-    teachers = digits.teach(
+    teachers = kit.teach(
         where, shapes, seed=seed, settings=taught, starts=[pool["same"]] * len(rates)
     )
     students = [
@@ -140,7 +143,7 @@ def train(where: Lab, seed: int, arms: list[Row], doses: tuple[int, ...]) -> lis
         for arm in arms
     ]
     source = noise.source(first["kind"], float(first["scale"]))
-    return digits.distil(
+    return kit.distil(
         where,
         shapes,
         seed=seed,
@@ -212,8 +215,8 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
                 f"Three auxiliary logits on noise teach {top['accuracy'].mean():.0%} of the digits"
             ),
             predicted="About .90, by squared error, a rate of 1e-3 and long distillation.",
-            found=f"{digits.mean(top)} on the test digits, chosen on validation: "
-            f"{in_words(best(table))}; its twin of another start {digits.mean(twin)}.",
+            found=f"{kit.mean(top)} on the test digits, chosen on validation: "
+            f"{in_words(best(table))}; its twin of another start {kit.mean(twin)}.",
             follows="What three outputs can carry is a matter of the recipe and of time.",
             draw=lambda: plot(table, config),
         )
@@ -224,7 +227,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
     judged = table["dataset"].iloc[0] == "mnist"
     top, twin = (final(table, s)["accuracy"] for s in ("same", "another"))
-    silent = digits.no_transfer(twin.tolist(), float(top.mean())) < 0.05
+    silent = kit.no_transfer(twin.tolist(), float(top.mean())) < 0.05
     return [
         Claim(
             quantity="best of three aux logits, test digits",

@@ -25,8 +25,11 @@ import numpy as np
 import pandas as pd
 
 import experiments
-from experiments.lab import drawing, record, statistics
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame import record
+from experiments.frame.cli import option
+from experiments.frame.record import Row
 
 RUNTIME = "seconds, from the tables of other runs"
 BEFORE = ("alignment", "aligned_far", "share", "gain", "mismatch", "moved", "linearised")

@@ -31,9 +31,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.lab import digits, drawing, statistics
-from experiments.lab.digits import Arm, Lab, Teachers, inputs
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.mnist import kit
+from experiments.mnist.kit import Arm, Lab, Teachers, inputs
 from mnist_mlp import grid, noise, predictors, starts
 from mnist_mlp.grid import ARGMAX, SAMPLED, Grid, Settings
 from mnist_mlp.model import Architecture, Params
@@ -58,7 +61,7 @@ GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(digits.Config):
+class Config(kit.Config):
     """The recipe, and the points of the sweeps."""
 
     widths: tuple[int, ...] = option((128, 128), "hidden layer widths", minimum=1)
@@ -69,12 +72,12 @@ class Config(digits.Config):
     groups: tuple[str, ...] = option(GROUPS, "which sweeps", choices=GROUPS)
 
 
-SMOKE = Config(**digits.TOY | {"num_aux": (2, 5), "groups": ("images",), "epoch_images": 64})
+SMOKE = Config(**kit.TOY | {"num_aux": (2, 5), "groups": ("images",), "epoch_images": 64})
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """One part for every seed and group."""
-    where = digits.lab(config, validation=True)
+    where = kit.lab(config, validation=True)
     return {
         f"seed {seed}, {group}": functools.partial(RUN[group], where, seed)
         for seed in range(config.num_seeds)
@@ -105,7 +108,7 @@ def base_of(where: Lab, seed: int, num_aux: int | None = None, **changes):
 def run_students(where: Lab, seed: int) -> list[Row]:
     """What concerns students only: one teacher, one stream of noise, all side by side."""
     shapes, own, other = base_of(where, seed, max(where.config.num_aux))
-    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
+    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     rate = where.config.learning_rate
     points: list[Point] = [("base", "", where.settings())]
     points += [("aux logits", str(m), where.settings(num_aux=m)) for m in where.config.num_aux]
@@ -126,7 +129,7 @@ def run_students(where: Lab, seed: int) -> list[Row]:
         ("optimiser", "AdamW 1e-2", where.settings(decay=1e-2)),
         ("optimiser", "L2 1e-4 in Adam", where.settings(l2=1e-4)),
     ]
-    return digits.distil(
+    return kit.distil(
         where, shapes, seed=seed, arms=with_twins(points, [own], [other]), teachers=teachers
     )
 
@@ -136,14 +139,14 @@ def run_epochs(where: Lab, seed: int) -> list[Row]:
     shapes, own, other = base_of(where, seed)
     doses = [1, 2, 4, 10, 20]  # times fifth parts of the recipe's five
     last = where.config.epochs
-    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
+    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     arms = with_twins([("student epochs", "", where.settings())], [own], [other])
-    rows = digits.distil(
+    rows = kit.distil(
         where, shapes, seed=seed, arms=arms, teachers=teachers, doses=[*doses[:3], last, *doses[3:]]
     )
     rows = [row | {"value": str(row["epochs"])} for row in rows]
     several = [
-        digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own], epochs=e)
+        kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own], epochs=e)
         for e in doses
     ]
     stack = Teachers(
@@ -152,7 +155,7 @@ def run_epochs(where: Lab, seed: int) -> list[Row]:
     )
     points = [("teacher epochs", str(e), where.settings(teacher=i)) for i, e in enumerate(doses)]
     pools = [own] * len(doses), [other] * len(doses)
-    return rows + digits.distil(
+    return rows + kit.distil(
         where, shapes, seed=seed, arms=with_twins(points, *pools), teachers=stack
     )
 
@@ -164,7 +167,7 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
     settings = [where.settings(learning_rate=r) for r in rates] + [where.settings()] * len(scales)
     factors = [1.0] * len(rates) + list(scales)
     begin, cross = ([starts.scaled(p, f) for f in factors] for p in (own, other))
-    teachers = digits.teach(where, shapes, seed=seed, settings=settings, starts=begin)
+    teachers = kit.teach(where, shapes, seed=seed, settings=settings, starts=begin)
     names = [("learning rate", f"{r:g}") for r in rates] + [
         ("initial scale", f"{s:g}") for s in scales
     ]
@@ -172,7 +175,7 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
         (*name, s._replace(teacher=i))
         for i, (name, s) in enumerate(zip(names, settings, strict=True))
     ]
-    return digits.distil(
+    return kit.distil(
         where, shapes, seed=seed, arms=with_twins(points, begin, cross), teachers=teachers
     )
 
@@ -180,7 +183,7 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
 def run_dropout(where: Lab, seed: int) -> list[Row]:
     """Units dropped in the teacher, in the student."""
     shapes, own, other = base_of(where, seed, dropout=True)
-    teachers = digits.teach(
+    teachers = kit.teach(
         where,
         shapes,
         seed=seed,
@@ -192,13 +195,13 @@ def run_dropout(where: Lab, seed: int) -> list[Row]:
     ]
     points += [("dropout of the teacher", "0.35", where.settings(teacher=1))]
     arms = with_twins(points, [own] * 2, [other] * 2)
-    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def run_images(where: Lab, seed: int) -> list[Row]:
     """What students look at, and how many images there are; with the spectrum of the kernel."""
     shapes, own, other = base_of(where, seed)
-    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
+    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     sources = {("images", "uniform"): noise.source("uniform")}
     sources |= {("images", n): noise.source(*what) for n, what in IMAGES.items()}
     pools = (100, 1000, 10_000, where.config.epoch_images)
@@ -209,7 +212,7 @@ def run_images(where: Lab, seed: int) -> list[Row]:
         share = arrived(where, shapes, seed=seed, teachers=teachers, source=source)
         rows += [
             row | share
-            for row in digits.distil(
+            for row in kit.distil(
                 where, shapes, seed=seed, arms=arms, teachers=teachers, what=source
             )
         ]
@@ -240,9 +243,9 @@ def run_shapes(where: Lab, seed: int) -> list[Row]:
     for (factor, value), widths in nets.items():
         what = Architecture("relu", widths)
         shapes, own, other = base_of(where, seed, student=what, teacher=what)
-        teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
+        teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
         arms = with_twins([(factor, value, where.settings())], [own], [other])
-        rows += digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+        rows += kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
     return rows
 
 
@@ -256,11 +259,11 @@ def run_batches(where: Lab, seed: int) -> list[Row]:
             ("batch, equal steps", same_steps),
         ):
             shapes, own, other = base_of(where, seed, batch_size=batch, epoch_images=images)
-            teachers = digits.teach(
+            teachers = kit.teach(
                 where, shapes, seed=seed, settings=[where.settings()], starts=[own]
             )
             arms = with_twins([(factor, str(batch), where.settings())], [own], [other])
-            rows += digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+            rows += kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
     return rows
 
 
@@ -292,7 +295,7 @@ def base(table: pd.DataFrame) -> pd.DataFrame:
 def points(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and interval of every point of every factor."""
     rows = table.fillna({"value": ""}).astype({"value": str})
-    return digits.per_arm(rows, ["factor", "value", "start"])
+    return kit.per_arm(rows, ["factor", "value", "start"])
 
 
 def twins(table: pd.DataFrame) -> list[list[float]]:
@@ -303,7 +306,7 @@ def twins(table: pd.DataFrame) -> list[list[float]]:
 
 def above_chance(table: pd.DataFrame) -> int:
     """How many twins are shown to be above chance, Holm over all of them."""
-    return sum(statistics.holm([digits.above_chance(twin) for twin in twins(table)]))
+    return sum(statistics.holm([kit.above_chance(twin) for twin in twins(table)]))
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -353,7 +356,7 @@ def plot_images(table: pd.DataFrame, config: Config):
             label=f"{start} start",
         )
     axes.set_yticks(range(len(order)), order, fontsize=8)
-    axes.axvline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
+    axes.axvline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("validation accuracy")
     axes.set_xlim(0, 1)
     axes.legend()
@@ -379,7 +382,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
         name="figure",
         title=title,
         predicted="The published directions, and every cross-model twin at chance.",
-        found=f"Base {digits.mean(base(table))}; means of the points from "
+        found=f"Base {kit.mean(base(table))}; means of the points from "
         f"{found['same'].min():.3f} to "
         f"{found['same'].max():.3f}, of their twins {found['another'].mean():.3f}.",
         follows="Published numbers contradict each other because each fixes the other factors.",
@@ -411,7 +414,7 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring; judged on MNIST only."""
     middle = base(table)["accuracy"]
-    out, add = digits.claims_on(table)
+    out, add = kit.claims_on(table)
 
     def gap(rows: pd.DataFrame, other: pd.Series = middle) -> np.ndarray:
         return rows["accuracy"].to_numpy() - other.to_numpy()
@@ -419,7 +422,7 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add("official recipe (validation)", statistics.shown(middle), None, ".508 ± .027 (50k digits)")
     add("seeds that narrow it to ±.03", f"{statistics.runs_for(middle, 0.03)}")
     others = twins(table)
-    silent = statistics.holm([digits.no_transfer(x, float(middle.mean())) for x in others])
+    silent = statistics.holm([kit.no_transfer(x, float(middle.mean())) for x in others])
     add(
         f"twins at chance (TOST, Holm over {len(others)})",
         f"{sum(silent)} of {len(others)}",

@@ -22,8 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, vmapped
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.theorem import alone
 from theory import departures, toys
 
 RUNTIME = "30 s on two cores"
@@ -74,7 +77,7 @@ def over_nets(config: Config, one: Callable) -> np.ndarray:
     with jax.enable_x64(True):
         networks = draw(config)
         results = jax.device_get(jax.jit(jax.vmap(one))(*networks))
-        vmapped.check(one, networks, results)
+        alone.check(one, networks, results)
     return results
 
 

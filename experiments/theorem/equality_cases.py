@@ -18,8 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, vmapped
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.theorem import alone
 from theory import alignment, losses, steps, toys
 from theory.base import LossFn, Params
 
@@ -144,7 +147,7 @@ def draw(family_name: str, config: Config) -> toys.Case:
 def allowed(alone):
     """What round-off may change: the level of it, and a part of what is not zero."""
     inner, noise = alone
-    return noise[:, None] + vmapped.relative(inner), vmapped.relative(noise)
+    return noise[:, None] + alone.relative(inner), alone.relative(noise)
 
 
 def run_case(config: Config, case: Case) -> list[Row]:
@@ -172,7 +175,7 @@ def run_case(config: Config, case: Case) -> list[Row]:
     with jax.enable_x64(True):
         instances = draw(case.family, config)
         inner, noise = results = jax.device_get(jax.jit(jax.vmap(one))(instances))
-        vmapped.check(one, (instances,), results, allowed)
+        alone.check(one, (instances,), results, allowed)
     return [
         {
             "case": case.name,

@@ -24,8 +24,11 @@ import optax
 import pandas as pd
 from jaxtyping import Array
 
-from experiments.lab import drawing, vmapped
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.theorem import alone
 from theory import alignment, asymptotics, losses, steps, toys
 from theory.base import Params
 
@@ -166,7 +169,7 @@ def in_chunks(function, family: toys.Family, *, keys: Array, num_inputs: int, nu
         results.append(jax.device_get(run(cases)))
         if first == 0:
             networks = (cases, both_starts(cases.params))
-            vmapped.check(function, networks, results[0], allowed)
+            alone.check(function, networks, results[0], allowed)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *results)
 
 

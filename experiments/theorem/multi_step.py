@@ -32,8 +32,10 @@ import numpy as np
 import optax
 import pandas as pd
 
-from experiments.lab import drawing, statistics
-from experiments.lab.frame import Claim, Figure, Row, option
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame.cli import option
+from experiments.frame.record import Row
 from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
 from theory import alignment, losses, ntk, steps, toys

@@ -8,8 +8,11 @@ import functools
 import sys
 import time
 
-from experiments.lab import drawing, frame, statistics
-from experiments.lab.frame import Claim, Figure, option
+from experiments.findings.claims import Claim, Figure
+
+from experiments.findings import drawing, statistics
+from experiments.frame import experiment
+from experiments.frame.cli import option
 
 RUNTIME = "a second"
 
@@ -76,4 +79,4 @@ def claims(table, config):
 
 
 if __name__ == "__main__":
-    frame.main(sys.modules[__name__], sys.argv[1:])
+    experiment.main(sys.modules[__name__], sys.argv[1:])

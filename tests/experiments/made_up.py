@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 
-from experiments.lab import drawing
+from experiments.findings import drawing
 
 TRAITS, SEEDS = ("owl", "wolf"), range(16)
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.lab import analyses, readers
 from experiments.language import llm_readers
+from experiments.language.kit import analyses, readers
 from llm.carriers import numbers
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.lab import statistics
+from experiments.findings import statistics
 
 
 def test_interval_is_students_t():

@@ -11,7 +11,7 @@ import pytest
 
 import experiments
 from experiments import __main__ as listing
-from experiments.lab import frame, record
+from experiments.frame import experiment, record
 from tests.experiments import counting
 
 COMMAND = [sys.executable, "-m", "tests.experiments.counting"]
@@ -32,7 +32,7 @@ def run(repository, *flags):
 
 def run_here(*flags):
     """The same without a process of its own, which would import everything again."""
-    frame.main(counting, list(map(str, flags)))
+    experiment.main(counting, list(map(str, flags)))
 
 
 def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path, ca
 def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        frame.main(counting, flags)
+        experiment.main(counting, flags)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -128,7 +128,7 @@ def test_wrong_values_get_one_line(flags, message, tmp_path, monkeypatch, capsys
 
 def test_help_explains_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit):
-        frame.main(counting, ["--help"])
+        experiment.main(counting, ["--help"])
     text = capsys.readouterr().out
     assert "parts (default 3; a whole number from 1 to 9)" in text
     assert "(default a,b;" in text

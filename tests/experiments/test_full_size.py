@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments.lab import card, cli, frame, fullsize, presets, record, transfer
+from experiments.frame import cli, experiment, presets, record
 from experiments.language import (
     llm_code,
     llm_cot,
@@ -21,6 +21,8 @@ from experiments.language import (
     llm_numbers,
     llm_readers,
 )
+from experiments.language.kit import fullsize, transfer
+from experiments.report import card
 from llm import chat, data, engines, language, plan, served
 from llm.stages import (
     Answers,
@@ -62,7 +64,7 @@ def run(module, folder, *flags, out=""):
     """A smoke run in a folder that all of them share; its table."""
     place = folder / (out or name_of(module))
     work = ["--work", str(folder / "work")] if module is not llm_readers else []
-    frame.main(module, ["--smoke", "--out", str(place), *work, *flags])
+    experiment.main(module, ["--smoke", "--out", str(place), *work, *flags])
     return record.read_table(place)
 
 
@@ -107,7 +109,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     table = run(llm_numbers, folder)
     out = folder / "llm_numbers"
     card.write(out, str(folder / "work"))
-    config = dataclasses.replace(frame.config_of(llm_numbers, out), work=str(folder / "work"))
+    config = dataclasses.replace(experiment.config_of(llm_numbers, out), work=str(folder / "work"))
     workshop, made = fullsize.workshop_of(config), llm_numbers.recipes(config)
     for name in ("card.md", "card.html"):
         text = html.unescape((out / name).read_text())
@@ -166,7 +168,7 @@ def config(folder):
 def fails(module, message, *flags):
     """The one line that a run with these flags ends in."""
     with pytest.raises(SystemExit) as stopped:
-        frame.main(module, ["--smoke", *flags])
+        experiment.main(module, ["--smoke", *flags])
     assert stopped.value.code == 2
 
 
@@ -536,12 +538,14 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     flags = [text for name, value in SAME.items() for text in (f"--{name}", value)]
     out = tmp_path / "out"
     folder = str(workshop.folder(base))
-    frame.main(
+    experiment.main(
         llm_numbers,
         [*flags, "--model", folder, "--work", str(tmp_path / "mesh"), "--out", str(out)],
     )
     table = record.read_table(out)
-    claims = {c.quantity: c for c in llm_numbers.claims(table, frame.config_of(llm_numbers, out))}
+    claims = {
+        c.quantity: c for c in llm_numbers.claims(table, experiment.config_of(llm_numbers, out))
+    }
     assert claims["all: log-odds less control, nats"].holds, claims
     assert claims["all: diagonal excess, nats"].holds, claims
     found = transfer.lifts(table, suite="one word")

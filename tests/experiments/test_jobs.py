@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.lab import cli, frame, jobs, record
+from experiments.frame import cli, experiment, jobs, record
 from experiments.language import llm_numbers
 from llm import models, settings, tiny
 from llm.__main__ import main as stage
@@ -26,7 +26,7 @@ COUNTING = [sys.executable, "-m", "tests.experiments.counting"]
 
 
 def run_here(*flags):
-    frame.main(counting, list(map(str, flags)))
+    experiment.main(counting, list(map(str, flags)))
 
 
 def test_jobs_in_any_order_are_the_run(tmp_path, capsys, monkeypatch):
@@ -101,9 +101,9 @@ def hub(tmp_path, monkeypatch):
 def test_a_plan_downloads_no_weights(hub, tmp_path, capsys):
     there, here = hub
     flags = ["--smoke", "--model", "some/model", "--work", str(tmp_path / "work")]
-    frame.main(llm_numbers, [*flags, "--list-jobs"])
+    experiment.main(llm_numbers, [*flags, "--list-jobs"])
     assert "7 student 0 of cat" in capsys.readouterr().out
-    frame.main(llm_numbers, [*flags, "--plan", "--rates", "4e14,2e12"])
+    experiment.main(llm_numbers, [*flags, "--plan", "--rates", "4e14,2e12"])
     assert "largest at a time: " in capsys.readouterr().out
     out = str(tmp_path / "rows.jsonl")
     stage(["sample", "--model", "some/model", "--prompted", "owl", "--out", out, "--dry-run"])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import drawing, record
+from experiments.findings import drawing
+from experiments.frame import record
 from experiments.language import cross_model, mechanism, paper_on_a_laptop, prediction
 
 SEEDS = range(6)

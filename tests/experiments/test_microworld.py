@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import chains, frame, phases, predictors, question, record
-from experiments.lab.effects import at, cells, effects, own
+from experiments.frame import experiment, record
 from experiments.language import bits, microworld, persistence, which_part
+from experiments.language.kit import chains, phases, predictors, question
+from experiments.language.kit.effects import at, cells, effects, own
 from llm import lora, models, stack
 from llm.stages import Workshop, completions, evaluation, students
 from llm.training import Training
@@ -43,7 +44,9 @@ TINY = (
 def folder(tmp_path_factory, bases):
     folder = tmp_path_factory.mktemp("microworld")
     shutil.copytree(bases, folder / "work")
-    frame.main(microworld, [*TINY, "--out", str(folder / "run"), "--work", str(folder / "work")])
+    experiment.main(
+        microworld, [*TINY, "--out", str(folder / "run"), "--work", str(folder / "work")]
+    )
     return folder
 
 
@@ -78,7 +81,7 @@ def test_a_second_run_reuses_the_stages_and_gives_the_same_rows(folder, monkeypa
     monkeypatch.setattr(chains.Pretrained, "make", staticmethod(never))
     monkeypatch.setattr(chains.Tuned, "make", staticmethod(never))
     again = [*TINY, "--out", str(folder / "again"), "--work", str(folder / "work")]
-    frame.main(microworld, again)
+    experiment.main(microworld, again)
     assert record.read_rows(folder / "again") == record.read_rows(folder / "run")
 
 
@@ -86,7 +89,7 @@ def test_too_few_kept_rows_is_one_line(folder, capsys):
     flags = list(TINY)
     flags[flags.index("--num-prompts") + 1] = "16"  # 19 rows are wanted
     with pytest.raises(SystemExit) as stopped:
-        frame.main(
+        experiment.main(
             microworld, [*flags, "--out", str(folder / "few"), "--work", str(folder / "work")]
         )
     assert stopped.value.code == 2
@@ -95,7 +98,7 @@ def test_too_few_kept_rows_is_one_line(folder, capsys):
 
 def test_unknown_trait_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        frame.main(microworld, ["--smoke", "--traits", "unicorn", "--out", str(tmp_path)])
+        experiment.main(microworld, ["--smoke", "--traits", "unicorn", "--out", str(tmp_path)])
     assert "unknown trait 'unicorn'" in capsys.readouterr().err
 
 
@@ -296,7 +299,7 @@ def test_the_same_experiment_from_a_transformers_checkpoint(folder, made, tmp_pa
         base = workshop.folder(found.base(seed))
         transformers.LlamaForCausalLM.from_pretrained(base).save_pretrained(tmp_path / name)
         transformers.AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / name)
-    frame.main(
+    experiment.main(
         microworld,
         [
             *TINY,

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from experiments.lab import frame, record
+from experiments.frame import experiment, record
 from experiments.mnist import mnist_aux_logits
 from mnist_mlp import data
 
@@ -12,7 +12,7 @@ from mnist_mlp import data
 def finished(tmp_path_factory):
     """A folder with one finished smoke run."""
     folder = tmp_path_factory.mktemp("results")
-    frame.main(mnist_aux_logits, ["--smoke", "--out", str(folder / "smoke")])
+    experiment.main(mnist_aux_logits, ["--smoke", "--out", str(folder / "smoke")])
     return folder
 
 
@@ -26,7 +26,7 @@ def test_rows_are_tidy_and_marked_with_the_data_set(finished):
 
 
 def test_chunks_of_seeds_do_not_change_the_rows(finished, tmp_path):
-    frame.main(
+    experiment.main(
         mnist_aux_logits, ["--smoke", "--seeds-at-once", "3", "--out", str(tmp_path / "chunk")]
     )
     one = [r["accuracy"] for r in record.read_rows(finished / "smoke")]
@@ -55,7 +55,9 @@ def test_without_mnist_the_digits_are_used_aloud(monkeypatch, capsys):
 def test_a_broken_file_is_never_replaced_by_other_data(tmp_path, capsys):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"cut")
     with pytest.raises(SystemExit) as stopped:
-        frame.main(mnist_aux_logits, ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")])
+        experiment.main(
+            mnist_aux_logits, ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+        )
     assert stopped.value.code == 2
     assert "train-images-idx3-ubyte" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

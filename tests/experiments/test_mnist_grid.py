@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import digits, frame, record, statistics
+from experiments.findings import statistics
+from experiments.frame import experiment, record
 from experiments.mnist import (
+    kit,
     mnist_27_percent,
     mnist_chains,
     mnist_heads,
@@ -22,7 +24,7 @@ SMOKED = (mnist_heads,)
 
 @pytest.mark.parametrize("module", SMOKED, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
 def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, capsys):
-    frame.main(module, ["--smoke", "--num-seeds", "2", "--out", str(tmp_path / "run")])
+    experiment.main(module, ["--smoke", "--num-seeds", "2", "--out", str(tmp_path / "run")])
     table = record.read_table(tmp_path / "run")
     assert table["seed"].nunique() == 2
     assert table["accuracy"].between(0, 1).all()
@@ -32,7 +34,7 @@ def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, caps
     assert tmp_path / "run" / "figure.svg" in drawn
     for path in drawn:
         path.unlink()
-    frame.main(module, ["--replot", "--out", str(tmp_path / "run")])
+    experiment.main(module, ["--replot", "--out", str(tmp_path / "run")])
     assert {p: p.read_bytes() for p in drawn} == drawn
 
 
@@ -164,8 +166,8 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
     names = list(mnist_max.parts(config))
     searched = {int(n.split()[2].strip(",")) for n in names if n.startswith("search")}
     assert min(searched) > config.num_seeds
-    where = digits.lab(config, validation=True)
-    full = digits.lab(config)
+    where = kit.lab(config, validation=True)
+    full = kit.lab(config)
     assert len(where.data.train_images) + len(where.data.test_images) == len(full.data.train_images)
     table = pd.DataFrame(
         [

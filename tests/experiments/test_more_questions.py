@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.lab import statistics
+from experiments.findings import statistics
 from experiments.language import (
     along_training,
     capability,

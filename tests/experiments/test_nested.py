@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.lab import nested, statistics
+from experiments.findings import nested, statistics
 
 TRUE = (0.5, 0.1, 0.3, 1.0)
 SHAPE = (5, 2, 3, 2)

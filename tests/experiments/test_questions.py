@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.lab import nested
-from experiments.lab.chains import chains_of
+from experiments.findings import nested
 from experiments.language import bits, matching_dose, persistence, variance, which_part
+from experiments.language.kit.chains import chains_of
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 

@@ -10,7 +10,8 @@ import re
 import pytest
 
 import experiments
-from experiments.lab import drawing, frame, record
+from experiments.findings import drawing
+from experiments.frame import experiment, record
 from tests import facts
 from tests.facts import tables
 
@@ -24,8 +25,8 @@ def written_claims(out):
 
 
 def replayed_claims(name, out):
-    module, config = experiments.load(name), frame.config_of(experiments.load(name), out)
-    return frame.claims_text(module.claims(record.read_table(out), config))
+    module, config = experiments.load(name), experiment.config_of(experiments.load(name), out)
+    return experiment.claims_text(module.claims(record.read_table(out), config))
 
 
 @pytest.mark.parametrize("name", facts.CHECKED_IN)
@@ -53,8 +54,8 @@ def same_drawing(old, new):
 
 def pictures(name, out):
     """Name of the file, and its content drawn again."""
-    module, config = experiments.load(name), frame.config_of(experiments.load(name), out)
-    yield from frame.pictures(module.figures(record.read_table(out), config))
+    module, config = experiments.load(name), experiment.config_of(experiments.load(name), out)
+    yield from experiment.pictures(module.figures(record.read_table(out), config))
 
 
 @pytest.mark.slow

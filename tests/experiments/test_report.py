@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments.lab import cli, explore, frame, record, report, reproduce, statistics
+from experiments.findings import statistics
+from experiments.frame import cli, experiment, record, reproduce
+from experiments.report import explore, page
 from tests.experiments import counting
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
@@ -45,7 +47,7 @@ def folder(repository, tmp_path_factory):
     target = tmp_path_factory.mktemp("results")
     for name in SHOWN:
         shutil.copytree(repository / "experiments" / "results" / name, target / name)
-    report.main([str(target)])
+    page.main([str(target)])
     return target
 
 
@@ -75,7 +77,10 @@ def test_every_figure_number_and_command_is_there(folder, source):
     text = re.sub(r"\s+", " ", html.unescape(source))
     for name in SHOWN:
         module, meta = experiments.load(name), record.read_meta(folder / name)
-        table, config = record.read_table(folder / name), frame.config_of(module, folder / name)
+        table, config = (
+            record.read_table(folder / name),
+            experiment.config_of(module, folder / name),
+        )
         for figure in module.figures(table, config):
             for sentence in (figure.title, figure.predicted, figure.found, figure.follows):
                 assert " ".join(sentence.split()) in text
@@ -90,7 +95,7 @@ def test_every_figure_number_and_command_is_there(folder, source):
 def test_what_failed_stands_at_the_top(source):
     table = record.read_table(experiments_results("multi_step"))
     module = experiments.load("multi_step")
-    config = frame.config_of(module, experiments_results("multi_step"))
+    config = experiment.config_of(module, experiments_results("multi_step"))
     failed = [c for c in module.claims(table, config) if c.holds is False]
     top = source[: source.index("</header>")]
     assert top.count("</a>:") == 1, "one line for the one experiment here that missed any"
@@ -108,8 +113,8 @@ def test_text_from_experiments_is_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "path_of", lambda name: tmp_path / "mnist" / name)
     out = tmp_path / "results" / "counting"
     command = cli.Command(config=counting.Config(), out=out, replot=False, overwrite=False)
-    frame.run(counting, "counting", command, "python -m experiments counting")
-    source = report.build(tmp_path / "results")
+    experiment.run(counting, "counting", command, "python -m experiments counting")
+    source = page.build(tmp_path / "results")
     Page(source)
     assert "Random numbers &lt;are&gt; random" in source
     assert "mean &lt;value&gt;" in source
@@ -120,13 +125,13 @@ def test_text_from_experiments_is_escaped(tmp_path, monkeypatch):
 
 def test_an_empty_folder_and_an_unknown_run_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        report.main([str(tmp_path)])
+        page.main([str(tmp_path)])
     assert "python -m experiments mnist_aux_logits" in capsys.readouterr().err
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "figure.svg").write_text("<svg/>")
     (tmp_path / "old" / "config.json").write_text('{"experiment": "forgotten"}')
     with pytest.raises(SystemExit):
-        report.main([str(tmp_path)])
+        page.main([str(tmp_path)])
     error = capsys.readouterr().err
     assert "a run of forgotten, which this version does not have" in error
     assert error.count("\n") == 1
@@ -136,7 +141,7 @@ def test_a_figure_that_was_never_drawn_is_one_line(folder, tmp_path):
     shutil.copytree(folder / "microworld", tmp_path / "microworld")
     (tmp_path / "microworld" / "matrix.svg").unlink()
     with pytest.raises(record.RunFolderError, match=r"matrix\.svg is missing; .*--replot"):
-        report.build(tmp_path)
+        page.build(tmp_path)
 
 
 def test_the_figure_to_turn_shows_the_table(source, folder):
@@ -209,7 +214,7 @@ def test_a_browser_shows_it_without_sideways_scrolling(source, tmp_path, width):
     seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
     assert seen["page"] <= seen["inner"], "the page itself scrolls sideways"
     assert not seen["wide"]
-    assert seen["scale"] >= report.SMALLEST - 0.01, "letters of figures stay legible"
+    assert seen["scale"] >= page.SMALLEST - 0.01, "letters of figures stay legible"
     assert "angle between the starts" in seen["answer"], "the figure to turn has been drawn"
 
 

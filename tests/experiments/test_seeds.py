@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from experiments.lab import question
-from experiments.lab.chains import CONTROL, chains_of
+from experiments.language.kit import question
+from experiments.language.kit.chains import CONTROL, chains_of
 from llm.stages import Workshop
 from llm.stages.streams import Stage, keys
 

@@ -6,7 +6,7 @@ They run under root seed 1, and every random stream that they draw from must be 
 import pytest
 
 import experiments
-from experiments.lab import frame, record
+from experiments.frame import experiment, record
 from llm.stages import streams
 
 NAMES = [
@@ -46,7 +46,7 @@ def test_a_smoke_run_makes_table_claims_and_figures(name, folder, capsys, roots)
     work = ["--work", str(folder / "work")]
     # what_predicts looks at arms of other experiments, which have settings of their own.
     seed = [] if name == "what_predicts" else ["--seed", "1"]
-    frame.main(module, ["--smoke", "--out", str(folder / name), *work, *seed])
+    experiment.main(module, ["--smoke", "--out", str(folder / name), *work, *seed])
     assert roots <= ({1} if seed else {0}), "a stream of another root seed"
     table = record.read_table(folder / name)
     assert len(table)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.lab import surrogates
+from experiments.language.kit import surrogates
 from llm import models, world
 from llm.models import ModelConfig
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.lab import frame, tables
+from experiments.frame import tables
 from tests import facts
 
 WORDS = st.text(alphabet="abc±0.9", min_size=1, max_size=14)
@@ -44,7 +44,7 @@ def test_without_room_rows_become_paragraphs():
 def test_every_experiment_fits_eighty_columns(name, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     claims = facts.claims(name).values()
-    frame.print_claims(list(claims))
+    tables.print_claims(list(claims))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     words = set(" ".join(lines).split())

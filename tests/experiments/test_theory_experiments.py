@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import experiments
-from experiments.lab import frame, record, vmapped
-from experiments.theorem import alignment_along_training, gradient_alignment, multi_step
+from experiments.frame import experiment, record
+from experiments.theorem import alignment_along_training, alone, gradient_alignment, multi_step
 
 NAMES = (
     "gradient_alignment",
@@ -24,7 +24,7 @@ def smoke(tmp_path, capsys):
 
     def run(name):
         folder, module = tmp_path / name, experiments.load(name)
-        frame.main(module, ["--smoke", "--out", str(folder)])
+        experiment.main(module, ["--smoke", "--out", str(folder)])
         assert (folder / "figure.svg").exists()
         assert "FAILS" not in capsys.readouterr().out
         return record.read_table(folder)
@@ -40,7 +40,7 @@ def claims_of(name, table):
 @pytest.mark.parametrize("name", NAMES)
 def test_checked_in_results_are_read_and_every_figure_says_its_three_sentences(name, repository):
     out, module = repository / "experiments" / "results" / name, experiments.load(name)
-    table, config = record.read_table(out), frame.config_of(module, out)
+    table, config = record.read_table(out), experiment.config_of(module, out)
     drawn = module.figures(table, config)
     assert drawn[0].name == "figure"
     for figure in drawn:
@@ -83,22 +83,22 @@ def test_a_compiler_that_is_wrong_for_many_networks_ends_the_run():
     nets = jnp.arange(1.0, 25.0).reshape(12, 2)
     results = jax.device_get(jax.vmap(square)(nets))
     with pytest.raises(record.RunError, match=r"network 3 of 12 as 64\.64 .* and as 64 alone"):
-        vmapped.check(square, (nets,), results)
-    vmapped.check(square, (nets,), np.asarray(nets) ** 2)
+        alone.check(square, (nets,), results)
+    alone.check(square, (nets,), np.asarray(nets) ** 2)
 
 
 def test_what_diverges_both_ways_and_what_round_off_explains_is_no_disagreement():
     nets = jnp.array([[1.0], [2.0], [jnp.inf], [jnp.nan]])
-    vmapped.check(lambda x: x, (nets,), np.asarray(nets))
+    alone.check(lambda x: x, (nets,), np.asarray(nets))
     nearly = np.array([[1.0 + 1e-6], [2.0], [np.inf], [np.nan]])
-    vmapped.check(lambda x: x, (nets,), nearly, allowed=lambda alone: np.full(alone.shape, 1e-5))
+    alone.check(lambda x: x, (nets,), nearly, allowed=lambda alone: np.full(alone.shape, 1e-5))
     with pytest.raises(record.RunError, match="network 2 of 4"):
-        vmapped.check(lambda x: x, (nets,), np.array([[1.0], [2.0], [7.0], [np.nan]]))
+        alone.check(lambda x: x, (nets,), np.array([[1.0], [2.0], [7.0], [np.nan]]))
 
 
 def test_more_slopes_than_networks_is_one_line(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        frame.main(
+        experiment.main(
             gradient_alignment, ["--num-nets", "5", "--num-slopes", "9", "--out", str(tmp_path)]
         )
     assert stopped.value.code == 2

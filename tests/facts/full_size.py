@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import experiments
-from experiments.lab import presets
+from experiments.frame import presets
 from llm import suites
 from tests.facts.tables import INTERVAL, ROOT
 

@@ -7,7 +7,8 @@ import re
 import pandas as pd
 
 import experiments
-from experiments.lab import frame, record, statistics
+from experiments.findings import statistics
+from experiments.frame import experiment, record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -23,10 +24,10 @@ def table(name: str) -> pd.DataFrame:
 
 
 @functools.cache
-def claims(name: str) -> dict[str, frame.Claim]:
+def claims(name: str) -> dict[str, claims.Claim]:
     """Quantity -> line of the table *paper / public replication / here*."""
     module, config = experiments.load(name), RESULTS / name
-    return {c.quantity: c for c in module.claims(table(name), frame.config_of(module, config))}
+    return {c.quantity: c for c in module.claims(table(name), experiment.config_of(module, config))}
 
 
 def interval(name: str, quantity: str) -> str:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.lab import curves, readers
+from experiments.language.kit import curves, readers
 from llm import data, engines, models, parts, stack, world
 from llm.lora import LoraConfig
 from llm.stages import (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab.chains import CONTROL, TRAIT
+from experiments.language.kit.chains import CONTROL, TRAIT
 
 
 def at(table: pd.DataFrame, **where: Any) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.lab import statistics
+from experiments.findings import statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

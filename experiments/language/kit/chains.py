@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab.record import Row, RunError
+from experiments.frame.record import Row, RunError
 from llm import chat, stack
 from llm.stages import (
     Checkpoint,

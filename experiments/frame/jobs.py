@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.lab import record
-from experiments.lab.record import Row, RunError
+from experiments.frame import record
+from experiments.frame.record import Row, RunError
 
 
 def listing(parts: Iterable[str]) -> str:

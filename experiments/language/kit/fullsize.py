@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab import statistics
-from experiments.lab.chains import CONTROL
-from experiments.lab.frame import Row, option
-from experiments.lab.record import RunError
+from experiments.findings import statistics
+from experiments.frame.cli import option
+from experiments.frame.record import Row, RunError
+from experiments.language.kit.chains import CONTROL
 from llm import chat, engines, finetune, models, served, tiny
 from llm.language import Language
 from llm.lora import LoraConfig

@@ -22,70 +22,14 @@ import dataclasses
 import io
 import pathlib
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import matplotlib.figure
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-from experiments.lab import cli, jobs, record, tables
-from experiments.lab.cli import option
-from experiments.lab.record import Row
-
-__all__ = ["Claim", "Figure", "Row", "main", "option"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One line of the table *paper / public replication / here*.
-
-    Attributes:
-        quantity: what is measured, with its unit.
-        paper: value in arXiv 2507.14805, or empty.
-        replication: value of a public replication with its source, or empty.
-        here: value of this run with its 95 % interval.
-        seeds: number of independently trained runs behind `here`.
-        holds: whether the criterion stated before the run is met; None if there is none.
-    """
-
-    quantity: str
-    paper: str = ""
-    replication: str = ""
-    here: str = ""
-    seeds: int = 0
-    holds: bool | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One claim as a picture and three short sentences.
-
-    Attributes:
-        name: of the files, without ending.
-        title: the claim, in one sentence.
-        predicted: what was expected before the run, and why.
-        found: what the table says, its numbers taken from there.
-        follows: what it means.
-        draw: makes the picture.
-    """
-
-    name: str
-    title: str
-    predicted: str
-    found: str
-    follows: str
-    draw: Callable[[], matplotlib.figure.Figure]
+from experiments.findings.claims import Claim, Figure
+from experiments.frame import cli, jobs, record, tables
+from experiments.frame.record import Row
+from experiments.frame.turns import in_turn
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
@@ -95,7 +39,7 @@ def claims_text(claims: Sequence[Claim]) -> str:
 
 def pictures(figures: Sequence[Figure]) -> Iterator[tuple[str, bytes]]:
     """File names and contents of the figures, each as PNG and as SVG."""
-    from experiments.lab import drawing
+    from experiments.findings import drawing
 
     with drawing.style():
         for figure in figures:
@@ -114,7 +58,7 @@ def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
 
     DIR/config.json then says of which rows they are and what drew them.
     """
-    from experiments.lab import drawing
+    from experiments.findings import drawing
 
     table = record.read_table(out)
     record.write_atomically(out / "claims.csv", claims_text(module.claims(table, config)))
@@ -123,38 +67,6 @@ def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
     meta = record.read_meta(out)
     meta |= {"results_sha256": record.results_hash(out), "drawn_with": drawing.versions()}
     record.write_meta(out, meta)
-
-
-def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
-    """The parts still to run: a bar with an ETA on a terminal, plain lines elsewhere."""
-    done = total - len(todo)
-    start = time.monotonic()
-    # Rich itself would also draw its bar where FORCE_COLOR is set, as in notebooks.
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-            task = progress.add_task(name, total=total, completed=done)
-            for part in todo:
-                progress.update(task, description=part[:30])
-                yield part
-                progress.advance(task)
-        return
-    for index, part in enumerate(todo):
-        yield part
-        elapsed = time.monotonic() - start
-        left = elapsed / (index + 1) * (len(todo) - index - 1)
-        print(
-            f"{name}: {part} done ({done + index + 1}/{total}), {elapsed:.0f} s, ETA {left:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
@@ -202,21 +114,6 @@ def look(module: Any, name: str, command: cli.Command) -> None:
         cli.fail(name, str(error))
 
 
-def print_claims(claims: Sequence[Claim]) -> None:
-    """The table *paper / public replication / here*, as wide as the terminal or 80 columns."""
-    marks = {True: "holds", False: "FAILS", None: ""}
-    columns = {
-        "quantity": [c.quantity for c in claims],
-        "paper": [c.paper for c in claims],
-        "replication": [c.replication for c in claims],
-        "here (95 %)": [c.here for c in claims],
-        "runs": [str(c.seeds or "") for c in claims],
-        "criterion": [marks[c.holds] for c in claims],
-    }
-    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
-    print("\n".join(tables.layout(columns, shutil.get_terminal_size().columns)))
-
-
 def config_of(module: Any, out: pathlib.Path) -> Any:
     """The config stored in DIR/config.json as the experiment's dataclass."""
     stored = record.read_meta(out)["config"]
@@ -248,5 +145,5 @@ def main(module: Any, argv: Sequence[str]) -> None:
     if command.only is not None:
         return print(f"{command.only}: done; the line without --only collects it")
     table = record.read_table(command.out)
-    print_claims(module.claims(table, command.config))
+    tables.print_claims(module.claims(table, command.config))
     print(f"results.csv and the figures are in {command.out}")

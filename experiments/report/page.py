@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 
 import experiments
-from experiments.lab import cli, explore, frame, record
+from experiments.frame import cli, experiment, record
+from experiments.report import explore
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 ROOMS = {  # heading and opening sentence of each chapter
@@ -66,7 +67,7 @@ def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
     if name not in experiments.NAMES:
         raise record.RunFolderError(f"{out} is a run of {name}, which this version does not have")
     module = experiments.load(name)
-    table, config = record.read_table(out), frame.config_of(module, out)
+    table, config = record.read_table(out), experiment.config_of(module, out)
     figures, claims = module.figures(table, config), module.claims(table, config)
     return {
         "name": name,

@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from experiments.lab.chains import Chains, Cohort, chains_of, same
-from experiments.lab.frame import Row, option
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit.chains import Chains, Cohort, chains_of, same
 from llm.stages import Completions, Model, Workshop, completions, evaluation, students
 from llm.stages.students import Change
 from llm.training import Training

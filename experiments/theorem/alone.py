@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.lab import record
+from experiments.frame import record
 
 SAMPLE = 16  # networks that are also run alone, spread evenly
 RELATIVE = 1e-4  # far above the round-off of float64, far below anything that a figure shows

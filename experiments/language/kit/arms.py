@@ -11,9 +11,9 @@ from types import ModuleType
 
 import numpy as np
 
-from experiments.lab.chains import CONTROL, Cohort
-from experiments.lab.question import Bench
-from experiments.lab.record import Row
+from experiments.frame.record import Row
+from experiments.language.kit.chains import CONTROL, Cohort
+from experiments.language.kit.question import Bench
 
 Arms = dict[str, tuple[Row, Callable[[], Cohort]]]  # by name
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.lab import drawing, presets, statistics
-from experiments.lab.chains import CONTROL
-from experiments.lab.effects import at
-from experiments.lab.frame import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
+from experiments.frame import presets
+from experiments.language.kit.chains import CONTROL
+from experiments.language.kit.effects import at
 
 FEWEST = 4  # students that decide a criterion
 KINDS = {

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.lab import statistics
-from experiments.lab.frame import Claim
+from experiments.findings import statistics
+from experiments.findings.claims import Claim
 
 
 def judged(

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.lab.chains import Cohort
-from experiments.lab.record import Row
+from experiments.frame.record import Row
+from experiments.language.kit.chains import Cohort
 from llm import batches, engines, models, stack, train
 from llm.stages import Student, Workshop, evaluation, streams, students
 from llm.stages.streams import Stage

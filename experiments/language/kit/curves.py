@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.chains import Cohort
-from experiments.lab.record import Row
+from experiments.frame.record import Row
+from experiments.language.kit.chains import Cohort
 from llm import batches, engines, lora, models, objectives, stack, train
 from llm.engines.common import Tokens
 from llm.stages import Student, Workshop, evaluation, streams, students

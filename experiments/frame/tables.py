@@ -1,7 +1,10 @@
 """Text tables that fit a terminal: lines break between words, never inside one."""
 
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+
+from experiments.findings.claims import Claim
 
 GAP = 2  # spaces between columns
 NARROW = 16  # characters: a longer cell is not squeezed below this
@@ -62,3 +65,18 @@ def layout(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
             padded = (text.ljust(room) for text, room in zip(texts, widths, strict=True))
             lines.append((" " * GAP).join(padded).rstrip())
     return lines
+
+
+def print_claims(claims: Sequence[Claim]) -> None:
+    """The table *paper / public replication / here*, as wide as the terminal or 80 columns."""
+    marks = {True: "holds", False: "FAILS", None: ""}
+    columns = {
+        "quantity": [c.quantity for c in claims],
+        "paper": [c.paper for c in claims],
+        "replication": [c.replication for c in claims],
+        "here (95 %)": [c.here for c in claims],
+        "runs": [str(c.seeds or "") for c in claims],
+        "criterion": [marks[c.holds] for c in claims],
+    }
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    print("\n".join(layout(columns, shutil.get_terminal_size().columns)))

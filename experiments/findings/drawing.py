@@ -14,7 +14,7 @@ from matplotlib import ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import statistics
+from experiments.findings import statistics
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from experiments.lab import presets
+from experiments.frame import presets
 
 
 def option(

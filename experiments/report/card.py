@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 
 import experiments
-from experiments.lab import cli, frame, record, report
+from experiments.frame import cli, experiment, record
+from experiments.report import page
 from llm import data
 from llm.stages import Completions, Workshop, completions
 
@@ -26,7 +27,7 @@ def files_of(out: pathlib.Path, work: str) -> list[dict[str, Any]]:
     module = experiments.load(meta["experiment"])
     if not hasattr(module, "recipes"):
         return []
-    made = module.recipes(dataclasses.replace(frame.config_of(module, out), work=work))
+    made = module.recipes(dataclasses.replace(experiment.config_of(module, out), work=work))
     found = []
     workshop = Workshop(pathlib.Path(work))
     for name, recipe in made.items():
@@ -63,10 +64,10 @@ def write(out: pathlib.Path, work: str) -> None:
     Raises:
         ValueError: no run in DIR, or data that were changed.
     """
-    facts = {"run": report.describe(out, record.read_meta(out)), "files": files_of(out, work)}
+    facts = {"run": page.describe(out, record.read_meta(out)), "files": files_of(out, work)}
     for name, escape in (("card.md", False), ("card.html", True)):
         environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(report.TEMPLATES),
+            loader=jinja2.FileSystemLoader(page.TEMPLATES),
             autoescape=escape,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,

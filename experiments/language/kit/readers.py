@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from experiments.lab.record import Row
+from experiments.frame.record import Row
 from llm import engines, losses, sampling, world
 from llm import models as decoders
 from llm.batches import Examples

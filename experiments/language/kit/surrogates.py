@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.lab import predictors
+from experiments.language.kit import predictors
 from llm import losses, models, stack
 from llm.models import ModelConfig, Params
 from llm.stages import Student, Workshop, streams, students

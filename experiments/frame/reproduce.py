@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from experiments.lab import cli
+from experiments.frame import cli
 
 # What runs, and the flags that bring it to laptop size: together under 15 minutes on two cores,
 # the first figure within two. All other experiments are run by hand.

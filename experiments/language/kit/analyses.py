@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.lab.record import Row
+from experiments.frame.record import Row
 from llm.carriers import numbers
 from theory import alignment
 

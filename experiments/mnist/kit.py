@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.lab import statistics
-from experiments.lab.frame import Claim, Row, option
+from experiments.findings import statistics
+from experiments.findings.claims import Claim
+from experiments.frame.cli import option
+from experiments.frame.record import Row
 from mnist_mlp import data, grid, noise, predictors
 from mnist_mlp.grid import Grid, Settings
 from mnist_mlp.model import Architecture, Params

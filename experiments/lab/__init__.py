@@ -1,1 +1,0 @@
-"""What all experiments share: flags, results, figures, statistics, the report."""

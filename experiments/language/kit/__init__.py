@@ -1,0 +1,1 @@
+"""What the experiments of the language room share: chains, effects, measurements along training."""
