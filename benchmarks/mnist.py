@@ -49,9 +49,12 @@ def run_jax(precision: str, seeds: int) -> dict:
     # One seed at a time fits a CPU's caches; an accelerator wants them side by side.
     at_once = 1 if jax.default_backend() == "cpu" else min(seeds, 25)
     groups = [jnp.arange(s, s + at_once) % seeds for s in range(0, seeds, at_once)]
-    compiled = conditions.accuracies.lower(recipe, images, root, seeds, groups[0]).compile()
+    lowered = conditions.accuracies.lower(
+        recipe, images, root=root, num_seeds=seeds, seeds=groups[0]
+    )
+    compiled = lowered.compile()
     start = time.perf_counter()
-    table = np.concatenate([np.asarray(compiled(images, root, group)) for group in groups])[:seeds]
+    table = np.concatenate([np.asarray(compiled(images, root=root, seeds=group)) for group in groups])[:seeds]
     seconds = time.perf_counter() - start
     accuracy = {
         name: [round(float(x), 4) for x in column]

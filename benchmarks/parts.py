@@ -167,13 +167,13 @@ def mnist(smoke: bool) -> Rows:
         )
     root, groups = jax.random.key(0), np.arange(seeds).reshape(-1, at_once)
     compiled, compile_seconds = units.compile_timed(
-        conditions.accuracies, recipe, images, root, seeds, groups[0]
+        conditions.accuracies, recipe, images, root=root, num_seeds=seeds, seeds=groups[0]
     )
     case = f"{seeds} seeds"
     yield Row(case, "compilation", compile_seconds, "s")
     start, tables = time.perf_counter(), []
     for done, group in enumerate(groups, 1):
-        tables.append(np.asarray(compiled(images, root, group)))
+        tables.append(np.asarray(compiled(images, root=root, seeds=group)))
         yield Row(f"{done * at_once} seeds", "run", time.perf_counter() - start, "s")
     for name, values in zip(conditions.CONDITIONS, np.concatenate(tables).T, strict=True):
         yield Row(case, f"accuracy of {name}", float(values.mean()))

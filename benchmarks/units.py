@@ -123,10 +123,10 @@ def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray) -> Drawing:
     )
 
 
-def compile_timed(function: Any, *args: Any) -> tuple[Any, float]:
+def compile_timed(function: Any, *args: Any, **kwargs: Any) -> tuple[Any, float]:
     """A jitted function compiled for these arguments, and the seconds that it took."""
     start = time.perf_counter()
-    return function.lower(*args).compile(), time.perf_counter() - start
+    return function.lower(*args, **kwargs).compile(), time.perf_counter() - start
 
 
 def program_bytes(compiled: Any) -> int:

@@ -91,7 +91,7 @@ class Attention(nnx.Module):
             keys, values, index = cache
             k = jax.lax.dynamic_update_slice_in_dim(keys, k, index, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(values, v, index, axis=2)
-        return self.o(attend(q, k, v, sight.visible)), (k, v)
+        return self.o(attend(q, k, v=v, visible=sight.visible)), (k, v)
 
 
 class MLP(nnx.Module):

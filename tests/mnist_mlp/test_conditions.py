@@ -23,11 +23,11 @@ def digits():
     return data.load("digits")
 
 
-jitted_run = jax.jit(conditions.run_seed, static_argnums=(0, 3))
+jitted_run = jax.jit(conditions.run_seed, static_argnames=("recipe", "num_seeds"))
 
 
 def run(recipe, digits, seed=0, num_seeds=3):
-    return jitted_run(recipe, digits, ROOT, num_seeds, jnp.int32(seed))
+    return jitted_run(recipe, digits, root=ROOT, num_seeds=num_seeds, seed=jnp.int32(seed))
 
 
 def head(params, outputs):
@@ -112,8 +112,9 @@ def test_students_of_one_teacher_do_not_see_each_other(digits):
     init, _ = conditions.network(TINY, digits)
     reference, other = init(keys.init), init(jax.random.key(9))
     distil = jax.jit(conditions.distil, static_argnums=0)
-    both = distil(TINY, digits, other, {"student": reference, "cross": other}, keys)
-    alone = distil(TINY, digits, other, {"student": reference}, keys)
+    starts = {"student": reference, "cross": other}
+    both = distil(TINY, digits, teacher=other, starts=starts, keys=keys)
+    alone = distil(TINY, digits, teacher=other, starts={"student": reference}, keys=keys)
     for name in alone:
         close(both[name], alone[name])
         assert not same(alone[name], reference)
