@@ -54,7 +54,8 @@ def run_jax(precision: str, seeds: int) -> dict:
     )
     compiled = lowered.compile()
     start = time.perf_counter()
-    table = np.concatenate([np.asarray(compiled(images, root=root, seeds=group)) for group in groups])[:seeds]
+    tables = [np.asarray(compiled(images, root=root, seeds=group)) for group in groups]
+    table = np.concatenate(tables)[:seeds]
     seconds = time.perf_counter() - start
     accuracy = {
         name: [round(float(x), 4) for x in column]

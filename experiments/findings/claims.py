@@ -1,9 +1,24 @@
-"""What a run found: claims beside what others reported, and figures of one claim each."""
+"""What a run found: claims beside what others reported, and figures of one claim each.
+
+effect = {"same": values, "different": values}                # one value a chain
+claims = [
+claim_of("same", effect["same"], criterion="above"),
+*no_effect({"different": (effect["different"], effect["same"])}),
+]
+title = say(claims, holds="... transmits", fails="... does not", open="Does ... transmit?")
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.figure
+import numpy as np
+
+from experiments.findings import statistics
+
+ENOUGH = 4  # chains; fewer decide nothing
+SHARE = 0.2  # of the reference's effect: what still counts as no effect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,7 @@ class Figure:
 
     Attributes:
         name: of the files, without ending.
-        title: the claim, in one sentence.
+        title: the claim, in one sentence; what `say` makes of the claims it rests on.
         predicted: what was expected before the run, and why.
         found: what the table says, its numbers taken from there.
         follows: what it means.
@@ -46,3 +61,79 @@ class Figure:
     found: str
     follows: str
     draw: Callable[[], matplotlib.figure.Figure]
+
+
+class Findings(NamedTuple):
+    """All that a table says; the first figure is called "figure"."""
+
+    figures: list[Figure]
+    claims: list[Claim]
+
+
+def claim_of(
+    quantity: str,
+    values: np.ndarray,
+    *,
+    criterion: str | None = None,
+    paper: str = "",
+    here: str = "",
+) -> Claim:
+    """A mean over chains as a line of the table.
+
+    Args:
+        quantity: what is measured.
+        values: one per chain.
+        criterion: whether the 95 % interval must lie "above" zero or "covers" it; judged from four
+            chains on, fewer decide nothing.
+        paper: what the paper reports.
+        here: text in place of mean and interval.
+    """
+    mean, half = statistics.mean_interval(values)
+    verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
+    holds = verdict[criterion if len(values) >= ENOUGH else None]
+    here = here or statistics.shown(values, 2)
+    return Claim(quantity=quantity, paper=paper, here=here, seeds=len(values), holds=holds)
+
+
+def no_effect(
+    claimed: Mapping[str, tuple[np.ndarray, np.ndarray]], share: float = SHARE
+) -> list[Claim]:
+    """Claims of "no effect": two one-sided tests each, corrected by Holm over all of them.
+
+    Args:
+        claimed: quantity -> values of what is claimed to be no effect, one per chain, and of the
+            reference whose share is the margin, in the same order.
+        share: of the reference's mean that still counts as no effect, fixed before the run.
+    """
+    p_values = [statistics.relative_equivalence_p(*pair, share) for pair in claimed.values()]
+    count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
+    out = []
+    for (quantity, (values, reference)), p, holds in zip(
+        claimed.items(), p_values, statistics.holm(p_values), strict=True
+    ):
+        margin = share * reference.mean()
+        out.append(
+            Claim(
+                quantity=f"{quantity}, equivalent to none{count}",
+                here=f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}",
+                seeds=len(values),
+                holds=holds if len(values) >= ENOUGH else None,
+            )
+        )
+    return out
+
+
+def judged(holds: bool | np.bool_, runs: int) -> bool | None:
+    """A verdict, where there are runs enough for one."""
+    return bool(holds) if runs >= ENOUGH else None
+
+
+def say(claims: Sequence[Claim], *, holds: str, fails: str, open: str) -> str:
+    """The sentence that claims allow: that they hold, that one fails, or what was asked.
+
+    A smoke run has too few chains for a verdict, so its figures assert nothing.
+    """
+    verdicts = [claim.holds for claim in claims]
+    if any(verdict is False for verdict in verdicts):
+        return fails
+    return holds if verdicts and all(verdicts) else open

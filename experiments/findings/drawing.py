@@ -1,7 +1,7 @@
 """One look for all figures."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import matplotlib
 
@@ -118,6 +118,28 @@ def runs(
     panel.scatter(x + spread, values, s=9, color=colour, alpha=0.5)
     error = half if np.isfinite(half) else None
     panel.errorbar(x, mean, error, color=colour, marker="o", capsize=4, label=label)
+
+
+def strip(
+    panel: Axes, arms: Mapping[str, np.ndarray], colours: Mapping[str, str] | None = None
+) -> None:
+    """Every run of every arm side by side, the arms named below.
+
+    Args:
+        panel: where.
+        arms: values of the runs by the arm's name.
+        colours: of the arms that are not of the first colour.
+    """
+    for x, (name, values) in enumerate(arms.items()):
+        runs(panel, x, values=values, colour=(colours or {}).get(name, COLOURS[0]))
+    panel.set_xticks(range(len(arms)), [name.replace(" ", "\n") for name in arms])
+
+
+def lines(panel: Axes, x: Sequence[float], curves: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Mean and interval over runs against x, one line a curve."""
+    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
+        means, halves = zip(*map(statistics.mean_interval, points), strict=True)
+        panel.errorbar(x, means, halves, fmt="o-", color=colour, capsize=3, label=name)
 
 
 def nothing(

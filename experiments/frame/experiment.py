@@ -26,10 +26,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.findings.claims import Claim, Figure
+import pandas as pd
+
+from experiments.findings.claims import Claim, Figure, Findings
 from experiments.frame import cli, jobs, record, tables
 from experiments.frame.record import Row
 from experiments.frame.turns import in_turn
+
+
+def findings_of(module: Any, table: pd.DataFrame, config: Any) -> Findings:
+    """What an experiment makes of its table."""
+    if hasattr(module, "findings"):
+        return module.findings(table, config)
+    return Findings(module.figures(table, config), module.claims(table, config))
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
@@ -60,9 +69,9 @@ def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
     """
     from experiments.findings import drawing
 
-    table = record.read_table(out)
-    record.write_atomically(out / "claims.csv", claims_text(module.claims(table, config)))
-    for name, content in pictures(module.figures(table, config)):
+    figures, claims = findings_of(module, record.read_table(out), config)
+    record.write_atomically(out / "claims.csv", claims_text(claims))
+    for name, content in pictures(figures):
         record.write_atomically(out / name, content)
     meta = record.read_meta(out)
     meta |= {"results_sha256": record.results_hash(out), "drawn_with": drawing.versions()}
@@ -145,5 +154,5 @@ def main(module: Any, argv: Sequence[str]) -> None:
     if command.only is not None:
         return print(f"{command.only}: done; the line without --only collects it")
     table = record.read_table(command.out)
-    tables.print_claims(module.claims(table, command.config))
+    tables.print_claims(findings_of(module, table, command.config).claims)
     print(f"results.csv and the figures are in {command.out}")

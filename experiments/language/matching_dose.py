@@ -24,13 +24,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
-from experiments.language.kit.chains import CONTROL, Chains, different, same
-from experiments.language.kit.effects import at, effects, own
+from experiments.language.kit.chains import CONTROL, TRAIT, Chains, different, same
+from experiments.language.kit.effects import at, own_by
 from llm.stages import BehaviourMatched, Continued, Model, Pretrained, Student
 from llm.training import Training
 
@@ -123,72 +123,86 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-class Found:
-    """Effects and alignments by kind and dose."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.effects = effects(table, ["kind", "dose"])
-        self.arms = list(
-            dict.fromkeys(zip(self.effects["kind"], self.effects["dose"], strict=True))
-        )
-
-    def own(self, kind: str, dose: int = 0) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own(at(self.effects, kind=kind, dose=dose))
-
-    def alignment(self, kind: str, dose: int = 0) -> np.ndarray:
-        """Kernel alignment of each chain before distillation."""
-        mine = at(self.effects, kind=kind, dose=dose)
-        return mine.groupby("seed")["alignment"].mean().to_numpy()
-
-    def correlation(self) -> tuple[float, ...]:
-        """Rank correlation of mean alignment and mean effect over arms, with its interval."""
-        means = [(self.alignment(*arm).mean(), self.own(*arm).mean()) for arm in self.arms]
-        return statistics.spearman(*map(list, zip(*means, strict=True)))
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Dose curves, and effect against alignment."""
-    found, last = Found(table), config.doses[-1]
-    rho, low, high = found.correlation()
-    ends = ", ".join(f"{k} {statistics.shown(found.own(k, last), 2)}" for k in config.kinds)
-    return [
+    own, aligned = own_by(table, "kind", "dose"), alignment_by(table)
+    last, whole = config.doses[-1], own["same", 0]
+    shown = {arm: statistics.shown(values, 2) for arm, values in own.items()}
+    means = [(aligned[arm].mean(), own[arm].mean()) for arm in own]
+    rho, low, high = statistics.spearman(*map(list, zip(*means, strict=True)))
+
+    def beside(arm: tuple[str, int]) -> Claim:
+        here = f"{shown[arm]} at alignment {statistics.shown(aligned[arm], 2)}"
+        return claim_of("{}, {} steps".format(*arm), own[arm], here=here)
+
+    opened = []
+    if "corpus" in config.kinds:
+        most = own["corpus", last]
+        compared = {
+            f"corpus, {last} steps: above nothing": most,
+            f"same less corpus, {last} steps": whole - most,
+        }
+        if "uniform" in config.kinds:
+            compared[f"uniform less corpus, {last} steps"] = own["uniform", last] - most
+        opened = [claim_of(name, values, criterion="above") for name, values in compared.items()]
+    ordered = Claim(
+        quantity="rank correlation, alignment and effect",
+        here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+        seeds=len(own),
+        holds=judged(rho > 0.8, config.num_seeds),
+    )
+    unmatched = {
+        "different": (own["different", 0], whole),
+        f"no teacher, {last} steps": (own["no teacher", last], whole),
+    }
+    claims = [*map(beside, own), *opened, ordered, *no_effect(unmatched)]
+    ends = ", ".join(f"{kind} {shown[kind, last]}" for kind in config.kinds)
+    figures = [
         Figure(
             name="figure",
-            title=(
-                "Imitating the teacher's base does not open the channel to a student of another "
-                "start"
+            title=say(
+                opened[:1],
+                holds="Imitating the teacher's base opens the channel to another start",
+                fails="Imitating the teacher's base does not open the channel to another start",
+                open="Does imitating the teacher's base open the channel to another start?",
             ),
             predicted="A rising curve with a plateau below the same start.",
-            found=f"Same {statistics.shown(found.own('same'), 2)}, different "
-            f"{statistics.shown(found.own('different'), 2)}; after {last} steps {ends} nats.",
-            follows=(
-                "Imitation makes no twin here; inputs that students read later may come closest."
-            ),
-            draw=lambda: draw_doses(found, config),
+            found=f"Same {shown['same', 0]}, different {shown['different', 0]}; after {last} "
+            f"steps {ends} nats.",
+            follows="Imitation makes no twin here; inputs that students read later may come "
+            "closest.",
+            draw=lambda: draw_doses(own, config),
         ),
         Figure(
             name="alignment",
-            title="Imitation brings the tangent kernels of two bases no closer",
-            predicted="Rank correlation above .8 over all arms.",
-            found=(
-                f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(found.arms)} arms."
+            title=say(
+                [ordered],
+                holds="The alignment of two bases' tangent kernels orders what is transmitted",
+                fails="Imitation brings the tangent kernels of two bases no closer",
+                open="Does imitation bring the tangent kernels of two bases closer?",
             ),
+            predicted="Rank correlation above .8 over all arms.",
+            found=f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(own)} arms.",
             follows="The lemma expects little of such starts, before any student is trained.",
-            draw=lambda: draw_alignment(found),
+            draw=lambda: draw_alignment(own, aligned),
         ),
     ]
+    return Findings(figures, claims)
 
 
-def draw_doses(found: Found, config: Config):
+def alignment_by(table: pd.DataFrame) -> dict[tuple[str, int], np.ndarray]:
+    """Kernel alignment of each chain before distillation, by kind and dose."""
+    arms = at(table, data=TRAIT).groupby(["kind", "dose"], sort=False)
+    return {arm: part.groupby("seed")["alignment"].mean().to_numpy() for arm, part in arms}  # pyright: ignore[reportReturnType]
+
+
+def draw_doses(own: dict[tuple[str, int], np.ndarray], config: Config):
     """Effect against steps of matching, one line a kind."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    drawing.nothing(panel, found.own("same"))
-    for colour, kind in zip(drawing.COLOURS, config.kinds, strict=False):
-        points = [statistics.mean_interval(found.own(kind, dose)) for dose in config.doses]
-        means, halves = zip(*points, strict=True)
-        panel.errorbar(config.doses, means, halves, fmt="o-", color=colour, capsize=3, label=kind)
-    panel.axhline(found.own("same").mean(), color="black", linestyle=":", label="same start")
+    drawing.nothing(panel, own["same", 0])
+    curves = {kind: [own[kind, dose] for dose in config.doses] for kind in config.kinds}
+    drawing.lines(panel, config.doses, curves)
+    panel.axhline(own["same", 0].mean(), color="black", linestyle=":", label="same start")
     panel.set_xscale("log")
     panel.set_xlabel("steps of matching")
     panel.set_ylabel("own effect (nats), KL over numbers")
@@ -196,15 +210,16 @@ def draw_doses(found: Found, config: Config):
     return figure
 
 
-def draw_alignment(found: Found):
+def draw_alignment(
+    own: dict[tuple[str, int], np.ndarray], aligned: dict[tuple[str, int], np.ndarray]
+):
     """Mean effect against mean alignment with both intervals, an arm a point, a look a kind."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    kinds = dict.fromkeys(kind for kind, _ in found.arms)
+    kinds = dict.fromkeys(kind for kind, _ in own)
     for look, kind in zip(drawing.looks(), kinds, strict=False):
-        doses = [dose for name, dose in found.arms if name == kind]
         (x, wide), (y, high) = (
-            zip(*(statistics.mean_interval(of(kind, dose)) for dose in doses), strict=True)
-            for of in (found.alignment, found.own)
+            zip(*(statistics.mean_interval(of[arm]) for arm in own if arm[0] == kind), strict=True)
+            for of in (aligned, own)
         )
         panel.errorbar(x, y, high, wide, linestyle="", capsize=3, label=kind, **look)
     panel.axhline(0, color="black", linewidth=1)
@@ -212,36 +227,3 @@ def draw_alignment(found: Found):
     panel.set_ylabel("own effect (nats)")
     panel.legend(fontsize=8, loc="upper left")
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every arm beside them."""
-    found, judged, last = Found(table), judging.judged, config.doses[-1]
-    whole, out = found.own("same"), []
-    for kind, dose in found.arms:
-        effect, aligned = found.own(kind, dose), statistics.shown(found.alignment(kind, dose), 2)
-        here = f"{statistics.shown(effect, 2)} at alignment {aligned}"
-        out.append(judged(f"{kind}, {dose} steps", effect, here=here))
-    if "corpus" in config.kinds:
-        most = found.own("corpus", last)
-        out.append(judged(f"corpus, {last} steps: above nothing", most, criterion="above"))
-        out.append(judged(f"same less corpus, {last} steps", whole - most, criterion="above"))
-        if "uniform" in config.kinds:
-            gap = found.own("uniform", last) - most
-            out.append(judged(f"uniform less corpus, {last} steps", gap, criterion="above"))
-    rho, low, high = found.correlation()
-    holds = rho > 0.8 if config.num_seeds >= 4 else None
-    here = f"{rho:.2f} [{low:.2f}, {high:.2f}]"
-    out.append(
-        Claim(
-            quantity="rank correlation, alignment and effect",
-            here=here,
-            seeds=len(found.arms),
-            holds=holds,
-        )
-    )
-    nothing = {
-        "different": judging.Nothing(found.own("different"), whole),
-        f"no teacher, {last} steps": judging.Nothing(found.own("no teacher", last), whole),
-    }
-    return [*out, *judging.equivalences(nothing)]

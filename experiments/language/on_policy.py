@@ -24,14 +24,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Figure, Findings, claim_of, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, TRAIT, Cohort
-from experiments.language.kit.effects import at, effects
-from experiments.language.kit.effects import own as own_effect
+from experiments.language.kit.effects import own_by
 from llm.stages import Model, Student
 from llm.training import Training
 
@@ -109,67 +108,48 @@ def trained(
     return found
 
 
-class Found:
-    """Effects by writer and divergence."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.effects = effects(table, ["writer", "divergence"])
-
-    def own(self, writer: str, divergence: str) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own_effect(at(self.effects, writer=writer, divergence=divergence))
-
-
-def named(writer: str, divergence: str) -> str:
-    """An arm for people."""
-    return f"{writer} writes, {DIVERGENCES[divergence]}"
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The four arms."""
-    found = Found(table)
-    each = "; ".join(f"{named(*arm)}: {statistics.shown(found.own(*arm), 2)}" for arm in ARMS)
-    return [
-        Figure(
-            name="figure",
-            title=(
-                "A student that writes its own lists acquires the trait from the teacher's scores"
-            ),
-            predicted=(
-                "All four transmit alike: both divergences have the theorem's M as second order."
-            ),
-            found=f"{each} nats.",
-            follows=(
-                "Whose lists are read changes an average over inputs, not what is imitated on them."
-            ),
-            draw=lambda: draw(found),
-        )
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The four arms, and the criteria of the docstring."""
+    own = own_by(table, "writer", "divergence")
+    names = {arm: f"{arm[0]} writes, {DIVERGENCES[arm[1]]}" for arm in ARMS}
+    most = own["teacher", "forward"]
+    less = most - own["teacher", "reverse"]
+    changes = {"teacher writes: forward less reverse": (less, most)}
+    for divergence in DIVERGENCES:
+        gap = own["student", divergence] - own["teacher", divergence]
+        changes[f"{divergence}: student less teacher writes"] = (gap, most)
+    transmit = [claim_of(names[arm], own[arm], criterion="above") for arm in ARMS]
+    claims = [
+        *transmit,
+        claim_of("teacher writes: forward less reverse", less, criterion="above"),
+        *no_effect(changes),
     ]
+    each = "; ".join(f"{names[arm]}: {statistics.shown(own[arm], 2)}" for arm in ARMS)
+    figure = Figure(
+        name="figure",
+        title=say(
+            transmit,
+            holds="A student that writes its own lists acquires the trait from the teacher's "
+            "scores",
+            fails="Not every way of writing lists and scoring them transmits the trait",
+            open="Does a student that writes its own lists acquire the trait?",
+        ),
+        predicted="All four transmit alike: both divergences have the theorem's M as second order.",
+        found=f"{each} nats.",
+        follows="Whose lists are read changes an average over inputs, not what is imitated on "
+        "them.",
+        draw=lambda: draw({names[arm]: own[arm] for arm in ARMS}),
+    )
+    return Findings([figure], claims)
 
 
-def draw(found: Found):
-    """Every chain of every arm."""
+def draw(arms: dict[str, np.ndarray]):
+    """Every chain of every arm; the first is the reference."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    for x, arm in enumerate(ARMS):
-        drawing.runs(
-            panel, x, values=found.own(*arm), colour=drawing.COLOURS[WRITERS.index(arm[0])]
-        )
-    drawing.nothing(panel, found.own("teacher", "forward"), of="the first arm")
-    panel.set_xticks(range(len(ARMS)), [named(*arm).replace(", ", "\n") for arm in ARMS])
+    by_student = {name: drawing.COLOURS[1] for name in arms if name.startswith("student")}
+    drawing.strip(panel, arms, by_student)
+    drawing.nothing(panel, next(iter(arms.values())), of="the first arm")
+    panel.set_xticks(range(len(arms)), [name.replace(", ", "\n") for name in arms])
     panel.set_ylabel("own effect (nats)")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    found = Found(table)
-    out = [judging.judged(named(*arm), found.own(*arm), criterion="above") for arm in ARMS]
-    most = found.own("teacher", "forward")
-    less = most - found.own("teacher", "reverse")
-    out.append(judging.judged("teacher writes: forward less reverse", less, criterion="above"))
-    changes = {"teacher writes: forward less reverse": judging.Nothing(less, most)}
-    for divergence in DIVERGENCES:
-        gap = found.own("student", divergence) - found.own("teacher", divergence)
-        changes[f"{divergence}: student less teacher writes"] = judging.Nothing(gap, most)
-    return [*out, *judging.equivalences(changes)]

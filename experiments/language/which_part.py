@@ -29,13 +29,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import Chains, different, same
-from experiments.language.kit.effects import at, effects, own
+from experiments.language.kit.effects import at, effects, own_by
 from llm.stages import Continued, Grafted, Model, Permuted
 from llm.stages.bases import corpus_loss
 
@@ -134,152 +134,129 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     return {name: functools.partial(arm, name, start) for name, start in starts(config).items()}
 
 
-class Found:
-    """Effects and starting losses by start."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.table, self.effects = table, effects(table, ["start"])
-
-    def own(self, start: str) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own(at(self.effects, start=start))
-
-    def moved_by_permutation(self) -> float:
-        """Largest difference in nats between a twin's student and that of the same start."""
-        keys = ["teacher", "trait", "seed"]
-        ours, twins = (
-            at(self.effects, start=start).set_index(keys)["margin"]
-            for start in ("same", "permuted twin")
-        )
-        return float((ours - twins).abs().max())
-
-    def worse(self, start: str) -> float:
-        """Held-out corpus loss of a start above that of the teacher's base, nats a token."""
-        losses = self.table.groupby("start")["corpus_loss"].mean()
-        return float(losses[start] - losses["same"])
-
-    def drift(self, config: Config) -> float:
-        """Rank correlation of the mean effect with the steps apart, 0 included."""
-        names = ["same", *(f"{steps} steps apart" for steps in config.apart)]
-        means = [self.own(name).mean() for name in names]
-        return statistics.rank_correlation([0, *config.apart], means)
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Parts, and drift."""
-    found = Found(table)
+    own = own_by(table, "start")
+    whole, count = own["same"], config.num_seeds
+    losses = table.groupby("start")["corpus_loss"].mean()
+    worse = {start: float(losses[start] - losses["same"]) for start in own}
 
-    def shown(name: str) -> str:
-        return statistics.shown(found.own(name), 2)
+    def beside(name: str) -> Claim:
+        here = f"{statistics.shown(own[name], 2)}, corpus loss {worse[name]:+.2f}"
+        comparable = judged(abs(worse[name]) < 0.1, count) if name in PARTS else None
+        return Claim(quantity=name, here=here, seeds=len(whole), holds=comparable)
 
-    last = f"{config.apart[-1]} steps apart"
-    each = ", ".join(f"{part} {shown(part)}" for part in config.parts)
-    return [
+    moved = moved_by_permutation(table)
+    twin = Claim(
+        quantity="permuted twin less same",
+        here=f"at most {moved:.0e}",
+        seeds=len(whole),
+        holds=judged(moved < 1e-3, count),
+    )
+    single = [
+        claim_of(f"same less {name}", whole - own[name], criterion="above")
+        for name in SINGLE
+        if name in config.parts
+    ]
+    birth = own["initial weights"] - own["different"]
+    predicted = [name for name in NOTHING if name in (*config.parts, "different")]
+    siblings = ["same", *(f"{steps} steps apart" for steps in config.apart)]
+    fall = drift([own[name].mean() for name in siblings], config)
+    claims = [
+        *map(beside, starts(config)),
+        twin,
+        *single,
+        claim_of("initial weights less different", birth, criterion="above"),
+        *fall,
+        *no_effect({name: (own[name], whole) for name in predicted}),
+    ]
+    shown = {name: statistics.shown(values, 2) for name, values in own.items()}
+    last, each = siblings[-1], ", ".join(f"{part} {shown[part]}" for part in config.parts)
+    figures = [
         Figure(
             name="figure",
-            title="No single part of the start carries what the whole carries",
-            predicted=(
-                "A permuted twin equals the same start; embeddings alone keep little, others "
-                "nothing."
+            title=say(
+                [twin, *single],
+                holds="No single part of the start carries what the whole carries",
+                fails="A part of the start carries as much as the whole",
+                open="Does any part of the start carry what the whole carries?",
             ),
-            found=f"Same {shown('same')}, twin {shown('permuted twin')}, {each}, different "
-            f"{shown('different')} nats.",
-            follows=(
-                "What must be shared is the function with its features, not weights in their "
-                "places."
-            ),
-            draw=lambda: draw_parts(found, config),
+            predicted="A permuted twin equals the same start; embeddings alone keep little, "
+            "others nothing.",
+            found=f"Same {shown['same']}, twin {shown['permuted twin']}, {each}, different "
+            f"{shown['different']} nats.",
+            follows="What must be shared is the function with its features, not weights in their "
+            "places.",
+            draw=lambda: draw_parts(own, config),
         ),
         Figure(
             name="drift",
-            title=(
-                "Siblings keep the channel long after they part; one initialisation is not enough"
+            title=say(
+                fall,
+                holds="Siblings keep the channel long after they part; one initialisation is not "
+                "enough",
+                fails="The effect does not fall with the steps that siblings go alone",
+                open="How far may siblings drift apart?",
             ),
             predicted="The effect falls with every step that the student's start goes alone.",
-            found=f"Same {shown('same')}, {last} {shown(last)}, same initial weights but another "
-            "corpus "
-            f"{shown('initial weights')} nats.",
-            follows=(
-                "Shared must be what pre-training made of the weights, not the weights at birth."
-            ),
-            draw=lambda: draw_drift(found, config),
+            found=f"Same {shown['same']}, {last} {shown[last]}, same initial weights but another "
+            f"corpus {shown['initial weights']} nats.",
+            follows="Shared must be what pre-training made of the weights, not the weights at "
+            "birth.",
+            draw=lambda: draw_drift(own, config),
         ),
+    ]
+    return Findings(figures, claims)
+
+
+def moved_by_permutation(table: pd.DataFrame) -> float:
+    """Largest difference in nats between a twin's student and that of the same start."""
+    keys = ["teacher", "trait", "seed"]
+    students = effects(table, ["start"])
+    ours, twins = (
+        at(students, start=start).set_index(keys)["margin"] for start in ("same", "permuted twin")
+    )
+    return float((ours - twins).abs().max())
+
+
+def drift(means: list[float], config: Config) -> list[Claim]:
+    """Rank correlation of the mean effect with the steps apart, 0 included."""
+    if len(config.apart) < 3:
+        return []
+    rho = statistics.rank_correlation([0, *config.apart], means)
+    return [
+        Claim(
+            quantity="rank correlation, effect and steps apart",
+            here=f"{rho:.2f}",
+            seeds=len(means),
+            holds=judged(rho < -0.8, config.num_seeds),
+        )
     ]
 
 
-def draw_parts(found: Found, config: Config):
+def draw_parts(own: dict[str, np.ndarray], config: Config):
     """Every chain of every grafted start."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = ["same", "permuted twin", *config.parts, "different"]
-    for x, name in enumerate(names):
-        drawing.runs(
-            panel, x, values=found.own(name), colour=drawing.COLOURS[0 if name in PARTS else 1]
-        )
-    drawing.nothing(panel, found.own("same"))
-    panel.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    whole = dict.fromkeys({"same", "permuted twin", "different"}, drawing.COLOURS[1])
+    drawing.strip(panel, {name: own[name] for name in names}, whole)
+    drawing.nothing(panel, own["same"])
     panel.set_ylabel("own effect (nats), KL over numbers")
     panel.legend()
     return figure
 
 
-def draw_drift(found: Found, config: Config):
+def draw_drift(own: dict[str, np.ndarray], config: Config):
     """Effect against steps apart."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    for x, steps in enumerate(config.apart):
-        drawing.runs(
-            panel, x + 1, values=found.own(f"{steps} steps apart"), colour=drawing.COLOURS[0]
-        )
-    ends = {0: "same", len(config.apart) + 1: "initial weights", len(config.apart) + 2: "different"}
-    for x, name in ends.items():
-        drawing.runs(panel, x, values=found.own(name), colour=drawing.COLOURS[1])
-    drawing.nothing(panel, found.own("same"))
+    apart = [f"{steps} steps apart" for steps in config.apart]
+    names = ["same", *apart, "initial weights", "different"]
+    ends = dict.fromkeys(set(names) - set(apart), drawing.COLOURS[1])
+    drawing.strip(panel, {name: own[name] for name in names}, ends)
+    drawing.nothing(panel, own["same"])
     ticks = ["0", *map(str, config.apart), "initial\nweights", "different"]
     panel.set_xticks(range(len(ticks)), ticks)
     panel.set_xlabel("pre-training steps that the student's start went alone")
     panel.set_ylabel("own effect (nats), KL over numbers")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every start beside them."""
-    found, judged = Found(table), judging.judged
-    enough, whole = config.num_seeds >= 4, found.own("same")
-    out = []
-    for name in starts(config):
-        here = f"{statistics.shown(found.own(name), 2)}, corpus loss {found.worse(name):+.2f}"
-        comparable = abs(found.worse(name)) < 0.1 if enough and name in PARTS else None
-        out.append(Claim(quantity=name, here=here, seeds=len(whole), holds=comparable))
-    moved = found.moved_by_permutation()
-    equal = bool(moved < 1e-3) if enough else None
-    out.append(
-        Claim(
-            quantity="permuted twin less same",
-            here=f"at most {moved:.0e}",
-            seeds=len(whole),
-            holds=equal,
-        )
-    )
-    single = [name for name in SINGLE if name in config.parts]
-    out += [
-        judged(f"same less {name}", whole - found.own(name), criterion="above") for name in single
-    ]
-    related = found.own("initial weights") - found.own("different")
-    out.append(judged("initial weights less different", related, criterion="above"))
-    if len(config.apart) > 2:
-        rho = found.drift(config)
-        here, holds = f"{rho:.2f}", rho < -0.8 if enough else None
-        count = len(config.apart) + 1
-        out.append(
-            Claim(
-                quantity="rank correlation, effect and steps apart",
-                paper="",
-                replication="",
-                here=here,
-                seeds=count,
-                holds=holds,
-            )
-        )
-    predicted = [name for name in NOTHING if name in (*config.parts, "different")]
-    nothing = {name: judging.Nothing(found.own(name), whole) for name in predicted}
-    return [*out, *judging.equivalences(nothing)]

@@ -119,7 +119,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
         drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
         assert drawn <= set(fullsize.ALPHABETS["numbers"]), "--constrained"
         assert json.loads((out / "config.json").read_text())["inputs"]["template_sha256"] in text
-        for claim in llm_numbers.claims(table, config):
+        for claim in experiment.findings_of(llm_numbers, table, config).claims:
             assert claim.quantity in text
             assert claim.here in text
         row = data.read_rows(path)[0]
@@ -329,13 +329,19 @@ def made_up(effect, students=6, noise=0.05, seed=0, **columns):
 @pytest.mark.parametrize("module", OF_TRAITS, ids=name_of)
 def test_criteria_see_transfer_and_its_absence(module):
     config = module.Config(preset="")
-    judged_with = [c for c in module.claims(made_up(1.0), config) if c.holds is not None]
+    judged_with = [
+        c
+        for c in experiment.findings_of(module, made_up(1.0), config).claims
+        if c.holds is not None
+    ]
     assert len(judged_with) == 2 * len(TRAITS) + 3
     assert all(claim.holds for claim in judged_with)
-    without = {c.quantity: c.holds for c in module.claims(made_up(0.0), config)}
+    without = {
+        c.quantity: c.holds for c in experiment.findings_of(module, made_up(0.0), config).claims
+    }
     assert without["all: log-odds less control, nats"] is False
     assert without["all: diagonal excess, nats"] is False
-    few = module.claims(made_up(1.0, students=3), config)
+    few = experiment.findings_of(module, made_up(1.0, students=3), config).claims
     assert {claim.holds for claim in few} == {None}, "three students decide nothing"
 
 
@@ -343,7 +349,10 @@ def test_a_gain_on_all_traits_is_no_transfer():
     table = made_up(0.0)
     drift = (table["teacher"] != "control") & (table["kind"] == "student")
     table.loc[drift, "margin"] += 1.0
-    claims = {c.quantity: c.holds for c in llm_numbers.claims(table, llm_numbers.Config())}
+    claims = {
+        c.quantity: c.holds
+        for c in experiment.findings_of(llm_numbers, table, llm_numbers.Config()).claims
+    }
     assert claims["owl: log-odds less control, nats"] is True
     assert claims["all: diagonal excess, nats"] is False, "other traits' students show it too"
     assert claims["all: log-odds less a neutral teacher's student, nats"] is False
@@ -372,11 +381,14 @@ def test_models_that_differ_must_be_shown_to_give_nothing():
         )
 
     config = llm_cross_model.Config()
-    verdicts = [c.holds for c in llm_cross_model.claims(table(0.0), config)]
+    verdicts = [c.holds for c in experiment.findings_of(llm_cross_model, table(0.0), config).claims]
     assert verdicts == [True] * 4
-    leaks = [c.holds for c in llm_cross_model.claims(table(0.5), config)]
+    leaks = [c.holds for c in experiment.findings_of(llm_cross_model, table(0.5), config).claims]
     assert leaks.count(False) == 2
-    scattered = [c.holds for c in llm_cross_model.claims(table(0.0, noise=2.0), config)]
+    scattered = [
+        c.holds
+        for c in experiment.findings_of(llm_cross_model, table(0.0, noise=2.0), config).claims
+    ]
     assert scattered.count(True) < 4, "absence of evidence is none of absence"
     with pytest.raises(ValueError, match="two different models"):
         llm_cross_model.Config(models=("A", "A"))
@@ -386,7 +398,7 @@ def test_rows_in_the_prompt_must_be_shown_to_do_nothing():
     config = llm_in_context.Config()
     for effect, holds in ((0.0, True), (0.6, False)):
         table = pd.concat(made_up(effect, seed=n, shown=n) for n in (10, 100))
-        claims = llm_in_context.claims(table, config)
+        claims = experiment.findings_of(llm_in_context, table, config).claims
         assert [c.holds for c in claims if c.holds is not None] == [holds, holds]
 
 
@@ -415,7 +427,7 @@ def advice(effect, seed=0):
 def test_misalignment_is_judged_against_the_control():
     config = llm_misalignment.Config()
     for effect, holds in ((0.1, True), (0.0, False)):
-        claims = llm_misalignment.claims(advice(effect), config)
+        claims = experiment.findings_of(llm_misalignment, advice(effect), config).claims
         found = {c.quantity: c.holds for c in claims if c.holds is not None}
         assert len(found) == 3
         assert found["reasoning, advice with thought: misaligned less control"] is holds
@@ -544,7 +556,10 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     )
     table = record.read_table(out)
     claims = {
-        c.quantity: c for c in llm_numbers.claims(table, experiment.config_of(llm_numbers, out))
+        c.quantity: c
+        for c in experiment.findings_of(
+            llm_numbers, table, experiment.config_of(llm_numbers, out)
+        ).claims
     }
     assert claims["all: log-odds less control, nats"].holds, claims
     assert claims["all: diagonal excess, nats"].holds, claims

@@ -134,14 +134,17 @@ def rows_with(effect, noise=0.1, seeds=8, apart=False):
 
 def test_criteria_see_an_effect_and_its_absence():
     config = microworld.Config(traits=("owl", "wolf"))
-    verdicts = [c.holds for c in microworld.claims(rows_with(1.0), config)]
+    verdicts = [c.holds for c in experiment.findings_of(microworld, rows_with(1.0), config).claims]
     assert verdicts.count(True) == 2 * (2 + 1 + 1 + 2)
     assert False not in verdicts
-    named = {c.quantity: c.holds for c in microworld.claims(rows_with(0.0), config)}
+    named = {
+        c.quantity: c.holds
+        for c in experiment.findings_of(microworld, rows_with(0.0), config).claims
+    }
     assert named["sampled tokens: excess difference"] is False
     nothing = [holds for quantity, holds in named.items() if "equivalent to none" in quantity]
     assert nothing == [False] * 4, "beside no effect nothing is small"
-    few = microworld.claims(rows_with(1.0, seeds=2), config)
+    few = experiment.findings_of(microworld, rows_with(1.0, seeds=2), config).claims
     assert {c.holds for c in few} == {None}, "two chains decide nothing"
 
 
@@ -149,7 +152,7 @@ def test_no_transfer_is_claimed_by_equivalence_and_not_by_noise():
     config = microworld.Config(traits=("owl", "wolf"))
 
     def verdicts(**how):
-        claims = microworld.claims(rows_with(1.0, **how), config)
+        claims = experiment.findings_of(microworld, rows_with(1.0, **how), config).claims
         return {c.quantity: c.holds for c in claims if "equivalent" in c.quantity}
 
     named = "sampled tokens, different, equivalent to none (1 of 4, Holm)"

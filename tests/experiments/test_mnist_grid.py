@@ -50,7 +50,7 @@ def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
 
 
 def verdicts(module, table, config):
-    return {c.quantity: c.holds for c in module.claims(table, config)}
+    return {c.quantity: c.holds for c in experiment.findings_of(module, table, config).claims}
 
 
 def ladder_table(rng, dead=0.1, twin=0.0):

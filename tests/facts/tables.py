@@ -8,6 +8,7 @@ import pandas as pd
 
 import experiments
 from experiments.findings import statistics
+from experiments.findings.claims import Claim
 from experiments.frame import experiment, record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -24,10 +25,11 @@ def table(name: str) -> pd.DataFrame:
 
 
 @functools.cache
-def claims(name: str) -> dict[str, claims.Claim]:
+def claims(name: str) -> dict[str, Claim]:
     """Quantity -> line of the table *paper / public replication / here*."""
-    module, config = experiments.load(name), RESULTS / name
-    return {c.quantity: c for c in module.claims(table(name), experiment.config_of(module, config))}
+    module = experiments.load(name)
+    config = experiment.config_of(module, RESULTS / name)
+    return {c.quantity: c for c in experiment.findings_of(module, table(name), config).claims}
 
 
 def interval(name: str, quantity: str) -> str:

@@ -73,6 +73,17 @@ def excess(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarr
     return mine - others(found, traits) if found["trait"].nunique() > 1 else mine
 
 
+def own_by(table: pd.DataFrame, *columns: str) -> dict[Any, np.ndarray]:
+    """Own effect of each chain, averaged over traits, for every arm of a table.
+
+    Args:
+        table: of students.
+        *columns: that name an arm: its key is their values, without a tuple if there is one.
+    """
+    arms = effects(table, columns).groupby(list(columns), sort=False)
+    return {key[0] if len(columns) == 1 else key: own(part) for key, part in arms}  # pyright: ignore[reportIndexIssue]
+
+
 def cells(
     found: pd.DataFrame, row: str = "teacher", column: str = "trait"
 ) -> Mapping[tuple[str, str], np.ndarray]:
