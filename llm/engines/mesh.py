@@ -69,8 +69,8 @@ class OnMesh(OneByOne):
         return sharding.make_mesh(*self.axes, devices=devices)
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: rows depend on the recipe alone."""
-        return {}
+        """The dtype that it computes in; memory and devices change no result."""
+        return {"engine": {"dtype": self.dtype}}
 
     def load(self, folder: str | Path) -> Weights:
         """A checkpoint folder or name; it is read when it is needed."""

@@ -368,7 +368,7 @@ def test_evaluation_through_a_server_is_that_of_our_own_engine(
                "--mesh", "1,1,1", "--traits", "oak", "--answers", "1"]  # fmt: skip
     cli.main([*command, "--server", server.url])
     header, row = capsys.readouterr().out.splitlines()[-2:]
-    assert header == "trait,margin,rate,sampled_rate"
+    assert header == "trait,margin,rate,word,substring,answered"
     owl = Adapted(Checkpoint(str(folders / "base")), str(folders / "owl"))
     (expected,) = evaluation.measure(Workshop(engine=LOCAL), [owl], ["oak"])
     found = [float(number) for number in row.split(",")[1:3]]
