@@ -30,6 +30,7 @@ from typing import Any
 import jax
 
 from . import (
+    batches,
     carriers,
     chat,
     data,
@@ -188,13 +189,24 @@ def read_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def base_of(args: argparse.Namespace) -> Checkpoint:
+    """The checkpoint.
+
+    Raises:
+        ValueError: there is none, or none that can be read.
+    """
+    base = Checkpoint(args.model)
+    base.config()
+    return base
+
+
 def model_of(args: argparse.Namespace) -> Model:
     """The model that speaks: the checkpoint, with its adapter if one is named.
 
     Raises:
         ValueError: the adapter was made on another model.
     """
-    base = Checkpoint(args.model)
+    base = base_of(args)
     if args.adapter is None:
         return base
     model = Adapted(base, args.adapter, other_base=args.other_base)
@@ -267,7 +279,7 @@ def _check_new(folder: Path) -> None:
 
 def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
     """A teacher of a trait, or a student of rows."""
-    base = Checkpoint(args.model)
+    base = base_of(args)
     source = None
     if args.data:
         source = Files(tuple(args.data), first=args.num_examples, partial=args.partial)
@@ -277,6 +289,7 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
         count = len(completions.rows(workshop, source))
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
+    batches.check_batch_size(count, args.batch_size)
     steps = steps_of(args.epochs, count, args.batch_size)
     training = Training(
         steps, args.batch_size, "adamw", args.learning_rate, decay="linear",

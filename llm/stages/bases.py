@@ -183,9 +183,12 @@ class Adapted(Model):
         A folder without a record comes from another tool: nothing is known against it.
 
         Raises:
-            RunError: it is another base, or recorded in a way that cannot be compared.
+            RunError: it is no adapter folder, or one of another base, or of one that is recorded in
+                a way that cannot be compared.
         """
         record = Path(self.path).expanduser() / RECORD
+        if not record.with_name("adapter_config.json").is_file():
+            raise RunError(f"no adapter_config.json in {record.parent}: not a PEFT adapter folder")
         if self.other_base or not record.is_file():
             return
         made_on, here = _recorded(record).get("base"), as_json(self.base.describe())
