@@ -24,6 +24,7 @@ def save(
     adapters: lora.Adapters,
     *,
     base: str = "",
+    wrapped: bool = False,
     files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PEFT adapter folder; it appears whole or not at all.
@@ -34,6 +35,7 @@ def save(
         settings: rank, alpha, dropout.
         adapters: the trained tree.
         base: name or folder of the base model, recorded for PEFT.
+        wrapped: whether that is a multimodal model, whose decoder has other names (`is_wrapped`).
         files: further text files of the folder, by name.
 
     Raises:
@@ -41,7 +43,7 @@ def save(
     """
     tensors, modules = {}, []
     for path, adapter in lora.adapted(models.unstack_layers(adapters)):
-        modules.append(models.module_name(config, path))
+        modules.append(models.published_name(config, path, wrapped=wrapped))
         for name, leaf in (("lora_A", adapter["a"]), ("lora_B", adapter["b"])):
             tensor = np.ascontiguousarray(models.to_host(leaf).T)
             tensors[f"base_model.model.{modules[-1]}.{name}.weight"] = tensor

@@ -120,8 +120,9 @@ class OnMesh(OneByOne):
             return
         if weights.settings is not None:
             peft_format.save(
-                folder, config, weights.settings, host, base=weights.source, files=files
-            )
+                folder, config, weights.settings, host, base=weights.source, files=files,
+                wrapped=bool(weights.source) and models.is_wrapped(weights.source),
+            )  # fmt: skip
         else:
             world.save(folder, config, host, tokenizer, files)
 
