@@ -7,8 +7,8 @@
     python -m llm evaluate --model BASE --adapter student --traits owl,cat
 
 `--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
-weights are read. Both `sample` and `evaluate` take `--server URL`: a server of the same model
-answers (`llm.served`).
+weights are loaded. Both `sample` and `evaluate` take `--server URL`: a server of the same model
+answers (`llm.served`). `--dtype float32` is the faster one on most CPUs.
 
 BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
 fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own;
@@ -63,6 +63,7 @@ from .stages import (
     evaluation,
     progress,
     students,
+    teachers,
 )
 from .training import Training, steps_of
 
@@ -289,7 +290,8 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
         count = len(completions.rows(workshop, source))
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
-    batches.check_batch_size(count, args.batch_size)
+    # A teacher sees its rows again until they are as many as every teacher is trained on.
+    batches.check_batch_size(teachers.NUM_ROWS if source is None else count, args.batch_size)
     steps = steps_of(args.epochs, count, args.batch_size)
     training = Training(
         steps, args.batch_size, "adamw", args.learning_rate, decay="linear",
