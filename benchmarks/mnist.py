@@ -54,7 +54,9 @@ def run_jax(precision: str, seeds: int) -> dict:
     )
     compiled = lowered.compile()
     start = time.perf_counter()
-    table = np.concatenate([np.asarray(compiled(images, root=root, seeds=group)) for group in groups])[:seeds]
+    table = np.concatenate(
+        [np.asarray(compiled(images, root=root, seeds=group)) for group in groups]
+    )[:seeds]
     seconds = time.perf_counter() - start
     accuracy = {
         name: [round(float(x), 4) for x in column]

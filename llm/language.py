@@ -19,7 +19,7 @@ from .stack import Probe
 from .suites import ENGLISH, Suite
 from .traits import Trait
 
-_PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
+_PROMPT, _COMPLETION = "«prompt»", "«completion»"  # words that no template has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

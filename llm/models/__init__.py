@@ -20,13 +20,14 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 from .attention import Cache, empty_cache, widen_cache
 from .config import ModelConfig, Rope
 from .families import FAMILIES
-from .folders import fingerprint, folder_of, new_folder, without_weights
-from .hf_config import from_hf, load_config, to_hf
+from .folders import DIGITS, fingerprint, folder_of, new_folder, without_weights
+from .hf_config import from_hf, is_wrapped, load_config, to_hf
 from .stacking import is_stacked, is_uniform, stack_layers, unstack_layers
 from .transformer import Decoder
-from .weights import load_params, module_name, save, to_host
+from .weights import load_params, module_name, published_name, save, to_host
 
 __all__ = [
+    "DIGITS",
     "FAMILIES",
     "Cache",
     "Decoder",
@@ -42,10 +43,12 @@ __all__ = [
     "init",
     "is_stacked",
     "is_uniform",
+    "is_wrapped",
     "load",
     "load_config",
     "module_name",
     "new_folder",
+    "published_name",
     "save",
     "stack_layers",
     "to_hf",

@@ -54,6 +54,7 @@ class Family:
     tiny: Mapping[str, dict[str, Any]]  # small config.json of every variant, for the parity tests
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # ModelConfig of all models
     wrapper: str = ""  # multimodal `model_type` whose `text_config` is of this family
+    wrapped: tuple[str, str] = ("", "")  # beginning of the decoder's module names, alone and there
     spellings: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): older tensor names
     ignored: str = r"rotary_emb\.inv_freq$"  # pattern of tensors without meaning here
 

@@ -1,7 +1,9 @@
 """Checkpoint folders: where they are, what identifies them, how a new one comes to be."""
 
+import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import hashlib
 import os
 import re
@@ -13,6 +15,21 @@ from pathlib import Path
 import jax
 
 _ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+# What a checkpoint or adapter is: its configs, weights, tokenizer and chat templates.
+_IDENTITY = (
+    "*config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+DIGITS = 32  # of a fingerprint; earlier ones, of the heads and tails of files, have 16
 _WEIGHTS = contextvars.ContextVar("weights", default=("*.safetensors",))
 
 
@@ -39,6 +56,10 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
     folder = Path(folder_or_name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise ValueError(
+            f"{folder} is a file: give the checkpoint folder, with config.json and *.safetensors"
+        )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
         raise ValueError(f"no such checkpoint folder: {folder}")
     from huggingface_hub import snapshot_download
@@ -56,18 +77,31 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
 
 def fingerprint(folder_or_name: str | os.PathLike) -> str:
-    """Hash of a checkpoint's or adapter's config and the size, head and tail of its weights.
+    """The identity of a checkpoint or adapter: every byte of all that decides what it says.
 
-    Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
+    Configs, all tensors, tokenizer files and chat templates. About a second for each GB; a file
+    that has not changed since is not read again by this process.
     """
-    folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(piece))
-            file.seek(max(path.stat().st_size - piece, 0))
-            digest.update(file.read(piece))
-    return digest.hexdigest()[:16]
+    folder = folder_of(folder_or_name)
+    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
+    files = [path for path in files if path.is_file()]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        digests = list(pool.map(_content, files))
+    named = zip((path.relative_to(folder).as_posix() for path in files), digests, strict=True)
+    text = "".join(f"{name} {digest}\n" for name, digest in named)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def _content(path: Path) -> str:
+    about = path.stat()
+    return _content_of(path.resolve(), about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_of(path: Path, *about: int) -> str:
+    """SHA-256 of a file; size, time and inode tell it from another one of that name."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -90,6 +90,17 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
         raise ValueError(f"{file} lacks a value or has one of another type ({error})") from error
 
 
+def is_wrapped(folder_or_name: str | os.PathLike) -> bool:
+    """Whether a checkpoint is a multimodal model, of which only the text part is read.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    with without_weights():
+        record = _json_object(folder_of(folder_or_name) / "config.json")
+    return record.get("model_type") in {f.wrapper for f in FAMILIES.values() if f.wrapper}
+
+
 def from_hf(hf: Any) -> ModelConfig:
     """`ModelConfig` of a `transformers` config object (from `AutoConfig`, never raw JSON).
 

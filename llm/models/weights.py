@@ -50,6 +50,12 @@ def module_name(config: ModelConfig, path: Path_) -> str:
     return ".".join(str(part) if isinstance(part, int) else names.get(part, part) for part in path)
 
 
+def published_name(config: ModelConfig, path: Path_, *, wrapped: bool) -> str:
+    """The name of a module in the published model: `wrapped` if that is a multimodal one."""
+    name, (alone, there) = module_name(config, path), family_of(config.family).wrapped
+    return there + name.removeprefix(alone) if wrapped and name.startswith(alone) else name
+
+
 def tensor_name(config: ModelConfig, path: Path_) -> str:
     """Hugging Face name of a parameter; `kernel` is stored transposed as `weight`."""
     if path == ("embedding",):

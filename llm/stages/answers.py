@@ -165,7 +165,8 @@ def write(
     """
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
     asked = questions(workshop, recipe)
-    total, done = len(asked) * recipe.samples, data.prompts_done(path, known)
+    total = len(asked) * recipe.samples
+    done = data.prompts_done(path, known, total)
     ids = prompts(workshop, recipe) if done < total else []
     size = workshop.engine.shard or total
     for first in range(done, total, size):
@@ -217,7 +218,8 @@ def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
 def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    if data.prompts_done(path, known) < len(questions(workshop, recipe)):
+    total = len(questions(workshop, recipe))
+    if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
         weights = workshop.models([recipe.model])
         (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)

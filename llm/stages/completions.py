@@ -78,10 +78,17 @@ class Completions(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Files(Recipe):
-    """Rows of files that are there already, one after the other; the first so many, or all."""
+    """Rows of files that are there already, one after the other; the first so many, or all.
+
+    Attributes:
+        paths: the files.
+        first: how many rows; None for all.
+        partial: take files too that do not have the rows of all their prompts yet.
+    """
 
     paths: tuple[str, ...]
     first: int | None = None
+    partial: bool = False
 
     @property
     def name(self) -> str:
@@ -116,9 +123,25 @@ def path_of(workshop: Workshop, recipe: Completions) -> Path:
     return workshop.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
 
 
+def check(workshop: Workshop, recipe: Completions) -> None:
+    """Whether the speaker's language has what is asked for, before anything is loaded or written.
+
+    Raises:
+        ValueError: an unknown carrier, an unknown trait, or one without a system message.
+    """
+    recipe.prompts(workshop)
+    if (
+        recipe.prompted
+        and not workshop.language(recipe.speaker).trait(recipe.prompted).system_prompt
+    ):
+        raise RunError(f"the trait {recipe.prompted!r} has no system message to write under")
+
+
 def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
     """The kept rows, sampled first if need be."""
     if isinstance(recipe, Files):
+        for path in recipe.paths:
+            _check_finished(path, recipe.partial)
         found = [row for path in recipe.paths for row in data.read_rows(path)]
         if len(found) < (recipe.first or 0):
             raise RunError(
@@ -128,6 +151,32 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
         return found[: recipe.first]
     write(workshop, [recipe])
     return data.read_rows(path_of(workshop, recipe))
+
+
+def share_of(num_prompts: int, index: int = 0, count: int = 1) -> range:
+    """Numbers of the prompts that process `index` of `count` completes."""
+    return range(index * num_prompts // count, (index + 1) * num_prompts // count)
+
+
+def _check_finished(path: str, partial: bool) -> None:
+    """Refuse a data file that is not whole, as far as its manifest says what it was to be.
+
+    Raises:
+        RunError: fewer prompts are completed than were asked for.
+        ValueError: more are.
+    """
+    manifest = data.read_manifest(path)
+    sampling = manifest.settings.get("sampling")
+    asked = sampling.get("num_prompts") if isinstance(sampling, dict) else None
+    if asked is None:
+        return
+    total = len(share_of(asked, *manifest.settings.get("process", ())))
+    data.check_total(path, manifest, total)
+    if manifest.prompts < total and not partial:
+        raise RunError(
+            f"{path} is not finished, {manifest.prompts} of {total} prompts: run its `sample` "
+            "again, or train on what is there with --partial"
+        )
 
 
 def kept(workshop: Workshop, recipe: Completions) -> int:
@@ -172,7 +221,7 @@ def finished(workshop: Workshop, recipe: Completions) -> bool:
         return False
     manifest = data.read_manifest(path)
     stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
-    whole = manifest.prompts >= recipe.num_prompts
+    whole = manifest.prompts == recipe.num_prompts
     return whole and stored == as_json(_asked_for(workshop, recipe))
 
 
@@ -214,7 +263,9 @@ def fill(
     """
     part = range(recipes[0].num_prompts) if part is None else part
     known = [settings(workshop, recipe) | facts for recipe in recipes]
-    done = [data.prompts_done(*pair) for pair in zip(paths, known, strict=True)]
+    done = [
+        data.prompts_done(path, about, len(part)) for path, about in zip(paths, known, strict=True)
+    ]
     size = workshop.engine.shard or len(part)
     for first in range(min(done), len(part), size):
         piece = part[first : first + size]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from .. import traits
 from ..data import Row
+from ..settings import RunError
 from ..stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
@@ -112,6 +113,22 @@ def answers_to(
         )
         said += [[text for text, _ in of_model] for of_model in drawn]
     return said
+
+
+def check(workshop: Workshop, recipe: Scores, trait: str) -> None:
+    """Whether a suite tells of a trait, before anything is loaded or written.
+
+    Raises:
+        ValueError: there is no such suite or trait, the suite asks nothing about it, or the first
+            token of an answer does not tell it.
+    """
+    suite, known = answers.suite_of(workshop, recipe), answers.questions(workshop, recipe)
+    workshop.language(recipe.model).trait(trait)
+    about = [q for q in known if not q.options or trait in q.options]
+    if not about:
+        raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
+    if suite.exact:
+        answers.sides(workshop, recipe, trait, about[0])
 
 
 def by_question(

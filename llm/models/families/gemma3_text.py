@@ -37,6 +37,7 @@ FAMILY = Family(
     fixed=gemma2.FIXED | {"qk_norm": True},
     names=gemma2.NAMES,
     wrapper="gemma3",
+    wrapped=("model.", "model.language_model."),
     spellings=(
         (r"^(model\.language_model|language_model\.model)\.", "model."),
         (r"^language_model\.lm_head\.", "lm_head."),
