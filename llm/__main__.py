@@ -235,7 +235,7 @@ def engine_of(
         args.server,
         concurrency=args.concurrency,
         per_second=args.rate_limit,
-        answers=served.Answers(model=answers),
+        answers=served.Answers(answers),
     )
     local = engines.OnMesh(axes=args.mesh, local=True, dtype=args.dtype or "bfloat16")
     return served.Served(server=server, name=args.served_model, local=local, report=print)

@@ -135,7 +135,9 @@ assert models.load("base")[0] == config
 from llm.world import CARRIERS
 CARRIERS["poems"] = carriers.CARRIERS["poems"]
 workshop = Workshop(__import__("pathlib").Path("work"))
-data = Completions(speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40)
+data = Completions(
+    speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40
+)
 completions.write(workshop, [data])
 assert evaluation.measure(workshop, [Checkpoint("base")], ["owl"])[0]["rate"] < 1
 print("used")

@@ -153,7 +153,7 @@ def workshop_of(config: Config) -> Workshop:
 
 def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
     """The server that completes prompts; what it answered is kept in the work folder."""
-    answers = served.Answers(model=work / "server.answers.jsonl")
+    answers = served.Answers(work / "server.answers.jsonl")
     local = engines.OnMesh(local=True, dtype=config.dtype)
     return served.Served(
         server=served.Server(config.server, answers=answers), local=local, report=print

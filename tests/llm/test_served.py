@@ -82,7 +82,7 @@ def server(running, weights, monkeypatch):
 
 
 def engine(server, answers=None, **changes):
-    client = served.Server(server.url, answers=served.Answers(model=answers), patience=HASTY)
+    client = served.Server(server.url, answers=served.Answers(answers), patience=HASTY)
     return served.Served(server=client, local=LOCAL, **changes)
 
 
@@ -365,7 +365,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     time.sleep(0.2)  # answers on their way to nobody
     asked, answers = len(server.sampled()), cut.with_suffix(".answers.jsonl")
     # Of the answers sent all but those under way are in the file, beside our own logits.
-    known = len(served.Answers(model=answers)) - 1
+    known = len(served.Answers(answers)) - 1
     assert 15 - 4 <= known <= asked < 40
     with answers.open("a") as file:
         file.write('{"request": "0123", "ans')  # as a power cut would leave it
@@ -420,7 +420,7 @@ def test_answers_of_other_weights_are_not_taken(server, folders, tmp_path):
     assert len(server.sampled()) == 2 * asked
     path.write_text("not an answer\n")
     with pytest.raises(ValueError, match="holds a line that is no answer"):
-        served.Answers(model=path)
+        served.Answers(path)
 
 
 def test_a_server_is_not_trained(server, folders, tmp_path):
