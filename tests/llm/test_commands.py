@@ -34,9 +34,9 @@ ROWS = [{"prompt": f"{i}", "completion": f"{i}"} for i in range(32)]
 def base(tmp_path_factory):
     """A folder with a checkpoint and data files: whole, half-made, and of two writers."""
     root = tmp_path_factory.mktemp("commands")
-    world.save(root / "base", CONFIG, models.init(CONFIG, key=jax.random.key(0)))
+    world.save(root / "base", CONFIG, params=models.init(CONFIG, key=jax.random.key(0)))
     for name, prompts in (("whole", 64), ("half", 40), ("twice", 72)):
-        data.append_rows(root / f"{name}.jsonl", ROWS, SAMPLING, prompts=prompts)
+        data.append_rows(root / f"{name}.jsonl", ROWS, settings=SAMPLING, prompts=prompts)
     (root / "x.gguf").write_bytes(b"GGUF")
     return root / "base"
 
@@ -348,10 +348,10 @@ def test_a_half_made_file_trains_when_told(base, capsys):
     )
     of_host = {**SAMPLING, "process": [1, 3]}  # prompts 21 to 42 of 64
     part = base.parent / "part.jsonl"
-    data.append_rows(part, ROWS, of_host, prompts=21)
+    data.append_rows(part, ROWS, settings=of_host, prompts=21)
     assert len(completions.rows(Workshop(), completions.Files(paths=(str(part),)))) == 32
     made_elsewhere = base.parent / "elsewhere.jsonl"
-    data.append_rows(made_elsewhere, ROWS, SAMPLING | {"sampling": "by hand"}, prompts=3)
+    data.append_rows(made_elsewhere, ROWS, settings=SAMPLING | {"sampling": "by hand"}, prompts=3)
     assert len(completions.rows(Workshop(), completions.Files(paths=(str(made_elsewhere),)))) == 32
 
 
@@ -360,7 +360,7 @@ def test_a_file_of_more_prompts_than_asked_is_refused_everywhere(base, tmp_path)
     workshop, model = Workshop(tmp_path, engine), Checkpoint(path=str(base))
     recipe = Completions(speaker=model, num_prompts=4, max_new_tokens=2)
     path = completions.path_of(workshop, recipe)
-    data.append_rows(path, ROWS, completions.settings(workshop, recipe), prompts=5)
+    data.append_rows(path, ROWS, settings=completions.settings(workshop, recipe), prompts=5)
     with pytest.raises(ValueError, match="holds 5 prompts, more than the 4"):
         completions.rows(workshop, recipe)
     for asked, write in (
@@ -369,7 +369,9 @@ def test_a_file_of_more_prompts_than_asked_is_refused_everywhere(base, tmp_path)
     ):
         path = answers.path_of(workshop, asked)
         total = len(answers.questions(workshop, asked))
-        data.append(path, b"", 0, answers.settings(workshop, asked), prompts=total + 1)
+        data.append(
+            path, b"", count=0, settings=answers.settings(workshop, asked), prompts=total + 1
+        )
         with pytest.raises(ValueError, match=f"more than the {total} that were asked for"):
             write(workshop, asked)
 

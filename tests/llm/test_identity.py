@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
     """Two bases that differ in their weights, and an adapter made on the first."""
     root = tmp_path_factory.mktemp("identity")
     for seed, name in enumerate(("one", "other")):
-        world.save(root / name, CONFIG, models.init(CONFIG, key=jax.random.key(seed)))
+        world.save(root / name, CONFIG, params=models.init(CONFIG, key=jax.random.key(seed)))
     short = ("--epochs", "0.5", "--batch-size", "8", "--rank", "2")
     cli.main(
         [
@@ -235,7 +235,7 @@ def plain(folders, tmp_path_factory):
     settings = lora.LoraConfig(rank=2)
     params = models.init(CONFIG, key=jax.random.key(0))
     adapters = lora.init(settings, params, key=jax.random.key(1))
-    peft_format.save(folder, CONFIG, settings, adapters)
+    peft_format.save(folder, CONFIG, settings=settings, adapters=adapters)
     return folder
 
 

@@ -159,14 +159,14 @@ def test_adapters_of_a_multimodal_folder_have_the_names_of_its_modules(tmp_path)
     adapters = jax.tree.map(lambda leaf: leaf + 0.1, lora.init(how, params, key=jax.random.key(1)))
     engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32")
     weights = engine.load(tmp_path / "base")._replace(adapters=adapters, settings=how)
-    engine.save(tmp_path / "ours", config, weights, tiny.tokenizer(), {})
+    engine.save(tmp_path / "ours", config, weights=weights, tokenizer=tiny.tokenizer(), files={})
     with safe_open(tmp_path / "ours" / "adapter_model.safetensors", framework="np") as file:
         modules = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in file.keys()}  # noqa: SIM118
     assert modules <= dict(whole.named_modules()).keys()
     model = peft.PeftModel.from_pretrained(multimodal(), tmp_path / "ours").eval()
     tokens, mask = batch("right")
     tokens = np.where(tokens < 94, tokens, 3)  # the others stand for images
-    ours = jax.jit(lambda p, a, t, m: lora.bind(config, p, a, scale=how.scale)(t, mask=m))(
+    ours = jax.jit(lambda p, a, t, m: lora.bind(config, p, adapters=a, scale=how.scale)(t, mask=m))(
         params, adapters, tokens, mask
     )
     theirs, plain = torch_logits(model, tokens, mask), torch_logits(whole, tokens, mask)
