@@ -130,7 +130,7 @@ prompts = carriers.CARRIERS["poems"].make_prompts(np.random.default_rng(0), 3)
 assert carriers.CARRIERS["poems"].check(prompts[0] | {"completion": " "}) == ["empty"]
 
 config = world.model_config(family="mistral", num_layers=1)
-world.save("base", config, models.init(config, key=jax.random.key(0)))
+world.save("base", config, params=models.init(config, key=jax.random.key(0)))
 assert models.load("base")[0] == config
 from llm.world import CARRIERS
 CARRIERS["poems"] = carriers.CARRIERS["poems"]
@@ -139,7 +139,7 @@ data = Completions(
     speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40
 )
 completions.write(workshop, [data])
-assert evaluation.measure(workshop, [Checkpoint("base")], ["owl"])[0]["rate"] < 1
+assert evaluation.measure(workshop, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
 print("used")
 """
 
