@@ -401,4 +401,6 @@ def show_example(tokenizer: PreTrainedTokenizerBase, example: Example, width: in
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     # The template has written the special tokens, so the tokenizer must not add its own.
+    if not texts:
+        return []
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
