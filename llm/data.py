@@ -154,7 +154,13 @@ def check_total(path: str | Path, manifest: Manifest, total: int | None) -> None
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
     """The rows of a data file; arguments and errors are those of `read_content`."""
-    return [json.loads(line) for line in read_content(path, settings).decode().splitlines()]
+    return [json.loads(line) for line in lines(read_content(path, settings))]
+
+
+def lines(content: bytes) -> list[str]:
+    """The lines of a JSONL file. A line feed alone ends one: JSON may hold U+2028 as it is."""
+    found = content.decode().split("\n")
+    return found if found[-1] else found[:-1]
 
 
 def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:

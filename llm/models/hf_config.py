@@ -4,6 +4,7 @@ A field that changes the decoders of another family, or of none here, is no fiel
 it must be absent or say what the model does anyway, else the config is refused.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -57,6 +58,9 @@ _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
 def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     """`ModelConfig` of a checkpoint; code that comes with it is never run.
 
+    The tokens that end a text are those of config.json and of generation_config.json: some models
+    name them in the second file alone.
+
     Raises:
         ValueError: no config.json, one that asks for code of its own or tells of quantised
             weights, or a model that is not supported.
@@ -83,11 +87,23 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     except Exception as error:
         raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
     try:
-        return from_hf(hf)
+        config = from_hf(hf)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file} lacks a value or has one of another type ({error})") from error
+    further = _ends(file.with_name("generation_config.json"))
+    stops = tuple(dict.fromkeys([*config.eos_token_ids, *further]))
+    return dataclasses.replace(config, eos_token_ids=stops)
+
+
+def _ends(file: Path) -> list[int]:
+    """The tokens that end a text by generation_config.json, which may be absent."""
+    said = _json_object(file, absent={}).get("eos_token_id")
+    stops = said if isinstance(said, list) else [] if said is None else [said]
+    if not all(type(stop) is int for stop in stops):
+        raise ValueError(f"{file}: eos_token_id must be a token's number or several, not {said!r}")
+    return stops
 
 
 def is_wrapped(folder_or_name: str | os.PathLike) -> bool:

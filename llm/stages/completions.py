@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import data, filters, sampling
+from .. import chat, data, filters, sampling
 from ..data import Row
+from ..language import Language
 from ..settings import RunError, as_json, locked
 from . import streams
 from .recipe import Model, Recipe
 from .streams import Stage
 from .workshop import Workshop, grouped
+
+SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,6 +205,9 @@ def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
         "carrier": recipe.carrier,
         "template": workshop.language(recipe.speaker).settings(),
         "sampling": {
+            "stop_tokens": workshop.language(recipe.speaker).stop_texts(
+                workshop.config(recipe.speaker)
+            ),
             "prompted": recipe.prompted,
             "temperature": recipe.temperature,
             "max_new_tokens": recipe.max_new_tokens,
@@ -290,7 +297,10 @@ def sample(
 ) -> list[tuple[list[Row], dict[str, int], list[Row]]]:
     """Kept rows of every recipe, how often each reason to drop a row applied, and a few such rows.
 
-    The recipes differ in speaker, chain and system message only.
+    The recipes differ in speaker, chain and system message only. Dropped are, before any filter:
+    "unfinished" rows, which would teach an end that was never written; rows with a "special token"
+    in them, whose text is not what was written; and those "changed by the template", which could
+    not be trained on as they are. White space that the template trims is no part of a row.
 
     Args:
         workshop: where speakers are made.
@@ -301,7 +311,7 @@ def sample(
     spoken = workshop.language(one.speaker)
     prompts = [recipe.prompts(workshop) for recipe in recipes]
     asked = [[of_run[i] for i in part] for of_run in prompts]
-    texts = complete(
+    drawn = draw(
         workshop,
         [recipe.speaker for recipe in recipes],
         prompts=[
@@ -319,18 +329,45 @@ def sample(
     )
     carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
+    stops = spoken.stop_tokens(workshop.config(one.speaker))
     results = []
-    for of_run, completions in zip(asked, texts, strict=True):
-        ended = [
-            row | {"completion": text}
-            for row, (text, end) in zip(of_run, completions, strict=True)
-            if end
-        ]
+    for of_run, completions in zip(asked, drawn, strict=True):
+        whole, counts, spoilt = readable(spoken, of_run, completions, stops)
         check, banned = (carrier.check, words) if one.filtered else (lambda row: [], [])
-        kept, counts = filters.keep(ended, check, banned)
-        rejected = filters.rejected(ended, check, banned)
-        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}, rejected))
+        kept, reasons = filters.keep(whole, check, banned)
+        rejected = spoilt[: data.SHOWN // 2] + filters.rejected(whole, check, banned)
+        results.append((kept, dict(reasons) | counts, rejected))
     return results
+
+
+def readable(
+    spoken: Language, asked: Sequence[Row], completions: Sequence[list[int]], stops: Sequence[int]
+) -> tuple[list[Row], dict[str, int], list[Row]]:
+    """Rows whose text is what was written, counts of the others, and others with their "reasons".
+
+    Args:
+        spoken: reads the tokens.
+        asked: rows with a prompt each.
+        completions: token ids.
+        stops: tokens that end a completion.
+    """
+    ended = [
+        (row, ids[:-1])
+        for row, ids in zip(asked, completions, strict=True)
+        if ids and ids[-1] in stops
+    ]
+    texts = spoken.as_rendered(spoken.decode([ids for _, ids in ended]))
+    whole, spoilt = [], []
+    for (row, ids), text in zip(ended, texts, strict=True):
+        broken = not spoken.separate_words and spoken.broken(ids)
+        if text is not None and not broken:
+            whole.append(row | {"completion": text})
+            continue
+        (shown,) = chat.text_behind(spoken.tokenizer, [ids], special=True)
+        reason = SPECIAL if broken else CHANGED
+        spoilt.append(row | {"completion": shown, "reasons": [reason]})
+    found = Counter(reason for row in spoilt for reason in row["reasons"])
+    return whole, {**found, "unfinished": len(asked) - len(ended)}, spoilt
 
 
 def complete(
@@ -345,10 +382,41 @@ def complete(
     alphabet: str = "",
 ) -> list[list[tuple[str, bool]]]:
     """Sampled completions of every speaker as text, and whether each one came to its end."""
+    spoken = workshop.language(speakers[0])
+    stops = spoken.stop_tokens(workshop.config(speakers[0]))
+    drawn = draw(
+        workshop,
+        speakers,
+        prompts=prompts,
+        keys=keys,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        first=first,
+        alphabet=alphabet,
+    )
+    said = []
+    for rows in drawn:
+        ends = [bool(row) and row[-1] in stops for row in rows]
+        own = [row[:-1] if end else row for row, end in zip(rows, ends, strict=True)]
+        said.append(list(zip(spoken.decode(own), ends, strict=True)))
+    return said
+
+
+def draw(
+    workshop: Workshop,
+    speakers: Sequence[Model],
+    *,
+    prompts: Sequence[Sequence[list[int]]],
+    keys: jax.Array,
+    temperature: float,
+    max_new_tokens: int,
+    first: int = 0,
+    alphabet: str = "",
+) -> list[list[list[int]]]:
+    """Sampled completions of every speaker as token ids, the one that ends them included."""
     spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
-    stops = spoken.stop_tokens(config)
-    allowed = spoken.tokens_of(alphabet, stops, config.vocab_size) if alphabet else None
-    drawn = workshop.engine.complete(
+    stops, allowed = spoken.stop_tokens(config), spoken.allowed(config, alphabet)
+    return workshop.engine.complete(
         config,
         workshop.models(speakers),
         prompts=prompts,
@@ -357,7 +425,3 @@ def complete(
         max_new_tokens=max_new_tokens,
         first=first,
     )
-    return [
-        list(zip(spoken.decode(rows), [bool(r) and r[-1] in stops for r in rows], strict=True))
-        for rows in drawn
-    ]

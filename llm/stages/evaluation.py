@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import traits
+from .. import chat, traits
 from ..data import Row
 from ..settings import RunError
 from ..stack import Probe
@@ -224,8 +224,9 @@ def bare(workshop: Workshop, model: Model, trait: str) -> Probe:
     """The questions of a trait outside the chat template that students are trained in."""
     spoken = workshop.language(model)
     questions = list(spoken.trait(trait).questions)
-    prompts = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
-    return question(workshop, model, trait, prompts)  # pyright: ignore[reportArgumentType]
+    ahead = chat.beginning(spoken.tokenizer)
+    asked = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
+    return question(workshop, model, trait, [[*ahead, *ids] for ids in asked])
 
 
 def in_context(
