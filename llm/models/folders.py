@@ -12,7 +12,10 @@ from pathlib import Path
 
 import jax
 
+from .gguf_file import is_gguf
+
 _ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+_MODEL = ("*config.json", "*.safetensors")
 _WEIGHTS = contextvars.ContextVar("weights", default=("*.safetensors",))
 
 
@@ -33,12 +36,17 @@ def without_weights() -> Iterator[None]:
 def folder_of(folder_or_name: str | os.PathLike) -> Path:
     """The checkpoint folder itself, or the downloaded snapshot of a Hugging Face name.
 
+    A GGUF file stands for a folder, and a folder that holds one instead of a config.json for it.
+
     Raises:
         ValueError: neither a folder nor a name that can be reached.
     """
     folder = Path(folder_or_name).expanduser()
-    if folder.is_dir():
+    if is_gguf(folder):
         return folder
+    if folder.is_dir():
+        inside = sorted(folder.glob("*.gguf"))
+        return inside[0] if len(inside) == 1 and not any(folder.glob("*config.json")) else folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
         raise ValueError(f"no such checkpoint folder: {folder}")
     from huggingface_hub import snapshot_download
@@ -61,8 +69,11 @@ def fingerprint(folder_or_name: str | os.PathLike) -> str:
     Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
     """
     folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    files = {path.name: path for kind in _MODEL for path in folder.glob(kind)}
+    if is_gguf(folder):
+        files = {".gguf": folder}  # users name these files
+    for name, path in sorted(files.items()):
+        digest.update(f"{name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(piece))
             file.seek(max(path.stat().st_size - piece, 0))

@@ -14,6 +14,8 @@ from .config import ModelConfig
 from .families import FAMILIES, family_of, supported_models
 from .family import Family
 from .folders import folder_of, without_weights
+from .from_gguf import hf_config
+from .gguf_file import is_gguf
 
 # Fields that change a decoder of `transformers` in no family's way here, with what a model does.
 _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
@@ -50,7 +52,10 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     from transformers import AutoConfig
 
     with without_weights():
-        file = folder_of(folder_or_name) / "config.json"
+        place = folder_of(folder_or_name)
+    if is_gguf(place):
+        return _said_by(place, hf_config(place))
+    file = place / "config.json"
     if not file.is_file():
         raise ValueError(f"no config.json in {file.parent}: not a Hugging Face checkpoint folder")
     record = _json_object(file)
@@ -68,6 +73,11 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
         hf = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
+    return _said_by(file, hf)
+
+
+def _said_by(file: Path, hf: Any) -> ModelConfig:
+    """`from_hf`, with the file in its complaints."""
     try:
         return from_hf(hf)
     except ValueError as error:
