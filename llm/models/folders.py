@@ -14,7 +14,7 @@ import jax
 
 from .gguf_file import is_gguf
 
-_ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
 _MODEL = ("*config.json", "*.safetensors")
 _WEIGHTS = contextvars.ContextVar("weights", default=("*.safetensors",))
 
@@ -53,7 +53,7 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
     try:
         name = str(folder_or_name)
-        return Path(snapshot_download(name, allow_patterns=[*_ABOUT, *_WEIGHTS.get()]))
+        return Path(snapshot_download(name, allow_patterns=[*ABOUT, *_WEIGHTS.get()]))
     except Exception as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(

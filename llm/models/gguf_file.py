@@ -7,7 +7,7 @@ seconds, and so that a damaged file is told in one line.
 import functools
 import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -1,7 +1,7 @@
 """The tokenizer that the metadata of a GGUF file describe, chat template included.
 
-Two kinds: byte pairs over bytes, where a name says how text is cut into words first, and the pairs of
-sentencepiece (`tokenizer.ggml.model` "llama"), which have scores in the place of merges.
+Two kinds: byte pairs over bytes, where a name says how text is cut into words first, and the pairs
+of sentencepiece (`tokenizer.ggml.model` "llama"), which have scores in the place of merges.
 """
 
 from pathlib import Path

@@ -4,8 +4,12 @@ RMS norms before attention and MLP, rotary positions, grouped queries, a gated M
 unless the config asks for them.
 """
 
+import dataclasses
 from typing import Any
 
+import numpy as np
+
+from ..config import Rope
 from ..family import ACTIVATION, EOS, Family, Field, Gguf, plain, rope_field, switch
 from ..gguf_file import GgufFile
 
@@ -76,6 +80,8 @@ GGUF_NAMES = {
     **{f"ffn_{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
 
+_SLOWED = "rope_freqs.weight"
+
 
 def read_gguf(own: dict[str, Any], file: GgufFile) -> dict[str, Any]:
     """Fields of config.json that Llama and its kin have in GGUF files.
@@ -113,11 +119,36 @@ def read_gguf(own: dict[str, Any], file: GgufFile) -> dict[str, Any]:
 
 
 def _read_gguf(own: dict[str, Any], file: GgufFile) -> dict[str, Any]:
-    biased = {
+    fields = read_gguf(own, file) | {
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
     }
-    return read_gguf(own, file) | biased
+    if _SLOWED in file.tensors:
+        fields["rope_parameters"] = _llama3_rope(fields, file)
+    return fields
+
+
+def _llama3_rope(fields: dict[str, Any], file: GgufFile) -> dict[str, Any]:
+    """Rope of Llama 3.1 and later; a file holds only by how much each pair is slowed.
+
+    Raises:
+        ValueError: no published model is slowed so.
+    """
+    slowed, rope = file.rows(_SLOWED), fields["rope_parameters"]
+    published = dict(
+        factor=float(slowed.max()),
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+    )
+    unscaled = Rope(theta=rope["rope_theta"], dim=fields["head_dim"])
+    scaled = dataclasses.replace(
+        unscaled, scaling="llama3", original_max_positions=8192, **published
+    )
+    expected = unscaled.inverse_frequencies() / scaled.inverse_frequencies()
+    fits = slowed.shape == expected.shape and np.allclose(slowed, expected, rtol=1e-4)
+    if rope["rope_type"] != "default" or not fits:
+        raise ValueError(f"{file.path}: {_SLOWED} is not that of Llama 3.1, 3.2 or 3.3")
+    return rope | published | {"rope_type": "llama3", "original_max_position_embeddings": 8192}
 
 
 FAMILY = Family(
@@ -131,5 +162,5 @@ FAMILY = Family(
         "smollm2": TINY_GROUPED | dict(tie_word_embeddings=True, num_attention_heads=2),
         "biased": TINY_GROUPED | dict(attention_bias=True, mlp_bias=True, head_dim=16),
     },
-    gguf=Gguf("llama", GGUF_NAMES, _read_gguf, interleaved=True),
+    gguf=Gguf("llama", GGUF_NAMES, _read_gguf, interleaved=True, folded=(_SLOWED,)),
 )
