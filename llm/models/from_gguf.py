@@ -26,23 +26,23 @@ def hf_config(path: Path) -> Any:
 
     file = open_gguf(path)
     architecture = file.metadata.get("general.architecture")
-    known = {family.gguf.architecture: family for family in FAMILIES.values() if family.gguf}
+    known = {f.gguf.architecture: (f.name, f.gguf) for f in FAMILIES.values() if f.gguf}
     if architecture not in known:
         raise ValueError(
             f"{path} is of architecture {architecture!r}; GGUF files of {', '.join(known)} are read"
         )
     if file.metadata.get("split.count", 1) > 1:
         raise ValueError(f"{path} is one part of several: merge them into one file")
-    family, start = known[architecture], f"{architecture}."
+    (family, gguf), start = known[architecture], f"{architecture}."
     own = {k.removeprefix(start): v for k, v in file.metadata.items() if k.startswith(start)}
     try:
-        fields = family.gguf.read(own, file)
+        fields = gguf.read(own, file)
     except KeyError as error:
         raise ValueError(f"{path} does not say {start}{error.args[0]}") from error
     if own:
         said = ", ".join(f"{start}{key} = {str(value)[:40]}" for key, value in sorted(own.items()))
         raise ValueError(f"{path} sets {said}: unknown here, so it may be another model")
-    return AutoConfig.for_model(family.name, pad_token_id=None, **fields, **_ends(file))
+    return AutoConfig.for_model(family, pad_token_id=None, **fields, **_ends(file))
 
 
 def _ends(file: GgufFile) -> dict[str, Any]:
@@ -60,11 +60,13 @@ class Tensors:
 
     def __init__(self, path: Path, config: ModelConfig):
         self._file, self._config = open_gguf(path), config
-        self._gguf = family_of(config.family).gguf
+        gguf = family_of(config.family).gguf
+        assert gguf is not None  # the config has come from the same file
+        self._interleaved = gguf.interleaved
         self._names = {
-            ".".join(self._gguf.names.get(part, part) for part in name.split(".")): name
+            ".".join(gguf.names.get(part, part) for part in name.split(".")): name
             for name in self._file.tensors
-            if name not in self._gguf.folded
+            if name not in gguf.folded
         }
 
     def keys(self) -> Iterator[str]:
@@ -73,7 +75,7 @@ class Tensors:
 
     def get_slice(self, key: str) -> "_Slice":
         """A tensor that is read by the piece."""
-        twisted = self._gguf.interleaved and re.search(r"\.[qk]_proj\.", key)
+        twisted = self._interleaved and re.search(r"\.[qk]_proj\.", key)
         offset = self._config.norm_offset if key.endswith("norm.weight") else 0.0
         head_dim = self._config.head_dim if twisted else 0
         return _Slice(self._file, self._names[key], head_dim, offset)

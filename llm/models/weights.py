@@ -268,7 +268,10 @@ def _check(
         if stored[name].dtype not in _FLOATS:
             problems.append(f"{name} is of type {stored[name].dtype}, no plain float (quantised?)")
     if problems:
-        raise ValueError(f"{folder} does not fit its config.json: " + "; ".join(problems))
+        raise ValueError(
+            f"{folder} does not fit its {'metadata' if is_gguf(folder) else 'config.json'}: "
+            + "; ".join(problems)
+        )
 
 
 def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array | np.ndarray]]) -> None:
