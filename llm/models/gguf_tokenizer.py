@@ -40,7 +40,8 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a GGUF file.
 
     Raises:
-        ValueError: another kind of tokenizer, or another way of cutting text, or no tokens.
+        ValueError: another kind of tokenizer, or another way of cutting text, or metadata that
+            are missing or do not fit each other.
     """
     metadata = open_gguf(path).metadata
     about = {
@@ -55,30 +56,33 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
         )
     try:
         tokens, types = about["tokens"], about["token_type"]
+        if len(types) != len(tokens):
+            raise ValueError(f"{path} has {len(types)} types for {len(tokens)} tokens")
         inner = made(path, about)
     except KeyError as error:
         raise ValueError(f"{path} does not say tokenizer.ggml.{error.args[0]}") from error
-    for token, type_ in zip(tokens, types, strict=True):
-        if type_ in (_UNKNOWN, _CONTROL):
-            inner.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    # Spaces are replaced in texts, and so in tokens that users have defined, before they are met.
     normed = about["model"] == "llama"
     inner.add_tokens(
         [
-            AddedToken(token, special=False, normalized=normed)
-            for token, type_ in zip(tokens, types, strict=True)
-            if type_ == _USER_DEFINED
+            AddedToken(
+                token, special=kind != _USER_DEFINED, normalized=normed and kind == _USER_DEFINED
+            )
+            for token, kind in zip(tokens, types, strict=True)
+            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         ]
     )
-    named = {
-        f"{ours}_token": tokens[about[f"{name}_token_id"]]
-        for ours, name in _NAMED.items()
-        if f"{name}_token_id" in about
-    }
+    named = {}
+    for ours, theirs in _NAMED.items():
+        number = about.get(f"{theirs}_token_id")
+        if number is not None and number >= len(tokens):
+            raise ValueError(f"{path}: {theirs}_token_id {number} is none of {len(tokens)} tokens")
+        named |= {} if number is None else {f"{ours}_token": tokens[number]}
     _add_ends(inner, about, named)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=inner, clean_up_tokenization_spaces=False, **named
     )
-    wrapped.chat_template = metadata.get("tokenizer.chat_template")
+    wrapped.chat_template = metadata.get("tokenizer.chat_template") or None
     return wrapped
 
 
@@ -113,7 +117,11 @@ def _scored_pairs(path: Path, about: dict[str, Any]) -> Tokenizer:
     unknown = about["tokens"][about["unknown_token_id"]]
     inner = Tokenizer(
         kinds.BPE(
-            ids, [pair for _, *pair in merges], unk_token=unknown, fuse_unk=True, byte_fallback=True
+            ids,
+            [(left, right) for _, left, right in merges],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
         )
     )
     spaces: list[Any] = [normalizers.Replace(" ", "▁")]

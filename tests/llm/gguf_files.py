@@ -150,6 +150,8 @@ def metadata(config: models.ModelConfig, **more) -> dict:
 
 def add(writer: gguf.GGUFWriter, key: str, value) -> None:
     """One entry of the metadata, in the type that converters use."""
+    if value is None:
+        return
     if isinstance(value, str):
         writer.add_string(key, value)
     elif isinstance(value, bool):
