@@ -34,9 +34,11 @@ def characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in shown} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
-def byte_pairs(text: str, pre: str, ids: dict[str, int], merges: list, special: list) -> list[int]:
+def byte_pairs(
+    text: str, pre: str, ids: dict[str, int], ranks: dict[tuple[str, str], int], special: list
+) -> list[int]:
     """Token ids of a text by ranked merges over bytes."""
-    ranks, byte = {tuple(merge): i for i, merge in enumerate(merges)}, characters()
+    byte = characters()
     found = []
     for part, is_special in _parts(text, special):
         if is_special:
