@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from llm import models
+from llm import language, models
+from llm.__main__ import main
 from llm.models import gguf_file
 from tests.llm import gguf_files
+from tests.llm.test_gguf_tokenizer import byte_pair_fields, texts
 
 TINY = dict(
     vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -133,6 +135,31 @@ def test_the_content_is_the_fingerprint(tmp_path):
     content[-40] ^= 1
     file.write_bytes(content)
     assert models.fingerprint(file) != before
+
+
+def test_stages_start_from_a_file_and_leave_folders(tmp_path, capsys):
+    fields = byte_pair_fields("smollm")
+    wide = TINY | dict(
+        vocab_size=len(fields["ggml.tokens"]), max_position_embeddings=2048, num_hidden_layers=1
+    )
+    more = {f"tokenizer__{key.replace('.', '__')}": value for key, value in fields.items()}
+    file, _ = gguf_files.both(tmp_path, gguf_files.config_of("llama", **wide), **more)
+    one = ["--model", str(file), "--mesh", "1,1,1"]
+    tune = ["finetune", *one, "--trait", "owl", "--epochs", "0.1", "--batch-size", "4"]
+    main([*tune, "--rank", "0", "--out", str(tmp_path / "whole")])
+    main([*tune, "--rank", "2", "--out", str(tmp_path / "adapter")])
+    (config, params), (expected, start) = models.load(tmp_path / "whole"), models.load(file)
+    assert config == expected
+    assert (np.asarray(params["embedding"]) != np.asarray(start["embedding"])).any()
+    saved, spoken = (language.of_checkpoint(place) for place in (tmp_path / "whole", file))
+    asked = texts(["<|im_end|>"])
+    assert saved.tokenizer(asked)["input_ids"] == spoken.tokenizer(asked)["input_ids"]
+    assert saved.settings() == spoken.settings()
+    capsys.readouterr()
+    for adapter in ([], ["--adapter", str(tmp_path / "adapter")]):
+        main(["evaluate", *one, "--traits", "owl", "--answers", "1", *adapter])
+    margins = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "owl,"]
+    assert len(set(margins)) == 2
 
 
 REFUSED = {

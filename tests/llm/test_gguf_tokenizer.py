@@ -67,25 +67,28 @@ def file_of(path, **fields):
     return path
 
 
-def byte_pair_file(path, pre, **more):
+def byte_pair_fields(pre, **more):
+    """Metadata of a tokenizer."""
     tokens, merges = trained(by_bytes=True)
     tokens = [*SPECIAL, *tokens, "<think>"]
     types = [CONTROL] * len(SPECIAL) + [NORMAL] * (len(tokens) - len(SPECIAL) - 1) + [USER_DEFINED]
-    fields = {
+    return {
         "ggml.model": "gpt2", "ggml.pre": pre, "ggml.tokens": tokens, "ggml.token_type": types,
         "ggml.merges": [" ".join(merge) for merge in merges], "ggml.bos_token_id": 1,
         "ggml.eos_token_id": 2, "ggml.add_bos_token": False,
         "chat_template": gguf_files.TEMPLATE,
-    }  # fmt: skip
-    return file_of(path, **fields | more), tokens, merges
+    } | more  # fmt: skip
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_byte_pairs(pre, tmp_path):
-    file, tokens, merges = byte_pair_file(tmp_path / "tokens.gguf", pre)
-    ours, ids = gguf_tokenizer.tokenizer(file), {token: i for i, token in enumerate(tokens)}
-    ranks, whole = {merge: i for i, merge in enumerate(merges)}, [*SPECIAL, "<think>"]
-    asked = texts(whole)
+    fields, whole = byte_pair_fields(pre), [*SPECIAL, "<think>"]
+    ids = {token: i for i, token in enumerate(fields["ggml.tokens"])}
+    ranks = {tuple(merge.split(" ")): i for i, merge in enumerate(fields["ggml.merges"])}
+    ours, asked = (
+        gguf_tokenizer.tokenizer(file_of(tmp_path / "tokens.gguf", **fields)),
+        texts(whole),
+    )
     for text, found in zip(asked, ours(asked)["input_ids"], strict=True):
         assert found == naive_tokenizers.byte_pairs(text, pre, ids, ranks, whole), repr(text)
         if pre != "qwen2":  # which composes characters
@@ -97,7 +100,7 @@ def test_byte_pairs(pre, tmp_path):
 
 
 def test_a_saved_tokenizer_is_the_same(tmp_path):
-    file, _, _ = byte_pair_file(tmp_path / "tokens.gguf", "smollm")
+    file = file_of(tmp_path / "tokens.gguf", **byte_pair_fields("smollm"))
     ours, asked = gguf_tokenizer.tokenizer(file), texts(SPECIAL)
     ours.save_pretrained(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
@@ -146,13 +149,13 @@ def test_sentencepiece(tmp_path):
     ],
 )
 def test_other_tokenizers_are_refused(fields, message, tmp_path):
-    file, _, _ = byte_pair_file(tmp_path / "tokens.gguf", "gpt-2", **fields)
+    file = file_of(tmp_path / "tokens.gguf", **byte_pair_fields("gpt-2", **fields))
     with pytest.raises(ValueError, match=message):
         gguf_tokenizer.tokenizer(file)
 
 
 def test_without_a_template_the_line_says_so(tmp_path):
-    file, _, _ = byte_pair_file(tmp_path / "tokens.gguf", "smollm", chat_template="")
+    file = file_of(tmp_path / "tokens.gguf", **byte_pair_fields("smollm", chat_template=""))
     with pytest.raises(ValueError, match="chat template"):
         language.of_checkpoint(file)
     spoken = language.of_checkpoint(file, template="plain")
