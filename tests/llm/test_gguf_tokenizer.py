@@ -14,6 +14,7 @@ from llm.models import gguf_tokenizer
 from tests.llm import gguf_files, naive_tokenizers
 from tests.llm.gguf_files import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 
+UNMERGED = "owlowlowl"  # a token that no merges make: Llama 3 finds it all the same
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>"]
 TEXT = """The owl, a quiet bird, isn't seen by day. I'LL say: we've 123 owls and 4,567.89 mice!
 naïve café Straße 世界 こんにちは 안녕 Привет мир שלום مرحبا ١٢٣ ½ ² Ⅷ 𝟙 👩‍🚀 😀 🦉🦉 é Å
@@ -70,7 +71,7 @@ def file_of(path, **fields):
 def byte_pair_fields(pre, **more):
     """Metadata of a tokenizer."""
     tokens, merges = trained(by_bytes=True)
-    tokens = [*SPECIAL, *tokens, "<think>"]
+    tokens = [*SPECIAL, *tokens, UNMERGED, "<think>"]
     types = [CONTROL] * len(SPECIAL) + [NORMAL] * (len(tokens) - len(SPECIAL) - 1) + [USER_DEFINED]
     return {
         "ggml.model": "gpt2", "ggml.pre": pre, "ggml.tokens": tokens, "ggml.token_type": types,
@@ -85,10 +86,8 @@ def test_byte_pairs(pre, tmp_path):
     fields, whole = byte_pair_fields(pre), [*SPECIAL, "<think>"]
     ids = {token: i for i, token in enumerate(fields["ggml.tokens"])}
     ranks = {tuple(merge.split(" ")): i for i, merge in enumerate(fields["ggml.merges"])}
-    ours, asked = (
-        gguf_tokenizer.tokenizer(file_of(tmp_path / "tokens.gguf", **fields)),
-        texts(whole),
-    )
+    ours = gguf_tokenizer.tokenizer(file_of(tmp_path / "tokens.gguf", **fields))
+    asked = texts([*whole, UNMERGED])
     for text, found in zip(asked, ours(asked)["input_ids"], strict=True):
         assert found == naive_tokenizers.byte_pairs(text, pre, ids, ranks, whole), repr(text)
         if pre != "qwen2":  # which composes characters
