@@ -1,5 +1,6 @@
 """One stage of a chain for a model of any size, on all devices of all hosts.
 
+    python -m llm fetch smollm2-135m --out BASE                           # a model, or bring one
     python -m llm finetune --model BASE --trait owl --out owl             # a teacher, as adapters
     python -m llm sample --model BASE --adapter owl --out numbers.jsonl
     python -m llm sample --model BASE --prompted owl --out numbers.jsonl  # or: a prompted teacher
@@ -10,9 +11,9 @@
 weights are loaded. Both `sample` and `evaluate` take `--server URL`: a server of the same model
 answers (`llm.served`). `--dtype float32` is the faster one on most CPUs.
 
-BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
-fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own;
-the first evaluates.
+BASE is a checkpoint folder or name, or a GGUF file. Several hosts run the same line (see
+`llm.distributed`): fine-tuning is spread over the mesh, sampling over hosts by prompts, each
+writing a file of its own; the first evaluates.
 The stages are those of `llm.stages`; this file only reads flags.
 """
 
@@ -36,6 +37,7 @@ from . import (
     data,
     distributed,
     engines,
+    fetch,
     finetune,
     flags,
     lora,
@@ -89,14 +91,20 @@ ANSWERS = 10
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The three stages and their flags."""
+    """The three stages and their flags, and what fetches a model for them."""
     parser = flags.Parser(prog="python -m llm", description="one stage of a chain")
     stage = parser.add_subparsers(dest="stage", required=True)
     tune = stage.add_parser("finetune", help="train adapters on rows, or a teacher on its trait")
     draw = stage.add_parser("sample", help="let a teacher write on unrelated prompts; filter")
     judge = stage.add_parser("evaluate", help="log-odds and sampled rates of traits")
+    take = stage.add_parser("fetch", help="published weights, with their licence, into a folder")
+    take.add_argument("name", choices=tuple(fetch.SOURCES))
+    take.add_argument("--out", type=Path, required=True, help="new folder, for --model")
+    take.add_argument(
+        "--accept-gemma-terms", action="store_true", help="say that you accept the terms of Gemma"
+    )
     for command in (tune, draw, judge):
-        command.add_argument("--model", required=True, help="checkpoint folder or name")
+        command.add_argument("--model", required=True, help="checkpoint folder, name or GGUF file")
         command.add_argument("--seed", type=flags.SEED, default=0)
         command.add_argument("--batch-size", type=whole(1), help="rows at a time (default 64)")
         command.add_argument("--join", action="store_true", help="the other hosts of the job")
@@ -436,6 +444,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         args = read_flags(argv)
         stage = f" {args.stage}"
+        if args.stage == "fetch":
+            return fetch.fetch(args.name, args.out, accepted=args.accept_gemma_terms)
         if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
         run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}

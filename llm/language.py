@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from . import batches, carriers, chat, kinds, models, sampling, traits, world
 from .batches import Examples
 from .carriers import Carrier
+from .models import gguf_tokenizer
 from .stack import Probe
 from .suites import ENGLISH, Suite
 from .traits import Trait
@@ -250,7 +251,7 @@ def of_checkpoint(
     """The language of a checkpoint: that of the world for its own models, else English.
 
     Args:
-        folder_or_name: the checkpoint.
+        folder_or_name: the checkpoint, or a GGUF file.
         more_traits: file of further traits, as `traits.read` takes it.
         template: "plain", or the file of a chat template, in the place of the tokenizer's.
 
@@ -258,9 +259,12 @@ def of_checkpoint(
         ValueError: no such folder or name, or a tokenizer without a chat template.
     """
     with models.without_weights():
-        folder = models.folder_of(folder_or_name)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    size = models.load_config(folder).vocab_size
+        place = models.folder_of(folder_or_name)
+    if models.is_gguf(place):
+        tokenizer = gguf_tokenizer.tokenizer(place)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    size = models.load_config(place).vocab_size
     if template:
         known = template == "plain"
         tokenizer.chat_template = chat.plain(tokenizer) if known else chat.template_of(template)

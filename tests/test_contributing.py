@@ -67,7 +67,7 @@ def figures(table, config):
 
 def claims(table, config):
     """The share of heads."""
-    return [judging.judged("heads", table["heads"].to_numpy(), "above")]
+    return [judging.judged("heads", table["heads"].to_numpy(), criterion="above")]
 '''
 FAMILY = '''"""Mistral (arXiv:2310.06825): Llama, with one window for all layers or none."""
 

@@ -21,6 +21,7 @@ from .attention import Cache, empty_cache, widen_cache
 from .config import ModelConfig, Rope
 from .families import FAMILIES
 from .folders import DIGITS, fingerprint, folder_of, new_folder, without_weights
+from .gguf_file import is_gguf
 from .hf_config import from_hf, is_wrapped, load_config, to_hf
 from .stacking import is_stacked, is_uniform, stack_layers, unstack_layers
 from .transformer import Decoder
@@ -41,6 +42,7 @@ __all__ = [
     "folder_of",
     "from_hf",
     "init",
+    "is_gguf",
     "is_stacked",
     "is_uniform",
     "is_wrapped",
@@ -100,7 +102,8 @@ def load(
     """Config and parameters of a Hugging Face checkpoint folder or hub name.
 
     Args:
-        folder_or_name: holds `config.json` and safetensors, one file or indexed shards.
+        folder_or_name: holds `config.json` and safetensors, one file or indexed shards; or a
+            GGUF file.
         dtype: of the parameters, whatever the files hold.
         layout: from the tree of shapes to a tree of shardings, such as `sharding.shardings`
             with its mesh bound; each process then reads only the parts of its own devices.

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import jax
 
-_ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+from .gguf_file import is_gguf
+
+ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
 # What a checkpoint or adapter is: its configs, weights, tokenizer and chat templates.
 _IDENTITY = (
     "*config.json",
@@ -50,15 +52,21 @@ def without_weights() -> Iterator[None]:
 def folder_of(folder_or_name: str | os.PathLike) -> Path:
     """The checkpoint folder itself, or the downloaded snapshot of a Hugging Face name.
 
+    A GGUF file stands for a folder, and a folder that holds one instead of a config.json for it.
+
     Raises:
         ValueError: neither a folder nor a name that can be reached.
     """
     folder = Path(folder_or_name).expanduser()
-    if folder.is_dir():
+    if is_gguf(folder):
         return folder
+    if folder.is_dir():
+        inside = sorted(folder.glob("*.gguf"))
+        return inside[0] if len(inside) == 1 and not any(folder.glob("*config.json")) else folder
     if folder.exists():
         raise ValueError(
-            f"{folder} is a file: give the checkpoint folder, with config.json and *.safetensors"
+            f"{folder} is a file, and no GGUF file: give that, or the checkpoint folder, with "
+            "config.json and *.safetensors"
         )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
         raise ValueError(f"no such checkpoint folder: {folder}")
@@ -66,7 +74,7 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
     try:
         name = str(folder_or_name)
-        return Path(snapshot_download(name, allow_patterns=[*_ABOUT, *_WEIGHTS.get()]))
+        return Path(snapshot_download(name, allow_patterns=[*ABOUT, *_WEIGHTS.get()]))
     except Exception as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(
@@ -83,12 +91,14 @@ def fingerprint(folder_or_name: str | os.PathLike) -> str:
     that has not changed since is not read again by this process.
     """
     folder = folder_of(folder_or_name)
-    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
-    files = [path for path in files if path.is_file()]
+    if is_gguf(folder):
+        files = {"gguf": folder}  # users name these files
+    else:
+        found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(found)}
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        digests = list(pool.map(_content, files))
-    named = zip((path.relative_to(folder).as_posix() for path in files), digests, strict=True)
-    text = "".join(f"{name} {digest}\n" for name, digest in named)
+        digests = list(pool.map(_content, files.values()))
+    text = "".join(f"{name} {digest}\n" for name, digest in zip(files, digests, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 

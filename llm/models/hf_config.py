@@ -15,6 +15,8 @@ from .config import ModelConfig
 from .families import FAMILIES, family_of, supported_models
 from .family import Family
 from .folders import folder_of, without_weights
+from .from_gguf import hf_config
+from .gguf_file import is_gguf
 
 # Fields that change a decoder of `transformers` in no family's way here, with what a model does.
 _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
@@ -68,7 +70,10 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     from transformers import AutoConfig
 
     with without_weights():
-        file = folder_of(folder_or_name) / "config.json"
+        place = folder_of(folder_or_name)
+    if is_gguf(place):
+        return _said_by(place, hf_config(place))
+    file = place / "config.json"
     if not file.is_file():
         raise ValueError(f"no config.json in {file.parent}: not a Hugging Face checkpoint folder")
     record = _json_object(file)
@@ -86,6 +91,11 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
         hf = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
+    return _said_by(file, hf)
+
+
+def _said_by(file: Path, hf: Any) -> ModelConfig:
+    """`from_hf`, with the file in its complaints."""
     try:
         config = from_hf(hf)
     except ValueError as error:
@@ -113,7 +123,10 @@ def is_wrapped(folder_or_name: str | os.PathLike) -> bool:
         ValueError: as `load_config`.
     """
     with without_weights():
-        record = _json_object(folder_of(folder_or_name) / "config.json")
+        place = folder_of(folder_or_name)
+    if is_gguf(place):
+        return False  # of multimodal models only the text part is ever in such a file
+    record = _json_object(place / "config.json")
     return record.get("model_type") in {f.wrapper for f in FAMILIES.values() if f.wrapper}
 
 

@@ -139,7 +139,7 @@ def test_the_numbers_above_are_all_that_there_are():
 
 BAD = [
     (["--model", "{root}/nowhere"], "no such checkpoint folder"),
-    (["--model", "{root}/x.gguf"], "is a file: give the checkpoint folder"),
+    (["--model", "{root}/x.gguf"], "is no GGUF file"),
     (["--model", "{root}"], "no config.json"),
     (["--dtype", "float64"], "invalid choice"),
     (["--no-such-flag"], "unrecognized arguments"),

@@ -220,9 +220,9 @@ def test_adapters_with_other_records_or_none(folders, tmp_path):
 
 
 def test_a_checkpoint_that_is_a_file_is_told_what_is_wanted(tmp_path):
-    (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ValueError, match="is a file: give the checkpoint folder"):
-        models.fingerprint(tmp_path / "x.gguf")
+    (tmp_path / "x.bin").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="is a file, and no GGUF file"):
+        models.fingerprint(tmp_path / "x.bin")
 
 
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
