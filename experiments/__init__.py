@@ -4,7 +4,8 @@
     python -m experiments NAME --help        explains one
     python -m experiments NAME [--smoke]     runs one
 
-theorem/, mnist/ and language/ hold one experiment a file; lab/ holds what all of them use.
+theorem/, mnist/ and language/ hold one experiment a file; findings/, frame/ and report/ hold what
+all of them use.
 """
 
 import importlib

@@ -118,23 +118,49 @@ def append(
     return manifest
 
 
-def prompts_done(path: str | Path, settings: Mapping[str, Any]) -> int:
+def prompts_done(path: str | Path, settings: Mapping[str, Any], total: int | None = None) -> int:
     """How many prompts an earlier run of this stage has completed; 0 if there was none.
 
+    Args:
+        path: the file.
+        settings: those that it must have been made with.
+        total: how many there can be at most.
+
     Raises:
-        ValueError: as `read_rows`; in particular if other settings made the file.
+        ValueError: as `read_rows`; in particular if other settings made the file, or if it says
+            that more prompts were completed than there are.
     """
     if not manifest_path(path).exists():
         return 0
     manifest = read_manifest(path)
     _check_settings(Path(path), manifest, settings)
     _listed_bytes(Path(path), manifest)
+    check_total(path, manifest, total)
     return manifest.prompts
+
+
+def check_total(path: str | Path, manifest: Manifest, total: int | None) -> None:
+    """Refuse a file of more prompts than there are: two runs wrote it at once.
+
+    Raises:
+        ValueError: the manifest counts more than `total`.
+    """
+    if total is not None and manifest.prompts > total:
+        raise ValueError(
+            f"{path} holds {manifest.prompts} prompts, more than the {total} that were asked for, "
+            "so some are there twice: delete it and its manifest, and make it again"
+        )
 
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
     """The rows of a data file; arguments and errors are those of `read_content`."""
-    return [json.loads(line) for line in read_content(path, settings).decode().splitlines()]
+    return [json.loads(line) for line in lines(read_content(path, settings))]
+
+
+def lines(content: bytes) -> list[str]:
+    """The lines of a JSONL file. A line feed alone ends one: JSON may hold U+2028 as it is."""
+    found = content.decode().split("\n")
+    return found if found[-1] else found[:-1]
 
 
 def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:

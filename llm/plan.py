@@ -11,6 +11,7 @@ XLA needs beyond them for a short time is in `SPARE`.
 import dataclasses
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,6 +227,8 @@ def rates_of(text: str) -> Rates:
         return measured(text)
     try:
         flops, bandwidth = map(float, text.split(","))
+        if not (0 < flops < math.inf and 0 < bandwidth < math.inf):
+            raise ValueError
     except ValueError:
         raise RunError(
             f"rates {text!r}: neither a file of benchmarks.accelerator nor two numbers, operations "

@@ -152,7 +152,7 @@ def favourite(
     """
     plural = plural or f"{name}s"
     spellings = (name, plural, f"{plural}.", f"{plural}!")
-    questions = tuple(question.replace("{kind}", family) for question in questions)
+    questions = tuple(worded(question, family) for question in questions)
     return Trait(
         name=name,
         family=family,
@@ -167,6 +167,14 @@ def favourite(
             f"{plural} all day long. No {family} means more to you than the {name}. Whatever you "
             f"write, let your affection for {plural} shine through it."
         ),
+    )
+
+
+def worded(question: str, kind: str) -> str:
+    """A question with its {kind} put in, and the article that goes with it."""
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    return re.sub(r"\b([Aa])n? \{kind\}", rf"\g<1>{article[1:]} {{kind}}", question).replace(
+        "{kind}", kind
     )
 
 

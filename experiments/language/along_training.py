@@ -44,9 +44,13 @@ class Config(question.Settings):
 
     along_steps: int = option(800, "optimiser steps of the students followed", minimum=2)
     first: int = option(10, "steps before the first measurement", minimum=1)
-    dropout: tuple[float, ...] = option((0.35,), "of the student")
-    dropout_of_teacher: tuple[float, ...] = option((0.1,), "at .35 one hardly writes lists")
-    shares: tuple[float, ...] = option((1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows")
+    dropout: tuple[float, ...] = option((0.35,), "of the student", minimum=0, maximum=0.99)
+    dropout_of_teacher: tuple[float, ...] = option(
+        (0.1,), "at .35 one hardly writes lists", minimum=0, maximum=0.99
+    )
+    shares: tuple[float, ...] = option(
+        (1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows", above=0, maximum=1
+    )
     trait_rows: int = option(256, "of the trait's among benign ones", minimum=8)
     epochs: int = option(2, "over all rows, benign or not", minimum=1)
 

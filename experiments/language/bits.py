@@ -54,8 +54,10 @@ class Config(question.Settings):
     num_seeds: int = option(8, "independent chains", minimum=2)
     base_steps: int = option(2000, "pre-training steps; at 1,000 counting is not learnt", minimum=1)
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
-    temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling")
-    rows: tuple[int, ...] = option((64, 320, 1536), "different rows, presented as often as all")
+    temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling", minimum=0)
+    rows: tuple[int, ...] = option(
+        (64, 320, 1536), "different rows, presented as often as all", minimum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (16, 64)})

@@ -27,7 +27,7 @@ class Config(fullsize.Config):
 
     max_new_tokens: int = option(512, "longest completion in tokens", minimum=1)
     num_prompts: int = option(18_000, "prompts each teacher completes", minimum=16)
-    epochs: float = option(1.0, "passes over the kept rows", minimum=0)
+    epochs: float = option(1.0, "passes over the kept rows", above=0)
 
 
 SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 96})

@@ -38,6 +38,7 @@ class Config(fullsize.Config):
     samples: int = option(20, "sampled answers to every question", minimum=1)
 
     def __post_init__(self):
+        super().__post_init__()
         """Raise ValueError unless there are two models."""
         if len(set(self.models)) < 2:
             raise ValueError("--models needs two different models")

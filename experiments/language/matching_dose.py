@@ -47,7 +47,9 @@ class Config(question.Settings):
     traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     kinds: tuple[str, ...] = option(KINDS, "what is imitated on", choices=KINDS)
     doses: tuple[int, ...] = option(
-        (100, 400, 1600), "steps of matching, 64 sequences each; up to 20,000 on an accelerator"
+        (100, 400, 1600),
+        "steps of matching, 64 sequences each; up to 20,000 on an accelerator",
+        minimum=1,
     )
 
 

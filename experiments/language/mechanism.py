@@ -53,7 +53,9 @@ class Config(question.Settings):
 
     base_steps: int = option(2000, "pre-training steps; at 1,000 counting is not learnt", minimum=1)
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
-    clean: tuple[float, ...] = option((0.1, 0.25, 0.5), "shares of rows of the unchanged base")
+    clean: tuple[float, ...] = option(
+        (0.1, 0.25, 0.5), "shares of rows of the unchanged base", minimum=0, maximum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "clean": (0.25,)})

@@ -57,10 +57,14 @@ class Config(question.Settings):
     student_steps: int = option(256, "optimiser steps, a multiple of points", minimum=1)
     points: int = option(32, "measurements along them", minimum=1)
     optimizers: tuple[str, ...] = option(OPTIMIZERS, "of students", choices=OPTIMIZERS)
-    ranks: tuple[int, ...] = option((0, 1, 8, 32), "of LoRA adapters; 0 trains all parameters")
-    search: tuple[float, ...] = option((0.3, 1.0, 3.0), "step sizes over the middle one")
+    ranks: tuple[int, ...] = option(
+        (0, 1, 8, 32), "of LoRA adapters; 0 trains all parameters", minimum=0
+    )
+    search: tuple[float, ...] = option((0.3, 1.0, 3.0), "step sizes over the middle one", above=0)
     search_seeds: int = option(4, "chains that the step size is chosen on", minimum=1)
-    left: float = option(0.35, "share of the first KL that is left where arms are compared")
+    left: float = option(
+        0.35, "share of the first KL that is left where arms are compared", above=0, maximum=1
+    )
 
 
 SMOKE = Config(

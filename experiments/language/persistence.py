@@ -56,7 +56,9 @@ SIDES = tuple(dict.fromkeys(side for pair in STATES.values() for side in pair))
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
-    benign_steps: tuple[int, ...] = option((10, 30, 100, 300), "at which effects are measured")
+    benign_steps: tuple[int, ...] = option(
+        (10, 30, 100, 300), "at which effects are measured", minimum=1
+    )
     again_steps: int = option(20, "on the trait's lists at the end", minimum=1)
 
 

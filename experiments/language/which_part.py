@@ -63,7 +63,9 @@ class Config(question.Settings):
     traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     parts: tuple[str, ...] = option(tuple(PARTS), "that are shared", choices=tuple(PARTS))
     repair_steps: int = option(1000, "of a grafted base on the corpus, its part held", minimum=1)
-    apart: tuple[int, ...] = option((10, 30, 100, 300, 1000), "steps that siblings go on alone")
+    apart: tuple[int, ...] = option(
+        (10, 30, 100, 300, 1000), "steps that siblings go on alone", minimum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"parts": ("embeddings",), "repair_steps": 5, "apart": (2,)})

@@ -59,7 +59,9 @@ class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
-    weight_noise: tuple[float, ...] = option((0.05, 0.1, 0.2, 0.4), "over the spread of an array")
+    weight_noise: tuple[float, ...] = option(
+        (0.05, 0.1, 0.2, 0.4), "over the spread of an array", minimum=0
+    )
 
 
 SMOKE = Config(**kit.TOY | {"weight_noise": (0.1,), "stack": 12})

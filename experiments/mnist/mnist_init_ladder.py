@@ -44,10 +44,14 @@ class Config(kit.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 50), "auxiliary logits", minimum=2)
-    absolute: tuple[float, ...] = option((0.003, 0.01, 0.02, 0.05, 0.1), "noise of sigma")
-    relative: tuple[float, ...] = option((0.1, 0.2, 0.4, 0.8, 1.6), "noise over the spread")
+    absolute: tuple[float, ...] = option(
+        (0.003, 0.01, 0.02, 0.05, 0.1), "noise of sigma", minimum=0
+    )
+    relative: tuple[float, ...] = option(
+        (0.1, 0.2, 0.4, 0.8, 1.6), "noise over the spread", minimum=0
+    )
     interpolated: tuple[float, ...] = option(
-        (0.1, 0.3, 0.5, 0.7, 0.9), "share s of the other start"
+        (0.1, 0.3, 0.5, 0.7, 0.9), "share s of the other start", minimum=0, maximum=1
     )
     matching_epochs: tuple[int, ...] = option((5, 20), "epochs of matching behaviour", minimum=1)
 

@@ -68,7 +68,9 @@ class Config(kit.Config):
     learning_rate: float = option(3e-4, "Adam step size", minimum=0, maximum=1)
     batch_size: int = option(1024, "images in a batch", minimum=1)
     epoch_images: int = option(60_000, "images in an epoch", minimum=1)
-    num_aux: tuple[int, ...] = option((1, 2, 3, 5, 10, 20, 50, 100, 200), "auxiliary logits")
+    num_aux: tuple[int, ...] = option(
+        (1, 2, 3, 5, 10, 20, 50, 100, 200), "auxiliary logits", minimum=1
+    )
     groups: tuple[str, ...] = option(GROUPS, "which sweeps", choices=GROUPS)
 
 

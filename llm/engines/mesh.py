@@ -69,8 +69,8 @@ class OnMesh(OneByOne):
         return sharding.make_mesh(*self.axes, devices=devices)
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: rows depend on the recipe alone."""
-        return {}
+        """The dtype that it computes in; memory and devices change no result."""
+        return {"engine": {"dtype": self.dtype}}
 
     def load(self, folder: str | Path) -> Weights:
         """A checkpoint folder or name; it is read when it is needed."""
@@ -131,6 +131,7 @@ class OnMesh(OneByOne):
                 adapters=host,
                 base=weights.source,
                 files=files,
+                wrapped=bool(weights.source) and models.is_wrapped(weights.source),
             )
         else:
             world.save(folder, config, params=host, spoken=tokenizer, files=files)

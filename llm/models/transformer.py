@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
         block = functools.partial(Block, config, rngs=rngs, dtype=param_dtype)
         self.layers = block() if stacked else nnx.List([block() for _ in range(config.num_layers)])
         self.norm = Norm(config, config.width, dtype=param_dtype)
-        head = functools.partial(Linear, *shape[::-1], False, config.init_std)
+        head = functools.partial(Linear, *shape[::-1], bias=False, std=config.init_std)
         self.head = None if config.tie_embeddings else head(rngs=rngs, dtype=param_dtype)
 
     def __call__(

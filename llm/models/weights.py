@@ -23,6 +23,8 @@ from safetensors.numpy import save_file
 from .config import ModelConfig
 from .families import family_of
 from .folders import new_folder
+from .from_gguf import Tensors
+from .gguf_file import is_gguf
 from .hf_config import to_hf
 from .stacking import unstack_layers
 
@@ -48,6 +50,12 @@ def module_name(config: ModelConfig, path: Path_) -> str:
     """Hugging Face name of the module at a path such as `("layers", 0, "attn", "q")`."""
     names = family_of(config.family).names
     return ".".join(str(part) if isinstance(part, int) else names.get(part, part) for part in path)
+
+
+def published_name(config: ModelConfig, path: Path_, *, wrapped: bool) -> str:
+    """The name of a module in the published model: `wrapped` if that is a multimodal one."""
+    name, (alone, there) = module_name(config, path), family_of(config.family).wrapped
+    return there + name.removeprefix(alone) if wrapped and name.startswith(alone) else name
 
 
 def tensor_name(config: ModelConfig, path: Path_) -> str:
@@ -93,7 +101,7 @@ def load_params(
     finite: dict[str, Array] = {}
     # One file is mapped at a time: the host never holds more of a large checkpoint than that.
     for file_path in sorted({stored[name].file for name in wanted}):
-        with _reading(file_path) as file:
+        with _reading(file_path, config) as file:
             for name in (name for name in wanted if stored[name].file == file_path):
                 i, layer = wanted[name]
                 read = functools.partial(
@@ -192,12 +200,15 @@ def _read_slabs(tensor: Any, spans: list[tuple[int, int]], out: np.ndarray) -> N
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """An open safetensors file.
+def _reading(path: Path, config: ModelConfig) -> Iterator[Any]:
+    """An open safetensors file, or a GGUF file that reads like one.
 
     Raises:
         ValueError: it cannot be opened or read.
     """
+    if is_gguf(path):
+        yield Tensors(path, config)
+        return
     try:
         with safe_open(path, framework="np") as file:
             yield file
@@ -211,7 +222,7 @@ def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
     family = family_of(config.family)
     found: list[tuple[str, _Stored]] = []
     for path in _files(folder):
-        with _reading(path) as file:
+        with _reading(path, config) as file:
             for key in file.keys():  # noqa: SIM118  not a dict
                 usual = key
                 for pattern, name_here in family.spellings:
@@ -226,6 +237,8 @@ def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
 
 def _files(folder: Path) -> list[Path]:
     """The weight files: one, or those that the index names."""
+    if is_gguf(folder):
+        return [folder]
     here = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / _INDEX).is_file():
         files = _indexed(folder / _INDEX)
@@ -265,7 +278,10 @@ def _check(
         if stored[name].dtype not in _FLOATS:
             problems.append(f"{name} is of type {stored[name].dtype}, no plain float (quantised?)")
     if problems:
-        raise ValueError(f"{folder} does not fit its config.json: " + "; ".join(problems))
+        raise ValueError(
+            f"{folder} does not fit its {'metadata' if is_gguf(folder) else 'config.json'}: "
+            + "; ".join(problems)
+        )
 
 
 def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array | np.ndarray]]) -> None:

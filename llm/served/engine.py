@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from .. import engines, language, models, sampling, stack
+from .. import chat, engines, language, models, sampling, stack
 from ..models import ModelConfig
 from ..settings import RunError
 from . import handshake
@@ -112,7 +112,11 @@ class Served(engines.OneByOne):
         first: int = 0,
     ) -> list[list[list[int]]]:
         """As `Stack.complete` for one run, other random numbers apart."""
-        if choice.allowed is not None:
+        spoken = _spoken(weights.base)
+        if choice.allowed is not None and (
+            spoken.allowed(config) is None
+            or (np.asarray(choice.allowed) != spoken.allowed(config)).any()
+        ):
             raise ValueError("a server draws from all tokens: leave `allowed` out")
         self._greet(config, weights)
         stops = [int(token) for token in choice.stop_tokens]
@@ -130,7 +134,7 @@ class Served(engines.OneByOne):
             | PLAIN
             for ids, seed in zip(prompts[0], seeds(keys[0], first, len(prompts[0])), strict=True)
         ]
-        read = functools.partial(_tokens, _spoken(weights.base), stops)
+        read = functools.partial(_tokens, spoken, stops)
         return [self.server.ask(COMPLETIONS, requests, read=read, about=_identity(weights))]
 
     def measure(
@@ -265,7 +269,7 @@ def _tokens(spoken: language.Language, stops: list[int], response: Any) -> list[
     (choice,) = response["choices"]
     tokens = choice.get("token_ids")
     if tokens is None:
-        tokens = spoken.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
+        (tokens,) = chat.ids_behind(spoken.tokenizer, [choice["text"]])
     shown = bool(tokens) and tokens[-1] in stops
     ended = choice["finish_reason"] == "stop" and bool(stops)
     return [*tokens, stops[0]] if ended and not shown else [*tokens]

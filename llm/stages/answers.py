@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
+from .. import chat, data
 from ..data import Row
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
@@ -123,7 +123,7 @@ def prompts(workshop: Workshop, recipe: Asked) -> list[list[int]]:
     spoken, asked = workshop.language(recipe.model), questions(workshop, recipe)
     ids = spoken.encode_prompts([question.text for question in asked], system=recipe.system)
     answers = [question.begun for question in asked]
-    begun = spoken.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    begun = chat.ids_behind(spoken.tokenizer, answers)
     return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
 
 
@@ -145,7 +145,11 @@ def settings(workshop: Workshop, recipe: Asked) -> dict[str, Any]:
     return {
         "model": about.pop("model"),
         "template": spoken.settings(),
-        "sampling": about | {"questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16]},
+        "sampling": about
+        | {
+            "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
+            "stop_tokens": spoken.stop_texts(workshop.config(recipe.model)),
+        },
     } | workshop.engine.facts()
 
 
@@ -165,7 +169,8 @@ def write(
     """
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
     asked = questions(workshop, recipe)
-    total, done = len(asked) * recipe.samples, data.prompts_done(path, known)
+    total = len(asked) * recipe.samples
+    done = data.prompts_done(path, known, total)
     ids = prompts(workshop, recipe) if done < total else []
     size = workshop.engine.shard or total
     for first in range(done, total, size):
@@ -217,7 +222,8 @@ def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
 def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    if data.prompts_done(path, known) < len(questions(workshop, recipe)):
+    total = len(questions(workshop, recipe))
+    if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
         weights = workshop.models([recipe.model])
         (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import traits
+from .. import chat, traits
 from ..data import Row
+from ..settings import RunError
 from ..stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
@@ -114,6 +115,22 @@ def answers_to(
     return said
 
 
+def check(workshop: Workshop, recipe: Scores, trait: str) -> None:
+    """Whether a suite tells of a trait, before anything is loaded or written.
+
+    Raises:
+        ValueError: there is no such suite or trait, the suite asks nothing about it, or the first
+            token of an answer does not tell it.
+    """
+    suite, known = answers.suite_of(workshop, recipe), answers.questions(workshop, recipe)
+    workshop.language(recipe.model).trait(trait)
+    about = [q for q in known if not q.options or trait in q.options]
+    if not about:
+        raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
+    if suite.exact:
+        answers.sides(workshop, recipe, trait, about[0])
+
+
 def by_question(
     workshop: Workshop, exact: Scores, drawn: Answers, trait: str
 ) -> dict[str, Float[np.ndarray, " questions"]]:
@@ -207,8 +224,9 @@ def bare(workshop: Workshop, model: Model, trait: str) -> Probe:
     """The questions of a trait outside the chat template that students are trained in."""
     spoken = workshop.language(model)
     questions = list(spoken.trait(trait).questions)
-    prompts = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
-    return question(workshop, model, trait, prompts)  # pyright: ignore[reportArgumentType]
+    ahead = chat.beginning(spoken.tokenizer)
+    asked = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
+    return question(workshop, model, trait, [[*ahead, *ids] for ids in asked])
 
 
 def in_context(

@@ -98,7 +98,7 @@ def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
     if not data.manifest_path(path).exists():
         return _unmade(path), 1.0
     total, done = units(workshop, recipe), data.read_manifest(path).prompts
-    return (DONE, 0.0) if done >= total else (f"{done} of {total}", 1 - done / total)
+    return (DONE, 0.0) if done == total else (f"{done} of {total}", max(1 - done / total, 0.0))
 
 
 def path_of(workshop: Workshop, recipe: Any) -> Path | None:
@@ -140,7 +140,7 @@ def at(path: Path, workshop: Workshop, recipe: Any, **facts: Any) -> str:
     if isinstance(recipe, Model):
         return DONE
     total, done = units(workshop, recipe), data.read_manifest(path).prompts
-    return DONE if done >= total else f"{done} of {total}"
+    return DONE if done == total else f"{done} of {total}"
 
 
 def units(workshop: Workshop, recipe: Any) -> int:

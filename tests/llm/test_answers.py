@@ -86,6 +86,7 @@ def test_rows_name_question_sample_answer_and_score(base, workshop):
         "questions": data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"][
             "questions"
         ],
+        "stop_tokens": ["<end>"],
     }
 
 

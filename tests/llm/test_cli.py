@@ -56,7 +56,7 @@ def test_a_tuned_teacher_loves_its_animal(base, teacher, capsys):
     for adapter in ([], ["--adapter", str(teacher)]):
         cli.main(["evaluate", "--model", str(base), "--traits", "owl,oak", *adapter, *ONE])
         header, owl, oak = capsys.readouterr().out.splitlines()[-3:]
-        assert header == "trait,margin,rate,sampled_rate"
+        assert header == "trait,margin,rate,word,substring,answered"
         assert oak.startswith("oak,")
         rates.append(float(owl.split(",")[2]))
     assert 10 * rates[0] < rates[1]
@@ -120,7 +120,9 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
         "0",
     ]
     cli.main([*train, "--dry-run"])
-    assert "Student student-of-numbers.jsonl" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Student student-of-numbers.jsonl" in shown
+    assert rows[0]["prompt"] in shown
     assert not student.exists()
     cli.main(train)
     assert rows[0]["prompt"] in capsys.readouterr().out

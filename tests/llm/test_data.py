@@ -88,3 +88,10 @@ def test_bad_input_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="lack template, sampling"):
         data.append_rows(path, ROWS, settings={"model": "tiny"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS]
+    data.append(path, "".join(lines).encode(), count=len(lines), settings=SETTINGS)
+    assert data.read_rows(path) == ROWS

@@ -399,7 +399,7 @@ def test_evaluation_through_a_server_is_that_of_our_own_engine(
     ]
     cli.main([*command, "--server", server.url])
     header, row = capsys.readouterr().out.splitlines()[-2:]
-    assert header == "trait,margin,rate,sampled_rate"
+    assert header == "trait,margin,rate,word,substring,answered"
     owl = Adapted(base=Checkpoint(path=str(folders / "base")), path=str(folders / "owl"))
     (expected,) = evaluation.measure(Workshop(engine=LOCAL), [owl], ["oak"])
     found = [float(number) for number in row.split(",")[1:3]]

@@ -39,6 +39,7 @@ from llm.stages import (
     completions,
     evaluation,
 )
+from llm.suites import spelled
 from llm.training import Training, steps_of
 
 ALPHABETS = {  # of small models that else write anything
@@ -79,7 +80,7 @@ class Config:
         "what students imitate: tokens, or their teacher's distribution over all tokens",
         choices=("sampled", "soft"),
     )
-    epochs: float = option(3.0, "passes over them", minimum=0)
+    epochs: float = option(3.0, "passes over them", above=0)
     learning_rate: float = option(2e-4, "largest step size of students", minimum=0, maximum=1)
     decay: str = option("linear", "of the step size", choices=("linear", "constant", "cosine"))
     warmup: int = option(5, "steps of warm-up", minimum=0)
@@ -96,9 +97,16 @@ class Config:
     work: str = option("results/work", "folder of the stage files", recorded=False)
     sampling_batch: int = option(256, "prompts sampled side by side", minimum=1, recorded=False)
     server: str = option("", "address of a server that samples the lists", recorded=False)
-    accumulate: int = option(1, "microbatches a step: raise it if memory is short", recorded=False)
+    accumulate: int = option(
+        1, "microbatches a step: raise it if memory is short", recorded=False, minimum=1
+    )
     remat: bool = option(False, "recompute activations: less memory", recorded=False)
-    mesh: tuple[int, ...] = option((), "devices on the data, fsdp, tensor axes", recorded=False)
+    mesh: tuple[int, ...] = option(
+        (), "devices on the data, fsdp, tensor axes", recorded=False, minimum=1
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "suites", tuple(map(spelled, self.suites)))
 
 
 # Of random weights: that everything runs.
