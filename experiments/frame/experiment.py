@@ -4,16 +4,14 @@ An experiment is a module with
 
     RUNTIME                             expected wall time, as text
     Config, SMOKE                       a frozen dataclass of `option` fields; a config of seconds
-    parts(config)  -> {name: function}  ordered resumable pieces; each returns tidy rows. Input is
-                                        read and checked here: a ValueError or OSError raised now
-                                        is the user's to mend and is shown as one line
-    figures(table, config) -> [Figure]  one claim each, from the table of results.csv alone; the
-                                        first is called "figure"
-    claims(table, config) -> [Claim]    what the table says, beside what others reported
+    arms(config) -> {name: Arm}         resumable pieces, in order. Input is read and checked here:
+                                        a ValueError or OSError raised now is the user's to mend
+                                        and is shown as one line
+    findings(table, config) -> Findings figures of one claim each, the first called "figure", and
+                                        claims beside what others reported, from the table of
+                                        results.csv alone
     inputs(config) -> dict              optional: facts on what is read, recorded in config.json;
                                         a resumed run must find the same
-    recipes(config), workshop(config)   optional: what every part makes, by its name, and where;
-                                        `--dry-run` then shows the stages and their cost
 
 `python -m experiments NAME` runs it.
 """
@@ -23,15 +21,23 @@ import io
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from experiments.findings.claims import Claim, Figure, Findings
 from experiments.frame import cli, jobs, record, tables
+from experiments.frame.arms import Arm
 from experiments.frame.record import Row
 from experiments.frame.turns import in_turn
+
+
+def arms_of(module: Any, config: Any) -> dict[str, Arm]:
+    """The pieces of an experiment."""
+    if hasattr(module, "arms"):
+        return module.arms(config)
+    return {name: Arm(measure=part) for name, part in module.parts(config).items()}
 
 
 def findings_of(module: Any, table: pd.DataFrame, config: Any) -> Findings:
@@ -83,11 +89,13 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     out, config = command.out, command.config
     try:
         inputs = module.inputs(config) if hasattr(module, "inputs") else {}
-        pieces: dict[str, Callable[[], list[Row]]] = module.parts(config)
+        pieces = arms_of(module, config)
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
+    known: list[Row] = []
     if command.only is not None:
         alone = jobs.chosen(list(pieces), command.only)
+        known = jobs.read_by(pieces[alone], out, config, inputs)
         pieces, out = {alone: pieces[alone]}, jobs.folder_of(out, alone)
     meta = record.open_folder(out, config, inputs, command.overwrite)
     if meta is None:
@@ -101,7 +109,7 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     for part in in_turn(name, todo, len(pieces)):
         start = time.monotonic()
         made = jobs.rows_of(out, part, config, inputs)
-        rows += made or [{"part": part, **row} for row in pieces[part]()]
+        rows += made or pieces[part].rows(part, [*known, *rows])
         record.write_rows(out, rows)
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)
@@ -116,9 +124,14 @@ def look(module: Any, name: str, command: cli.Command) -> None:
     """Print the jobs of a run, or how far it has come; nothing is made."""
     try:
         if command.list_jobs:
-            print(jobs.listing(module.parts(command.config)))
+            print(jobs.listing(arms_of(module, command.config)))
         else:
-            print(jobs.progress_of(module, command.config, command.out, command.rates))
+            pieces = arms_of(module, command.config)
+            print(
+                jobs.progress_of(
+                    module, pieces, config=command.config, out=command.out, rates=command.rates
+                )
+            )
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
 

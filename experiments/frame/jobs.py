@@ -10,10 +10,11 @@ jobs share (teachers, data) lies in the work folder, and whoever comes first mak
 
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.frame import record
+from experiments.frame.arms import Arm
 from experiments.frame.record import Row, RunError
 
 
@@ -57,17 +58,39 @@ def _rows_in(folder: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
     return record.read_rows(folder)
 
 
-def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) -> str:
-    """What a run has done and still has to do: its parts, and the stages they are made from.
+def read_by(arm: Arm, out: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
+    """Rows of the arms that one arm reads, from the run or from jobs.
+
+    Raises:
+        RunError: some of them have not run.
+    """
+    there = _rows_in(out, config, inputs)
+    known = [row for row in there if row["part"] in arm.reads]
+    have = {row["part"] for row in known}
+    for name in (name for name in arm.reads if name not in have):
+        rows = rows_of(out, name, config, inputs)
+        if not rows:
+            raise RunError(f"this arm reads the rows of {name!r}: run that first (--only {name!r})")
+        known += rows
+    return known
+
+
+def progress_of(
+    module: Any, arms: Mapping[str, Arm], *, config: Any, out: pathlib.Path, rates: str | None
+) -> str:
+    """What a run has done and still has to do: its arms, and the stages they are made from.
 
     Args:
         module: the experiment.
+        arms: its arms under this config.
         config: its settings.
         out: DIR.
         rates: as `plan.rates_of` reads them, for the hours.
     """
+    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
+    states = _states(arms, out, config, inputs)
     if not hasattr(module, "recipes"):
-        return _states(module, config, out)
+        return states
     from llm import models, plan  # here, for three seconds of imports: few experiments have stages
     from llm.stages import progress
 
@@ -75,14 +98,13 @@ def progress_of(module: Any, config: Any, out: pathlib.Path, rates: str | None) 
     with models.without_weights():
         recipes = module.recipes(config).values()
         found = progress.stages(module.workshop(config), recipes, known)
-        return f"{_states(module, config, out)}\n\n{progress.table(found)}"
+        return f"{states}\n\n{progress.table(found)}"
 
 
-def _states(module: Any, config: Any, out: pathlib.Path) -> str:
-    """A line for every part: whether it is done."""
-    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
+def _states(names: Iterable[str], out: pathlib.Path, config: Any, inputs: Row) -> str:
+    """A line for every arm: whether it is done."""
     there = {row["part"] for row in _rows_in(out, config, inputs)}
     return "\n".join(
         f"{part:44s} {'done' if part in there or rows_of(out, part, config, inputs) else 'missing'}"
-        for part in module.parts(config)
+        for part in names
     )

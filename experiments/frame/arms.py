@@ -1,0 +1,34 @@
+"""An arm: one resumable piece of a run, which says what it is called and what it stands on."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.frame.record import Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A piece of an experiment that is run, stored and resumed as a whole.
+
+    Attributes:
+        measure: the arm's tidy rows; it is handed the rows of `reads`, if there are any.
+        columns: that stand in every row.
+        needs: recipes (`llm.stages`) that must have been made before.
+        reads: names of other arms whose rows `measure` is handed.
+    """
+
+    measure: Callable[..., list[Row]]
+    columns: Row = dataclasses.field(default_factory=dict)
+    needs: Sequence[Any] = ()
+    reads: tuple[str, ...] = ()
+
+    def rows(self, name: str, known: Sequence[Row]) -> list[Row]:
+        """The rows of the table, under the arm's name.
+
+        Args:
+            name: of the arm.
+            known: rows of other arms, under theirs.
+        """
+        read = [[row for row in known if row["part"] in self.reads]] if self.reads else []
+        return [{"part": name, **self.columns, **row} for row in self.measure(*read)]
