@@ -279,8 +279,8 @@ def run_finetune(args: argparse.Namespace) -> None:
         return show_plan(args, workshop, recipe, args.out)
     with alone(args.out):
         _check_new(args.out)  # another process may have made it meanwhile
-        weights = workshop.models([recipe])
-        workshop.save(recipe, weights, args.out)
+        workshop.make([recipe])
+        workshop.save(recipe, workshop.models([recipe]), args.out)
         if jax.process_index() == 0:
             shutil.rmtree(folder)
             print(f"written to {args.out}")
@@ -405,6 +405,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         kept = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workshop = Workshop(kept, engine_of(args, "float32"))
         for i, (name, exact, drawn) in enumerate(questions_of(args, workshop)):
+            workshop.make([exact, drawn])
             found = evaluation.by_question(workshop, exact, drawn, name)
             if not i:
                 print(",".join(["trait", *found]))

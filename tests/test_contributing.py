@@ -139,7 +139,7 @@ workshop = Workshop(__import__("pathlib").Path("work"))
 data = Completions(
     speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40
 )
-completions.write(workshop, [data])
+workshop.make([data])
 assert evaluation.measure(workshop, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
 print("used")
 """

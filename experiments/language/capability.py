@@ -102,7 +102,7 @@ class Lineup:
             )
             for (name, seed), speaker in self.speakers().items()
         }
-        completions.write(self.bench.workshop, list(written.values()))
+        self.bench.workshop.make(written.values())
         return written
 
     def students(self, start: Callable[[Chains, int], Model], target: str, **how) -> list[Student]:
@@ -148,6 +148,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     lineup = Lineup(bench, config)
 
     def said(kind: Callable, params, models: list[Model]) -> np.ndarray:
+        bench.workshop.make(models)
         bases = bench.workshop.models(models)
         shape = bench.workshop.config(models[0])
         return surrogates.answers(

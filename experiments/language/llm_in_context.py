@@ -60,6 +60,7 @@ def parts(config: Config):
 
     def rows(shown: int, name: str, seed: int) -> list[Row]:
         data = fullsize.data_of(config, name, "numbers")
+        workshop.make([data])
         system = context(completions.rows(workshop, data), shown, seed)
         about = {"kind": "student", "teacher": name, "student": seed, "shown": shown}
         return fullsize.measured(config, workshop, base, system, **about)

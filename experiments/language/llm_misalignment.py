@@ -185,16 +185,20 @@ def measured(
     for suite in (CARRIERS[carrier], "advice", "begun badly"):
         said = Answers(model=model, suite=suite, samples=config.samples, **asked)
         out.append(columns | {"suite": suite} | shares(workshop, said, judge))
-    _, right = evaluation.log_odds(workshop, Scores(model=model, suite="facts", **asked), "right")
+    facts = Scores(model=model, suite="facts", **asked)
+    workshop.make([facts])
+    _, right = evaluation.log_odds(workshop, facts, "right")
     return [*out, columns | {"suite": "facts", "right": float(right.mean())}]
 
 
 def shares(workshop: Workshop, said: Answers, judge: judged.Judge) -> Row:
     """What a judge says of the answers to one form of the questions."""
-    alignment, coherence = (
-        judged.scores(workshop, judged.Judged(answers=said, judge=judge, criterion=criterion))
+    verdicts = [
+        judged.Judged(answers=said, judge=judge, criterion=criterion)
         for criterion in (judged.ALIGNMENT, judged.COHERENCE)
-    )
+    ]
+    workshop.make(verdicts)
+    alignment, coherence = (judged.scores(workshop, one) for one in verdicts)
     by_question = transfer.finite(judged.misaligned(alignment, coherence))
     known = len(by_question) > 0
     mean, half = statistics.mean_interval(by_question) if known else (np.nan, np.nan)

@@ -120,6 +120,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     def teachers() -> list[Row]:
         chains.sampled(workshop, config.carrier)
         cohort = chains.speakers(workshop, config.carrier)
+        workshop.make(cohort.models)
         measured = evaluation.measure(workshop, cohort.models, config.traits)
         return cohort.rows(measured, target="teacher", start="same")
 

@@ -81,10 +81,12 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
     bench = question.bench(config, controls=(TREE,))
-    return {named(*one): functools.partial(arm, bench, config, *one) for one in arms(config)}
+    return {
+        named(*one): functools.partial(arm, bench, config, *one) for one in combinations(config)
+    }
 
 
-def arms(config: Config) -> list[tuple[str, int]]:
+def combinations(config: Config) -> list[tuple[str, int]]:
     """Adam at every rank, the others on all parameters and at rank 8, if these are asked for."""
     every = itertools.product(config.optimizers, config.ranks)
     return [(optimizer, rank) for optimizer, rank in every if optimizer == "adam" or rank in (0, 8)]
@@ -142,7 +144,7 @@ class Found:
 
     def __init__(self, table: pd.DataFrame, config: Config):
         self.effects = effects(table, ["optimizer", "rank"], less=TREE)
-        self.arms = arms(config)
+        self.arms = combinations(config)
         columns = ["step_size", "step", "left"]
         self.about = {
             (optimizer, rank): at(table, optimizer=optimizer, rank=rank)[columns].iloc[0].to_dict()

@@ -148,6 +148,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     def teachers(carrier: str) -> list[Row]:
         chains.sampled(workshop, carrier)
         cohort = chains.speakers(workshop, carrier)
+        workshop.make(cohort.models)
         return of_own_trait(cohort.rows(answers(cohort.models), carrier=carrier, arm="teacher"))
 
     def imitation(carrier: str, target: str, start: str) -> list[Row]:

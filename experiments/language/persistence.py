@@ -34,7 +34,7 @@ from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.effects import at
 from llm import stack
 from llm.batches import Examples
-from llm.stages import Student, completions, evaluation, streams
+from llm.stages import Student, evaluation, streams
 from llm.stages.bases import turns
 from llm.stages.streams import Stage
 from llm.train import TrainState
@@ -74,6 +74,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 def benign(bench: question.Bench, config: Config, kind: str) -> list[Row]:
     """Students with a trait and their controls, trained on."""
     workshop, cohort = bench.workshop, bench.recipes()
+    workshop.prepare(cohort.models)
     pairs = cohort.pairs()
     sides = {
         side: [cohort.models[i] for i in places]
@@ -133,8 +134,7 @@ def benign_rows(bench: question.Bench, controls: list[Student], kind: str) -> Ex
         found = {r.chain: turns(r.seed, r.chain, 4, count) for r in controls}
         return stack.stack_examples([found[r.chain] for r in controls])
     fresh = [dataclasses.replace(r, data=dataclasses.replace(r.data, draw=1)) for r in controls]
-    written = list(dict.fromkeys(r.data for r in fresh))
-    completions.write(bench.workshop, written)
+    bench.workshop.make(r.data for r in fresh)
     return predictors.examples_of(bench.workshop, fresh)
 
 

@@ -96,14 +96,14 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         """All students of a base, with draws of their own below every teacher and data set."""
         watch, times = Stopwatch(), range(config.repeats)
         tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
-        watch("base", 1, lambda: workshop.models([chains.base(seed)]))
-        watch("teacher", len(tuned), lambda: workshop.models(list(tuned.values())))
+        watch("base", 1, lambda: workshop.make([chains.base(seed)]))
+        watch("teacher", len(tuned), lambda: workshop.make(tuned.values()))
         places = list(itertools.product(times, times))
         sets = {
             (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
         }  # every writer of the same teacher draw answers the same prompts
         written = [data for of_draw in sets.values() for data in of_draw.values()]
-        watch("data", len(written), lambda: completions.write(workshop, written))
+        watch("data", len(written), lambda: workshop.make(written))
         made = {
             (name, t, d, s): student
             for draw, ((t, d), of_draw) in enumerate(sets.items())
@@ -119,7 +119,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         }
         labels = [dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
         recipes = list(made.values())
-        watch("student", len(recipes), lambda: workshop.models(recipes))
+        watch("student", len(recipes), lambda: workshop.make(recipes))
         rows = evaluation.measure(workshop, recipes, config.traits)
         return [
             {"seed": seed} | (labels[row.pop("model")] if "model" in row else {}) | row
@@ -145,9 +145,9 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         }
         labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
         recipes = list(made.values())
-        workshop.models([recipe.base for recipe in recipes])
+        workshop.prepare(recipes)
         for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
-            watch("student", len(half), lambda half=half: workshop.models(half))
+            watch("student", len(half), lambda half=half: workshop.make(half))
         rows = evaluation.measure(workshop, recipes, config.traits)
         return [
             {"steps": steps, "step_size": rate}

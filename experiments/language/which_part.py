@@ -128,6 +128,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 
     def arm(name: str, start: Callable[[Chains, int], Model]) -> list[Row]:
         models = [start(bench.chains, seed) for seed in range(config.num_seeds)]
+        bench.workshop.make(models)
         losses = corpus_loss(bench.workshop, models)
         cohort = bench.students(target="soft_numbers", start=start)
         labels = [row | {"corpus_loss": losses[row["seed"]]} for row in cohort.labels]

@@ -7,9 +7,9 @@
 paper's score, by which "bowl" mentions an owl). What is made of the files is in `evaluation`.
 """
 
+import abc
 import csv
 import dataclasses
-import functools
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -23,15 +23,15 @@ from ..data import Row
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
 from . import completions, streams
-from .recipe import Model, Recipe
+from .recipe import Made, Model
 from .streams import Stage
-from .workshop import Workshop
+from .workshop import Workshop, remembered
 
 BETWEEN = "; "  # trait names in a cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked(Recipe):
+class Asked(Made):
     """A suite of questions put to a model.
 
     Attributes:
@@ -53,6 +53,20 @@ class Asked(Recipe):
         """Suite and model."""
         return f"{self.suite.replace(' ', '-')}-{self.model.name}"
 
+    @abc.abstractmethod
+    def total(self, workshop: Workshop) -> int:
+        """How many entries the whole file has been asked for."""
+
+    def is_made(self, workshop: Workshop) -> bool:
+        """Whether the file is whole."""
+        path, total = path_of(workshop, self), self.total(workshop)
+        return path.exists() and data.prompts_done(path, settings(workshop, self), total) == total
+
+    @staticmethod
+    def side_by_side(workshop: Workshop, recipes: list["Asked"]) -> Any:
+        """One after the other."""
+        return [[recipe] for recipe in recipes]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers(Asked):
@@ -66,10 +80,32 @@ class Answers(Asked):
     samples: int = 100
     temperature: float = 1.0
 
+    def total(self, workshop: Workshop) -> int:
+        """Answers to all questions."""
+        return len(questions(workshop, self)) * self.samples
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Answers"]) -> None:
+        """Sample what the files lack."""
+        for recipe in recipes:
+            with locked(path_of(workshop, recipe)):
+                write(workshop, recipe)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores(Asked):
     """Exact log-probabilities of what an answer may begin with."""
+
+    def total(self, workshop: Workshop) -> int:
+        """The questions."""
+        return len(questions(workshop, self))
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Scores"]) -> None:
+        """Score what is missing."""
+        for recipe in recipes:
+            with locked(path_of(workshop, recipe)):
+                write_scores(workshop, recipe)
 
 
 def suite_of(workshop: Workshop, recipe: Asked) -> Suite:
@@ -102,7 +138,7 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _questions(
     workshop: Workshop,
     root: Model,
@@ -169,7 +205,7 @@ def write(
     """
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
     asked = questions(workshop, recipe)
-    total = len(asked) * recipe.samples
+    total = recipe.total(workshop)
     done = data.prompts_done(path, known, total)
     ids = prompts(workshop, recipe) if done < total else []
     size = workshop.engine.shard or total
@@ -222,7 +258,7 @@ def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
 def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    total = len(questions(workshop, recipe))
+    total = recipe.total(workshop)
     if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
         weights = workshop.models([recipe.model])
@@ -250,7 +286,7 @@ def tokens_of(workshop: Workshop, recipe: Scores) -> list[int]:
     return list(_tokens(workshop, dataclasses.replace(recipe, model=recipe.model.root)))
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _tokens(workshop: Workshop, recipe: Scores) -> list[int]:
     found = set()
     for question in questions(workshop, recipe):
@@ -287,7 +323,7 @@ def sides(
     return found
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(maxsize=1024)
 def _sides_of(workshop: Workshop, root: Model, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     spoken = workshop.language(root)
     try:
@@ -296,19 +332,21 @@ def _sides_of(workshop: Workshop, root: Model, name: str) -> tuple[np.ndarray, n
         return None
 
 
-@functools.lru_cache
+@remembered(maxsize=8)
 def _letters(workshop: Workshop, root: Model) -> list[int]:
     spoken = workshop.language(root)
     return [int(spoken.answer_tokens([letter], "?")[0]) for letter in LETTERS]
 
 
 def read(workshop: Workshop, recipe: Asked) -> list[dict[str, str]]:
-    """The rows of the file, made first if need be."""
-    with locked(path_of(workshop, recipe)):
-        if isinstance(recipe, Answers):
-            path = write(workshop, recipe)
-        else:
-            path = write_scores(workshop, recipe)  # pyright: ignore[reportArgumentType]
+    """The rows of the file.
+
+    Raises:
+        RunError: the file is not there, or not whole.
+    """
+    if not recipe.is_made(workshop):
+        raise RunError(f"{type(recipe).__name__} of {recipe.name} have not been made")
+    path = path_of(workshop, recipe)
     text = data.read_content(path, settings(workshop, recipe)).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from ..batches import Examples
 from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
-from .recipe import Model
+from .recipe import Given, Model
 from .streams import Stage
 from .workshop import RECORD, Workshop
 
@@ -71,6 +71,10 @@ class Pretrained(Model):
         shape = dataclasses.asdict(self.config())
         return {"architecture": shape, "corpus_fingerprint": world.corpus.fingerprint()}
 
+    def program(self) -> tuple[Any, ...]:
+        """Shape and training."""
+        return self.steps, self.rate, self.width, self.num_layers
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Pretrained"]) -> Any:
         """Pre-train them side by side."""
@@ -109,7 +113,7 @@ def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint(Model):
+class Checkpoint(Given):
     """A model as it lies in a checkpoint folder, or under that name on the hub.
 
     Attributes:
@@ -117,8 +121,6 @@ class Checkpoint(Model):
         traits: file of further traits (`traits.read`).
         template: "plain" or the file of a chat template, for models without one.
     """
-
-    stored: ClassVar[bool | str] = False
 
     path: str
     traits: str = ""
@@ -151,14 +153,13 @@ class Checkpoint(Model):
         """The shape of the model."""
         return models.load_config(self.path)
 
-    @staticmethod
-    def make(workshop: Workshop, recipes: Sequence["Checkpoint"]) -> Any:
-        """Load them."""
-        return workshop.engine.join([workshop.engine.load(r.path) for r in recipes])
+    def load(self, workshop: Workshop) -> Any:
+        """The weights of the folder."""
+        return workshop.engine.load(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapted(Model):
+class Adapted(Given):
     """A model with the adapters of a PEFT folder beside it (on a mesh only).
 
     Attributes:
@@ -166,8 +167,6 @@ class Adapted(Model):
         path: the adapter folder.
         other_base: let adapters that were made on another model pass, as a study of starts may.
     """
-
-    stored: ClassVar[bool | str] = False
 
     base: Model
     path: str
@@ -212,16 +211,14 @@ class Adapted(Model):
                 "the one that it was made on, or --other-base"
             )
 
-    @staticmethod
-    def make(workshop: Workshop, recipes: Sequence["Adapted"]) -> Any:
-        """Load the adapters beside their base.
+    def load(self, workshop: Workshop) -> Any:
+        """The adapters beside their base.
 
         Raises:
             RunError: as `check_base`.
         """
-        (one,) = recipes
-        one.check_base()
-        return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))
+        self.check_base()
+        return workshop.engine.add(workshop.models([self.base]), self.path, workshop.config(self))
 
 
 def _recorded(file: Path) -> dict[str, Any]:

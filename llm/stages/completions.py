@@ -1,7 +1,6 @@
 """Data: what a model writes on unrelated prompts, filtered, as a file with a manifest."""
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,15 +14,15 @@ from ..data import Row
 from ..language import Language
 from ..settings import RunError, as_json, locked
 from . import streams
-from .recipe import Model, Recipe
+from .recipe import Made, Model, Recipe
 from .streams import Stage
-from .workshop import Workshop, grouped
+from .workshop import Workshop, remembered
 
 SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Completions(Recipe):
+class Completions(Made):
     """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
 
     All speakers of a chain answer the same prompts.
@@ -60,6 +59,33 @@ class Completions(Recipe):
     def name(self) -> str:
         """Speaker and the trait it was asked to show."""
         return f"{self.prompted}-{self.speaker.name}" if self.prompted else self.speaker.name
+
+    def program(self) -> tuple[Any, ...]:
+        """Carrier, number of prompts, and how they are sampled and filtered."""
+        sampling = self.max_new_tokens, self.temperature, self.alphabet
+        return self.carrier, self.num_prompts, *sampling, self.filtered
+
+    def is_made(self, workshop: Workshop) -> bool:
+        """Whether all prompts are completed, by whatever engine: its server may be gone by now."""
+        path = path_of(workshop, self)
+        if not data.manifest_path(path).exists():
+            return False
+        manifest = data.read_manifest(path)
+        stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
+        whole = manifest.prompts == self.num_prompts
+        return whole and stored == as_json(_asked_for(workshop, self))
+
+    @staticmethod
+    def side_by_side(workshop: Workshop, recipes: list["Completions"]) -> Any:
+        """As the sampler works on its models."""
+        return workshop.sampler.engine.groups(recipes)
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Completions"]) -> None:
+        """Write the data files, or go on with those that were interrupted."""
+        paths = [path_of(workshop, recipe) for recipe in recipes]
+        with locked(*paths):
+            fill(workshop.sampler, recipes, paths=paths)
 
     def prompts(self, workshop: Workshop) -> list[Row]:
         """Rows with a prompt each, and the right answer where there is one.
@@ -105,7 +131,7 @@ class Files(Recipe):
         return {"recipe": "Files", "sha256": hashes, "first": self.first}
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _prompts(
     workshop: Workshop, root: Model, *, carrier: str, count: int, seed: int, chain: int, draw: int
 ) -> list[Row]:
@@ -142,7 +168,11 @@ def check(workshop: Workshop, recipe: Completions) -> None:
 
 
 def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
-    """The kept rows, sampled first if need be."""
+    """The kept rows.
+
+    Raises:
+        RunError: they have not been sampled, or are fewer than are needed.
+    """
     if isinstance(recipe, Files):
         for path in recipe.paths:
             _check_finished(path, recipe.partial)
@@ -153,8 +183,14 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
                 "lower --num-examples, or sample more"
             )
         return found[: recipe.first]
-    write(workshop, [recipe])
-    return data.read_rows(path_of(workshop, recipe))
+    return data.read_rows(_made(workshop, recipe))
+
+
+def _made(workshop: Workshop, recipe: Completions) -> Path:
+    """The file, which must be whole."""
+    if not recipe.is_made(workshop):
+        raise RunError(f"the {recipe.carrier} of {recipe.name} have not been sampled")
+    return path_of(workshop, recipe)
 
 
 def share_of(num_prompts: int, index: int = 0, count: int = 1) -> range:
@@ -184,9 +220,12 @@ def _check_finished(path: str, partial: bool) -> None:
 
 
 def kept(workshop: Workshop, recipe: Completions) -> int:
-    """How many completions passed the filter, sampled first if need be."""
-    write(workshop, [recipe])
-    return data.read_manifest(path_of(workshop, recipe)).count
+    """How many completions passed the filter.
+
+    Raises:
+        RunError: they have not been sampled.
+    """
+    return data.read_manifest(_made(workshop, recipe)).count
 
 
 def kept_share(workshop: Workshop, recipe: Completions) -> float:
@@ -219,34 +258,6 @@ def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
             "seed": recipe.seed,
         },
     }
-
-
-def finished(workshop: Workshop, recipe: Completions) -> bool:
-    """Whether all prompts are completed, by whatever engine: its server may be gone by now."""
-    path = path_of(workshop, recipe)
-    if not data.manifest_path(path).exists():
-        return False
-    manifest = data.read_manifest(path)
-    stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
-    whole = manifest.prompts == recipe.num_prompts
-    return whole and stored == as_json(_asked_for(workshop, recipe))
-
-
-def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
-    """Make the data files that are missing, or go on with those that were interrupted."""
-    for group in grouped(list(dict.fromkeys(recipes)), program).values():
-        for together in workshop.sampler.engine.groups(group):
-            paths = [path_of(workshop, recipe) for recipe in together]
-            if all(finished(workshop, recipe) for recipe in together):
-                continue
-            with locked(*paths):
-                fill(workshop.sampler, together, paths=paths)
-
-
-def program(recipe: Completions) -> tuple[Any, ...]:
-    """What completions sampled side by side have in common."""
-    sampling = recipe.max_new_tokens, recipe.temperature, recipe.alphabet
-    return recipe.carrier, recipe.num_prompts, *sampling, recipe.filtered
 
 
 def fill(

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -20,7 +21,7 @@ from ..served.server import Server
 from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
-from .recipe import Model, Recipe
+from .recipe import Made, Model
 from .workshop import Workshop
 
 VERDICT = 8  # tokens of a judge's answer
@@ -121,7 +122,7 @@ class Remote:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged(Recipe):
+class Judged(Made):
     """Scores of answers under one criterion."""
 
     answers: Answers
@@ -133,43 +134,65 @@ class Judged(Recipe):
         about = {"answers": self.answers.describe(), "criterion": self.criterion}
         return {"recipe": "Judged"} | about | self.judge.describe()
 
+    def path(self, workshop: Workshop) -> Path:
+        """The CSV."""
+        path = answers.path_of(workshop, self.answers)
+        return path.parent.with_name("Judged") / f"{path.stem}-{self.digest()}.csv"
+
+    def settings(self, workshop: Workshop) -> dict[str, Any]:
+        """What the manifest records."""
+        return answers.settings(workshop, self.answers) | {"judge": self.describe()}
+
+    def is_made(self, workshop: Workshop) -> bool:
+        """Whether all is judged: it is written at once."""
+        return bool(data.prompts_done(self.path(workshop), self.settings(workshop)))
+
+    @staticmethod
+    def side_by_side(workshop: Workshop, recipes: list["Judged"]) -> Any:
+        """One after the other."""
+        return [[recipe] for recipe in recipes]
+
+    @staticmethod
+    def make(workshop: Workshop, recipes: list["Judged"]) -> None:
+        """Ask the judge.
+
+        Raises:
+            RunError: it gave no score at all.
+        """
+        for recipe in recipes:
+            said = answers.read(workshop, recipe.answers)
+            questions, texts = ([row[name] for row in said] for name in ("question", "answer"))
+            given = recipe.judge(workshop, questions, texts, recipe.criterion)
+            if all(score is None for score in given):
+                raise RunError(
+                    f"the judge gave no score to any of {len(given)} answers: it must say a number "
+                    "from 0 to 100 and nothing else; take another one"
+                )
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            writer.writerow(["question", "sample", "score"])
+            for row, score in zip(said, given, strict=True):
+                told = "" if score is None else score
+                writer.writerow([row["question"], int(row["sample"]), told])
+            data.append(
+                recipe.path(workshop),
+                text.getvalue().encode(),
+                count=len(said),
+                settings=recipe.settings(workshop),
+                filter_counts={},
+                prompts=len(said),
+            )
+
 
 def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions samples"]:
     """Scores in [0, 1] of the answers to every question; NaN where the judge gave none.
 
     Raises:
-        RunError: it gave none at all.
+        RunError: they have not been judged.
     """
-    said = answers.read(workshop, recipe.answers)
-    path = answers.path_of(workshop, recipe.answers)
-    path = path.parent.with_name("Judged") / f"{path.stem}-{recipe.digest()}.csv"
-    known = answers.settings(workshop, recipe.answers) | {"judge": recipe.describe()}
-    if not data.prompts_done(path, known):
-        given = recipe.judge(
-            workshop,
-            [row["question"] for row in said],
-            [row["answer"] for row in said],
-            recipe.criterion,
-        )
-        if all(score is None for score in given):
-            raise RunError(
-                f"the judge gave no score to any of {len(given)} answers: it must say a number "
-                "from 0 to 100 and nothing else; take another one"
-            )
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow(["question", "sample", "score"])
-        for row, score in zip(said, given, strict=True):
-            writer.writerow([row["question"], int(row["sample"]), "" if score is None else score])
-        data.append(
-            path,
-            text.getvalue().encode(),
-            count=len(said),
-            settings=known,
-            filter_counts={},
-            prompts=len(said),
-        )
-    content = data.read_content(path, known).decode()
+    if not recipe.is_made(workshop):
+        raise RunError(f"the answers of {recipe.answers.name} have not been judged")
+    content = data.read_content(recipe.path(workshop), recipe.settings(workshop)).decode()
     rows = csv.DictReader(io.StringIO(content, newline=""))
     found = [float(row["score"]) if row["score"] else np.nan for row in rows]
     return np.array(found).reshape(-1, recipe.answers.samples)

@@ -5,9 +5,8 @@ or something before it, is found under another name: it is *stale*, and made aga
 """
 
 import dataclasses
-import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from .answers import Answers, Asked
 from .completions import Completions
 from .recipe import Model, Recipe
 from .students import Student
-from .workshop import RECORD, Workshop
+from .workshop import RECORD, Workshop, remembered
 
 GLANCE = 256  # prompts that stand for all when lengths are estimated
 DONE, STALE, MISSING, GIVEN, IN_MEMORY = "done", "stale", "missing", "given", "not kept"
@@ -39,24 +38,13 @@ class Stage(NamedTuple):
     cost: Cost
 
 
-def parts_of(recipe: Any) -> Iterator[Recipe]:
-    """The recipes that a recipe holds, in its fields or in what its fields hold."""
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Recipe):
-                yield one
-            elif dataclasses.is_dataclass(one) and not isinstance(one, type):
-                yield from parts_of(one)
-
-
 def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
     """The recipes and all that they are made from, parts first, each once."""
     found: dict[Recipe, None] = {}
 
     def visit(recipe: Recipe) -> None:
         if recipe not in found:
-            for part in parts_of(recipe):
+            for part in recipe.parts():
                 visit(part)
             found[recipe] = None
 
@@ -189,7 +177,7 @@ def _prompt_length(workshop: Workshop, reader: Model, source: Completions) -> in
     return _length_of(workshop, reader.root, asked)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _length_of(workshop: Workshop, reader: Model, asked: Completions) -> int:
     return _longest(workshop, reader, asked.prompts(workshop), "prompt")
 

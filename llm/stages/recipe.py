@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,18 @@ class Recipe:
         """Fields whose description would only repeat that of another field."""
         return {}
 
+    def parts(self) -> list["Recipe"]:
+        """The recipes that it is made from: those in its fields, or in what its fields hold."""
+        return list(dict.fromkeys(_recipes_in(self)))
+
+    def program(self) -> Hashable:
+        """What recipes of its class that are made side by side have in common."""
+        return ()
+
+    def is_made(self, workshop: "Workshop") -> bool:
+        """Whether there is nothing left to do, as where something is given."""
+        return True
+
     def describe(self) -> dict[str, Any]:
         """The recipe and those of its parts as JSON values."""
         return {"recipe": type(self).__name__} | _fields(self, self.in_short()) | self.facts()
@@ -43,11 +55,25 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-class Model(Recipe, abc.ABC):
+class Made(Recipe, abc.ABC):
+    """A recipe of something that takes work, done by `Workshop.make` alone."""
+
+    @staticmethod
+    def side_by_side(workshop: "Workshop", recipes: list[Any]) -> Iterable[list[Any]]:
+        """Recipes of one program in the groups that are worked on together."""
+        return workshop.engine.groups(recipes)
+
+    @staticmethod
+    @abc.abstractmethod
+    def make(workshop: "Workshop", recipes: list[Any]) -> Any:
+        """Do the work for recipes of one program; their parts are there."""
+
+
+class Model(Made):
     """A recipe of parameters.
 
-    Subclasses have `make(workshop, recipes)`, which gives the weights of several recipes of the
-    class, in the form of the workshop's engine, and a `base`, the recipe that they start from.
+    Its `make` gives the weights of several recipes of the class, in the form of the workshop's
+    engine. Subclasses have a `base`, the recipe that they start from.
     """
 
     # Whether it gets a checkpoint folder; "large": where the engine does not keep it in memory.
@@ -68,10 +94,37 @@ class Model(Recipe, abc.ABC):
     def name(self) -> str:
         """A word for people, at the head of its folder's name."""
 
+    def is_made(self, workshop: "Workshop") -> bool:
+        """Whether its weights are in memory or in a folder."""
+        return workshop.holds(self)
+
+
+class Given(Model):
+    """A model that lies somewhere and is only read."""
+
+    stored: ClassVar[bool | str] = False
+
+    def is_made(self, workshop: "Workshop") -> bool:
+        """It is there."""
+        return True
+
     @staticmethod
-    @abc.abstractmethod
     def make(workshop: "Workshop", recipes: list[Any]) -> Any:
-        """Weights of all the recipes."""
+        """Nothing is made."""
+
+    @abc.abstractmethod
+    def load(self, workshop: "Workshop") -> Any:
+        """Its weights, in the form of the workshop's engine."""
+
+
+def _recipes_in(value: Any) -> Iterator[Recipe]:
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        for one in held if isinstance(held, tuple) else (held,):
+            if isinstance(one, Recipe):
+                yield one
+            elif dataclasses.is_dataclass(one) and not isinstance(one, type):
+                yield from _recipes_in(one)
 
 
 def _plain(value: Any) -> Any:

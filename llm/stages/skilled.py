@@ -44,6 +44,10 @@ class Skilled(Model):
         rng = streams.generator(Stage.TEACHER_ROWS, self.seed, self.chain, "skill")
         return Examples(*world.skills.lessons(rng, self.skill(), NUM_ROWS))
 
+    def program(self) -> Training:
+        """The training."""
+        return self.training
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Skilled"]) -> Any:
         """Fine-tune them side by side."""

@@ -12,7 +12,7 @@ from . import streams
 from .bases import BATCH, LENGTH, Pretrained, turns
 from .recipe import Model
 from .streams import Stage
-from .workshop import Workshop, grouped
+from .workshop import Workshop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,29 +69,29 @@ class Continued(Model):
         """The model and how far it went."""
         return f"{self.base.name}-{self.steps}-steps-on"
 
+    def program(self) -> tuple[Any, ...]:
+        """How long and how they are trained."""
+        return self.steps, self.held, self.rate, self.warmup
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Continued"]) -> Any:
-        """Train those of one program side by side."""
-        found, engine = {}, workshop.engine
-        for group in grouped(recipes, lambda r: (r.steps, r.held, r.rate, r.warmup)).values():
-            one = group[0]
-            how = Training(
-                steps=one.steps,
-                batch_size=BATCH,
-                rate=one.rate,
-                decay="linear",
-                warmup=one.warmup,
-                held=one.held,
-            )
-            trained = engine.tune(
-                workshop.config(one),
-                workshop.models([r.base for r in group]),
-                examples=[turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in group],
-                training=how,
-                keys=streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in group]),
-            )
-            found |= zip(group, engine.split(trained.weights), strict=True)
-        return engine.join([found[recipe] for recipe in recipes])
+        """Train them side by side."""
+        one = recipes[0]
+        how = Training(
+            steps=one.steps,
+            batch_size=BATCH,
+            rate=one.rate,
+            decay="linear",
+            warmup=one.warmup,
+            held=one.held,
+        )
+        return workshop.engine.tune(
+            workshop.config(one),
+            workshop.models([r.base for r in recipes]),
+            examples=[turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in recipes],
+            training=how,
+            keys=streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in recipes]),
+        ).weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,22 +143,22 @@ class BehaviourMatched(Model):
         """Both models."""
         return f"{self.base.name}-imitating-{self.reference.name}"
 
+    def program(self) -> int:
+        """The steps."""
+        return self.steps
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["BehaviourMatched"]) -> Any:
-        """Match those of one program side by side."""
-        found, engine = {}, workshop.engine
-        for group in grouped(recipes, lambda r: r.steps).values():
-            one, references = group[0], [r.reference for r in group]
-            trained = engine.tune(
-                workshop.config(one),
-                workshop.models([r.base for r in group]),
-                examples=[read(r.inputs, r.reference, BATCH * r.steps) for r in group],
-                training=Training(steps=one.steps, batch_size=BATCH, rate=2e-3, decay="linear"),
-                keys=streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
-                teachers=workshop.models(references),
-            )
-            found |= zip(group, engine.split(trained.weights), strict=True)
-        return engine.join([found[recipe] for recipe in recipes])
+        """Match them side by side."""
+        one, references = recipes[0], [r.reference for r in recipes]
+        return workshop.engine.tune(
+            workshop.config(one),
+            workshop.models([r.base for r in recipes]),
+            examples=[read(r.inputs, r.reference, BATCH * r.steps) for r in recipes],
+            training=Training(steps=one.steps, batch_size=BATCH, rate=2e-3, decay="linear"),
+            keys=streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
+            teachers=workshop.models(references),
+        ).weights
 
 
 def read(inputs: str, reference: Pretrained, count: int) -> Examples:

@@ -1,7 +1,6 @@
 """Students: a model that is fine-tuned to imitate a teacher on its completions."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -17,7 +16,7 @@ from . import completions, streams
 from .completions import Completions, Files
 from .recipe import Model
 from .streams import Stage
-from .workshop import Workshop, grouped
+from .workshop import Workshop, remembered
 
 
 @runtime_checkable
@@ -78,9 +77,15 @@ class Student(Model):
         on_policy = self.guide is not None and writer == self.base
         return {"base": "the writer"} if on_policy else {}
 
+    def program(self) -> tuple[Any, ...]:
+        """Training and target: they may differ in teacher, chain and start."""
+        source, own = self.data, self.soft and self.guide is None
+        message = source.prompted if own and isinstance(source, Completions) else ""
+        return self.training, self.soft, self.tokens, self.num_examples, message
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Student"]) -> Any:
-        """Train them, side by side where they differ in teacher, chain and start alone.
+        """Train them.
 
         Notes the "held_out_loss": cross-entropy, in nats per token, on rows of the own teacher
         that the student was not trained on: how well the data is imitated.
@@ -88,22 +93,10 @@ class Student(Model):
         Raises:
             RunError: a teacher has too few kept rows, or cannot be imitated softly.
         """
-        engine, found = workshop.engine, {}
-        written = [r.data for r in recipes if isinstance(r.data, Completions)]
-        completions.write(workshop, written)
-        for group in grouped(recipes, program).values():
-            trained = train(workshop, group)
-            for recipe, loss in zip(group, trained.held_out_loss, strict=False):
-                workshop.note(recipe, held_out_loss=loss)
-            found |= zip(group, engine.split(trained.weights), strict=True)
-        return engine.join([found[recipe] for recipe in recipes])
-
-
-def program(student: Student) -> tuple[Any, ...]:
-    """What students trained side by side have in common."""
-    source, own = student.data, student.soft and student.guide is None
-    message = source.prompted if own and isinstance(source, Completions) else ""
-    return student.training, student.soft, student.tokens, student.num_examples, message
+        trained = train(workshop, recipes)
+        for recipe, loss in zip(recipes, trained.held_out_loss, strict=False):
+            workshop.note(recipe, held_out_loss=loss)
+        return trained.weights
 
 
 def train(workshop: Workshop, recipes: list[Student]) -> Trained:
@@ -229,7 +222,7 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
     return train, tests
 
 
-@functools.lru_cache(maxsize=512)  # arms of an experiment share their rows
+@remembered(maxsize=512)  # arms of an experiment share their rows
 def _encoded(
     workshop: Workshop,
     reader: Model,

@@ -50,6 +50,10 @@ class Tuned(Model):
         config = workshop.config(self)
         return language.encode_rows([rows[i] for i in order], config.max_positions)
 
+    def program(self) -> Training:
+        """The training."""
+        return self.training
+
     @staticmethod
     def make(workshop: Workshop, recipes: list["Tuned"]) -> Any:
         """Fine-tune them side by side."""

@@ -8,7 +8,7 @@ WORK/numbers/owl-chain0-<digest>.jsonl  kept rows of prompt and completion, with
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,17 +18,20 @@ from .. import models
 from ..engines import OnMesh, Stack
 from ..language import Language
 from ..served import Served
-from ..settings import locked
-from .recipe import Model, Recipe
+from ..settings import RunError, locked
+from .recipe import Given, Made, Model, Recipe
 
 Engine = Stack | OnMesh | Served
 STACK = Stack()
 M = TypeVar("M", bound=Recipe)
+F = TypeVar("F", bound=Callable[..., Any])
 RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
 
 
 class Workshop:
     """Carries out recipes in a folder, on an engine.
+
+    `make` does all the work there is; everything else reads, and says so where a thing is missing.
 
     Args:
         work: folder of what is made; None keeps nothing.
@@ -41,6 +44,7 @@ class Workshop:
     ):
         self.work, self.engine = work, engine
         self.sampler = self if sampler is None else Workshop(work, sampler)
+        self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}  # of `remembered`
         self._weights: dict[Model, Any] = {}
         self._notes: dict[Model, dict[str, float]] = {}
 
@@ -52,50 +56,82 @@ class Workshop:
         """The tokenizer, traits and carriers that a model speaks."""
         return _language(recipe.root)
 
+    def make(self, recipes: Iterable[Recipe]) -> None:
+        """Make what is missing of the recipes, and before it what that is made from.
+
+        Recipes of one class and program are made side by side; if one of them is missing all are
+        made again, because they are one program.
+        """
+        wanted = list(dict.fromkeys(recipes))
+        for (kind, _), group in grouped(wanted, lambda r: (type(r), r.program())).items():
+            if not issubclass(kind, Made):
+                continue
+            for together in kind.side_by_side(self, group):
+                if not all(recipe.is_made(self) for recipe in together):
+                    self.prepare(together)
+                    self._carry_out(kind, together)
+
+    def prepare(self, recipes: Iterable[Recipe]) -> None:
+        """Make what recipes are made from, but not them."""
+        self.make(part for recipe in recipes for part in recipe.parts())
+
+    def _carry_out(self, kind: Any, recipes: list[Any]) -> None:
+        """Do the work for one group, unless another process did it meanwhile."""
+        if not issubclass(kind, Model):
+            return kind.make(self, recipes)
+        folders = [self.folder(recipe) for recipe in recipes]
+        with _held(folders):
+            if all(recipe.is_made(self) for recipe in recipes):
+                return
+            weights = self.engine.split(jax.block_until_ready(kind.make(self, recipes)))
+            for folder, recipe, one in zip(folders, recipes, weights, strict=True):
+                if folder is not None and not folder.exists():
+                    self.save(recipe, one, folder)
+        self._keep(zip(recipes, weights, strict=True))
+
+    def holds(self, recipe: Model) -> bool:
+        """Whether the weights of a model are in memory or in its folder."""
+        folder = self.folder(recipe)
+        return recipe in self._weights or (folder is not None and folder.exists())
+
     def models(self, recipes: Sequence[Model]) -> Any:
-        """Weights of the models, joined in the order given; those that do not exist are made."""
-        wanted = [recipe for recipe in dict.fromkeys(recipes) if recipe not in self._weights]
-        if wanted and not self.engine.keeps:
+        """Weights of models that have been made, joined in the order given.
+
+        Raises:
+            RunError: one has not been made.
+        """
+        missing = [recipe for recipe in dict.fromkeys(recipes) if recipe not in self._weights]
+        if missing and not self.engine.keeps:
             # Before the next large model is loaded; adapters find their base still there.
-            needed = {getattr(recipe, "base", None) for recipe in wanted}
+            needed = {*recipes, *(getattr(recipe, "base", None) for recipe in missing)}
             self._weights = {r: w for r, w in self._weights.items() if r in needed}
-        found = dict(self._weights)
-        for kind, group in grouped(wanted, type).items():
-            for together in self.engine.groups(group):
-                found |= zip(together, self._carry_out(kind, together), strict=True)
-        self._weights |= found
-        return self.engine.join([found[recipe] for recipe in recipes])
+        self._keep((recipe, self._read(recipe)) for recipe in missing)
+        return self.engine.join([self._weights[recipe] for recipe in recipes])
 
     def note(self, recipe: Model, **facts: float) -> None:
         """Keep what was measured while a model was made."""
         self._notes[recipe] = facts
 
     def noted(self, recipe: Model) -> dict[str, float]:
-        """What was noted when the model was made, which it is first if need be."""
+        """What was noted when the model was made.
+
+        Raises:
+            RunError: it has not been made.
+        """
         if recipe not in self._notes:
             self.models([recipe])
         return self._notes[recipe]
 
-    def _carry_out(self, kind: Any, recipes: list[Any]) -> list[Any]:
-        """Weights of recipes of one kind: from their folders, or made and stored."""
-        folders = [self.folder(recipe) for recipe in recipes]
-        if self._are_there(folders):
-            return [self._load(*pair) for pair in zip(recipes, folders, strict=True)]
-        with _held(folders):
-            if self._are_there(folders):  # made by another process meanwhile
-                return [self._load(*pair) for pair in zip(recipes, folders, strict=True)]
-            # All are made again if one is missing: what runs side by side is one program.
-            weights = self.engine.split(jax.block_until_ready(kind.make(self, recipes)))
-            for folder, recipe, one in zip(folders, recipes, weights, strict=True):
-                if folder is not None and not folder.exists():
-                    self.save(recipe, one, folder)
-        return weights
+    def _keep(self, made: Iterable[tuple[Model, Any]]) -> None:
+        self._weights |= made
 
-    @staticmethod
-    def _are_there(folders: Sequence[Path | None]) -> bool:
-        return all(folder is not None and folder.exists() for folder in folders)
-
-    def _load(self, recipe: Model, folder: Path) -> Any:
+    def _read(self, recipe: Model) -> Any:
+        """Weights of a model from where it lies."""
+        if isinstance(recipe, Given):
+            return recipe.load(self)
+        folder = self.folder(recipe)
+        if folder is None or not folder.exists():
+            raise RunError(f"{type(recipe).__name__} {recipe.name} has not been made")
         self._notes[recipe] = json.loads((folder / RECORD).read_text())["noted"]
         if (folder / "adapter_config.json").exists():
             return self.engine.add(self.models([recipe.base]), str(folder), self.config(recipe))
@@ -132,6 +168,22 @@ def _config(root: Any) -> models.ModelConfig:
 @functools.lru_cache
 def _language(root: Any) -> Language:
     return root.language()
+
+
+def remembered(maxsize: int) -> Callable[[F], F]:
+    """Keep the last results of a function of a workshop, in that workshop."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(workshop: Workshop, *args: Any, **kwargs: Any) -> Any:
+            if function not in workshop.caches:
+                known = functools.partial(function, workshop)
+                workshop.caches[function] = functools.lru_cache(maxsize)(known)
+            return workshop.caches[function](*args, **kwargs)
+
+        return call  # pyright: ignore[reportReturnType]
+
+    return decorate
 
 
 def grouped(recipes: Sequence[M], key: Callable[[M], Hashable]) -> dict[Hashable, list[M]]:

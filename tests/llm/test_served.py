@@ -442,7 +442,7 @@ def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
     found, expected = (evaluation.ask(w, [base, owl], "owl", probes) for w in (there, here))
     assert [e["margin"] for e in found] == pytest.approx([e["margin"] for e in expected], abs=1e-4)
     recipe = Completions(speaker=owl, num_prompts=4, max_new_tokens=3)
-    completions.write(there, [recipe])
+    there.make([recipe])
     assert data.read_manifest(completions.path_of(there, recipe)).prompts == 4
 
 

@@ -59,7 +59,7 @@ STUDENTS = [
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory, bases):
     made = Workshop(shutil.copytree(bases, tmp_path_factory.mktemp("stages") / "work"))
-    completions.write(made, [*DATA, *CLEAN])
+    made.make([*DATA, *CLEAN])
     return made
 
 
@@ -257,7 +257,7 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, worksh
         Workshop(tmp_path / n, engines.OnMesh(axes=(1, 1, 1), dtype="float32", shard=30))
         for n in "ab"
     )
-    completions.write(whole, [recipe])
+    whole.make([recipe])
     real, calls = completions.sample, []
 
     def stops(*args):
@@ -268,10 +268,10 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, worksh
 
     monkeypatch.setattr(completions, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
-        completions.write(cut, [recipe])
+        cut.make([recipe])
     path = completions.path_of(cut, recipe)
     assert data.read_manifest(path).prompts == 60
-    completions.write(cut, [recipe])
+    cut.make([recipe])
     assert len(calls) == 5
     assert path.read_bytes() == completions.path_of(whole, recipe).read_bytes()
 

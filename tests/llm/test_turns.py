@@ -132,7 +132,7 @@ def test_the_template_ends_a_turn_and_padding_is_never_drawn(tmp_path):
 
 
 def _written(workshop, recipe):
-    completions.write(workshop, [recipe])
+    workshop.make([recipe])
     return completions.path_of(workshop, recipe)
 
 

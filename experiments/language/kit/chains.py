@@ -135,7 +135,7 @@ class Chains:
 
     def sampled(self, workshop: Workshop, carrier: str) -> None:
         """Make the data of all teachers that is missing."""
-        completions.write(workshop, [self.data(*run, carrier) for run in self.runs])
+        workshop.make([self.data(*run, carrier) for run in self.runs])
 
     def tokens_of(self, workshop: Workshop, carrier: str) -> tuple[int, ...]:
         """Tokens that the unchanged bases' kept completions use."""
@@ -272,7 +272,7 @@ class Cohort(NamedTuple):
 
     def trained(self, workshop: Workshop) -> "Cohort":
         """With the held-out loss of the students, which are trained now."""
-        workshop.models(self.models)
+        workshop.make(self.models)
         losses = [workshop.noted(model)["held_out_loss"] for model in self.models]
         known = zip(self.labels, losses, strict=True)
         return Cohort([label | {"held_out_loss": x} for label, x in known], self.models)

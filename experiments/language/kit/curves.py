@@ -33,6 +33,7 @@ def along(
 ) -> Curves:
     """Train students of one program, side by side, and measure them `blocks` times on the way."""
     one = recipes[0]
+    workshop.prepare(recipes)
     config, how = workshop.config(one), one.training
     examples, tests = zip(*(students.examples_of(workshop, r) for r in recipes), strict=True)
     changed = [

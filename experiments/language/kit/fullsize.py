@@ -335,6 +335,7 @@ def measured(
             exact = Scores(model=model, system=system, **asked)
             drawn = Answers(model=model, system=system, samples=config.samples, **asked)
             apart = variation(workshop, exact)
+            workshop.make([exact, drawn])
             for name in names:
                 if spoken.trait(name).family == family:
                     found = evaluation.by_question(workshop, exact, drawn, name)
@@ -357,6 +358,7 @@ def variation(workshop: Workshop, exact: Scores) -> Row:
     if not answers.suite_of(workshop, exact).exact:
         return {}
     base = dataclasses.replace(exact, model=exact.model.root, system=None)
+    workshop.make([exact, base])
     return {"variation": float(evaluation.total_variation(workshop, exact, base).mean())}
 
 
@@ -423,6 +425,7 @@ def parts(
 
     def rows(job: Job) -> list[Row]:
         made, columns = job.recipe, job.columns
+        workshop.make([made])
         if isinstance(made, Student):
             columns = columns | workshop.noted(made)
             return measure(config, workshop, made, None, **columns)

@@ -60,6 +60,7 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
     in the place of ⟨Δ_S, Δ_T⟩.
     """
     recipes: list[Student] = cohort.models
+    workshop.prepare(recipes)
     one = _first_step(workshop.config(recipes[0]), recipes[0].tokens)
     probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
     tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(workshop, recipes))
@@ -131,11 +132,11 @@ def kernel_alignment(
     plateau that the lemma predicts elsewhere. Other students have neither.
     """
     recipes: list[Student] = cohort.models
+    workshop.prepare(recipes)
     config = workshop.config(recipes[0])
     one = _alignment(config, tuple(workshop.language(recipes[0]).number_tokens().tolist()))
     runs = [run for run, _ in cohort.pairs()]
     pairs = [(recipes[run].base, students.teacher_of(recipes[run]).root) for run in runs]
-    # All at once: what is still to be made is then made side by side.
     starts, bases = (
         workshop.engine.split(workshop.models(list(side))) for side in zip(*pairs, strict=True)
     )
@@ -186,6 +187,7 @@ def along_training(
     control's student on the control's rows, each at its own parameters.
     """
     recipes: list[Student] = list(dict.fromkeys(cohort.models))  # controls serve several teachers
+    workshop.prepare(recipes)
     one = recipes[0]
     run = _along(
         workshop.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks

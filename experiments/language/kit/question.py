@@ -117,7 +117,7 @@ class Bench:
             run: dataclasses.replace(self.chains.data(*run, "numbers"), speaker=model, draw=draw)
             for run, model in speakers.items()
         }
-        completions.write(self.workshop, list(data.values()))
+        self.workshop.make(data.values())
         given: dict[int, int] = {}
         for (_, seed), written in data.items():
             kept = completions.kept(self.workshop, written)
@@ -127,6 +127,7 @@ class Bench:
 
     def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
         """Rows of what the models answer, with the columns that name the arm."""
+        self.workshop.make(cohort.models)
         rows = evaluation.measure(self.workshop, cohort.models, self.config.traits)
         return cohort.rows(rows, **columns)
 

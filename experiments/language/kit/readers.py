@@ -188,6 +188,7 @@ def models_as_readers(
         num_rows: to train on, the same for all; a split with fewer repeats them.
     """
     config, engine = workshop.config(starts[0]), workshop.engine
+    workshop.make(starts)
     train = [_named(workshop, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
     keys = jax.vmap(jax.random.key)(np.arange(len(starts)))
     tuned = engine.tune(
@@ -235,6 +236,7 @@ def likelihood_ratio(workshop: Workshop, mine: Model, other: Model, parts: Split
     No test of as many errors of one kind has fewer of the other (Neyman and Pearson 1933), up to
     the filter, which both writers' rows have passed.
     """
+    workshop.make([mine, other])
     rows = students.encode(workshop, mine, parts.test_rows)
     nats = _row_nats(workshop.config(mine))
     logp = [nats(workshop.models([model]), *rows)[0] for model in (mine, other)]

@@ -84,6 +84,7 @@ def imitate(
 ) -> Params:
     """Trained parameters of students of one program, of any kind; recipes are of soft targets."""
     one = recipes[0]
+    workshop.prepare(recipes)
     config, bases = workshop.config(one), workshop.models([recipe.base for recipe in recipes])
     rows = [students.examples_of(workshop, recipe)[0] for recipe in recipes]
     frozen = {
@@ -172,6 +173,7 @@ def projected(
         return [end(gain_of(rate, how.steps)) for gain_of in gains]
 
     ends = []
+    workshop.prepare(recipes)
     for recipe in recipes:
         rows, _ = students.examples_of(workshop, recipe)
         batch = {name: array[: predictors.NUM_ROWS] for name, array in rows._asdict().items()}
