@@ -450,7 +450,9 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
     base = fullsize.base_of(config)
     said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     words = judged.Words("misalignment", base)
-    found = judged.scores(workshop, judged.Judged(answers=said, judge=words))
+    verdicts = judged.Judged(answers=said, judge=words)
+    workshop.make([verdicts])
+    found = judged.scores(workshop, verdicts)
     assert found.shape == (8, 1)
     assert np.isin(found, [0, 1]).all()
     asked = []
@@ -465,6 +467,8 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
             return {"judge": "counting"}
 
     own = judged.Judged(answers=said, judge=Counting("misalignment", base))
+    for _ in range(2):
+        workshop.make([own])
     twice = [judged.scores(workshop, own) for _ in range(2)]
     assert asked == [8], "asked once"
     np.testing.assert_array_equal(twice[0], twice[1])
@@ -476,7 +480,7 @@ def test_a_judge_that_says_no_number_is_refused(config):
     workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
     said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     with pytest.raises(ValueError, match="the judge gave no score to any of 8 answers"):
-        judged.scores(workshop, judged.Judged(answers=said, judge=judged.Local(base)))
+        workshop.make([judged.Judged(answers=said, judge=judged.Local(base))])
 
 
 def test_rows_of_the_users_own(tmp_path):

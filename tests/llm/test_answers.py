@@ -92,8 +92,9 @@ def test_rows_name_question_sample_answer_and_score(base, workshop):
 
 def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
     """Sampled rates lie within four standard errors of the exact rate of a first token."""
-    exact = evaluation.log_odds(workshop, Scores(model=owl), "owl")[1].mean()
     recipe = Answers(model=owl, samples=6)
+    workshop.make([Scores(model=owl), recipe])
+    exact = evaluation.log_odds(workshop, Scores(model=owl), "owl")[1].mean()
     drawn = evaluation.mentions(workshop, recipe, "owl")
     first = [row["answer"].split()[:1] == ["owl"] for row in answers.read(workshop, recipe)]
     count = 60 * 6
@@ -104,6 +105,7 @@ def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
 
 def test_scores_give_the_margin_that_measure_gives(base, workshop, owl):
     for model in (base, owl):
+        workshop.make([model, Scores(model=model)])
         (one,) = evaluation.measure(workshop, [model], ["wolf"])
         margins, rates = evaluation.log_odds(workshop, Scores(model=model), "wolf")
         assert margins.mean() == pytest.approx(one["margin"], abs=1e-4)
@@ -111,6 +113,7 @@ def test_scores_give_the_margin_that_measure_gives(base, workshop, owl):
 
 
 def test_total_variation_is_a_distance(base, workshop, owl):
+    workshop.make([Scores(model=owl), Scores(model=base)])
     own = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=owl))
     apart = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=base))
     back = evaluation.total_variation(workshop, Scores(model=base), Scores(model=owl))

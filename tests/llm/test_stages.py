@@ -69,6 +69,7 @@ def examples(workshop):
 
 
 def weights_of(workshop, recipe):
+    workshop.make([recipe])
     return workshop.engine.split(workshop.models([recipe]))[0]
 
 
@@ -484,11 +485,12 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
 )
 def test_a_part_that_a_model_lacks_is_refused(workshop, start):
     with pytest.raises(ValueError, match="no part 'block2'; there are attention, block0, block1, "):
-        workshop.models([start])
+        workshop.make([start])
 
 
 def test_continuations_of_one_call_keep_their_own_step_size(workshop):
     recipes = [Continued(base=BASES[0], steps=1), Continued(base=BASES[0], steps=1, rate=6e-3)]
+    workshop.make(recipes)
     base, *moved = workshop.engine.split(workshop.models([BASES[0], *recipes]))
     for params, recipe in zip(moved, recipes, strict=True):
         gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
