@@ -137,3 +137,9 @@ def say(claims: Sequence[Claim], *, holds: str, fails: str, open: str) -> str:
     if any(verdict is False for verdict in verdicts):
         return fails
     return holds if verdicts and all(verdicts) else open
+
+
+def if_shown(claims: Sequence[Claim], meaning: str) -> str:
+    """What follows where all claims hold; nothing where they do not."""
+    nothing = "Nothing yet: the claims that it would rest on do not all hold."
+    return say(claims, holds=meaning, fails=nothing, open=nothing)
