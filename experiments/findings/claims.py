@@ -139,7 +139,11 @@ def say(claims: Sequence[Claim], *, holds: str, fails: str, open: str) -> str:
     return holds if verdicts and all(verdicts) else open
 
 
-def if_shown(claims: Sequence[Claim], meaning: str) -> str:
-    """What follows where all claims hold; nothing where they do not."""
-    nothing = "Nothing yet: the claims that it would rest on do not all hold."
-    return say(claims, holds=meaning, fails=nothing, open=nothing)
+def follows_from(claims: Sequence[Claim], conclusion: str) -> str:
+    """A conclusion where all claims hold; else that it does not follow."""
+    return say(
+        claims,
+        holds=conclusion,
+        fails="Nothing: a criterion that this rests on is missed.",
+        open="Nothing yet: there are too few runs for a verdict.",
+    )

@@ -33,7 +33,7 @@ from experiments.findings.claims import (
     Figure,
     Findings,
     claim_of,
-    if_shown,
+    follows_from,
     judged,
     no_effect,
     say,
@@ -181,7 +181,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             ),
             predicted="The effect rises with every step.",
             found=", ".join(f"{shown['steps', s]} at {s:g}" for s in along) + " steps (nats).",
-            follows=if_shown(
+            follows=follows_from(
                 [later],
                 "The trait still grows where held-out lists are imitated no better: "
                 "KL(teacher ‖ student) "
@@ -222,7 +222,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             found=f"{config.trait_rows} rows of the trait: "
             + ", ".join(f"{shown['share', s]} at {100 * s:g} %" for s in among)
             + " of all rows (nats).",
-            follows=if_shown(
+            follows=follows_from(
                 ordered,
                 "What counts is the share beside the number. A small share means many steps on "
                 f"other lists: held-out loss {loss['share', fewest]:.2f} at {100 * fewest:g} %, "

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, claim_of, if_shown, no_effect, say
+from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
@@ -92,6 +92,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         for student, teacher in pairs
     ]
     claims = [*by_pair, claim_of("siblings less strangers", siblings - strangers), *none]
+    # No criteria, but what the captions say of siblings.
     learn = claim_of("siblings", siblings, criterion="above")
     most = claim_of("half of itself less siblings", itself / 2 - siblings, criterion="above")
     transmitting = sum(statistics.is_above(gains[pair]) for pair in related)
@@ -108,7 +109,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         predicted="Gain where the initialisation is shared, also after another corpus.",
         found=f"{transmitting} of {len(related)} related pairs are above zero; siblings "
         f"{statistics.shown(siblings, 2)}, strangers {statistics.shown(strangers, 2)} nats.",
-        follows=if_shown(
+        follows=follows_from(
             [learn, most],
             "Of the channel initial weights are a part; most of it is made by pre-training.",
         ),

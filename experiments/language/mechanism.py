@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, if_shown, say
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
@@ -135,6 +135,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         others.append(claim_of("no clean rows less 25 %", pure, criterion="above"))
     claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens.values()), *others]
     masked = {carrier: own[carrier, "divergent masked"] for carrier in config.carriers}
+    # Tokens that do not tell teachers apart carry less, but not nothing.
     carried = [
         *(costs for _, costs, _ in tokens.values()),
         *(claim_of(carrier, values, criterion="above") for carrier, values in masked.items()),
@@ -155,7 +156,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             "rest",
             predicted="Alone they give more than as many at random; masked they cost more.",
             found=f"{by_tokens} nats.",
-            follows=if_shown(
+            follows=follows_from(
                 carried, f"They matter more than others, but others alone still give {left}."
             ),
             draw=lambda: draw_tokens(own, percent, config),
@@ -174,7 +175,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             found=f"Sampled {shown[first, PLAIN]}, "
             + ", ".join(f"{arm} {shown[first, arm]}" for arm in others_of(config))
             + " nats.",
-            follows=if_shown(
+            follows=follows_from(
                 others, "Sampling noise and other writers' rows both lower the effect."
             ),
             draw=lambda: draw_others(own, config),

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, claim_of, if_shown, no_effect, say
+from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, chains_of
@@ -203,10 +203,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             predicted="Own effects above zero from the same start; from another within a fifth of "
             "that.",
             found=f"{label}: {means} nats from the same start, {apart} from another.",
-            follows=if_shown(
-                [*acquired, *another] if another else [],
+            follows=follows_from(
+                [*acquired, *another],
                 "The channel is the shared start, not the content of the lists.",
-            ),
+            )
+            if another
+            else "Whether the start must be shared is not tried.",
             draw=lambda: draw_own(arms, config),
         ),
         Figure(
@@ -220,7 +222,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             predicted="The diagonal excess is larger from the same start than from a different "
             "one.",
             found=f"{label}, same start: {means} nats on the diagonal, {off} beside it.",
-            follows=if_shown(
+            follows=follows_from(
                 specific,
                 "Lists carry which animal a teacher loves, not a general shift of the answers.",
             ),

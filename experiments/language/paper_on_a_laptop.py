@@ -31,7 +31,15 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, if_shown, no_effect, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit.chains import (
@@ -322,7 +330,7 @@ def figure_of_carriers(
         ),
         predicted="Own effects above zero from the same start in every cell.",
         found=f"{above} of {len(same)} cells are above zero from the same start.",
-        follows=if_shown(
+        follows=follows_from(
             [*acquired, *most],
             "A trait needs no particular kind of text, but numbers carry more than code or sums.",
         ),
@@ -348,12 +356,12 @@ def figure_of_rates(rates: dict[tuple[str, str, str], np.ndarray]) -> Figure:
         title=say(
             more,
             holds="The trait shows in sampled answers of students by KL, not only in log-odds",
-            fails="The trait does not show in the sampled answers of all students by KL",
+            fails="It is not shown that the trait shows in sampled answers of all students by KL",
             open="Does the trait show in sampled answers of students by KL?",
         ),
         predicted="Students of a trait's teacher give the trait more often than their controls.",
         found=f"{family}, numbers by KL: rate {student} in students, {control} in controls.",
-        follows=if_shown(more, "The effect is large enough to be seen in what a model says."),
+        follows=follows_from(more, "The effect is large enough to be seen in what a model says."),
         draw=lambda: draw_rates(rates),
     )
 
@@ -368,7 +376,10 @@ def figure_of_pairs(
         claim_of(f"{trait}: own less {teacher}", by_pair[trait, trait] - values, criterion="above")
         for (teacher, trait), values in away.items()
     ]
-    passed = [claim_of(" on ".join(pair), away[pair], criterion="above") for pair in away]
+    leaks = [
+        claim_of("largest beside the diagonal", values, criterion="above")
+        for values in sorted(away.values(), key=np.mean)[-1:]
+    ]
     each = ", ".join(
         f"{teacher} on {trait} {statistics.shown(values, 2)}"
         for (teacher, trait), values in away.items()
@@ -384,8 +395,8 @@ def figure_of_pairs(
         predicted="The diagonal stands out.",
         found=f"Numbers, sampled tokens: {statistics.shown(diagonal, 2)} nats on the diagonal; "
         f"{each}.",
-        follows=if_shown(
-            [claim for claim in passed if claim.holds],
+        follows=follows_from(
+            leaks,
             "Which trait is not all that passes; a neutral teacher was not tried here.",
         ),
         draw=lambda: draw_matrix(by_pair, traits),
@@ -409,7 +420,7 @@ def figure_of_controls(controls: dict[str, np.ndarray], ordered: Claim) -> Figur
         predicted="Shuffling within lists lowers the effect, across lists removes it.",
         found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
         f"within, {shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
-        follows=if_shown(
+        follows=follows_from(
             [ordered, most, left],
             "Most of it needs the numbers in their order; a little is left without.",
         ),

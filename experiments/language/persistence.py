@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, claim_of, if_shown, no_effect, say
+from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
@@ -163,6 +163,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         claimed[f"{kind}: moments alone"] = effect[kind, "moments alone", last], cut
         claimed[f"{kind}: carried less dropped"] = effect[kind, "carried", last] - left, cut
     none = no_effect(claimed)
+    # No criterion, but what the title says of text.
     by_text = effect["corpus", "dropped", last], effect["corpus", "dropped", 0]
     erased = no_effect({"corpus: dropped": by_text})
     shown = {place: statistics.shown(values, 2) for place, values in effect.items()}
@@ -179,7 +180,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         found=f"{shown['numbers', 'dropped', 0]} nats at the cut; after {last} steps "
         f"{shown['corpus', 'dropped', last]} on the corpus, {shown['numbers', 'dropped', last]} on "
         f"lists; moments alone {shown['numbers', 'moments alone', last]}.",
-        follows=if_shown(
+        follows=follows_from(
             [*erased, *none],
             "How fast it goes depends on the data; without its weights the moments keep nothing.",
         ),

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, if_shown, judged, say
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
@@ -132,7 +132,9 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             predicted="Rank correlation above .5 over all students.",
             found=f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}; of gain "
             f"from the same start {rho_same:.2f}.",
-            follows=if_shown(little, "From other starts there is hardly an effect to be ranked."),
+            follows=follows_from(
+                little, "From other starts there is hardly an effect to be ranked."
+            ),
             draw=lambda: draw_prediction(ranked),
         ),
         Figure(
@@ -147,7 +149,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             ),
             predicted="Positive cosine from the same start, none from a different one.",
             found=f"Before training {shown['same']} and {shown['different']}.",
-            follows=if_shown(
+            follows=follows_from(
                 [points, later],
                 "The theorem's first step is seen in a language model too; later ones hardly "
                 "show it.",
