@@ -164,6 +164,15 @@ def test_every_quantity_of_measure_against_numpy(tanh, case, loss, dense_loss):
             assert abs(value) > 1e5 * oracle.U * size, "else nothing is compared"
 
 
+def test_roundoff_is_the_stated_bound(tanh, case, direction):
+    """8 u E_x[Σ_i |J Δ_T|_i (1 + |f|_i)], in the precision of the logits."""
+    theta, delta = (oracle.flat(jax.device_get(p)) for p in (case.params, direction))
+    x = np.asarray(case.inputs)
+    reach = np.abs(DENSE.jacobian(theta, x) @ delta) * (1 + np.abs(DENSE.outputs(theta, x)))
+    found = alignment.roundoff(tanh.apply, case.params, direction, case.inputs)
+    assert float(found) == pytest.approx(8 * oracle.U * reach.sum(axis=-1).mean(), rel=1e-12)
+
+
 @functools.partial(jax.jit, static_argnames="loss")
 def sweep(case, eps, loss, student_params=None):
     apply = toys.mlp("tanh", (4, 8, 5), jnp.tanh).apply
