@@ -93,7 +93,7 @@ def variants(node: ast.AST, known: set[str]) -> Iterator[tuple[str, ast.expr]]:
         case ast.Constant(int(value)):
             yield "constant", ast.Constant(value + 1)
         case ast.Constant(float(value)):
-            yield "constant", ast.Constant(2 * value)
+            yield "constant", ast.Constant(2 * value or 1.0)
         case ast.IfExp(_, body, otherwise):
             yield from (("alternative", side) for side in (body, otherwise))
         case ast.Name(name):

@@ -21,12 +21,10 @@ def test_the_same_seed_draws_the_same_mutants_from_every_file_and_of_every_kind(
 
 
 def test_a_mutant_is_a_file_that_differs_in_what_it_computes():
-    for path in PATHS:
-        for mutant in mutants.mutants_of(path):
-            old, new = map(ast.parse, mutant.source())
-            assert ast.dump(old) != ast.dump(new), str(mutant)
-            old, new = (ast.dump(tree.body[0]) for tree in (old, new))
-            assert old == new, "the docstring of a module is no code"
+    for mutant in mutants.drawn(["theory/asymptotics.py", *PATHS], seed=0, count=45):
+        old, new = map(ast.parse, mutant.source())
+        assert ast.dump(old) != ast.dump(new), str(mutant)
+        assert ast.get_docstring(old) == ast.get_docstring(new)
 
 
 @pytest.mark.parametrize("entry", TABLE["named"], ids=lambda entry: entry["what"])
@@ -35,7 +33,7 @@ def test_a_named_mutant_is_of_a_line_that_stands(entry):
     assert ast.dump(old) != ast.dump(new)
 
 
-@pytest.mark.parametrize("entry", TABLE["equivalent"], ids=lambda entry: entry["old"])
+@pytest.mark.parametrize("entry", TABLE.get("equivalent", []), ids=lambda entry: entry["old"])
 def test_an_equivalent_mutant_is_one_that_can_be_drawn(entry):
     known = [mutant.lines() for mutant in mutants.mutants_of(entry["file"])]
     assert (entry["old"], entry["new"]) in known
