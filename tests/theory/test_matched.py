@@ -38,18 +38,17 @@ def with_outputs_of(teacher, apply, params):
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "loss", "match", "alpha"))
-def sweep(case, params, eps, apply, loss, match=True, alpha=1.0):
+def sweep(case, params, eps, apply, loss, match=True, alpha=None):
     """`measure` over ε for a student with the teacher's outputs at the start, or with its own."""
+    step = {} if alpha is None else {"alpha": alpha}
     teacher = matched.Network(TEACHER.apply, case.params)
     student = matched.Network(apply, params)
     if match:
         student = with_outputs_of(teacher, apply, params)
     trait_s, trait_t = (toys.trait_loss(case, f.apply) for f in (student, teacher))
 
-    def at(step):
-        return matched.measure(
-            student, teacher, trait_s, trait_t, case.inputs, loss, eps=step, alpha=alpha
-        )
+    def at(e):
+        return matched.measure(student, teacher, trait_s, trait_t, case.inputs, loss, eps=e, **step)
 
     return jax.lax.map(at, eps)
 
@@ -59,6 +58,7 @@ def test_student_equal_to_teacher_is_the_theorem(tanh, case, direction, loss):
     found = sweep(case, case.params, jnp.array([1e-3]), tanh.apply, loss)
     form = alignment.quadratic_form(tanh.apply, case.params, direction, case.inputs, loss)
     np.testing.assert_allclose(found.forms.inner[0], form, rtol=1e-12)
+    np.testing.assert_allclose(found.predicted[0], -1e-3 * form, rtol=1e-12)  # a step of 1
     np.testing.assert_allclose(found.forms.alignment, 1, rtol=1e-12)
     np.testing.assert_allclose(found.forms.share, 1, rtol=1e-12)
     assert abs(found.mismatch_change[0]) < 1e-16
