@@ -10,6 +10,7 @@ import argparse
 import ast
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import pathlib
 import queue
@@ -39,6 +40,12 @@ SIBLINGS = [("student", "teacher"), ("_s", "_t"), ("outputs", "targets"), ("para
             ("values", "scale"), ("step", "angle"), ("first", "second")]  # fmt: skip
 
 
+@functools.cache
+def text_of(path: str) -> bytes:
+    """A file as it was when the run began, so that it can be edited meanwhile."""
+    return (ROOT / path).read_bytes()
+
+
 @dataclasses.dataclass(frozen=True)
 class Mutant:
     """One file with the bytes from `start` to `end` replaced."""
@@ -51,7 +58,7 @@ class Mutant:
 
     def source(self) -> tuple[bytes, bytes]:
         """The file before and after."""
-        text = (ROOT / self.path).read_bytes()
+        text = text_of(self.path)
         return text, text[: self.start] + self.new.encode() + text[self.end :]
 
     def lines(self) -> tuple[str, ...]:
@@ -133,7 +140,7 @@ def expressions(node: ast.AST, known: set[str]) -> Iterator[tuple[ast.expr, set[
 
 def mutants_of(path: str) -> Iterator[Mutant]:
     """All of a file."""
-    text = (ROOT / path).read_bytes()
+    text = text_of(path)
     starts = [0, *itertools.accumulate(map(len, text.splitlines(keepends=True)))]
     for node, known in expressions(ast.parse(text), set()):
         start = starts[node.lineno - 1] + node.col_offset
@@ -161,7 +168,7 @@ def drawn(paths: list[str], seed: int, count: int) -> list[Mutant]:
 
 def named(entry: dict[str, str]) -> Mutant:
     """A mutant of the table, whose old text must stand in its file exactly once."""
-    text, old = (ROOT / entry["file"]).read_bytes(), entry["old"].encode()
+    text, old = text_of(entry["file"]), entry["old"].encode()
     if text.count(old) != 1:
         found = f"{entry['file']} has {entry['old']!r} {text.count(old)} times"
         raise SystemExit(f"tests/mutants.toml: {found}; give text that stands there once")
@@ -228,6 +235,7 @@ def main() -> None:
     if args.list:
         return print(*mutants, sep="\n")
 
+    tests = {path: tests_of(path) for path in paths}
     with tempfile.TemporaryDirectory() as temporary:
         trees: queue.SimpleQueue[pathlib.Path] = queue.SimpleQueue()
         for job in range(args.jobs):
@@ -237,13 +245,13 @@ def main() -> None:
             tree, (right, wrong) = trees.get(), mutant.source()
             (tree / mutant.path).write_bytes(wrong)
             try:
-                return passes(tests_of(mutant.path), tree)
+                return passes(tests[mutant.path], tree)
             finally:
                 (tree / mutant.path).write_bytes(right)
                 trees.put(tree)
 
         tree = trees.get()
-        if not passes(sorted({test for path in paths for test in tests_of(path)}), tree, None):
+        if not passes(sorted(set(itertools.chain(*tests.values()))), tree, None):
             raise SystemExit("the tests fail without a mutant: mend them first")
         trees.put(tree)
         survivors, unknown = 0, 0
