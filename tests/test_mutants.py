@@ -43,5 +43,5 @@ def test_an_equivalent_mutant_is_one_that_can_be_drawn(entry):
 def test_the_tests_of_a_module_begin_with_its_own():
     for path, first in [("theory/matched.py", "tests/theory/test_matched.py"),
                         (mutants.STATISTICS, "tests/experiments/test_statistics.py"),
-                        ("theory/base.py", "tests/theory/test_check.py")]:  # fmt: skip
+                        ("theory/base.py", "tests/theory/test_base.py")]:  # fmt: skip
         assert mutants.tests_of(path)[0] == first
