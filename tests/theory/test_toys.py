@@ -18,6 +18,14 @@ def test_weights_have_the_stated_standard_deviation_and_biases_are_zero():
     assert not params["bias_0"].any()
 
 
+def test_linear_and_quadratic_are_their_formulas():
+    x = jnp.array([[1.0, 2.0], [-1.0, 0.5], [0.0, 3.0]])
+    weights = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+    expected = [[5.0, -2.0], [0.0, -0.5], [6.0, -3.0]]
+    np.testing.assert_array_equal(toys.linear(weights, x), expected)
+    np.testing.assert_array_equal(toys.quadratic(weights[0], x), [[12.5], [0.0], [18.0]])
+
+
 def test_mlp_is_its_formula():
     net = toys.mlp("relu", (3, 4, 4, 2), jax.nn.relu)
     p = toys.draw_params(net, KEY)
