@@ -169,6 +169,7 @@ def test_equality_is_the_theorems_first_alternative(verify):
     report = verify(losses.on_outputs(losses.kl(), (4,)))
     assert report.passed
     assert "exactly 0" in str(report)
+    assert not report.measured.update_residual.any(), "nothing was predicted, and nothing came"
 
 
 def test_a_linear_model_under_squared_error_has_no_remainder_at_all(verify):
