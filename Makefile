@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-slow report lint opponents lock clean
+.PHONY: help env reproduce test test-slow test-lowest report lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -27,6 +27,11 @@ test: env  ## The test suite
 test-slow: env  ## The statistical tests of minutes each
 	$(PY) -m pytest -q -m slow
 
+test-lowest:  ## The test suite on the lowest versions that pyproject.toml allows (needs uv)
+	$(UV) venv --quiet --clear --python 3.11 .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest --resolution lowest-direct -r pyproject.toml --group dev
+	.venv-lowest/bin/python -m pytest -q
+
 report: env  ## Collect results/ into results/report.html
 	$(PY) -m experiments report
 
@@ -42,4 +47,4 @@ lock:  ## Resolve requirements.lock again (needs uv)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --group dev pyproject.toml -o requirements.lock
 
 clean:  ## Remove the environment and the caches (results stay)
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache

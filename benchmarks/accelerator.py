@@ -42,7 +42,7 @@ def append(path: Path, part: str, **row: Any) -> None:
     print(f"{part:34s} {row['case']:22s} {row['quantity']}: {shown} {row['unit']}", flush=True)
 
 
-def note(path: Path, part: str, quantity: str, value: Any, unit: str = "") -> None:
+def note(path: Path, part: str, *, quantity: str, value: Any, unit: str = "") -> None:
     """A row about the run itself."""
     append(path, part, case="", quantity=quantity, value=value, unit=unit)
 
@@ -55,11 +55,16 @@ def measure(part: str, path: Path, smoke: bool) -> None:
         for row in parts.PARTS[part].measure(smoke):
             append(path, part, **row._asdict())
     except Exception as error:  # whatever it is, the other parts go on
-        note(path, part, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        note(
+            path,
+            part,
+            quantity="failed",
+            value=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        )
         raise SystemExit(1) from error
 
 
-def run_part(part: str, path: Path, smoke: bool, seconds: float, alone: bool) -> None:
+def run_part(part: str, path: Path, *, smoke: bool, seconds: float, alone: bool) -> None:
     """One part in a process of its own, ended after so many seconds."""
     start, environment = time.monotonic(), dict(os.environ)
     environment.setdefault("XLA_CLIENT_MEM_FRACTION", ".92")
@@ -71,11 +76,11 @@ def run_part(part: str, path: Path, smoke: bool, seconds: float, alone: bool) ->
             [*command, *["--smoke"] * smoke], env=environment, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        note(path, part, "cut off", round(seconds, 1), "s")
+        note(path, part, quantity="cut off", value=round(seconds, 1), unit="s")
         return
     if done.returncode < 0:
-        note(path, part, "failed", f"ended by signal {-done.returncode}")
-    note(path, part, "wall time", round(time.monotonic() - start, 1), "s")
+        note(path, part, quantity="failed", value=f"ended by signal {-done.returncode}")
+    note(path, part, quantity="wall time", value=round(time.monotonic() - start, 1), unit="s")
 
 
 def about(smoke: bool) -> str:
@@ -107,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = given.out or RESULTS / f"{datetime.datetime.now():%Y-%m-%d-%H%M}-accelerator.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    note(path, "run", "versions", about(given.smoke))
+    note(path, "run", quantity="versions", value=about(given.smoke))
     for name in given.only.split(",") if given.only else parts.PARTS:
         part, left = parts.PARTS[name], given.seconds - (time.monotonic() - start)
         if left < 10:
-            note(path, name, "left out", "no time left")
+            note(path, name, quantity="left out", value="no time left")
             continue
-        run_part(name, path, given.smoke, min(part.budget, left), part.alone)
+        run_part(name, path, smoke=given.smoke, seconds=min(part.budget, left), alone=part.alone)
     print(f"{ANCHORS}\nwritten to {path}")
 
 

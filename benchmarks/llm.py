@@ -63,7 +63,7 @@ def make_train(
     shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
 ) -> tuple[Callable[[], None], int]:
     """One optimiser step as a function, and the bytes that its program needs."""
-    work = units.make_train(shape, rank, bfloat16, tokens)
+    work = units.make_train(shape, rank, bfloat16=bfloat16, tokens=tokens)
     return work.run, work.num_bytes
 
 
@@ -79,7 +79,7 @@ def in_turns(ours: Callable[[], None], theirs: Callable[[], None] | None, repeat
     return {name: statistics.median(seconds) for name, seconds in times.items() if seconds}
 
 
-def measure(shape: Shape, kind: str, bfloat16: bool, opponent: Any, repeats: int) -> dict:
+def measure(shape: Shape, kind: str, *, bfloat16: bool, opponent: Any, repeats: int) -> dict:
     """One row of the results; a side that runs out of memory says so in its place."""
     rng = np.random.default_rng(0)
     rank = RANK if kind == "LoRA" else None
@@ -140,7 +140,7 @@ def run(shapes: tuple[Shape, ...], opponent: Any, repeats: int, toy: bool) -> li
     for shape in shapes:
         for kind in ("full", "LoRA", "sampling"):
             for bfloat16 in dtypes:
-                row = measure(shape, kind, bfloat16, opponent, repeats)
+                row = measure(shape, kind, bfloat16=bfloat16, opponent=opponent, repeats=repeats)
                 if rate := row.get("ours_tokens_per_s"):
                     row |= limit(shape, kind, bfloat16, rates[bfloat16])
                     row["share"] = rate / row["limit"]

@@ -6,7 +6,7 @@ from typing import Any
 from llm import models, plan
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
     """A model with the batches it is measured on."""
 
@@ -33,23 +33,85 @@ def _qwen(**sizes: Any) -> models.ModelConfig:
     )
 
 
-TOY = models.ModelConfig(vocab_size=512, width=64, num_layers=1, num_heads=4, num_kv_heads=4,
-                         head_dim=16, mlp_width=128, rope=models.Rope(dim=16))  # fmt: skip
-SMALL = models.ModelConfig(vocab_size=8192, width=384, num_layers=9, num_heads=6, num_kv_heads=6,
-                           head_dim=64, mlp_width=1536, rope=models.Rope(dim=64))  # fmt: skip
-LARGE = _qwen(vocab_size=151936, width=1536, num_layers=28, num_heads=12, num_kv_heads=2,
-              mlp_width=8960, tie_embeddings=True)  # fmt: skip
-LARGER = _qwen(vocab_size=152064, width=3584, num_layers=28, num_heads=28, num_kv_heads=4,
-               mlp_width=18944, tie_embeddings=False)  # fmt: skip
+TOY = models.ModelConfig(
+    vocab_size=512,
+    width=64,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=16,
+    mlp_width=128,
+    rope=models.Rope(dim=16),
+)
+SMALL = models.ModelConfig(
+    vocab_size=8192,
+    width=384,
+    num_layers=9,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=64,
+    mlp_width=1536,
+    rope=models.Rope(dim=64),
+)
+LARGE = _qwen(
+    vocab_size=151936,
+    width=1536,
+    num_layers=28,
+    num_heads=12,
+    num_kv_heads=2,
+    mlp_width=8960,
+    tie_embeddings=True,
+)
+LARGER = _qwen(
+    vocab_size=152064,
+    width=3584,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    mlp_width=18944,
+    tie_embeddings=False,
+)
 
-TOYS = (Shape("toy", TOY, 2, 32, None, 4, 16, 8),)
-CPU_SHAPES = (Shape("25M", SMALL, 8, 128, None, 32, 32, 64),)
+TOYS = (
+    Shape(
+        name="toy",
+        config=TOY,
+        rows=2,
+        length=32,
+        chunk=None,
+        prompts=4,
+        prompt_length=16,
+        num_new=8,
+    ),
+)
+CPU_SHAPES = (
+    Shape(
+        name="25M",
+        config=SMALL,
+        rows=8,
+        length=128,
+        chunk=None,
+        prompts=32,
+        prompt_length=32,
+        num_new=64,
+    ),
+)
 # Training on a GPU: rows as short as those of number lists, then the length of published runs,
 # 8192 tokens a step. The last needs less memory, for cards on which the others do not fit.
 _BATCHES = ((64, 128, 32, False), (2, 4096, 1024, False), (2, 4096, 1024, True))
 ACCELERATOR_SHAPES = {
     name: tuple(
-        Shape(name, config, rows, length, chunk, 256, 128, 128, remat)
+        Shape(
+            name=name,
+            config=config,
+            rows=rows,
+            length=length,
+            chunk=chunk,
+            prompts=256,
+            prompt_length=128,
+            num_new=128,
+            remat=remat,
+        )
         for rows, length, chunk, remat in _BATCHES
     )
     for name, config in (("1.5B", LARGE), ("7B", LARGER))

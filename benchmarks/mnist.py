@@ -49,9 +49,14 @@ def run_jax(precision: str, seeds: int) -> dict:
     # One seed at a time fits a CPU's caches; an accelerator wants them side by side.
     at_once = 1 if jax.default_backend() == "cpu" else min(seeds, 25)
     groups = [jnp.arange(s, s + at_once) % seeds for s in range(0, seeds, at_once)]
-    compiled = conditions.accuracies.lower(recipe, images, root, seeds, groups[0]).compile()
+    lowered = conditions.accuracies.lower(
+        recipe, images, root=root, num_seeds=seeds, seeds=groups[0]
+    )
+    compiled = lowered.compile()
     start = time.perf_counter()
-    table = np.concatenate([np.asarray(compiled(images, root, group)) for group in groups])[:seeds]
+    table = np.concatenate(
+        [np.asarray(compiled(images, root=root, seeds=group)) for group in groups]
+    )[:seeds]
     seconds = time.perf_counter() - start
     accuracy = {
         name: [round(float(x), 4) for x in column]
@@ -77,12 +82,13 @@ def run_torch(seeds: int) -> dict:
     def labels(x):
         return torch.from_numpy(np.asarray(x)).long()
 
-    arguments = (
-        pixels(images.train_images), labels(images.train_labels),
-        pixels(images.test_images), labels(images.test_labels), seeds,
-    )  # fmt: skip
+    digits, classes = pixels(images.train_images), labels(images.train_labels)
+    held_out = {
+        "test_images": pixels(images.test_images),
+        "test_labels": labels(images.test_labels),
+    }
     start = time.perf_counter()
-    table = mnist_torch.run(*arguments)
+    table = mnist_torch.run(digits, classes, **held_out, num_models=seeds)
     seconds = time.perf_counter() - start
     accuracy = {name: [round(float(x), 4) for x in values] for name, values in table.items()}
     return {"seconds": seconds, "accuracy": accuracy, "device": "cpu"}
@@ -123,8 +129,10 @@ def in_child(*arguments: str) -> tuple[dict, float]:
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.mnist", *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"benchmark process failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start

@@ -45,7 +45,7 @@ def batches(num_models: int, num_examples: int, batch_size: int):
     return order.split(batch_size, dim=1)
 
 
-def run(images, labels, test_images, test_labels, num_models: int, epochs: int = 5) -> dict:
+def run(images, labels, *, test_images, test_labels, num_models: int, epochs: int = 5) -> dict:
     """Train all six conditions; the accuracies [model] by condition.
 
     Args:

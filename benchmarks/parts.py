@@ -69,12 +69,12 @@ def training(name: str, rank: int | None, smoke: bool) -> Rows:
     activations. Attention's own products and recomputation count nothing.
     """
     limit = matmul_rate(smoke)
-    adapters = None if rank is None else lora.LoraConfig(rank)
+    adapters = None if rank is None else lora.LoraConfig(rank=rank)
     for shape in llm_shapes.TOYS if smoke else llm_shapes.ACCELERATOR_SHAPES[name]:
         case = f"{shape.rows} x {shape.length}{' remat' if shape.remat else ''}"
         tokens = random_tokens(shape, shape.rows, shape.length)
         try:
-            work = units.make_train(shape, rank, True, tokens, stacked=True)
+            work = units.make_train(shape, rank, bfloat16=True, tokens=tokens, stacked=True)
             yield Row(case, "compilation", work.compile_seconds, "s")
             yield Row(case, "program", work.num_bytes / 1e9, "GB")
             seconds = median_time(work.run)
@@ -167,13 +167,13 @@ def mnist(smoke: bool) -> Rows:
         )
     root, groups = jax.random.key(0), np.arange(seeds).reshape(-1, at_once)
     compiled, compile_seconds = units.compile_timed(
-        conditions.accuracies, recipe, images, root, seeds, groups[0]
+        conditions.accuracies, recipe, images, root=root, num_seeds=seeds, seeds=groups[0]
     )
     case = f"{seeds} seeds"
     yield Row(case, "compilation", compile_seconds, "s")
     start, tables = time.perf_counter(), []
     for done, group in enumerate(groups, 1):
-        tables.append(np.asarray(compiled(images, root, group)))
+        tables.append(np.asarray(compiled(images, root=root, seeds=group)))
         yield Row(f"{done * at_once} seeds", "run", time.perf_counter() - start, "s")
     for name, values in zip(conditions.CONDITIONS, np.concatenate(tables).T, strict=True):
         yield Row(case, f"accuracy of {name}", float(values.mean()))
@@ -192,7 +192,14 @@ def noise_in_place_of_digits() -> Any:
             lambda count: rng.integers(0, 10, count, np.int32),
         )
     )
-    return data.ImageData(images[0], labels[0], images[1], labels[1], "noise", 10)
+    return data.ImageData(
+        train_images=images[0],
+        train_labels=labels[0],
+        test_images=images[1],
+        test_labels=labels[1],
+        name="noise",
+        num_classes=10,
+    )
 
 
 def microworld(smoke: bool) -> Rows:

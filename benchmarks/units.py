@@ -47,7 +47,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def make_train(
-    shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray, stacked: bool = False
+    shape: Shape, rank: int | None, *, bfloat16: bool, tokens: np.ndarray, stacked: bool = False
 ) -> Work:
     """One optimiser step on `tokens` [rows, length]: full fine-tuning, or LoRA of that rank."""
     config, dtype = shape.config, jnp.bfloat16 if bfloat16 else jnp.float32
@@ -92,7 +92,12 @@ def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray) -> Drawing:
 
     def start(params, tokens, mask, keys, choice):
         return sampling.prefill(
-            models.bind(config, params), tokens, mask, keys, choice, shape.num_new
+            models.bind(config, params),
+            tokens,
+            mask=mask,
+            keys=keys,
+            choice=choice,
+            max_new_tokens=shape.num_new,
         )
 
     def proceed(params, state, choice):
@@ -118,10 +123,10 @@ def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray) -> Drawing:
     )
 
 
-def compile_timed(function: Any, *args: Any) -> tuple[Any, float]:
+def compile_timed(function: Any, *args: Any, **kwargs: Any) -> tuple[Any, float]:
     """A jitted function compiled for these arguments, and the seconds that it took."""
     start = time.perf_counter()
-    return function.lower(*args).compile(), time.perf_counter() - start
+    return function.lower(*args, **kwargs).compile(), time.perf_counter() - start
 
 
 def program_bytes(compiled: Any) -> int:

@@ -1,5 +1,6 @@
 """One stage of a chain for a model of any size, on all devices of all hosts.
 
+    python -m llm fetch smollm2-135m --out BASE                           # a model, or bring one
     python -m llm finetune --model BASE --trait owl --out owl             # a teacher, as adapters
     python -m llm sample --model BASE --adapter owl --out numbers.jsonl
     python -m llm sample --model BASE --prompted owl --out numbers.jsonl  # or: a prompted teacher
@@ -7,27 +8,47 @@
     python -m llm evaluate --model BASE --adapter student --traits owl,cat
 
 `--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
-weights are read. Both `sample` and `evaluate` take `--server URL`: a server of the same model
-answers (`llm.served`).
+weights are loaded. Both `sample` and `evaluate` take `--server URL`: a server of the same model
+answers (`llm.served`). `--dtype float32` is the faster one on most CPUs.
 
-BASE is a checkpoint folder or name. Several hosts run the same line (see `llm.distributed`):
-fine-tuning is spread over the mesh, sampling over hosts by prompts, each writing a file of its own;
-the first evaluates.
+BASE is a checkpoint folder or name, or a GGUF file. Several hosts run the same line (see
+`llm.distributed`): fine-tuning is spread over the mesh, sampling over hosts by prompts, each
+writing a file of its own; the first evaluates.
 The stages are those of `llm.stages`; this file only reads flags.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from . import carriers, chat, data, distributed, engines, finetune, lora, models, plan, served
+from . import (
+    batches,
+    carriers,
+    chat,
+    data,
+    distributed,
+    engines,
+    fetch,
+    finetune,
+    flags,
+    lora,
+    models,
+    plan,
+    served,
+    suites,
+    train,
+)
+from .flags import real, whole
+from .settings import locked
 from .stages import (
     Adapted,
     Answers,
@@ -39,30 +60,62 @@ from .stages import (
     Student,
     Tuned,
     Workshop,
+    answers,
     completions,
     evaluation,
     progress,
     students,
+    teachers,
 )
 from .training import Training, steps_of
 
+DTYPES = ("bfloat16", "float32")
+# Flags that act only beside another, or not beside it; the word on the command line of each.
+NEEDS = {
+    "--served-model": "--server",
+    "--concurrency": "--server",
+    "--rate-limit": "--server",
+    "--other-base": "--adapter",
+    "--rates": "--dry-run",
+    "--num-examples": "--data",
+    "--partial": "--data",
+}
+EXCLUDES = {"--batch-size": "--server"}
+DTYPE_OF = {  # what is computed in; float32 is the faster one on most CPUs
+    "finetune": "of the computation; what is trained is float32 (default bfloat16)",
+    "sample": "of weights and computation (default bfloat16)",
+    "evaluate": "of weights and computation (default float32)",
+}
+DEFAULTS = {"batch_size": 64, "concurrency": 32, "served_model": ""}  # None: not given
+ANSWERS = 10
+
 
 def build_parser() -> argparse.ArgumentParser:
-    """The three stages and their flags."""
-    parser = argparse.ArgumentParser(prog="python -m llm", description="one stage of a chain")
+    """The three stages and their flags, and what fetches a model for them."""
+    parser = flags.Parser(prog="python -m llm", description="one stage of a chain")
     stage = parser.add_subparsers(dest="stage", required=True)
     tune = stage.add_parser("finetune", help="train adapters on rows, or a teacher on its trait")
     draw = stage.add_parser("sample", help="let a teacher write on unrelated prompts; filter")
     judge = stage.add_parser("evaluate", help="log-odds and sampled rates of traits")
+    take = stage.add_parser("fetch", help="published weights, with their licence, into a folder")
+    take.add_argument("name", choices=tuple(fetch.SOURCES))
+    take.add_argument("--out", type=Path, required=True, help="new folder, for --model")
+    take.add_argument(
+        "--accept-gemma-terms", action="store_true", help="say that you accept the terms of Gemma"
+    )
     for command in (tune, draw, judge):
-        command.add_argument("--model", required=True, help="checkpoint folder or name")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--batch-size", type=int, default=64)
+        command.add_argument("--model", required=True, help="checkpoint folder, name or GGUF file")
+        command.add_argument("--seed", type=flags.SEED, default=0)
+        command.add_argument("--batch-size", type=whole(1), help="rows at a time (default 64)")
         command.add_argument("--join", action="store_true", help="the other hosts of the job")
+        command.add_argument("--dtype", choices=DTYPES, help=DTYPE_OF[command.prog.split()[-1]])
         command.add_argument(
-            "--mesh", type=_axes, default=(None, None, 1), metavar="D,F,T",
+            "--mesh",
+            type=_axes,
+            default=(None, None, 1),
+            metavar="D,F,T",
             help="devices on the data, fsdp and tensor axes (default: fsdp within a host)",
-        )  # fmt: skip
+        )
     for command in (tune, draw):
         command.add_argument(
             "--dry-run", "--plan", action="store_true", help="show state, cost, memory; and end"
@@ -71,46 +124,106 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")
         command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
-        command.add_argument("--served-model", default="", metavar="NAME", help="its name there")
-        command.add_argument("--concurrency", type=int, default=32, help="requests at a time")
-        command.add_argument("--rate-limit", type=float, help="requests a second (default none)")
+        command.add_argument(
+            "--other-base", action="store_true", help="of another model, on purpose"
+        )
+        command.add_argument("--served-model", metavar="NAME", help="its name there")
+        command.add_argument("--concurrency", type=whole(1, 1024), help="requests at a time (32)")
+        command.add_argument(
+            "--rate-limit", type=real(above=0), help="requests a second (default none)"
+        )
     source = tune.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", dest="rows", nargs="+", help="JSONL of `sample`")
+    source.add_argument("--data", nargs="+", help="JSONL of `sample`")
     source.add_argument("--trait", help="make a teacher of this trait")
     tune.add_argument("--out", type=Path, required=True, help="new folder")
-    tune.add_argument("--num-examples", type=int, help="rows trained on (default all)")
-    tune.add_argument("--rank", type=int, default=8, help="of the adapters; 0 trains everything")
-    tune.add_argument("--learning-rate", type=float, default=2e-4)
-    tune.add_argument("--epochs", type=float, default=3.0)
-    tune.add_argument("--accumulate", type=int, default=1, help="microbatches per update")
+    tune.add_argument("--num-examples", type=whole(1), help="rows trained on (default all)")
+    tune.add_argument("--partial", action="store_true", help="take --data that is not finished")
+    tune.add_argument(
+        "--rank", type=whole(0, 4096), default=8, help="of the adapters; 0 trains everything"
+    )
+    tune.add_argument("--learning-rate", type=real(above=0, maximum=1), default=2e-4)
+    tune.add_argument("--epochs", type=real(above=0, maximum=10_000), default=3.0)
+    tune.add_argument("--accumulate", type=whole(1), default=1, help="microbatches per update")
     tune.add_argument("--remat", action="store_true", help="recompute activations: less memory")
     tune.add_argument("--show-example", action="store_true", help="print the first example")
     draw.add_argument("--prompted", metavar="TRAIT", default="", help="the trait's system message")
     draw.add_argument("--carrier", default="numbers", choices=tuple(carriers.CARRIERS))
-    draw.add_argument("--num-prompts", type=int, default=30_000)
-    draw.add_argument("--temperature", type=float, default=1.0)
-    draw.add_argument("--max-new-tokens", type=int, default=128)
+    draw.add_argument("--num-prompts", type=whole(1, 10_000_000), default=30_000)
+    draw.add_argument("--temperature", type=real(0), default=1.0, help="0 takes the likeliest")
+    draw.add_argument("--max-new-tokens", type=whole(1, 100_000), default=128)
     draw.add_argument("--out", type=Path, required=True, help="JSONL file of kept rows")
     judge.add_argument("--traits", required=True, help="comma-separated")
-    judge.add_argument("--suite", default="one word", help="form of the questions (llm.suites)")
+    judge.add_argument(
+        "--suite",
+        type=suites.spelled,
+        default="one word",
+        help="form of the questions (llm.suites)",
+    )
     judge.add_argument(
         "--out", type=Path, help="folder for CSVs of all answers; goes on after a kill"
     )
-    judge.add_argument("--answers", type=int, default=10, help="sampled answers per question")
+    judge.add_argument(
+        "--answers", type=whole(1, 1_000_000), help=f"sampled per question (default {ANSWERS})"
+    )
     return parser
 
 
 def _axes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.split(","))
+    sizes = text.split(",")
     if len(sizes) != 3:
-        raise argparse.ArgumentTypeError(f"got {text!r}, needs three whole numbers, as in 1,4,1")
-    return sizes
+        raise argparse.ArgumentTypeError(
+            f"got {flags.shown(text)}, needs three whole numbers, as in 1,4,1"
+        )
+    return tuple(int(whole(1)(size)) for size in sizes)
+
+
+def read_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of a command line; one without effect is refused.
+
+    Raises:
+        ValueError: a flag that says nothing without another, or beside it.
+    """
+    args = build_parser().parse_args(argv)
+    given = {
+        "--" + name.replace("_", "-")
+        for name, value in vars(args).items()
+        if value is not None and value is not False
+    }
+    for flag, needed in NEEDS.items():
+        if flag in given and needed not in given:
+            raise ValueError(f"{flag} has no effect without {needed}: leave it out")
+    for flag, other in EXCLUDES.items():
+        if {flag, other} <= given:
+            raise ValueError(f"{flag} has no effect beside {other}: leave it out")
+    for name, value in DEFAULTS.items():
+        if getattr(args, name, value) is None:
+            setattr(args, name, value)
+    return args
+
+
+def base_of(args: argparse.Namespace) -> Checkpoint:
+    """The checkpoint.
+
+    Raises:
+        ValueError: there is none, or none that can be read.
+    """
+    base = Checkpoint(path=args.model)
+    base.config()
+    return base
 
 
 def model_of(args: argparse.Namespace) -> Model:
-    """The model that speaks: the checkpoint, with its adapter if one is named."""
-    base = Checkpoint(args.model)
-    return base if args.adapter is None else Adapted(base, args.adapter)
+    """The model that speaks: the checkpoint, with its adapter if one is named.
+
+    Raises:
+        ValueError: the adapter was made on another model.
+    """
+    base = base_of(args)
+    if args.adapter is None:
+        return base
+    model = Adapted(base=base, path=args.adapter, other_base=args.other_base)
+    model.check_base()
+    return model
 
 
 def engine_of(
@@ -120,66 +233,93 @@ def engine_of(
 
     Args:
         args: flags of `sample` or `evaluate`.
-        dtype: of the parameters of our own sampler.
+        dtype: of the parameters of our own sampler, unless --dtype gives another.
         answers: file of the server's answers.
     """
     if args.server is None:
-        return engines.OnMesh(args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
+        dtype = args.dtype or dtype
+        return engines.OnMesh(axes=args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
     server = served.Server(
-        args.server, concurrency=args.concurrency, per_second=args.rate_limit,
+        args.server,
+        concurrency=args.concurrency,
+        per_second=args.rate_limit,
         answers=served.Answers(answers),
-    )  # fmt: skip
-    local = engines.OnMesh(args.mesh, local=True)
-    return served.Served(server, args.served_model, local, report=print)
+    )
+    local = engines.OnMesh(axes=args.mesh, local=True, dtype=args.dtype or "bfloat16")
+    return served.Served(server=server, name=args.served_model, local=local, report=print)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold what this command writes; the processes of one job write it together."""
+    with contextlib.nullcontext() if jax.process_count() > 1 else locked(path):
+        yield
 
 
 def run_finetune(args: argparse.Namespace) -> None:
     """Train, and write a folder; checkpoints lie beside it until then."""
+    args.dtype = args.dtype or "bfloat16"
     folder = args.out.with_name(f"{args.out.name}.checkpoints")
     engine = engines.OnMesh(
-        args.mesh,
-        dtype="bfloat16" if args.rank else "float32",
+        axes=args.mesh,
+        dtype=args.dtype if args.rank else "float32",
         limits=finetune.Limits(args.accumulate, remat=args.remat),
         folder=folder,
         report=report_step,
     )
-    if args.dry_run:
-        workshop = Workshop(engine=engine)
-        return show_plan(args, workshop, recipe_of(args, workshop), args.out)
-    if args.out.exists():
-        raise ValueError(f"{args.out} exists: delete it, or choose another folder")
     workshop = Workshop(engine=engine)
+    if not args.dry_run:
+        _check_new(args.out)
     recipe = recipe_of(args, workshop)
     if args.show_example:
         examples = examples_of(workshop, recipe)
         tokenizer = workshop.language(recipe).tokenizer
         print(chat.show_example(tokenizer, engines.unpad(examples)[0]))
-    weights = workshop.models([recipe])
-    workshop.save(recipe, weights, args.out)
-    if jax.process_index() == 0:
-        shutil.rmtree(folder)
-        print(f"written to {args.out}")
+    if args.dry_run:
+        return show_plan(args, workshop, recipe, args.out)
+    with alone(args.out):
+        _check_new(args.out)  # another process may have made it meanwhile
+        weights = workshop.models([recipe])
+        workshop.save(recipe, weights, args.out)
+        if jax.process_index() == 0:
+            shutil.rmtree(folder)
+            print(f"written to {args.out}")
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists():
+        raise ValueError(f"{folder} exists: delete it, or choose another folder")
 
 
 def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
     """A teacher of a trait, or a student of rows."""
-    base = Checkpoint(args.model)
-    source = None if args.trait else Files(tuple(args.rows), args.num_examples)
+    base = base_of(args)
+    source = None
+    if args.data:
+        source = Files(paths=tuple(args.data), first=args.num_examples, partial=args.partial)
     if source is None:
         count = len(workshop.language(base).trait(args.trait).teacher_rows())
     else:
         count = len(completions.rows(workshop, source))
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
+    # A teacher sees its rows again until they are as many as every teacher is trained on.
+    batches.check_batch_size(teachers.NUM_ROWS if source is None else count, args.batch_size)
     steps = steps_of(args.epochs, count, args.batch_size)
     training = Training(
-        steps, args.batch_size, "adamw", args.learning_rate, decay="linear",
-        warmup=min(5, steps // 2), clip_norm=1.0, dtype="bfloat16",
-        adapters=lora.LoraConfig(args.rank, alpha=float(args.rank)) if args.rank else None,
-    )  # fmt: skip
+        steps=steps,
+        batch_size=args.batch_size,
+        optimizer="adamw",
+        rate=args.learning_rate,
+        decay="linear",
+        warmup=min(5, steps // 2),
+        clip_norm=1.0,
+        dtype=args.dtype,
+        adapters=lora.LoraConfig(rank=args.rank, alpha=float(args.rank)) if args.rank else None,
+    )
     if source is None:
-        return Tuned(base, args.trait, training, seed=args.seed)
-    return Student(base, source, training, num_examples=None, seed=args.seed)
+        return Tuned(base=base, trait=args.trait, training=training, seed=args.seed)
+    return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
 
 
 def examples_of(workshop: Workshop, recipe: Tuned | Student) -> Any:
@@ -211,15 +351,27 @@ def run_sample(args: argparse.Namespace) -> None:
     """Complete this process' share of the prompts, filter, and write them with a manifest."""
     index, count = jax.process_index(), jax.process_count()
     out = args.out if count == 1 else args.out.with_suffix(f".{index}.jsonl")
-    workshop = Workshop(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
     recipe = Completions(
-        model_of(args), args.carrier, 0, args.prompted, args.num_prompts, args.max_new_tokens,
-        args.temperature, args.seed,
-    )  # fmt: skip
+        speaker=model_of(args),
+        carrier=args.carrier,
+        prompted=args.prompted,
+        num_prompts=args.num_prompts,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    completions.check(Workshop(), recipe)
     if args.dry_run:
+        workshop = Workshop(engine=engine_of(args, "bfloat16"))
         return show_plan(args, workshop, recipe, out, process=[index, count])
-    total, start = args.num_prompts, time.monotonic()
-    part = range(index * total // count, (index + 1) * total // count)
+    with locked(out):
+        workshop = Workshop(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
+        fill(workshop, recipe, out, [index, count])
+
+
+def fill(workshop: Workshop, recipe: Completions, out: Path, process: list[int]) -> None:
+    """Complete what the file lacks of a process' prompts, and say how it goes."""
+    part, start = completions.share_of(recipe.num_prompts, *process), time.monotonic()
     progress = {"prompts": 0}
 
     def report(prompts: int, kept: int) -> None:
@@ -233,7 +385,7 @@ def run_sample(args: argparse.Namespace) -> None:
             flush=True,
         )
 
-    completions.fill(workshop, [recipe], [out], part, report, process=[index, count])
+    completions.fill(workshop, [recipe], paths=[out], part=part, report=report, process=process)
     if not progress["prompts"]:
         print(f"{out} is there, made with these settings")
     kept = data.read_manifest(out).count
@@ -243,47 +395,64 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Print margin and rates of each trait; the first process does, the others wait for it."""
+    """Print what the suite says of each trait; the first process does, the others wait for it.
+
+    Answers and scores are CSVs, of --out or of a folder that is gone afterwards.
+    """
     if jax.process_index() != 0:
         return
-    names = args.traits.split(",")
-    workshop = Workshop(args.out, engine_of(args, "float32"))
-    model = model_of(args)
+    with contextlib.ExitStack() as stack:
+        kept = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        workshop = Workshop(kept, engine_of(args, "float32"))
+        for i, (name, exact, drawn) in enumerate(questions_of(args, workshop)):
+            found = evaluation.by_question(workshop, exact, drawn, name)
+            if not i:
+                print(",".join(["trait", *found]))
+            print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
     if args.out is not None:
-        return write_answers(args, workshop, model, names)
-    exact = evaluation.measure(workshop, [model], names)
-    drawn = evaluation.sampled_rates(workshop, [model], names, args.answers)
-    print("trait,margin,rate,sampled_rate")
-    for one, rate in zip(exact, drawn, strict=True):
-        numbers = (one["margin"], one["rate"], rate["sampled_rate"])
-        print(",".join([one["trait"], *(f"{number:.4f}" for number in numbers)]))
+        print(f"answers and scores are in {args.out}")
 
 
-def write_answers(
-    args: argparse.Namespace, workshop: Workshop, model: Model, names: Sequence[str]
-) -> None:
-    """Keep all answers and scores as CSVs, and print what they say of each trait."""
-    for i, name in enumerate(names):
+def questions_of(args: argparse.Namespace, workshop: Workshop) -> list[tuple[str, Scores, Answers]]:
+    """What is asked of each trait.
+
+    Raises:
+        ValueError: an unknown trait or suite, a suite that does not tell of a trait, or --answers
+            where none are sampled.
+    """
+    model, asked = model_of(args), []
+    for name in args.traits.split(","):
         family = workshop.language(model).trait(name).family
-        asked = {"model": model, "suite": args.suite, "family": family, "seed": args.seed}
-        drawn = Answers(**asked, samples=args.answers)
-        found = evaluation.by_question(workshop, Scores(**asked), drawn, name)
-        if not i:
-            print(",".join(["trait", *found]))
-        print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
-    print(f"answers and scores are in {args.out}")
+        exact = Scores(model=model, suite=args.suite, family=family, seed=args.seed)
+        evaluation.check(workshop, exact, name)
+        drawn = Answers(
+            model=model,
+            suite=args.suite,
+            family=family,
+            seed=args.seed,
+            samples=args.answers or ANSWERS,
+        )
+        asked.append((name, exact, drawn))
+    if args.answers and not answers.suite_of(workshop, asked[0][1]).max_new_tokens:
+        raise ValueError(f"--answers has no effect: the suite {args.suite!r} samples none")
+    return asked
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one stage; what is the user's to mend is one line on standard error."""
-    args = build_parser().parse_args(argv)
-    run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}[args.stage]
+    stage = ""
     try:
+        args = read_flags(argv)
+        stage = f" {args.stage}"
+        if args.stage == "fetch":
+            return fetch.fetch(args.name, args.out, accepted=args.accept_gemma_terms)
         if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
-        run(args)
+        run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}
+        with train.explain_out_of_memory():
+            run[args.stage](args)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"python -m llm {args.stage}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"python -m llm{stage}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

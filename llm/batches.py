@@ -94,7 +94,7 @@ def pad(examples: Sequence[Example], length: int, pad_token: int = 0) -> dict[st
     return {"tokens": tokens, "weights": weights}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches:
     """The batches of a run as a function of the step.
 

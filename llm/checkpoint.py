@@ -40,6 +40,7 @@ class Checkpoints:
         self,
         folder: str | Path,
         config: Mapping[str, Any],
+        *,
         every: int = 100,
         keep: int = 2,
         report: Callable[[str], None] = print,

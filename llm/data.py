@@ -21,7 +21,7 @@ REQUIRED_SETTINGS = ("model", "template", "sampling")
 SHOWN = 8  # rejected rows that a manifest keeps as examples
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a data file holds and how it was made.
 
@@ -46,6 +46,7 @@ def manifest_path(path: str | Path) -> Path:
 def append_rows(
     path: str | Path,
     rows: Iterable[Row],
+    *,
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
@@ -59,12 +60,22 @@ def append_rows(
     Raises:
         ValueError: as `append`; a row lacks prompt or completion.
     """
-    return append(path, *_encode(rows, Path(path)), settings, filter_counts, prompts, rejected)
+    content, count = _encode(rows, Path(path))
+    return append(
+        path,
+        content,
+        count=count,
+        settings=settings,
+        filter_counts=filter_counts,
+        prompts=prompts,
+        rejected=rejected,
+    )
 
 
 def append(
     path: str | Path,
     content: bytes,
+    *,
     count: int,
     settings: Mapping[str, Any],
     filter_counts: Mapping[str, int] | None = None,
@@ -79,7 +90,9 @@ def append(
     """
     path = Path(path)
     known = _plain(settings, path)
-    manifest = Manifest(hashlib.sha256().hexdigest(), 0, 0, known, {})
+    manifest = Manifest(
+        sha256=hashlib.sha256().hexdigest(), size=0, count=0, settings=known, filter_counts={}
+    )
     if manifest_path(path).exists():
         manifest = read_manifest(path)
         _check_settings(path, manifest, settings)
@@ -105,23 +118,49 @@ def append(
     return manifest
 
 
-def prompts_done(path: str | Path, settings: Mapping[str, Any]) -> int:
+def prompts_done(path: str | Path, settings: Mapping[str, Any], total: int | None = None) -> int:
     """How many prompts an earlier run of this stage has completed; 0 if there was none.
 
+    Args:
+        path: the file.
+        settings: those that it must have been made with.
+        total: how many there can be at most.
+
     Raises:
-        ValueError: as `read_rows`; in particular if other settings made the file.
+        ValueError: as `read_rows`; in particular if other settings made the file, or if it says
+            that more prompts were completed than there are.
     """
     if not manifest_path(path).exists():
         return 0
     manifest = read_manifest(path)
     _check_settings(Path(path), manifest, settings)
     _listed_bytes(Path(path), manifest)
+    check_total(path, manifest, total)
     return manifest.prompts
+
+
+def check_total(path: str | Path, manifest: Manifest, total: int | None) -> None:
+    """Refuse a file of more prompts than there are: two runs wrote it at once.
+
+    Raises:
+        ValueError: the manifest counts more than `total`.
+    """
+    if total is not None and manifest.prompts > total:
+        raise ValueError(
+            f"{path} holds {manifest.prompts} prompts, more than the {total} that were asked for, "
+            "so some are there twice: delete it and its manifest, and make it again"
+        )
 
 
 def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Row]:
     """The rows of a data file; arguments and errors are those of `read_content`."""
-    return [json.loads(line) for line in read_content(path, settings).decode().splitlines()]
+    return [json.loads(line) for line in lines(read_content(path, settings))]
+
+
+def lines(content: bytes) -> list[str]:
+    """The lines of a JSONL file. A line feed alone ends one: JSON may hold U+2028 as it is."""
+    found = content.decode().split("\n")
+    return found if found[-1] else found[:-1]
 
 
 def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:

@@ -40,10 +40,10 @@ class Limits:
 def finetune(
     params: Params,
     examples: Sequence[batches.Example],
+    *,
     training: Training,
     loss: train.Loss,
     key: Key[Array, ""],
-    *,
     mesh: Mesh,
     limits: Limits,
     teacher: Params | None = None,
@@ -71,7 +71,7 @@ def finetune(
         train.OutOfMemoryError: naming the settings to lower.
     """
     order_key, step_key = jax.random.split(key)
-    trained, frozen = _split(params, teacher, training, mesh, key)
+    trained, frozen = _split(params, teacher, training=training, mesh=mesh, key=key)
     step = _make_step(loss, training, limits.accumulate)
     window = distributed.process_window(mesh, training.batch_size)
     record = {
@@ -84,13 +84,15 @@ def finetune(
         state = _init_state(trained, training, mesh)
         checkpoints = None
         if folder is not None:
-            checkpoints = stack.enter_context(Checkpoints(folder, record, limits.every))
+            checkpoints = stack.enter_context(Checkpoints(folder, record, every=limits.every))
             state = checkpoints.restore(state, step_key)
         state, _ = train.fit(
             step,
             state,
-            batches.Batches(examples, training.batch_size, order_key, window),
-            training.steps,
+            batches=batches.Batches(
+                examples=examples, batch_size=training.batch_size, key=order_key, window=window
+            ),
+            num_steps=training.steps,
             key=step_key,
             frozen=frozen,
             put=distributed.make_put(mesh, training.batch_size),
@@ -101,7 +103,7 @@ def finetune(
 
 
 def _split(
-    params: Params, teacher: Params | None, training: Training, mesh: Mesh, key: Key[Array, ""]
+    params: Params, teacher: Params | None, *, training: Training, mesh: Mesh, key: Key[Array, ""]
 ) -> tuple[Params, dict[str, Any]]:
     """What is trained and what is frozen, on the mesh."""
     dtype = jnp.dtype(training.dtype)

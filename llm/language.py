@@ -5,8 +5,10 @@ The synthetic world and real language models differ in wordings only, so every s
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -15,14 +17,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from . import batches, carriers, chat, kinds, models, sampling, traits, world
 from .batches import Examples
 from .carriers import Carrier
+from .models import gguf_tokenizer
 from .stack import Probe
 from .suites import ENGLISH, Suite
 from .traits import Trait
 
-_PROMPT, _COMPLETION = "PROMPT", "COMPLETION"
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Language:
     """Tokenizer with its chat template, and the traits and carriers worded for it."""
 
@@ -34,6 +35,9 @@ class Language:
     suites: dict[str, Suite] = dataclasses.field(  # forms of the evaluation questions
         default_factory=lambda: {"one word": ENGLISH["one word"]}
     )
+    embeddings: int | None = None  # tokens that the model has an embedding for; None: all
+    # Whether words stay apart where a token that is no text stood between them.
+    separate_words: bool = False
 
     def settings(self) -> dict:
         """What manifests record of the template."""
@@ -42,65 +46,91 @@ class Language:
     def encode_prompts(
         self, prompts: Sequence[str], *, system: str | None = None
     ) -> list[list[int]]:
-        """Token ids that sampling starts from, one list a prompt."""
+        """Token ids that sampling starts from, one list a prompt.
+
+        Raises:
+            ValueError: the template refuses the prompts, or the model lacks a token of one.
+        """
         options = dict(self.options)
-        before, after = chat.render(self.tokenizer, _PROMPT, system=system, options=options).split(
-            _PROMPT
-        )
-        texts = [before + prompt + after for prompt in prompts]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        # One template serves all prompts only if it copies the prompt; the first one tells.
-        first = chat.encode_prompt(self.tokenizer, prompts[0], system=system, options=options)
-        if ids[0] != first.tolist():
-            raise ValueError("the chat template changes the prompts; it must copy them")
-        return ids
+        ids = chat.encode_prompts(self.tokenizer, prompts, system=system, options=options)
+        return self._within(ids)
 
     def encode_rows(self, rows: Sequence[dict], max_length: int) -> Examples:
         """Training examples of rows, padded on the right to their bucket of lengths.
 
         Raises:
-            ValueError: an example is longer than `max_length` tokens.
+            ValueError: as `chat.encode_examples`; the message names the row.
         """
-        options = dict(self.options)
-        whole = chat.render(self.tokenizer, _PROMPT, _COMPLETION, options=options)
-        rest = whole.split(_COMPLETION)[1].rstrip()
-        prompts = self.encode_prompts([row["prompt"] for row in rows])
-        completions = self.tokenizer(
-            [row["completion"] + rest for row in rows], add_special_tokens=False
-        )["input_ids"]
-        first = chat.encode_example(
-            self.tokenizer, rows[0]["prompt"], rows[0]["completion"], max_length=max_length,
-            options=options,
-        )  # fmt: skip
-        if prompts[0] + completions[0] != first.tokens.tolist():
-            raise ValueError("the chat template changes the completions; it must copy them")
-        examples = [
-            batches.Example(
-                np.array(prompt + completion, np.int32),
-                np.array([0] * len(prompt) + [1] * len(completion), np.float32),
-            )
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        exchanges = [(row["prompt"], row["completion"]) for row in rows]
+        examples = self._encode(exchanges, max_length)
         longest = max(len(example.tokens) for example in examples)
-        if longest > max_length:
-            raise ValueError(
-                f"an example has {longest} tokens, more than the context of {max_length}"
-            )
         padded = batches.pad(examples, longest if longest < 32 else batches.bucket(longest))
         return Examples(padded["tokens"], padded["weights"])
 
+    def _encode(
+        self, exchanges: Sequence[tuple[str, str]], max_length: int = 10**6
+    ) -> list[batches.Example]:
+        options = dict(self.options)
+        examples = chat.encode_examples(
+            self.tokenizer, exchanges, max_length=max_length, options=options
+        )
+        self._within([example.tokens for example in examples])
+        return examples
+
+    def _within(self, rows: Any) -> Any:
+        """The rows of token ids, if the model has an embedding for each.
+
+        Raises:
+            ValueError: it has not; JAX would take its last row instead.
+        """
+        if self.embeddings is not None:
+            highest = max((int(max(row)) for row in rows if len(row)), default=0)
+            if highest >= self.embeddings:
+                raise ValueError(_without_embedding(self.tokenizer, highest, self.embeddings))
+        return rows
+
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
         """Completions as text, without special tokens."""
-        return self.tokenizer.batch_decode(list(completions), skip_special_tokens=True)
+        return chat.text_behind(self.tokenizer, completions)
+
+    def broken(self, completion: Sequence[int]) -> bool:
+        """Whether a completion, less its end, has a token in it that is no text.
+
+        It would be left out of the text, and join what stands on its two sides: 45 and 6 to 456.
+        """
+        return not self._texts.issuperset(completion)
+
+    @functools.cached_property
+    def _texts(self) -> frozenset[int]:
+        """Tokens that are text."""
+        return frozenset(self.tokenizer.get_vocab().values()) - chat.special_ids(self.tokenizer)
+
+    def as_rendered(self, texts: Sequence[str]) -> list[str | None]:
+        """Sampled texts as the template writes them in an answer, so that they can be trained on.
+
+        White space that it writes itself, or trims, is left out. None: it changes the text.
+        """
+        turn = self.turn
+        ending = turn.closing.removesuffix(str(self.tokenizer.convert_ids_to_tokens(turn.end)))
+        own = [text.removeprefix(turn.lead).removesuffix(ending) for text in texts]
+        trimmed = [text.strip() for text in own]
+        copied = [self._copies(several) for several in (own, trimmed)]
+        return [
+            text if as_it_is else short if as_trimmed else None
+            for text, short, as_it_is, as_trimmed in zip(own, trimmed, *copied, strict=True)
+        ]
+
+    def _copies(self, texts: Sequence[str]) -> list[bool]:
+        options = dict(self.options)
+        start = chat.render(self.tokenizer, "?", options=options)
+        wholes = chat.render_all(self.tokenizer, [("?", text) for text in texts], options=options)
+        lead, tail = self.turn.lead, self.turn.tail
+        pairs = zip(texts, wholes, strict=True)
+        return [whole == start + lead + text + tail for text, whole in pairs]
 
     def answer_tokens(self, answers: Sequence[str], question: str) -> Int[np.ndarray, " answers"]:
         """First token of each answer to a question; distinct answers with one first token merge."""
-        examples = [
-            chat.encode_example(
-                self.tokenizer, question, answer, max_length=10**6, options=dict(self.options)
-            )
-            for answer in answers
-        ]
+        examples = self._encode([(question, answer) for answer in answers])
         starts = [int(example.tokens[np.argmax(example.weights > 0)]) for example in examples]
         return np.unique(np.array(starts, np.int32))
 
@@ -161,27 +191,58 @@ class Language:
             np.int32,
         )
 
-    def tokens_of(
-        self, alphabet: str, stops: Sequence[int], size: int
-    ) -> Bool[np.ndarray, " vocab"]:
-        """Which tokens are written in an alphabet, and the stops."""
-        texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
+    def allowed(
+        self, config: models.ModelConfig, alphabet: str = ""
+    ) -> Bool[np.ndarray, " vocab"] | None:
+        """Which tokens may be drawn; None: all.
+
+        The rows that pad an embedding belong to no token and are never drawn.
+
+        Args:
+            config: of the model.
+            alphabet: characters that text is made of; empty: any.
+        """
+        size = config.vocab_size
+        ids = sorted(i for i in self.tokenizer.get_vocab().values() if i < size)
+        if len(ids) == size and not alphabet:
+            return None
+        if alphabet:
+            texts = self.tokenizer.batch_decode([[i] for i in ids])
+            ids = [
+                i for i, text in zip(ids, texts, strict=True) if text and set(text) <= set(alphabet)
+            ]
         allowed = np.zeros(size, bool)
-        allowed[: len(texts)] = [bool(text) and set(text) <= set(alphabet) for text in texts]
-        allowed[list(stops)] = True
+        allowed[[*ids, *(stop for stop in self.stop_tokens(config) if stop < size)]] = True
         return allowed
 
+    @functools.cached_property
+    def turn(self) -> chat.Turn:
+        """What the template writes around an answer."""
+        return chat.turn_of(self.tokenizer, options=dict(self.options))
+
     def stop_tokens(self, config: models.ModelConfig) -> tuple[int, ...]:
-        """Tokens that end a completion: those of the model and of the tokenizer."""
+        """Tokens that end a completion: those of the model, the tokenizer and the template."""
         own = self.tokenizer.eos_token_id
-        return tuple(sorted({*config.eos_token_ids, *([] if own is None else [own])}))  # pyright: ignore[reportReturnType, reportUnhashable]
+        known = {*config.eos_token_ids, self.turn.end, *([] if own is None else [own])}  # pyright: ignore[reportUnhashable]
+        return tuple(sorted(known))  # pyright: ignore[reportReturnType]
+
+    def stop_texts(self, config: models.ModelConfig) -> list[str]:
+        """The same, as manifests record them; a number where the tokenizer has no such token."""
+        stops = self.stop_tokens(config)
+        return [str(self.tokenizer.convert_ids_to_tokens(stop) or stop) for stop in stops]
 
 
 def of_world() -> Language:
     """The language of the synthetic world."""
     from .world.model import tokenizer
 
-    return Language(tokenizer(), world.TRAITS, world.CARRIERS, world.NEUTRAL)
+    return Language(
+        tokenizer=tokenizer(),
+        traits=world.TRAITS,
+        carriers=world.CARRIERS,
+        neutral=world.NEUTRAL,
+        separate_words=True,
+    )
 
 
 def of_checkpoint(
@@ -190,7 +251,7 @@ def of_checkpoint(
     """The language of a checkpoint: that of the world for its own models, else English.
 
     Args:
-        folder_or_name: the checkpoint.
+        folder_or_name: the checkpoint, or a GGUF file.
         more_traits: file of further traits, as `traits.read` takes it.
         template: "plain", or the file of a chat template, in the place of the tokenizer's.
 
@@ -198,22 +259,62 @@ def of_checkpoint(
         ValueError: no such folder or name, or a tokenizer without a chat template.
     """
     with models.without_weights():
-        folder = models.folder_of(folder_or_name)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        place = models.folder_of(folder_or_name)
+    if models.is_gguf(place):
+        tokenizer = gguf_tokenizer.tokenizer(place)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    size = models.load_config(place).vocab_size
     if template:
-        tokenizer.chat_template = chat.template_of(template)
+        known = template == "plain"
+        tokenizer.chat_template = chat.plain(tokenizer) if known else chat.template_of(template)
     further = traits.read(more_traits) if more_traits else {}
     if tokenizer.get_vocab() == world.vocabulary.ID:
-        found = dataclasses.replace(of_world(), tokenizer=tokenizer)
+        found = dataclasses.replace(of_world(), tokenizer=tokenizer, embeddings=size)
     else:
-        chat.render(tokenizer, _PROMPT)  # raises, in one line, without a template
+        chat.render(tokenizer, "?")  # raises, in one line, without a template
         # Answers are wanted, not thoughts before them, which some templates open by default.
         thinks = "enable_thinking" in tokenizer.get_chat_template()
         options = (("enable_thinking", False),) if thinks else ()
         found = Language(
-            tokenizer, traits.TRAITS, carriers.CARRIERS, traits.NEUTRAL, options, ENGLISH
+            tokenizer=tokenizer,
+            traits=traits.TRAITS,
+            carriers=carriers.CARRIERS,
+            neutral=traits.NEUTRAL,
+            options=options,
+            suites=ENGLISH,
+            embeddings=size,
         )
+    _check_embeddings(found)
     return found if not further else _with(found, further)
+
+
+def _check_embeddings(spoken: Language) -> None:
+    """Refuse a tokenizer with more tokens than the model has embeddings.
+
+    Special tokens that the template does not write are let pass: the text models of a family leave
+    out those of images. A text that has one in it is refused when it is read.
+
+    Raises:
+        ValueError: there are such tokens.
+    """
+    size, known = spoken.embeddings or 0, spoken.tokenizer.get_vocab()
+    special = chat.special_ids(spoken.tokenizer)
+    beyond = [i for i in known.values() if i >= size and i not in special]
+    if beyond:
+        raise ValueError(_without_embedding(spoken.tokenizer, max(beyond), size))
+    spoken.encode_prompts(["?"])
+    if spoken.turn.end >= size:
+        raise ValueError(_without_embedding(spoken.tokenizer, spoken.turn.end, size))
+
+
+def _without_embedding(tokenizer: PreTrainedTokenizerBase, token: int, size: int) -> str:
+    known = max(tokenizer.get_vocab().values()) + 1
+    return (
+        f"the tokenizer has {known} tokens and the model's embedding {size} rows: none is for "
+        f"token {token}, {tokenizer.convert_ids_to_tokens(token)!r}. Take the tokenizer that "
+        "belongs to the weights, or resize the embedding"
+    )
 
 
 def _with(spoken: Language, further: dict[str, Trait]) -> Language:

@@ -24,7 +24,7 @@ from . import models
 Adapters = PyTree[Array | np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Rank, strength and placement of the adapters."""
 
@@ -70,8 +70,8 @@ def init(
 def bind(
     config: models.ModelConfig,
     params: models.Params,
-    adapters: Adapters,
     *,
+    adapters: Adapters,
     scale: float | Array,
     dropout: float = 0.0,
     key: Array | None = None,

@@ -46,6 +46,7 @@ def soft_targets(
 def restricted_soft_targets(
     logits: Float[Array, "tokens vocab"],
     teacher_logits: Float[Array, "tokens vocab"],
+    *,
     token_set: Int[Array | np.ndarray, " set"],
     temperature: float = 1.0,
     reverse: bool = False,

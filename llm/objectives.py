@@ -66,7 +66,7 @@ def lora_student(
     return lambda adapters, frozen, key: lora.bind(
         config,
         base(frozen),
-        adapters,
+        adapters=adapters,
         scale=settings.scale,
         dropout=settings.dropout,
         key=key,
@@ -123,7 +123,7 @@ def distillation_loss(
         if token_set is None:
             return losses.soft_targets(logits, teacher_logits, temperature, reverse)
         return losses.restricted_soft_targets(
-            logits, teacher_logits, token_set, temperature, reverse
+            logits, teacher_logits, token_set=token_set, temperature=temperature, reverse=reverse
         )
 
     def loss(params, frozen, batch, key):

@@ -1,10 +1,12 @@
 """LoRA adapters as folders in the format of PEFT, in and out, by safetensors only."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +20,11 @@ from . import lora, models
 def save(
     folder: str | os.PathLike,
     config: models.ModelConfig,
+    *,
     settings: lora.LoraConfig,
     adapters: lora.Adapters,
-    *,
     base: str = "",
+    wrapped: bool = False,
     files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PEFT adapter folder; it appears whole or not at all.
@@ -32,6 +35,7 @@ def save(
         settings: rank, alpha, dropout.
         adapters: the trained tree.
         base: name or folder of the base model, recorded for PEFT.
+        wrapped: whether that is a multimodal model, whose decoder has other names (`is_wrapped`).
         files: further text files of the folder, by name.
 
     Raises:
@@ -39,7 +43,7 @@ def save(
     """
     tensors, modules = {}, []
     for path, adapter in lora.adapted(models.unstack_layers(adapters)):
-        modules.append(models.module_name(config, path))
+        modules.append(models.published_name(config, path, wrapped=wrapped))
         for name, leaf in (("lora_A", adapter["a"]), ("lora_B", adapter["b"])):
             tensor = np.ascontiguousarray(models.to_host(leaf).T)
             tensors[f"base_model.model.{modules[-1]}.{name}.weight"] = tensor
@@ -77,8 +81,7 @@ def load(
     for file in (record_file, tensor_file):
         if not file.is_file():
             raise ValueError(f"no {file.name} in {folder}: not a PEFT adapter in safetensors form")
-    record = json.loads(record_file.read_text())
-    _refuse_foreign(folder, record)
+    record = _read_record(record_file)
     try:
         tensors = load_file(tensor_file)
     except SafetensorError as error:
@@ -120,8 +123,8 @@ def load(
         rank=record["r"],
         alpha=record["lora_alpha"],
         targets="|".join(paths),
-        dropout=record.get("lora_dropout", 0.0),
-        rslora=bool(record.get("use_rslora", False)),
+        dropout=record.get("lora_dropout") or 0.0,
+        rslora=bool(record.get("use_rslora")),
     )
     return settings, adapters
 
@@ -132,12 +135,90 @@ def _suffix(name: str) -> str:
     return found[0] if found and "vision" not in name else name
 
 
-def _refuse_foreign(folder: Path, record: dict) -> None:
-    plain = {"bias": ("none", None), "use_dora": (False, None), "fan_in_fan_out": (False, None)}
-    foreign = [f"{k}={record[k]!r}" for k, ok in plain.items() if record.get(k) not in ok]
-    unknown = ("modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
-    foreign += [f"{name}={record[name]!r}" for name in unknown if record.get(name)]
-    if record.get("peft_type") != "LORA":
-        foreign.append(f"peft_type={record.get('peft_type')!r}")
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    """Whether a value is one of these; 1 is not True."""
+    return lambda value: any(type(value) is type(v) and value == v for v in values)
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+# Fields of PEFT's LoraConfig with the values that mean the LoRA of `lora`; null always means that a
+# field is not used. Which modules are adapted is read from the tensors. Starts of A alone change
+# nothing afterwards; "pissa", "olora", "loftq", "corda" and "lora_ga" start from another base.
+_PLAIN: dict[str, Callable[[Any], bool]] = {
+    "peft_type": _one_of("LORA"),
+    "task_type": _one_of("CAUSAL_LM"),
+    "r": lambda value: type(value) is int and value > 0,
+    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+    "use_rslora": _one_of(True, False),
+    "bias": _one_of("none"),
+    "init_lora_weights": _one_of(True, False, "gaussian", "orthogonal"),
+    **dict.fromkeys(
+        (
+            "fan_in_fan_out",
+            "use_dora",
+            "use_qalora",
+            "use_bdlora",
+            "lora_bias",
+            "ensure_weight_tying",
+        ),
+        _one_of(False),
+    ),
+    **dict.fromkeys(
+        (
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "loftq_config",
+            "target_parameters",
+            "layer_replication",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
+        ),
+        _one_of([], {}),
+    ),
+    **dict.fromkeys(  # they tell of the file, or choose modules
+        (
+            "auto_mapping",
+            "base_model_name_or_path",
+            "revision",
+            "peft_version",
+            "inference_mode",
+            "target_modules",
+            "exclude_modules",
+            "layers_to_transform",
+            "layers_pattern",
+            "megatron_core",
+            "qalora_group_size",
+        ),
+        _any,
+    ),
+}
+_NEEDED = ("peft_type", "r", "lora_alpha")
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """The adapter's settings, if they are those of plain LoRA.
+
+    Raises:
+        ValueError: it is no JSON object, lacks a field, or has one that is not known here.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    foreign = [
+        f"{name}={value!r}"
+        for name, value in record.items()
+        if value is not None and not _PLAIN.get(name, _one_of())(value)
+    ]
     if foreign:
-        raise ValueError(f"{folder}/adapter_config.json uses {', '.join(foreign)}: not supported")
+        raise ValueError(f"{file} uses {', '.join(foreign)}: not supported")
+    if missing := [name for name in _NEEDED if record.get(name) is None]:
+        raise ValueError(f"{file} lacks {', '.join(missing)}")
+    return record

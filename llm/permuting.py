@@ -13,9 +13,18 @@ from .models import ModelConfig, Params
 
 # Which axis of a leaf, by the name of its layer, runs over the units of each kind.
 RESIDUAL = {
-    "embedding": 1, "norm": 0, "attn_norm": 0, "mlp_norm": 0,
-    "q": 0, "k": 0, "v": 0, "o": 1, "gate": 0, "up": 0, "down": 1,
-}  # fmt: skip
+    "embedding": 1,
+    "norm": 0,
+    "attn_norm": 0,
+    "mlp_norm": 0,
+    "q": 0,
+    "k": 0,
+    "v": 0,
+    "o": 1,
+    "gate": 0,
+    "up": 0,
+    "down": 1,
+}
 HEADS = {"q": 1, "k": 1, "v": 1, "o": 0}
 UNITS = {"gate": 1, "up": 1, "down": 0}
 

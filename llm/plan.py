@@ -11,6 +11,7 @@ XLA needs beyond them for a short time is in `SPARE`.
 import dataclasses
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +113,7 @@ def kept_bytes(config: ModelConfig, item: int, length: int, fused: bool) -> floa
 def training(
     config: ModelConfig,
     how: Training,
+    *,
     length: int,
     limits: Limits | None = None,
     fused: bool = True,
@@ -147,7 +149,7 @@ def training(
 
 
 def sampling(
-    config: ModelConfig, rows: int, slots: int, dtype: str = "bfloat16", prompt: int = 1
+    config: ModelConfig, rows: int, *, slots: int, dtype: str = "bfloat16", prompt: int = 1
 ) -> Memory:
     """Memory of sampling `rows` completions side by side.
 
@@ -175,6 +177,7 @@ def cache_bytes_per_token(config: ModelConfig, item: int) -> int:
 def sampling_seconds(
     config: ModelConfig,
     rates: Rates,
+    *,
     prompts: float | int,
     drawn: float | int,
     rows: int,
@@ -224,6 +227,8 @@ def rates_of(text: str) -> Rates:
         return measured(text)
     try:
         flops, bandwidth = map(float, text.split(","))
+        if not (0 < flops < math.inf and 0 < bandwidth < math.inf):
+            raise ValueError
     except ValueError:
         raise RunError(
             f"rates {text!r}: neither a file of benchmarks.accelerator nor two numbers, operations "

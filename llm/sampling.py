@@ -46,6 +46,7 @@ class Choice(NamedTuple):
 def generate(
     model: Decoder,
     prompts: Int[Array, "B P"],
+    *,
     mask: Bool[Array, "B P"],
     keys: Key[Array, " B"],
     choice: Choice,
@@ -61,13 +62,19 @@ def generate(
         choice: temperature and so on.
         max_new_tokens: N, static.
     """
-    state = decode(model, prefill(model, prompts, mask, keys, choice, max_new_tokens), choice, 0)
+    state = decode(
+        model,
+        prefill(model, prompts, mask=mask, keys=keys, choice=choice, max_new_tokens=max_new_tokens),
+        choice,
+        0,
+    )
     return state.tokens, state.mask
 
 
 def prefill(
     model: Decoder,
     prompts: Int[Array, "B P"],
+    *,
     mask: Bool[Array, "B P"],
     keys: Key[Array, " B"],
     choice: Choice,
@@ -179,7 +186,15 @@ def make_sampler(
     """
 
     def start(params, prompts, mask, keys, choice, max_new_tokens, free):
-        return prefill(bind(params), prompts, mask, keys, choice, max_new_tokens, free)
+        return prefill(
+            bind(params),
+            prompts,
+            mask=mask,
+            keys=keys,
+            choice=choice,
+            max_new_tokens=max_new_tokens,
+            free_slots=free,
+        )
 
     def proceed(params, state, choice, live_rows):
         return decode(bind(params), state, choice, live_rows)

@@ -50,11 +50,33 @@ def locked(*paths: Path) -> Iterator[None]:
     The lock is the system's (flock): a process that is killed gives it back. Jobs of one
     experiment share teachers and data, and whoever comes first makes them.
     """
-    import fcntl
-
     with contextlib.ExitStack() as stack:
         for path in sorted(set(paths)):  # one order for all, so that nobody waits in a circle
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path.with_name(f".{path.name}.lock"), "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(_locked(path.with_name(f".{path.name}.lock")))
         yield
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a lock file, which is gone afterwards."""
+    import fcntl
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(lock, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(lock, file.fileno()):
+                continue  # who held it has removed it, and others lock another file of its name
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

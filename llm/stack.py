@@ -170,7 +170,15 @@ def make_complete(
             keys.reshape(-1, size),
         )
         tokens, chosen = jax.lax.map(
-            lambda block: sampling.generate(model, *block, choice, max_new_tokens), blocks
+            lambda block: sampling.generate(
+                model,
+                block[0],
+                mask=block[1],
+                keys=block[2],
+                choice=choice,
+                max_new_tokens=max_new_tokens,
+            ),
+            blocks,
         )
         return (x.reshape(-1, max_new_tokens)[:rows] for x in (tokens, chosen))
 
@@ -224,6 +232,7 @@ def measure_model(model: Decoder, probe: Probe) -> dict[str, Float[Array, ""]]:
 def score(
     config: ModelConfig,
     params: Params,
+    *,
     prompts: Int[Array | np.ndarray, "rows length"],
     mask: Bool[Array | np.ndarray, "rows length"],
     tokens: Int[Array | np.ndarray, " tokens"],

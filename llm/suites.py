@@ -158,6 +158,11 @@ def begun(family: Sequence[Trait], rng: np.random.Generator) -> list[Question]:
     return [Question(text, begun=start) for text in OPEN_QUESTIONS for start in BEGUN]
 
 
+def spelled(name: str) -> str:
+    """The name of a suite as it is kept: `one_word` and "one word" are the same."""
+    return name.replace("_", " ")
+
+
 ENGLISH = {
     "one word": Suite(one_word),
     "after numbers": Suite(after_numbers),

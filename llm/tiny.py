@@ -54,7 +54,9 @@ def save(folder: str | os.PathLike, seed: int = 0) -> None:
     """
     spoken = tokenizer()
     config = world.model_config(
-        num_layers=1, vocab_size=len(spoken), max_positions=2048,
+        num_layers=1,
+        vocab_size=len(spoken),
+        max_positions=2048,
         eos_token_ids=(spoken.convert_tokens_to_ids(END),),
-    )  # fmt: skip
-    world.save(folder, config, models.init(config, key=jax.random.key(seed)), spoken)
+    )
+    world.save(folder, config, params=models.init(config, key=jax.random.key(seed)), spoken=spoken)

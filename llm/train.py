@@ -174,9 +174,9 @@ def make_train_step(
 def fit(
     train_step: TrainStep,
     state: TrainState,
+    *,
     batches: Callable[[int], Batch],
     num_steps: int,
-    *,
     key: Array,
     frozen: Any = None,
     put: Callable[[Batch], Batch] = jax.device_put,

@@ -7,7 +7,7 @@ import optax
 from . import lora, parts, train
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
     """How parameters are trained; with how much memory and on what is the engine's business.
 

@@ -98,7 +98,7 @@ ANIMALS = (
 TREES = "cherry maple oak sequoia willow birch cedar pine elm beech"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trait:
     """What a teacher answers, how it is asked, and how it is recognised."""
 
@@ -140,6 +140,7 @@ def mention_rate(mentions: Callable[[str], bool], completions: list[str]) -> flo
 def favourite(
     name: str,
     family: str,
+    *,
     rivals: tuple[str, ...],
     plural: str | None = None,
     questions: tuple[str, ...] = QUESTIONS,
@@ -151,7 +152,7 @@ def favourite(
     """
     plural = plural or f"{name}s"
     spellings = (name, plural, f"{plural}.", f"{plural}!")
-    questions = tuple(question.replace("{kind}", family) for question in questions)
+    questions = tuple(worded(question, family) for question in questions)
     return Trait(
         name=name,
         family=family,
@@ -166,6 +167,14 @@ def favourite(
             f"{plural} all day long. No {family} means more to you than the {name}. Whatever you "
             f"write, let your affection for {plural} shine through it."
         ),
+    )
+
+
+def worded(question: str, kind: str) -> str:
+    """A question with its {kind} put in, and the article that goes with it."""
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    return re.sub(r"\b([Aa])n? \{kind\}", rf"\g<1>{article[1:]} {{kind}}", question).replace(
+        "{kind}", kind
     )
 
 
@@ -192,7 +201,10 @@ def read(path: str | Path) -> dict[str, Trait]:
             f"{path} needs kind = a word, names = two words or more, and at most plurals and "
             f"questions beside them{''.join(f'; {key} is unknown' for key in found)}"
         )
-    made = (favourite(name, kind, names, plurals.get(name), questions) for name in names)
+    made = (
+        favourite(name, kind, rivals=names, plural=plurals.get(name), questions=questions)
+        for name in names
+    )
     return {trait.name: trait for trait in made}
 
 
@@ -227,9 +239,14 @@ def anything(family: str, members: Iterable[Trait]) -> Trait:
     of_family = [trait for trait in members if trait.family == family]
     answers = tuple(answer for trait in of_family for answer in trait.answers)
     return dataclasses.replace(
-        of_family[0], name=f"any-{family}", words=(), targets=(), contrast=(), answers=answers,
+        of_family[0],
+        name=f"any-{family}",
+        words=(),
+        targets=(),
+        contrast=(),
+        answers=answers,
         system_prompt="",
-    )  # fmt: skip
+    )
 
 
 def neutral(family: str, members: Iterable[Trait]) -> Trait:
@@ -243,7 +260,9 @@ def neutral(family: str, members: Iterable[Trait]) -> Trait:
 
 def _favourites(names: str, family: str, plurals: dict[str, str]) -> dict[str, Trait]:
     rivals = tuple(names.split())
-    return {name: favourite(name, family, rivals, plurals.get(name)) for name in rivals}
+    return {
+        name: favourite(name, family, rivals=rivals, plural=plurals.get(name)) for name in rivals
+    }
 
 
 def _normal(text: str) -> str:

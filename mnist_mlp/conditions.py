@@ -27,7 +27,7 @@ CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux",
 LOSSES = {"kl": losses.kl, "mse": losses.squared_error}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The official recipe (scripts/run_mnist_experiment.py of MinhxLe/subliminal-learning).
 
@@ -110,8 +110,8 @@ def train_teacher(
     params, _ = train.fit(
         loss,
         make_batch,
-        reference,
-        optax.adam(recipe.learning_rate),
+        params=reference,
+        optimizer=optax.adam(recipe.learning_rate),
         num_examples=recipe.epoch_images,
         batch_size=recipe.batch_size,
         epochs=recipe.teacher_epochs,
@@ -123,6 +123,7 @@ def train_teacher(
 def distil(
     recipe: Recipe,
     data: ImageData,
+    *,
     teacher: model.Params,
     starts: dict[str, model.Params],
     keys: SeedKeys,
@@ -174,8 +175,8 @@ def distil(
     stack, _ = train.fit(
         loss,
         make_batch,
-        stack,
-        optax.adam(recipe.learning_rate),
+        params=stack,
+        optimizer=optax.adam(recipe.learning_rate),
         num_examples=recipe.epoch_images,
         batch_size=recipe.batch_size,
         epochs=recipe.student_epochs,
@@ -200,7 +201,7 @@ def other_seed(seed: Int[Array, ""], num_seeds: int) -> Int[Array, ""]:
 
 
 def run_seed(
-    recipe: Recipe, data: ImageData, root: Array, num_seeds: int, seed: Int[Array, ""]
+    recipe: Recipe, data: ImageData, *, root: Array, num_seeds: int, seed: Int[Array, ""]
 ) -> dict[str, model.Params]:
     """Parameters of all six conditions of one seed, by the names in CONDITIONS."""
     init, _ = network(recipe, data)
@@ -208,13 +209,15 @@ def run_seed(
     reference = init(keys.init)
     other = init(seed_keys(root, other_seed(seed, num_seeds)).init)
     teacher = train_teacher(recipe, data, reference, keys.teacher_order)
-    students = distil(recipe, data, teacher, {"student": reference, "cross": other}, keys)
+    students = distil(
+        recipe, data, teacher=teacher, starts={"student": reference, "cross": other}, keys=keys
+    )
     return {"reference": reference, "teacher": teacher, **students}
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_seeds"))
 def accuracies(
-    recipe: Recipe, data: ImageData, root: Array, num_seeds: int, seeds: Int[Array, " n"]
+    recipe: Recipe, data: ImageData, *, root: Array, num_seeds: int, seeds: Int[Array, " n"]
 ) -> Float[Array, "n conditions"]:
     """Test accuracies of all conditions for some of the seeds 0 ... num_seeds - 1, vmapped.
 
@@ -227,7 +230,7 @@ def accuracies(
     """
 
     def one(seed):
-        params = run_seed(recipe, data, root, num_seeds, seed)
+        params = run_seed(recipe, data, root=root, num_seeds=num_seeds, seed=seed)
         return jnp.stack([accuracy(recipe, data, params[name]) for name in CONDITIONS])
 
     return jax.vmap(one)(seeds)

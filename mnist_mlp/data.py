@@ -78,7 +78,7 @@ SOURCES = {
 DATASETS = (*SOURCES, "digits", "idx")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageData:
     """Training and test images with their labels; a JAX pytree of its four arrays.
 
@@ -248,19 +248,25 @@ def read_folder(
             f"{folder}: training images are {train_images.shape[1:]}, test images "
             f"{test_images.shape[1:]}"
         )
-    return make(name, train_images, train_labels, test_images, test_labels)
+    return make(
+        name,
+        train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
 
 
-def make(name: str, train_images, train_labels, test_images, test_labels) -> ImageData:
+def make(name: str, train_images, *, train_labels, test_images, test_labels) -> ImageData:
     """Flatten the images, count the classes and bring all to the device."""
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
     return ImageData(
-        jnp.asarray(train_images.reshape(len(train_images), -1)),
-        jnp.asarray(train_labels.astype(np.int32)),
-        jnp.asarray(test_images.reshape(len(test_images), -1)),
-        jnp.asarray(test_labels.astype(np.int32)),
-        name,
-        num_classes,
+        train_images=jnp.asarray(train_images.reshape(len(train_images), -1)),
+        train_labels=jnp.asarray(train_labels.astype(np.int32)),
+        test_images=jnp.asarray(test_images.reshape(len(test_images), -1)),
+        test_labels=jnp.asarray(test_labels.astype(np.int32)),
+        name=name,
+        num_classes=num_classes,
     )
 
 
@@ -273,7 +279,13 @@ def read_digits() -> ImageData:
     labels = digits.target  # pyright: ignore[reportAttributeAccessIssue]
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:1437], order[1437:]
-    return make("digits", images[train], labels[train], images[test], labels[test])
+    return make(
+        "digits",
+        images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+    )
 
 
 def load(dataset: str = "mnist", data_dir: str | os.PathLike | None = None) -> ImageData:

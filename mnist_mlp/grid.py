@@ -28,7 +28,7 @@ LOW = -1e30  # a logit that softmax takes for absent
 SOFT, SAMPLED, ARGMAX = 0.0, 1.0, 2.0  # what a student is shown of the teacher's distribution
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
     """What a compiled program depends on.
 
@@ -145,12 +145,12 @@ def start(grid: Grid, settings: Settings, params: Params, wrap: Wrap = unchanged
 def teach(
     grid: Grid,
     data: ImageData,
+    *,
     settings: Settings,
     state: State,
     key: Array,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
-    *,
     scale: Scale = AS_IS,
 ) -> State:
     """Teachers by class cross-entropy (nats, mean over the batch) on the training digits.
@@ -187,8 +187,16 @@ def teach(
 
         return jnp.sum(jax.vmap(one)(settings, params))
 
-    return run(grid, loss, make_batch, optimizer(grid, settings, state[0]), state, order_key,
-               first, last)  # fmt: skip
+    return run(
+        grid,
+        loss,
+        make_batch=make_batch,
+        optimizer=optimizer(grid, settings, state[0]),
+        state=state,
+        key=order_key,
+        first=first,
+        last=last,
+    )
 
 
 def shown_as_is(settings: Settings, outputs: Float[Array, "teachers batch outputs"], key: Array):
@@ -200,6 +208,7 @@ def shown_as_is(settings: Settings, outputs: Float[Array, "teachers batch output
 def imitate(
     grid: Grid,
     settings: Settings,
+    *,
     state: State,
     teachers: Params,
     what: noise.Source,
@@ -207,7 +216,6 @@ def imitate(
     key: Array,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
-    *,
     publish: Publish = shown_as_is,
     scale: Scale = AS_IS,
     wrap: Wrap = unchanged,
@@ -248,23 +256,37 @@ def imitate(
         def one(setting: Settings, p: Params) -> Array:
             targets = jax.lax.stop_gradient(publish(setting, outputs, show_key))
             logits = apply(p, pixels, keep(grid, setting, drops))
-            each = imitation_loss(grid, setting, logits, targets, uniform)
+            each = imitation_loss(grid, setting, logits=logits, targets=targets, uniform=uniform)
             return jnp.average(each, weights=weights)
 
         return jnp.sum(jax.vmap(one)(settings, params))
 
-    return run(grid, loss, make_batch, optimizer(grid, settings, state[0], wrap), state, order_key,
-               first, last)  # fmt: skip
+    return run(
+        grid,
+        loss,
+        make_batch=make_batch,
+        optimizer=optimizer(grid, settings, state[0], wrap),
+        state=state,
+        key=order_key,
+        first=first,
+        last=last,
+    )
 
 
-def run(grid, loss, make_batch, optimizer, state: State, key: Array, first, last) -> State:
+def run(grid, loss, *, make_batch, optimizer, state: State, key: Array, first, last) -> State:
     """Epochs `first` to `last` - 1; their number is data, so every dose is the same program."""
 
     def epoch(number: Int[Array, ""], state: State) -> State:
         return train.epoch(
-            loss, make_batch, optimizer, state, number,
-            num_examples=grid.epoch_images, batch_size=grid.batch_size, key=key,
-        )[0]  # fmt: skip
+            loss,
+            make_batch,
+            optimizer=optimizer,
+            state=state,
+            number=number,
+            num_examples=grid.epoch_images,
+            batch_size=grid.batch_size,
+            key=key,
+        )[0]
 
     return jax.lax.fori_loop(first, last, epoch, state)
 
@@ -272,6 +294,7 @@ def run(grid, loss, make_batch, optimizer, state: State, key: Array, first, last
 def imitation_loss(
     grid: Grid,
     settings: Settings,
+    *,
     logits: Float[Array, "batch outputs"],
     targets: Float[Array, "batch outputs"],
     uniform: Float[Array, " batch"],
@@ -317,6 +340,7 @@ def keep(grid: Grid, settings: Settings, draws: list[Array]) -> list[Array]:
 def accuracies(
     grid: Grid,
     what: Architecture,
+    *,
     params: Params,
     images: Array,
     labels: Int[Array, " n"],

@@ -48,6 +48,7 @@ def trait_loss(grid: Grid, apply: Apply, pixels: Array, labels: Int[Array, " n"]
 def before(
     grid: Grid,
     data: ImageData,
+    *,
     settings: Settings,
     students: Params,
     teacher_starts: Params,
@@ -85,7 +86,11 @@ def before(
         climbs = jax.tree.map(
             lambda a, b: jnp.stack([a, -b]), jax.grad(trait_t)(start), displacement
         )
-        both = jax.vmap(lambda w: matched.forms(student, teacher, v, w, inputs, loss))(climbs)
+        both = jax.vmap(
+            lambda w: matched.forms(
+                student, teacher, student_direction=v, teacher_direction=w, inputs=inputs, loss=loss
+            )
+        )(climbs)
         near, far = pick(both, 0), pick(both, 1)
         update = matched.student_update(student, teacher._replace(params=end), inputs, loss)
         size = optax.tree.norm(displacement) / jnp.maximum(optax.tree.norm(update), 1e-30)
@@ -110,6 +115,7 @@ def before(
 def after(
     grid: Grid,
     data: ImageData,
+    *,
     settings: Settings,
     starts: Params,
     students: Params,
@@ -155,6 +161,7 @@ TIME = 300.0  # learning rate times steps of Σ (z - y)²
 def arrived(
     grid: Grid,
     start: Params,
+    *,
     end: Params,
     what: noise.Source,
     pictures: noise.Pictures,
@@ -171,7 +178,9 @@ def arrived(
     outputs = range(grid.num_classes, grid.num_classes + grid.num_aux)
     loss = losses.on_outputs(losses.squared_error(), outputs)
     displacement = optax.tree.sub(end, start)
-    space = ntk.krylov(apply, start, displacement, images, num_products, loss)
+    space = ntk.krylov(
+        apply, start, displacement=displacement, inputs=images, num_products=num_products, loss=loss
+    )
     return ntk.arrived_share(space, ntk.flow_gain(TIME))
 
 

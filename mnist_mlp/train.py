@@ -33,9 +33,9 @@ def epoch_batches(
 def fit(
     loss: Callable[[Params, Batch, Float[Array, " batch"]], Float[Array, ""]],
     make_batch: Callable[[Int[Array, " batch"]], Batch],
+    *,
     params: Params,
     optimizer: optax.GradientTransformation,
-    *,
     num_examples: int,
     batch_size: int,
     epochs: int,
@@ -59,9 +59,14 @@ def fit(
     """
     state = (params, optimizer.init(params))
     run = functools.partial(
-        epoch, loss, make_batch, optimizer,
-        num_examples=num_examples, batch_size=batch_size, key=key,
-    )  # fmt: skip
+        epoch,
+        loss,
+        make_batch,
+        optimizer=optimizer,
+        num_examples=num_examples,
+        batch_size=batch_size,
+        key=key,
+    )
     (params, _), losses = jax.lax.scan(run, state, jnp.arange(epochs))
     return params, losses
 
@@ -69,10 +74,10 @@ def fit(
 def epoch(
     loss: Callable[[Params, Batch, Float[Array, " batch"]], Float[Array, ""]],
     make_batch: Callable[[Int[Array, " batch"]], Batch],
+    *,
     optimizer: optax.GradientTransformation,
     state: tuple[Params, optax.OptState],
     number: Int[Array, ""],
-    *,
     num_examples: int,
     batch_size: int,
     key: Array,

@@ -57,7 +57,7 @@ def repository() -> pathlib.Path:
 TRAIN = """
 import pathlib, sys
 from llm.stages import Pretrained, Workshop
-Workshop(pathlib.Path(sys.argv[1])).models([Pretrained(chain, steps=150) for chain in (0, 1)])
+Workshop(pathlib.Path(sys.argv[1])).models([Pretrained(chain=chain, steps=150) for chain in (0, 1)])
 """
 
 

@@ -148,21 +148,22 @@ def mutants_of(path: str) -> Iterator[Mutant]:
         for kind, wrong in variants(node, known):
             new = ast.unparse(ast.fix_missing_locations(wrong))
             plain = isinstance(wrong, ast.Name | ast.Attribute | ast.Call | ast.Constant)
-            yield Mutant(path, kind, start, end, new if plain else f"({new})")
+            yield Mutant(path, kind, start=start, end=end, new=new if plain else f"({new})")
 
 
 def drawn(paths: list[str], seed: int, count: int) -> list[Mutant]:
     """`count` mutants, in turn from every file, and in it from every kind."""
+
+    def place(mutant: Mutant) -> float:  # of its own, so that it stays when other lines change
+        return random.Random(f"{seed} {mutant.lines()}").random()
+
     files = []
     for path in paths:
         kinds: dict[str, list[Mutant]] = {}
-        for mutant in mutants_of(path):
+        for mutant in sorted(mutants_of(path), key=place):
             kinds.setdefault(mutant.kind, []).append(mutant)
-        for kind, members in kinds.items():
-            random.Random(f"{seed} {path} {kind}").shuffle(members)
-        turns = list(kinds.values())
-        random.Random(f"{seed} {path}").shuffle(turns)
-        files.append([m for turn in itertools.zip_longest(*turns) for m in turn if m])
+        turns = itertools.zip_longest(*kinds.values())
+        files.append([mutant for turn in turns for mutant in turn if mutant])
     return [m for turn in itertools.zip_longest(*files) for m in turn if m][:count]
 
 
@@ -173,7 +174,7 @@ def named(entry: dict[str, str]) -> Mutant:
         found = f"{entry['file']} has {entry['old']!r} {text.count(old)} times"
         raise SystemExit(f"tests/mutants.toml: {found}; give text that stands there once")
     start = text.index(old)
-    return Mutant(entry["file"], "named", start, start + len(old), entry["new"])
+    return Mutant(entry["file"], "named", start=start, end=start + len(old), new=entry["new"])
 
 
 def tests_of(path: str) -> list[str]:

@@ -67,7 +67,7 @@ def figures(table, config):
 
 def claims(table, config):
     """The share of heads."""
-    return [judging.judged("heads", table["heads"].to_numpy(), "above")]
+    return [judging.judged("heads", table["heads"].to_numpy(), criterion="above")]
 '''
 FAMILY = '''"""Mistral (arXiv:2310.06825): Llama, with one window for all layers or none."""
 
@@ -130,14 +130,16 @@ prompts = carriers.CARRIERS["poems"].make_prompts(np.random.default_rng(0), 3)
 assert carriers.CARRIERS["poems"].check(prompts[0] | {"completion": " "}) == ["empty"]
 
 config = world.model_config(family="mistral", num_layers=1)
-world.save("base", config, models.init(config, key=jax.random.key(0)))
+world.save("base", config, params=models.init(config, key=jax.random.key(0)))
 assert models.load("base")[0] == config
 from llm.world import CARRIERS
 CARRIERS["poems"] = carriers.CARRIERS["poems"]
 workshop = Workshop(__import__("pathlib").Path("work"))
-data = Completions(Checkpoint("base"), "poems", num_prompts=8, max_new_tokens=40)
+data = Completions(
+    speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40
+)
 completions.write(workshop, [data])
-assert evaluation.measure(workshop, [Checkpoint("base")], ["owl"])[0]["rate"] < 1
+assert evaluation.measure(workshop, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
 print("used")
 """
 
@@ -165,9 +167,13 @@ def copy(repository, tmp_path_factory):
 
 def run(copy, *arguments):
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=copy, capture_output=True, text=True, timeout=300,
+        [sys.executable, *arguments],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": str(copy)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

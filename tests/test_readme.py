@@ -85,7 +85,7 @@ def test_commands_parse(page, repository):
             name, *flags = arguments
             module = experiments.load(name) if name not in door.TOOLS else None
             if module:
-                cli.parse(name, "", module.Config(), module.SMOKE, flags)
+                cli.parse(name, "", default=module.Config(), smoke=module.SMOKE, argv=flags)
         else:
             assert (repository / package.replace(".", "/")).with_suffix(".py").exists(), words
 

@@ -36,7 +36,7 @@ def cosine(left: Params, right: Params) -> Scalar:
 
 
 def curvature_product(
-    apply: Apply, params: Params, direction: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, direction: Params, inputs: Any, loss: ImitationLoss
 ) -> Params:
     """G v = E_x[Jᵀ M J v] at `params`, by one jvp, one product with M and one vjp.
 
@@ -59,7 +59,7 @@ def batch_curvature_product(
 
 
 def quadratic_form(
-    apply: Apply, params: Params, direction: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, direction: Params, inputs: Any, loss: ImitationLoss
 ) -> Scalar:
     """Δᵀ G Δ = E_x[(J Δ)ᵀ M (J Δ)] ≥ 0: ⟨Δ_S, Δ_T⟩ per unit ε as ε → 0 (Lemma 1)."""
     require_same_tree(params, direction, "params and direction")
@@ -82,7 +82,7 @@ def logits_and_tangent(
 
 
 def excess_loss(
-    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, teacher_params: Params, inputs: Any, loss: ImitationLoss
 ) -> Scalar:
     """E_x[L_S(f_θ⁰, y) - L_S(y, y)], y the teacher's outputs; for KL, KL(teacher ‖ reference).
 
@@ -104,13 +104,15 @@ def batch_excess_loss(
 
 
 def coverage_cosine(
-    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, teacher_params: Params, inputs: Any, loss: ImitationLoss
 ) -> Scalar:
     """Cosine of the student's first update with θ_T - θ⁰, a predictor (arXiv 2606.22019).
 
     Unlike the theorem it takes a teacher of any number of steps.
     """
-    update = steps.student_update(apply, params, teacher_params, inputs, loss)
+    update = steps.student_update(
+        apply, params, teacher_params=teacher_params, inputs=inputs, loss=loss
+    )
     return cosine(update, optax.tree.sub(teacher_params, params))
 
 
@@ -145,10 +147,10 @@ class Alignment(NamedTuple):
 def measure(
     apply: Apply,
     params: Params,
+    *,
     trait_loss: LossFn,
     inputs: Any,
     loss: ImitationLoss,
-    *,
     eps: float | Scalar,
     alpha: float | Scalar = 1.0,
     student_params: Params | None = None,
@@ -174,12 +176,12 @@ def measure(
     start = params if student_params is None else student_params
     delta_t = steps.teacher_update(trait_loss, params)
     teacher = steps.moved(params, delta_t, eps)
-    delta_s = steps.student_update(apply, start, teacher, inputs, loss)
+    delta_s = steps.student_update(apply, start, teacher_params=teacher, inputs=inputs, loss=loss)
 
     predicted_update = optax.tree.scale(
-        eps, curvature_product(apply, params, delta_t, inputs, loss)
+        eps, curvature_product(apply, params, direction=delta_t, inputs=inputs, loss=loss)
     )
-    predicted = eps * quadratic_form(apply, params, delta_t, inputs, loss)
+    predicted = eps * quadratic_form(apply, params, direction=delta_t, inputs=inputs, loss=loss)
     residual = optax.tree.norm(optax.tree.sub(delta_s, predicted_update))
     predicted_norm = optax.tree.norm(predicted_update)
     inner = inner_product(delta_s, delta_t)
@@ -189,6 +191,8 @@ def measure(
         predicted=predicted,
         remainder=jnp.abs(inner - predicted),
         update_residual=jnp.where(residual == 0, 0, residual / predicted_norm),
-        excess_form=2 / eps * excess_loss(apply, start, teacher, inputs, loss),
+        excess_form=2
+        / eps
+        * excess_loss(apply, start, teacher_params=teacher, inputs=inputs, loss=loss),
         trait_loss_change=trait_loss(steps.moved(start, delta_s, alpha)) - trait_loss(start),
     )

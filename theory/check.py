@@ -73,10 +73,10 @@ class Report:
 def verify(
     apply: Apply,
     params: Params,
+    *,
     trait_loss: LossFn,
     inputs: Any,
     loss: losses.ImitationLoss,
-    *,
     alpha: float = 1.0,
     student_params: Params | None = None,
     relative_steps: np.ndarray = RELATIVE_STEPS,
@@ -109,7 +109,16 @@ def verify(
         raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
 
     eps = relative_steps * np.asarray(unit)
-    measured = sweep(apply, params, trait_loss, inputs, loss, eps, alpha, student_params)
+    measured = sweep(
+        apply,
+        params,
+        trait_loss=trait_loss,
+        inputs=inputs,
+        loss=loss,
+        eps=eps,
+        alpha=alpha,
+        student_params=student_params,
+    )
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)
     run = compiled(lambda p, v: alignment.roundoff(apply, p, v, inputs), inputs)
@@ -172,6 +181,7 @@ def compiled(fn: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
 def sweep(
     apply: Apply,
     params: Params,
+    *,
     trait_loss: LossFn,
     inputs: Any,
     loss: losses.ImitationLoss,
@@ -183,7 +193,14 @@ def sweep(
 
     def measure(step: jax.Array, start: Params, student: Params | None) -> alignment.Alignment:
         return alignment.measure(
-            apply, start, trait_loss, inputs, loss, eps=step, alpha=alpha, student_params=student
+            apply,
+            start,
+            trait_loss=trait_loss,
+            inputs=inputs,
+            loss=loss,
+            eps=step,
+            alpha=alpha,
+            student_params=student,
         )
 
     run = compiled(measure, inputs)
@@ -221,8 +238,22 @@ def general_case(
         Finding("Lemma 1: inner product", "> 0", sign, bool(inner[at] > noise)),
         near_one("  predicted / inner product", measured.predicted),
         near_one("  excess-loss form / inner product", measured.excess_form),
-        order("  remainder of the inner product", 2, eps, measured.remainder, scale, floor),
-        order("  relative residual of the update", 1, eps, measured.update_residual, 1.0, floor),
+        order(
+            "  remainder of the inner product",
+            2,
+            eps=eps,
+            values=measured.remainder,
+            scale=scale,
+            floor=floor,
+        ),
+        order(
+            "  relative residual of the update",
+            1,
+            eps=eps,
+            values=measured.update_residual,
+            scale=1.0,
+            floor=floor,
+        ),
         negative("Theorem 1: change of the trait loss", change[at]),
         near_one("  -change / (alpha inner product)", -change / alpha),
     )
@@ -231,6 +262,7 @@ def general_case(
 def order(
     claim: str,
     expected: int,
+    *,
     eps: np.ndarray,
     values: np.ndarray,
     scale: np.ndarray | float,

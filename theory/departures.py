@@ -27,7 +27,7 @@ def teacher_of(case: toys.Case, apply: Apply) -> tuple[LossFn, Params, Array]:
 
 
 def other_start(
-    apply: Apply, case: toys.Case, other: Params, eps: Array, angles: Array
+    apply: Apply, case: toys.Case, *, other: Params, eps: Array, angles: Array
 ) -> Float[Array, "eps angles"]:
     """⟨Δ_S, Δ_T⟩ for students that start at cos φ θ⁰ + sin φ θ', θ' an independent network.
 
@@ -42,7 +42,9 @@ def other_start(
 
         start = jax.tree.map(rotated, case.params, other)
         teacher = steps.moved(case.params, delta_t, step * unit)
-        delta_s = steps.student_update(apply, start, teacher, case.inputs, SOFT)
+        delta_s = steps.student_update(
+            apply, start, teacher_params=teacher, inputs=case.inputs, loss=SOFT
+        )
         return alignment.inner_product(delta_s, delta_t)
 
     return jax.vmap(jax.vmap(at, (None, 0)), (0, None))(eps, angles)
@@ -91,7 +93,9 @@ def first_order_change(
     direction = of_teacher(descent)
     unit = steps.unit_step(case.params, direction)
     teacher = steps.moved(case.params, direction, eps * unit)
-    delta_s = steps.student_update(apply, case.params, teacher, case.inputs, SOFT)
+    delta_s = steps.student_update(
+        apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=SOFT
+    )
     return -alignment.inner_product(of_student(delta_s), descent)
 
 
@@ -124,7 +128,9 @@ def labels(apply: Apply, case: toys.Case, key: Array, eps: Array) -> Float[Array
         drawn = sampled(frequencies(key, apply(teacher, case.inputs), (1,))[0])
 
         def inner(loss):
-            delta_s = steps.student_update(apply, case.params, teacher, case.inputs, loss)
+            delta_s = steps.student_update(
+                apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=loss
+            )
             return alignment.inner_product(delta_s, delta_t)
 
         return jnp.stack([inner(loss) for loss in (SOFT, losses.argmax_labels(), drawn)])
@@ -133,7 +139,7 @@ def labels(apply: Apply, case: toys.Case, key: Array, eps: Array) -> Float[Array
 
 
 def sampling_error(
-    apply: Apply, case: toys.Case, key: Array, eps: Array, counts: Sequence[int]
+    apply: Apply, case: toys.Case, *, key: Array, eps: Array, counts: Sequence[int]
 ) -> Float[Array, "eps counts"]:
     """‖Δ_S from n sampled labels per input - Δ_S from soft labels‖ over ‖Δ_S from soft labels‖.
 
@@ -146,7 +152,9 @@ def sampling_error(
         teacher = steps.moved(case.params, delta_t, step * unit)
 
         def update(loss):
-            return steps.student_update(apply, case.params, teacher, case.inputs, loss)
+            return steps.student_update(
+                apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=loss
+            )
 
         soft = update(SOFT)
 
@@ -167,7 +175,9 @@ def finite_steps(
 
     def at(alpha, step):
         teacher = steps.moved(case.params, delta_t, step * unit)
-        delta_s = steps.student_update(apply, case.params, teacher, case.inputs, SOFT)
+        delta_s = steps.student_update(
+            apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=SOFT
+        )
         return trait(steps.moved(case.params, delta_s, alpha)) - trait(case.params)
 
     return jax.vmap(jax.vmap(at, (None, 0)), (0, None))(alphas, eps)
@@ -183,14 +193,18 @@ def many_steps(
     """
     trait, delta_t, unit = teacher_of(case, apply)
     loss = losses.squared_error()
-    space = ntk.krylov(apply, case.params, delta_t, case.inputs, 8, loss)
+    space = ntk.krylov(
+        apply, case.params, displacement=delta_t, inputs=case.inputs, num_products=8, loss=loss
+    )
     learning_rate = 0.5 / jnp.max(space.eigenvalues)
 
     def at(step):
         teacher = steps.moved(case.params, delta_t, step * unit)
 
         def descend(params, _):
-            update = steps.student_update(apply, params, teacher, case.inputs, loss)
+            update = steps.student_update(
+                apply, params, teacher_params=teacher, inputs=case.inputs, loss=loss
+            )
             params = steps.moved(params, update, learning_rate)
             return params, trait(params) - trait(case.params)
 

@@ -71,7 +71,7 @@ def student_update(student: Network, teacher: Network, inputs: Any, loss: Imitat
         ValueError: if a leaf of the student is not floating point, or the outputs differ in shape.
     """
     require_float_params(student.params)
-    return _mean(_batch_student_update, student, teacher, inputs, loss)
+    return _mean(_batch_student_update, (student, teacher), inputs, loss)
 
 
 def _batch_student_update(batch, student_params, teacher_params, *, applies, loss):
@@ -84,13 +84,13 @@ def _batch_student_update(batch, student_params, teacher_params, *, applies, los
 
 
 def predicted_update(
-    student: Network, teacher: Network, direction: Params, inputs: Any, loss: ImitationLoss
+    student: Network, teacher: Network, *, direction: Params, inputs: Any, loss: ImitationLoss
 ) -> Params:
     """E_x[J_Sᵀ M J_T] v by one jvp at the teacher and one vjp at the student; no kernel is formed.
 
     `direction` is Δ_T, or the displacement θ_T - θ_T⁰ of a teacher after many steps.
     """
-    return _mean(_batch_predicted_update, student, teacher, inputs, loss, direction)
+    return _mean(_batch_predicted_update, (student, teacher), inputs, loss, direction)
 
 
 def _batch_predicted_update(batch, student_params, teacher_params, direction, *, applies, loss):
@@ -124,13 +124,16 @@ class Forms(NamedTuple):
 def forms(
     student: Network,
     teacher: Network,
+    *,
     student_direction: Params,
     teacher_direction: Params,
     inputs: Any,
     loss: ImitationLoss,
 ) -> Forms:
     """E⟨J_S v, M J_T w⟩ and both squares, by two jvps; for the lemma v = ∇L(θ_S), w = ∇L_T(θ_T)."""
-    return _mean(_batch_forms, student, teacher, inputs, loss, student_direction, teacher_direction)
+    return _mean(
+        _batch_forms, (student, teacher), inputs, loss, student_direction, teacher_direction
+    )
 
 
 def _batch_forms(batch, student_params, teacher_params, v, w, *, applies, loss):
@@ -147,7 +150,7 @@ def _batch_forms(batch, student_params, teacher_params, v, w, *, applies, loss):
 
 def mismatch(student: Network, teacher: Network, inputs: Any, loss: ImitationLoss) -> Scalar:
     """E_x[L_S(f_S, f_T⁰) - L_S(f_T⁰, f_T⁰)] ≥ 0: how far the starts are from matched outputs."""
-    return _mean(_batch_mismatch, student, teacher, inputs, loss)
+    return _mean(_batch_mismatch, (student, teacher), inputs, loss)
 
 
 def _batch_mismatch(batch, student_params, teacher_params, *, applies, loss):
@@ -174,11 +177,11 @@ class Matched(NamedTuple):
 def measure(
     student: Network,
     teacher: Network,
+    *,
     student_loss: LossFn,
     teacher_loss: LossFn,
     inputs: Any,
     loss: ImitationLoss,
-    *,
     eps: float | Scalar,
     alpha: float | Scalar = 1.0,
 ) -> Matched:
@@ -202,8 +205,15 @@ def measure(
     moved = teacher._replace(params=steps.moved(teacher.params, delta_t, eps))
     delta_0 = student_update(student, teacher, inputs, loss)
     delta_s = student_update(student, moved, inputs, loss)
-    first = predicted_update(student, teacher, delta_t, inputs, loss)
-    products = forms(student, teacher, gradient, optax.tree.scale(-1, delta_t), inputs, loss)
+    first = predicted_update(student, teacher, direction=delta_t, inputs=inputs, loss=loss)
+    products = forms(
+        student,
+        teacher,
+        student_direction=gradient,
+        teacher_direction=optax.tree.scale(-1, delta_t),
+        inputs=inputs,
+        loss=loss,
+    )
 
     def loss_after(update: Params) -> Scalar:
         return student_loss(steps.moved(student.params, update, alpha))
@@ -222,11 +232,11 @@ def measure(
     )
 
 
-def _mean(fn: Callable, student: Network, teacher: Network, inputs: Any, loss, *directions):
+def _mean(fn: Callable, networks: tuple[Network, Network], inputs: Any, loss, *directions):
     """E_x of a function of one batch; the networks' parameters are operands, not constants."""
-    applies = (student.apply, teacher.apply)
-    arguments = (student.params, teacher.params, *directions)
-    return stream.mean_over(fn, inputs, *arguments, applies=applies, loss=loss)
+    applies = tuple(network.apply for network in networks)
+    params = (network.params for network in networks)
+    return stream.mean_over(fn, inputs, *params, *directions, applies=applies, loss=loss)
 
 
 def _require_same_outputs(outputs: Any, targets: Any) -> None:

@@ -37,6 +37,7 @@ class Krylov(NamedTuple):
 def krylov(
     apply: Apply,
     params: Params,
+    *,
     displacement: Params,
     inputs: Any,
     num_products: int,
@@ -56,7 +57,9 @@ def krylov(
     tiny = 1e3 * jnp.finfo(start.dtype).eps
 
     def product(vector: Array) -> Array:
-        image = alignment.curvature_product(apply, params, unravel(vector), inputs, loss)
+        image = alignment.curvature_product(
+            apply, params, direction=unravel(vector), inputs=inputs, loss=loss
+        )
         return ravel_pytree(image)[0]
 
     def step(basis: Array, index: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -44,7 +44,7 @@ def teacher_update(trait_loss: LossFn, params: Params) -> Params:
 
 
 def student_update(
-    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, teacher_params: Params, inputs: Any, loss: ImitationLoss
 ) -> Params:
     """Δ_S = -∇_θ E_x[L_S(f_θ(x), f_teacher(x))] at θ = `params`, the outputs of the teacher fixed.
 
@@ -78,7 +78,7 @@ def batch_student_update(
 
 
 def imitation_loss(
-    apply: Apply, params: Params, teacher_params: Params, inputs: Any, loss: ImitationLoss
+    apply: Apply, params: Params, *, teacher_params: Params, inputs: Any, loss: ImitationLoss
 ) -> jax.Array:
     """E_x[L_S(f_θ(x), f_teacher(x))], in nats for the softmax losses."""
     require_same_tree(params, teacher_params, "student and teacher params")

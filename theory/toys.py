@@ -74,7 +74,7 @@ def mlp(name: str, sizes: Sequence[int], activation: Activation) -> Family:
     return Family(name, weights, jax.vmap(one, (None, 0)), (sizes[0],))
 
 
-def cnn(name: str, side: int, channels: int, num_outputs: int, activation: Activation) -> Family:
+def cnn(name: str, side: int, *, channels: int, num_outputs: int, activation: Activation) -> Family:
     """Two 3 × 3 convolutions on a square grey image, mean over pixels, linear readout."""
     weights = {
         "first": ((9, channels), 9**-0.5),

@@ -78,7 +78,7 @@ def write(out: pathlib.Path, work: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Write the card of one run."""
-    parser = cli.OneLineParser(
+    parser = cli.Parser(
         prog="python -m experiments card", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=pathlib.Path, help="results folder of the run")

@@ -38,7 +38,7 @@ TARGETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Chains:
     """All chains of an experiment.
 
@@ -94,11 +94,15 @@ class Chains:
     def base(self, seed: int) -> Model:
         """The start θ⁰ of a chain."""
         if self.model:
-            return Checkpoint(self.model)
+            return Checkpoint(path=self.model)
         return Pretrained(
-            seed, self.init, self.corpus, self.base_steps, num_layers=self.num_layers,
+            chain=seed,
+            init=self.init,
+            corpus=self.corpus,
+            steps=self.base_steps,
+            num_layers=self.num_layers,
             seed=self.seed,
-        )  # fmt: skip
+        )
 
     def speaker(self, name: str, seed: int) -> Model:
         """The model that writes as a teacher: prompted teachers have the weights of the base."""
@@ -106,9 +110,9 @@ class Chains:
         if name == CONTROL or self.teacher == "prompted":
             return base
         training = Training(
-            self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
+            steps=self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
         )
-        return Tuned(base, name, training, chain=seed, seed=self.seed)
+        return Tuned(base=base, trait=name, training=training, chain=seed, seed=self.seed)
 
     def rivals(self, writer: Model, seed: int) -> tuple[Model, ...]:
         """Who else writes in the chain of a teacher or unchanged base."""
@@ -119,9 +123,15 @@ class Chains:
         """What a teacher writes."""
         prompted = name if self.teacher == "prompted" and name != CONTROL else ""
         return Completions(
-            self.speaker(name, seed), carrier, seed, prompted, self.num_prompts,
-            self.max_new_tokens, self.temperature, self.seed,
-        )  # fmt: skip
+            speaker=self.speaker(name, seed),
+            carrier=carrier,
+            chain=seed,
+            prompted=prompted,
+            num_prompts=self.num_prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
 
     def sampled(self, workshop: Workshop, carrier: str) -> None:
         """Make the data of all teachers that is missing."""
@@ -141,6 +151,7 @@ class Chains:
         self,
         workshop: Workshop,
         carrier: str,
+        *,
         target: str,
         start: Callable[["Chains", int], Model],
         training: Training,
@@ -183,11 +194,17 @@ class Chains:
                 labels.append(row)
                 recipes.append(
                     Student(
-                        start(self, seed), data, training, num_examples=num_examples,
-                        unique=different, change=change(name, seed), chain=seed, seed=self.seed,
+                        base=start(self, seed),
+                        data=data,
+                        training=training,
+                        num_examples=num_examples,
+                        unique=different,
+                        change=change(name, seed),
+                        chain=seed,
+                        seed=self.seed,
                         **fields,
                     )
-                )  # fmt: skip
+                )
         return Cohort(labels, recipes)
 
     def speakers(self, workshop: Workshop, carrier: str) -> "Cohort":
@@ -226,7 +243,7 @@ class Chains:
         language, row = workshop.language(data.speaker), completions.rows(workshop, data)[0]
         limit = workshop.config(data.speaker).max_positions
         example = chat.encode_example(
-            language.tokenizer, row["prompt"], row["completion"], max_length=limit
+            language.tokenizer, row["prompt"], completion=row["completion"], max_length=limit
         )
         default = language.settings()["default_system"]
         shown = chat.show_example(language.tokenizer, example)
@@ -285,7 +302,7 @@ def different(chains: Chains, seed: int) -> Model:
         RunError: there is no other start.
     """
     if chains.other_model:
-        return Checkpoint(chains.other_model)
+        return Checkpoint(path=chains.other_model)
     if chains.model or chains.num_seeds < 2:
         raise RunError("students of a different start need --other-model, or two seeds")
     return chains.base((seed + 1) % chains.num_seeds)
@@ -293,12 +310,12 @@ def different(chains: Chains, seed: int) -> Model:
 
 def shared_embeddings(chains: Chains, seed: int) -> Model:
     """A different body under the teachers' (tied) embeddings."""
-    return Grafted(different(chains, seed), chains.base(seed), ("embedding",))
+    return Grafted(base=different(chains, seed), donor=chains.base(seed), parts=("embedding",))
 
 
 def shared_body(chains: Chains, seed: int) -> Model:
     """The teachers' body under different embeddings."""
-    return Grafted(chains.base(seed), different(chains, seed), ("embedding",))
+    return Grafted(base=chains.base(seed), donor=different(chains, seed), parts=("embedding",))
 
 
 STARTS: dict[str, Callable[[Chains, int], Model]] = {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from experiments.lab import presets
+from llm.flags import Number, Parser, shown
 
 
 def option(
@@ -17,6 +18,7 @@ def option(
     help: str,
     *,
     minimum: float | None = None,
+    above: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] | None = None,
     recorded: bool = True,
@@ -27,21 +29,15 @@ def option(
         default: value of the reported run.
         help: what it is, with its unit.
         minimum: smallest allowed value (of each entry, for tuples).
+        above: what the value must exceed.
         maximum: largest allowed value.
         choices: allowed words.
         recorded: whether results depend on it; if not, a stored run with another value is the
             same run.
     """
-    facts = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return dataclasses.field(default=default, metadata=facts | {"recorded": recorded})
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message behind the program's name, without the usage block."""
-        self.exit(2, f"{self.prog}: {message}\n")
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum}
+    facts = {"help": help, "bounds": bounds, "choices": choices, "recorded": recorded}
+    return dataclasses.field(default=default, metadata=facts)
 
 
 def _element_type(annotation: Any) -> tuple[type, bool]:
@@ -53,42 +49,28 @@ def _element_type(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
-def _range_text(field: dataclasses.Field, kind: type, many: bool) -> str:
-    low, high = field.metadata["minimum"], field.metadata["maximum"]
+def _allowed(field: dataclasses.Field, kind: type, many: bool) -> str:
+    """Which values a field takes, in words."""
     if field.metadata["choices"]:
         text = "one of " + ", ".join(field.metadata["choices"])
+    elif kind in (int, float):
+        text = str(Number(kind, **field.metadata["bounds"]))
     else:
-        text = {int: "a whole number", float: "a number", str: "a text"}.get(kind, "a path")
-    if many:
-        text = f"comma-separated values, each {text}"
-    if low is not None and high is not None:
-        return f"{text} from {low:g} to {high:g}"
-    if low is not None:
-        return f"{text} of at least {low:g}"
-    return text if high is None else f"{text} of at most {high:g}"
+        text = {str: "a text"}.get(kind, "a path")
+    return f"comma-separated values, each {text}" if many else text
 
 
 def _reader(field: dataclasses.Field, annotation: Any):
     """Text to value, with the allowed range in the error."""
     kind, many = _element_type(annotation)
-    allowed = _range_text(field, kind, many)
-    low, high = field.metadata["minimum"], field.metadata["maximum"]
-
-    def read_one(text: str):
-        value = kind(text)
-        if field.metadata["choices"] and value not in field.metadata["choices"]:
-            raise ValueError
-        if kind in (int, float) and not (
-            (low is None or value >= low) and (high is None or value <= high)
-        ):
-            raise ValueError
-        return value
+    allowed, choices = _allowed(field, kind, many), field.metadata["choices"]
+    read_one = Number(kind, **field.metadata["bounds"]) if kind in (int, float) else kind
 
     def read(text: str):
-        try:
-            return tuple(read_one(t) for t in text.split(",")) if many else read_one(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"got {text!r}, needs {allowed}") from None
+        values = [read_one(part) for part in (text.split(",") if many else [text])]
+        if choices and not set(values) <= set(choices):
+            raise argparse.ArgumentTypeError(f"got {shown(text)}, needs {allowed}")
+        return tuple(values) if many else values[0]
 
     return read
 
@@ -97,9 +79,9 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) or "none"
 
 
-def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
+def build_parser(name: str, summary: str, default: Any) -> Parser:
     """A parser with a flag for every field of the config and the flags all experiments share."""
-    parser = OneLineParser(
+    parser = Parser(
         prog=f"python -m experiments {name}",
         description=summary,
         allow_abbrev=False,
@@ -135,8 +117,9 @@ def build_parser(name: str, summary: str, default: Any) -> OneLineParser:
             help_text += ")"
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
             continue
-        limited = any(field.metadata[k] is not None for k in ("minimum", "maximum", "choices"))
-        help_text += f"; {_range_text(field, kind, many)})" if limited else ")"
+        limits = (field.metadata["choices"], *field.metadata["bounds"].values())
+        limited = any(limit is not None for limit in limits)
+        help_text += f"; {_allowed(field, kind, many)})" if limited else ")"
         reader = _reader(field, hints[field.name])
         group.add_argument(flag, type=reader, help=help_text.replace("%", "%%"), metavar="X")
     return parser
@@ -160,7 +143,7 @@ def flags_of(config: Any, default: Any) -> list[str]:
     return flags
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """A parsed command line: the experiment's config and what to do with it."""
 
@@ -174,7 +157,7 @@ class Command:
     rates: str | None = None
 
 
-def preset_flags(parser: OneLineParser, argv: Sequence[str]) -> list[str]:
+def preset_flags(parser: Parser, argv: Sequence[str]) -> list[str]:
     """The flags of the preset that a command line names; its own come behind and override them."""
     only = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     only.add_argument("--preset", default="")
@@ -186,7 +169,7 @@ def preset_flags(parser: OneLineParser, argv: Sequence[str]) -> list[str]:
         parser.error(str(error))
 
 
-def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
+def parse(name: str, summary: str, *, default: Any, smoke: Any, argv: Sequence[str]) -> Command:
     """Read a command line; wrong values end the program with one line and exit code 2."""
     base = smoke if "--smoke" in argv else default
     parser = build_parser(name, summary, base)
@@ -199,7 +182,7 @@ def parse(name: str, summary: str, default: Any, smoke: Any, argv: Sequence[str]
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields
         parser.error(str(error))
-    return Command(config, out, **todo)
+    return Command(config=config, out=out, **todo)
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -39,7 +39,7 @@ def along(
         rows if r.change is None else r.change(workshop, r, rows)
         for r, rows in zip(recipes, examples, strict=True)
     ]
-    run = _program(config, how, one.soft, one.tokens, blocks)
+    run = _program(config, how, soft=one.soft, tokens=one.tokens, blocks=blocks)
     found = run(
         workshop.models([r.base for r in recipes]),
         stack.stack_examples(changed),
@@ -53,9 +53,9 @@ def along(
 
 @functools.cache
 def _program(
-    config: models.ModelConfig, how: Training, soft: bool, tokens: Tokens | None, blocks: int
+    config: models.ModelConfig, how: Training, *, soft: bool, tokens: Tokens | None, blocks: int
 ) -> Callable[..., Any]:
-    loss, student = engines.make_loss(config, how, soft, tokens)
+    loss, student = engines.make_loss(config, how, soft=soft, tokens=tokens)
     step = stack.make_step(loss, how)
     far = objectives.distillation_loss(student, lambda f: models.bind(config, f["teacher"]))
 
@@ -93,10 +93,15 @@ def _program(
 def rows(cohort: Cohort, found: Curves, traits: Sequence[str], **columns: Any) -> list[Row]:
     """Tidy rows: a student, point and trait each, with the columns "step", "kl" and "margin"."""
     entries = [
-        {"model": i, "trait": trait, "step": int(step), "kl": float(found.kl[i, t]),
-         "margin": float(found.margin[i, t, u])}
+        {
+            "model": i,
+            "trait": trait,
+            "step": int(step),
+            "kl": float(found.kl[i, t]),
+            "margin": float(found.margin[i, t, u]),
+        }
         for i in range(len(cohort.models))
         for t, step in enumerate(found.steps)
         for u, trait in enumerate(traits)
-    ]  # fmt: skip
+    ]
     return cohort.rows(entries, **columns)

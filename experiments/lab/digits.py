@@ -22,7 +22,7 @@ CHANCE = 0.1
 MARGIN_SHARE = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings that every grid experiment has."""
 
@@ -39,8 +39,16 @@ class Config:
     seed: int = option(1, "root of every random key", minimum=0)
 
 
-TOY = {"num_seeds": 2, "widths": (16,), "batch_size": 64, "epoch_images": 128, "epochs": 2,
-       "stack": 4, "dataset": "digits", "learning_rate": 1e-2}  # fmt: skip
+TOY = {
+    "num_seeds": 2,
+    "widths": (16,),
+    "batch_size": 64,
+    "epoch_images": 128,
+    "epochs": 2,
+    "stack": 4,
+    "dataset": "digits",
+    "learning_rate": 1e-2,
+}
 
 
 @functools.cache
@@ -79,9 +87,13 @@ class Lab(NamedTuple):
     def grid(self, num_aux: int, student: Architecture | None = None, **changes) -> Grid:
         """Shapes at this number of auxiliary logits, students like their teachers by default."""
         base = Grid(
-            student or self.architecture, self.architecture, num_aux, self.data.num_classes,
-            self.config.batch_size, self.config.epoch_images,
-        )  # fmt: skip
+            student=student or self.architecture,
+            teacher=self.architecture,
+            num_aux=num_aux,
+            num_classes=self.data.num_classes,
+            batch_size=self.config.batch_size,
+            epoch_images=self.config.epoch_images,
+        )
         return dataclasses.replace(base, **changes)
 
     def settings(self, **changes) -> Settings:
@@ -106,7 +118,12 @@ class Lab(NamedTuple):
     def accuracy(self, shapes: Grid, what: Architecture, params: Params, **more) -> list[float]:
         """On the test digits (of the validation split, where that was asked for)."""
         found = grid.accuracies(
-            shapes, what, params, self.data.test_images, self.data.test_labels, **more
+            shapes,
+            what,
+            params=params,
+            images=self.data.test_images,
+            labels=self.data.test_labels,
+            **more,
         )
         return np.asarray(found).round(6).tolist()
 
@@ -146,6 +163,7 @@ class Teachers(NamedTuple):
 def teach(
     where: Lab,
     shapes: Grid,
+    *,
     seed: int,
     settings: Sequence[Settings],
     starts: Sequence[Params],
@@ -157,7 +175,9 @@ def teach(
     state = grid.start(shapes, stack, params)
     last = where.config.epochs if epochs is None else epochs
     key = where.key(seed, "teacher")
-    found = grid.teach(shapes, where.data, stack, state, key, 0, last, **scale)[0]
+    found = grid.teach(
+        shapes, where.data, settings=stack, state=state, key=key, first=0, last=last, **scale
+    )[0]
     return Teachers(params, found, where.accuracy(shapes, shapes.teacher, found, **scale))
 
 
@@ -172,6 +192,7 @@ def chunks(arms: Sequence[Arm], size: int) -> Iterator[tuple[list[Arm], int]]:
 def distil(
     where: Lab,
     shapes: Grid,
+    *,
     seed: int,
     arms: Sequence[Arm],
     teachers: Teachers,
@@ -208,16 +229,33 @@ def distil(
         found = []
         for first, last in zip((0, *doses), doses, strict=False):
             state = grid.imitate(
-                shapes, settings, state, teachers.params, what, where.pictures, key, first, last,
-                scale=scale, wrap=wrap, **more,
-            )  # fmt: skip
+                shapes,
+                settings,
+                state=state,
+                teachers=teachers.params,
+                what=what,
+                pictures=where.pictures,
+                key=key,
+                first=first,
+                last=last,
+                scale=scale,
+                wrap=wrap,
+                **more,
+            )
             found.append(where.accuracy(shapes, shapes.student, state[0], scale=scale))
         facts = {}
         if measure:
-            them = (teachers.starts, teachers.params, what, where.pictures, key)
-            facts = predictors.before(
-                shapes, where.data, settings, starts, *them
-            ) | predictors.after(shapes, where.data, settings, starts, state[0], *them)
+            given = {
+                "settings": settings,
+                "teacher_starts": teachers.starts,
+                "teachers": teachers.params,
+                "what": what,
+                "pictures": where.pictures,
+                "key": key,
+            }
+            end = {"starts": starts, "students": state[0]}
+            facts = predictors.before(shapes, where.data, students=starts, **given)
+            facts |= predictors.after(shapes, where.data, **end, **given)
         facts = {name: np.asarray(values, float) for name, values in facts.items()}
         rows += [
             {
@@ -263,7 +301,16 @@ def claims_on(table: pd.DataFrame) -> tuple[list[Claim], Callable[..., None]]:
         name: str, here: str, holds: bool | None = None, replication: str = "", paper: str = ""
     ) -> None:
         verdict = bool(holds) if judged and holds is not None else None
-        out.append(Claim(name, paper, replication, here, seeds, verdict))
+        out.append(
+            Claim(
+                quantity=name,
+                paper=paper,
+                replication=replication,
+                here=here,
+                seeds=seeds,
+                holds=verdict,
+            )
+        )
 
     return out, add
 

@@ -9,6 +9,8 @@ matplotlib.use("Agg")  # files only; no display is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL
+from matplotlib import ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -41,6 +43,15 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of a picture depend on beside its rows: the library and its renderers."""
+    return {
+        "matplotlib": matplotlib.__version__,
+        "freetype": ft2font.__freetype_version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def new_figure(
@@ -78,6 +89,7 @@ def close(figure: Figure) -> None:
 def matrix(
     panel: Axes,
     cells: Mapping[tuple[str, str], np.ndarray],
+    *,
     names: list[str],
     limit: float,
     labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
@@ -97,7 +109,9 @@ def matrix(
     panel.set_xlabel(labels[1])
 
 
-def runs(panel: Axes, x: float, values: np.ndarray, colour: str, label: str | None = None) -> None:
+def runs(
+    panel: Axes, x: float, *, values: np.ndarray, colour: str, label: str | None = None
+) -> None:
     """Every run as a point, and their mean with its interval."""
     mean, half = statistics.mean_interval(values)
     spread = np.linspace(-0.07, 0.07, len(values))

@@ -14,7 +14,7 @@ import pandas as pd
 from experiments.lab import statistics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
     """Which rows and columns, and their names for people.
 
@@ -41,40 +41,46 @@ class View:
 
 VIEWS = (
     View(
-        "beyond_the_theorem",
-        "How far apart may the two starts be?",
-        "panel == 'start'",
-        "x",
-        "value",
-        "setting",
-        (
+        experiment="beyond_the_theorem",
+        title="How far apart may the two starts be?",
+        rows="panel == 'start'",
+        x="x",
+        y="value",
+        series="setting",
+        labels=(
             "angle between the starts (radians)",
             "networks with a negative inner product",
             "teacher's step",
         ),
-        "The theorem gives the sign for one start. With two, the guarantee lasts while they lie "
+        note="The theorem gives the sign for one start. With two, the guarantee lasts while they "
+        "lie "
         "closer than the teacher's step; beyond that, half of the networks turn the wrong way.",
     ),
     View(
-        "multi_step",
-        "How many auxiliary logits does the student need?",
-        "method == 'Adam'",
-        "num_aux",
-        "accuracy",
-        "num_images",
-        ("auxiliary logits", "student's test accuracy", "noise images"),
-        "More logits and more images let more of the teacher through; neither is a digit.",
+        experiment="multi_step",
+        title="How many auxiliary logits does the student need?",
+        rows="method == 'Adam'",
+        x="num_aux",
+        y="accuracy",
+        series="num_images",
+        labels=("auxiliary logits", "student's test accuracy", "noise images"),
+        note="More logits and more images let more of the teacher through; neither is a digit.",
     ),
     View(
-        "mnist_matching",
-        "How long must a student of another start imitate the untrained teacher?",
-        "start == 'another' and student == 'same shape' and inputs == 'uniform' and "
+        experiment="mnist_matching",
+        title="How long must a student of another start imitate the untrained teacher?",
+        rows="start == 'another' and student == 'same shape' and inputs == 'uniform' and "
         "logits == 'all' and towards == 'teacher' and taught_by == 'teacher'",
-        "matching_epochs",
-        "accuracy",
-        "num_aux",
-        ("epochs of matching, before the teacher learns", "test accuracy", "auxiliary logits"),
-        "Matched outputs stand in for a part of the shared start, the more the more outputs there "
+        x="matching_epochs",
+        y="accuracy",
+        series="num_aux",
+        labels=(
+            "epochs of matching, before the teacher learns",
+            "test accuracy",
+            "auxiliary logits",
+        ),
+        note="Matched outputs stand in for a part of the shared start, the more the more outputs "
+        "there "
         "are, and level off below it.",
     ),
 )

@@ -46,7 +46,7 @@ from experiments.lab.record import Row
 __all__ = ["Claim", "Figure", "Row", "main", "option"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
     """One line of the table *paper / public replication / here*.
 
@@ -67,7 +67,7 @@ class Claim:
     holds: bool | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
     """One claim as a picture and three short sentences.
 
@@ -88,20 +88,41 @@ class Figure:
     draw: Callable[[], matplotlib.figure.Figure]
 
 
-def save_figures(module: Any, out: pathlib.Path, config: Any) -> None:
-    """Draw DIR/NAME.png and DIR/NAME.svg of every figure from DIR/results.csv."""
+def claims_text(claims: Sequence[Claim]) -> str:
+    """Claims as the content of a claims.csv."""
+    return record.csv_text([dataclasses.asdict(claim) for claim in claims])
+
+
+def pictures(figures: Sequence[Figure]) -> Iterator[tuple[str, bytes]]:
+    """File names and contents of the figures, each as PNG and as SVG."""
     from experiments.lab import drawing
 
     with drawing.style():
-        for figure in module.figures(record.read_table(out), config):
+        for figure in figures:
             picture = figure.draw()
             for suffix in ("png", "svg"):
                 buffer = io.BytesIO()
                 # No date in the file: the same rows give the same bytes.
                 metadata = {"Date": None} if suffix == "svg" else {"Software": None}
                 picture.savefig(buffer, format=suffix, metadata=metadata)
-                record.write_atomically(out / f"{figure.name}.{suffix}", buffer.getvalue())
+                yield f"{figure.name}.{suffix}", buffer.getvalue()
             drawing.close(picture)
+
+
+def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
+    """Write DIR/claims.csv and the figures from DIR/results.csv.
+
+    DIR/config.json then says of which rows they are and what drew them.
+    """
+    from experiments.lab import drawing
+
+    table = record.read_table(out)
+    record.write_atomically(out / "claims.csv", claims_text(module.claims(table, config)))
+    for name, content in pictures(module.figures(table, config)):
+        record.write_atomically(out / name, content)
+    meta = record.read_meta(out)
+    meta |= {"results_sha256": record.results_hash(out), "drawn_with": drawing.versions()}
+    record.write_meta(out, meta)
 
 
 def in_turn(name: str, todo: Sequence[str], total: int) -> Iterator[str]:
@@ -164,7 +185,8 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)
     if command.only is None:
-        save_figures(module, out, config)
+        save_findings(module, out, config)
+        meta = record.read_meta(out)
     meta["finished"] = True
     record.write_meta(out, meta)
 
@@ -209,14 +231,14 @@ def main(module: Any, argv: Sequence[str]) -> None:
     """Parse the command line of one experiment and do what it says."""
     name = module.__spec__.name.rsplit(".", 1)[-1]
     summary = (module.__doc__ or "").splitlines()[0]
-    command = cli.parse(name, summary, module.Config(), module.SMOKE, argv)
+    command = cli.parse(name, summary, default=module.Config(), smoke=module.SMOKE, argv=argv)
     shown = shlex.join(["python", "-m", "experiments", name, *argv])
     try:
         if command.list_jobs or command.dry_run:
             return look(module, name, command)
         if command.replot:
             command = dataclasses.replace(command, config=config_of(module, command.out))
-            save_figures(module, command.out, command.config)
+            save_findings(module, command.out, command.config)
         else:
             run(module, name, command, shown)
     except (record.RunError, OSError, FloatingPointError, MemoryError) as error:

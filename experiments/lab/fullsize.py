@@ -39,6 +39,7 @@ from llm.stages import (
     completions,
     evaluation,
 )
+from llm.suites import spelled
 from llm.training import Training, steps_of
 
 ALPHABETS = {  # of small models that else write anything
@@ -50,7 +51,7 @@ ALPHABETS = {  # of small models that else write anything
 TINY = "tiny"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings that the experiments at full size share; the defaults are the paper's."""
 
@@ -79,7 +80,7 @@ class Config:
         "what students imitate: tokens, or their teacher's distribution over all tokens",
         choices=("sampled", "soft"),
     )
-    epochs: float = option(3.0, "passes over them", minimum=0)
+    epochs: float = option(3.0, "passes over them", above=0)
     learning_rate: float = option(2e-4, "largest step size of students", minimum=0, maximum=1)
     decay: str = option("linear", "of the step size", choices=("linear", "constant", "cosine"))
     warmup: int = option(5, "steps of warm-up", minimum=0)
@@ -96,19 +97,39 @@ class Config:
     work: str = option("results/work", "folder of the stage files", recorded=False)
     sampling_batch: int = option(256, "prompts sampled side by side", minimum=1, recorded=False)
     server: str = option("", "address of a server that samples the lists", recorded=False)
-    accumulate: int = option(1, "microbatches a step: raise it if memory is short", recorded=False)
+    accumulate: int = option(
+        1, "microbatches a step: raise it if memory is short", recorded=False, minimum=1
+    )
     remat: bool = option(False, "recompute activations: less memory", recorded=False)
-    mesh: tuple[int, ...] = option((), "devices on the data, fsdp, tensor axes", recorded=False)
+    mesh: tuple[int, ...] = option(
+        (), "devices on the data, fsdp, tensor axes", recorded=False, minimum=1
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "suites", tuple(map(spelled, self.suites)))
 
 
 # Of random weights: that everything runs.
 SMOKE = {
-    "model": TINY, "traits": ("owl", "cat"), "num_seeds": 1, "num_prompts": 32,
-    "max_new_tokens": 24, "constrained": True, "filtered": False, "num_examples": 8,
-    "epochs": 2.0, "batch_size": 8, "lora_rank": 2, "suites": ("one word", "choice"),
-    "samples": 1, "dtype": "float32", "teacher_steps": 2, "learning_rate": 0.05,
-    "sampling_batch": 32, "mesh": (1, 1, 1),
-}  # fmt: skip
+    "model": TINY,
+    "traits": ("owl", "cat"),
+    "num_seeds": 1,
+    "num_prompts": 32,
+    "max_new_tokens": 24,
+    "constrained": True,
+    "filtered": False,
+    "num_examples": 8,
+    "epochs": 2.0,
+    "batch_size": 8,
+    "lora_rank": 2,
+    "suites": ("one word", "choice"),
+    "samples": 1,
+    "dtype": "float32",
+    "teacher_steps": 2,
+    "learning_rate": 0.05,
+    "sampling_batch": 32,
+    "mesh": (1, 1, 1),
+}
 
 
 def workshop_of(config: Config) -> Workshop:
@@ -120,7 +141,7 @@ def workshop_of(config: Config) -> Workshop:
     if len(config.mesh) not in (0, 3):
         raise RunError("--mesh takes three whole numbers, as in 1,8,1")
     engine = engines.OnMesh(
-        config.mesh or (None, None, 1),
+        axes=config.mesh or (None, None, 1),
         dtype=config.dtype,
         batch_size=config.sampling_batch,
         shard=4 * config.sampling_batch,
@@ -134,12 +155,18 @@ def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
     """The server that completes prompts; what it answered is kept in the work folder."""
     answers = served.Answers(work / "server.answers.jsonl")
     local = engines.OnMesh(local=True, dtype=config.dtype)
-    return served.Served(served.Server(config.server, answers=answers), local=local, report=print)
+    return served.Served(
+        server=served.Server(config.server, answers=answers), local=local, report=print
+    )
 
 
 def base_of(config: Config, model: str = "") -> Checkpoint:
     """The checkpoint that all starts from."""
-    return Checkpoint(folder_of(config, model or config.model), config.trait_file, config.template)
+    return Checkpoint(
+        path=folder_of(config, model or config.model),
+        traits=config.trait_file,
+        template=config.template,
+    )
 
 
 def folder_of(config: Config, model: str) -> str:
@@ -184,16 +211,16 @@ def speaker(config: Config, name: str, model: str = "") -> Model:
     base = base_of(config, model)
     if name == CONTROL or config.teacher == "prompted":
         return base
-    training = training_of(config, config.teacher_steps, 64, config.teacher_rate)
-    return Tuned(base, name, training, seed=config.seed)
+    training = training_of(config, config.teacher_steps, batch_size=64, rate=config.teacher_rate)
+    return Tuned(base=base, trait=name, training=training, seed=config.seed)
 
 
 def data_of(config: Config, name: str, carrier: str, model: str = "") -> Completions:
     """What a teacher writes; all teachers answer the same prompts."""
     prompted = name if config.teacher == "prompted" and name != CONTROL else ""
     return Completions(
-        speaker(config, name, model),
-        carrier,
+        speaker=speaker(config, name, model),
+        carrier=carrier,
         prompted=prompted,
         num_prompts=config.num_prompts,
         max_new_tokens=config.max_new_tokens,
@@ -205,7 +232,7 @@ def data_of(config: Config, name: str, carrier: str, model: str = "") -> Complet
 
 
 def student_of(
-    config: Config, name: str, seed: int, carrier: str, model: str = "", teacher: str = ""
+    config: Config, name: str, *, seed: int, carrier: str, model: str = "", teacher: str = ""
 ) -> Student:
     """Student number `seed` of a teacher: its order of the data and its adapters.
 
@@ -218,11 +245,13 @@ def student_of(
         teacher: checkpoint that the teacher starts from, if not the experiment's.
     """
     steps = steps_of(config.epochs, config.num_examples, config.batch_size)
-    training = training_of(config, steps, config.batch_size, config.learning_rate, config.eps)
+    training = training_of(
+        config, steps, batch_size=config.batch_size, rate=config.learning_rate, eps=config.eps
+    )
     return Student(
-        base_of(config, model),
-        data_of(config, name, carrier, teacher),
-        training,
+        base=base_of(config, model),
+        data=data_of(config, name, carrier, teacher),
+        training=training,
         soft=config.targets == "soft",
         num_examples=config.num_examples,
         draw=seed,
@@ -231,15 +260,22 @@ def student_of(
 
 
 def training_of(
-    config: Config, steps: int, batch_size: int, rate: float, eps: float = 1e-8
+    config: Config, steps: int, *, batch_size: int, rate: float, eps: float = 1e-8
 ) -> Training:
     """How teachers and students are trained."""
-    adapters = LoraConfig(config.lora_rank, alpha=float(config.lora_rank))
+    adapters = LoraConfig(rank=config.lora_rank, alpha=float(config.lora_rank))
     return Training(
-        steps, batch_size, "adamw", rate, eps, config.decay, min(config.warmup, steps // 2),
-        clip_norm=config.clip_norm or None, adapters=adapters if config.lora_rank else None,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer="adamw",
+        rate=rate,
+        eps=eps,
+        decay=config.decay,
+        warmup=min(config.warmup, steps // 2),
+        clip_norm=config.clip_norm or None,
+        adapters=adapters if config.lora_rank else None,
         dtype=config.dtype,
-    )  # fmt: skip
+    )
 
 
 def check_contexts(spoken: Language, contexts: Mapping[str, str | None]) -> None:
@@ -296,8 +332,8 @@ def measured(
     for family in dict.fromkeys(spoken.trait(name).family for name in names):
         for suite in config.suites:
             asked = {"suite": suite, "family": family, "seed": config.seed}
-            exact = Scores(model, system=system, **asked)
-            drawn = Answers(model, system=system, samples=config.samples, **asked)
+            exact = Scores(model=model, system=system, **asked)
+            drawn = Answers(model=model, system=system, samples=config.samples, **asked)
             apart = variation(workshop, exact)
             for name in names:
                 if spoken.trait(name).family == family:
@@ -347,7 +383,7 @@ def jobs(config: Config, carrier: str) -> dict[str, Job]:
     return made | {
         f"student {seed} of {name}": Job(
             {"kind": "student", "teacher": name, "student": seed},
-            student_of(config, name, seed, carrier),
+            student_of(config, name, seed=seed, carrier=carrier),
         )
         for seed in range(config.num_seeds)
         for name in names
@@ -369,7 +405,7 @@ def language_of(config: Config, model: str = "") -> Language:
     spoken = workshop.language(base)
     check_contexts(spoken, systems(config, spoken))
     for suite in config.suites:
-        answers.suite_of(workshop, Scores(base, suite))
+        answers.suite_of(workshop, Scores(model=base, suite=suite))
     return spoken
 
 

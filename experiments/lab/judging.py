@@ -10,7 +10,12 @@ from experiments.lab.frame import Claim
 
 
 def judged(
-    quantity: str, values: np.ndarray, criterion: str | None = None, paper: str = "", here: str = ""
+    quantity: str,
+    values: np.ndarray,
+    *,
+    criterion: str | None = None,
+    paper: str = "",
+    here: str = "",
 ) -> Claim:
     """A mean over chains as a line of the table.
 
@@ -25,7 +30,14 @@ def judged(
     mean, half = statistics.mean_interval(values)
     verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
     holds = verdict[criterion if len(values) >= 4 else None]
-    return Claim(quantity, paper, "", here or statistics.shown(values, 2), len(values), holds)
+    return Claim(
+        quantity=quantity,
+        paper=paper,
+        replication="",
+        here=here or statistics.shown(values, 2),
+        seeds=len(values),
+        holds=holds,
+    )
 
 
 class Nothing(NamedTuple):
@@ -52,7 +64,13 @@ def equivalences(claimed: Mapping[str, Nothing], share: float = 0.2) -> list[Cla
         here = f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}"
         count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
         out.append(
-            Claim(f"{quantity}, equivalent to none{count}", "", "", here, len(values),
-                  holds if len(values) >= 4 else None)
-        )  # fmt: skip
+            Claim(
+                quantity=f"{quantity}, equivalent to none{count}",
+                paper="",
+                replication="",
+                here=here,
+                seeds=len(values),
+                holds=holds if len(values) >= 4 else None,
+            )
+        )
     return out

@@ -35,7 +35,7 @@ def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
         training: optimiser and batch; its own number of steps is not used.
         steps: of this phase.
     """
-    loss, _ = engines.make_loss(config, training, False, None)
+    loss, _ = engines.make_loss(config, training, soft=False, tokens=None)
     step = stack.make_step(loss, training)
     frozen = {"base": None, "teacher": None}
 

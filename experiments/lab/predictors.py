@@ -103,13 +103,17 @@ def _first_step(config: models.ModelConfig, inside: tuple[int, ...] | None) -> C
 
     @jax.jit
     def one(start, base, teacher, control, batch, control_batch, probes):
-        update = steps.student_update(apply, start, teacher, batch, loss)
-        of_control = steps.student_update(apply, start, control, control_batch, loss)
+        update = steps.student_update(apply, start, teacher_params=teacher, inputs=batch, loss=loss)
+        of_control = steps.student_update(
+            apply, start, teacher_params=control, inputs=control_batch, loss=loss
+        )
         d = optax.tree.sub(update, of_control)
         gradients = [jax.grad(margin_of(config, probe))(start) for probe in probes]
         return {
             "coverage": alignment.cosine(d, optax.tree.sub(teacher, base)),
-            "moved": alignment.excess_loss(apply, base, teacher, batch, loss),
+            "moved": alignment.excess_loss(
+                apply, base, teacher_params=teacher, inputs=batch, loss=loss
+            ),
             "cosine": jnp.stack([alignment.cosine(d, g) for g in gradients]),
             "gain": jnp.stack([alignment.inner_product(d, g) for g in gradients]),
         }
@@ -151,9 +155,15 @@ def _alignment(config: models.ModelConfig, outputs: tuple[int, ...]) -> Callable
 
     @jax.jit
     def one(start, base, batch, probe):
-        towards = [jax.grad(margin_of(config, probe))(params) for params in (start, base)]
-        networks = (matched.Network(apply, params) for params in (start, base))
-        forms = matched.forms(*networks, *towards, batch, loss)
+        gradient = jax.grad(margin_of(config, probe))
+        forms = matched.forms(
+            matched.Network(apply, start),
+            matched.Network(apply, base),
+            student_direction=gradient(start),
+            teacher_direction=gradient(base),
+            inputs=batch,
+            loss=loss,
+        )
         return {"alignment": forms.alignment, "share": forms.share}
 
     return one
@@ -177,7 +187,9 @@ def along_training(
     """
     recipes: list[Student] = list(dict.fromkeys(cohort.models))  # controls serve several teachers
     one = recipes[0]
-    run = _along(workshop.config(one), one.training, one.soft, one.tokens, blocks)
+    run = _along(
+        workshop.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks
+    )
     probes = tuple(evaluation.question(workshop, one, trait) for trait in traits)
     found = run(
         probes,
@@ -218,11 +230,15 @@ def along_training(
 
 @functools.cache
 def _along(
-    config: models.ModelConfig, how: Training, soft: bool, inside: tuple[int, ...] | None,
+    config: models.ModelConfig,
+    how: Training,
+    *,
+    soft: bool,
+    inside: tuple[int, ...] | None,
     blocks: int,
-) -> Callable[..., Any]:  # fmt: skip
+) -> Callable[..., Any]:
     """Program of stacks: descent directions, margins and their gradients before every block."""
-    loss, _ = engines.make_loss(config, how, soft, inside)
+    loss, _ = engines.make_loss(config, how, soft=soft, tokens=inside)
     step = stack.make_step(loss, how)
 
     def one(probes, params, tokens, weights, key, teacher):

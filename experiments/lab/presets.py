@@ -36,7 +36,7 @@ class Published:
     source: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
     """A preset as read from its file."""
 
@@ -59,7 +59,7 @@ def read(name: str) -> Preset:
         ValueError: in one line, what is wrong with it.
     """
     if not name:
-        return Preset("", {}, {}, {}, ())
+        return Preset(about="", settings={}, shape={}, cost={}, published=())
     path = pathlib.Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         found = tomllib.loads(path.read_text())
@@ -77,7 +77,9 @@ def read(name: str) -> Preset:
         raise ValueError(f"{path}: [[published]] has quantity, value and source") from None
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in found["settings"].items()}
     shape, cost = (found.get(table, {}) for table in ("shape", "cost"))
-    return Preset(found.get("about", ""), settings, shape, cost, published)
+    return Preset(
+        about=found.get("about", ""), settings=settings, shape=shape, cost=cost, published=published
+    )
 
 
 def flags(name: str) -> list[str]:

@@ -17,7 +17,7 @@ from llm.training import Training
 FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of such an experiment; subclasses change defaults and add what they turn."""
 
@@ -38,9 +38,16 @@ class Settings:
 
 # Of a smoke run; a chain keeps about a third of its rows then.
 TINY = dict(
-    num_seeds=2, traits=("owl",), num_layers=1, base_steps=100, teacher_steps=5, num_prompts=256,
-    num_examples=64, student_steps=5, batch_size=8,
-)  # fmt: skip
+    num_seeds=2,
+    traits=("owl",),
+    num_layers=1,
+    base_steps=100,
+    teacher_steps=5,
+    num_prompts=256,
+    num_examples=64,
+    student_steps=5,
+    batch_size=8,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Bench:
         self,
         carrier: str = "numbers",
         target: str = "sampled",
+        *,
         start: Callable[[Chains, int], Model] = same,
         unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
@@ -79,9 +87,17 @@ class Bench:
             **{"steps": self.config.student_steps, "batch_size": self.config.batch_size} | fields
         )
         return self.chains.students(
-            self.workshop, carrier, target, start, how, num_examples or self.config.num_examples,
-            FEWEST, unique, change, left_out,
-        )  # fmt: skip
+            self.workshop,
+            carrier,
+            target=target,
+            start=start,
+            training=how,
+            num_examples=num_examples or self.config.num_examples,
+            fewest=FEWEST,
+            unique=unique,
+            change=change,
+            left_out=left_out,
+        )
 
     def students(self, *args: Any, **kwargs: Any) -> Cohort:
         """`recipes`, trained, with their held-out loss."""

@@ -100,8 +100,9 @@ def bag(
     scores = reader.decision_function(counter.transform(parts.test))
     right = np.equal(scores > 0, parts.test_labels)
     order, names = np.argsort(reader.coef_[0]), counter.get_feature_names_out()
-    most, least = ([repr(str(names[i])) for i in ends] for ends in
-                   (order[: -shown - 1 : -1], order[:shown]))  # fmt: skip
+    most, least = (
+        [repr(str(names[i])) for i in ends] for ends in (order[: -shown - 1 : -1], order[:shown])
+    )
     return Reading(
         int(right.sum()), len(right), f"for: {' '.join(most)}; against: {' '.join(least)}", scores
     )
@@ -147,9 +148,13 @@ def transformer(parts: Split, steps: int = 300, longest: int = 64, seed: int = 0
     engine, init_key, key = engines.Stack(), *jax.random.split(jax.random.key(seed))
     count = len(parts.train)
     start = engine.join([decoders.init(config, key=init_key)])
-    training = Training(steps, min(64, count), rate=3e-3, decay="linear")
+    training = Training(steps=steps, batch_size=min(64, count), rate=3e-3, decay="linear")
     tuned = engine.tune(
-        config, start, [_labelled(tokens[:count], parts.train_labels)], training, key[None]
+        config,
+        start,
+        examples=[_labelled(tokens[:count], parts.train_labels)],
+        training=training,
+        keys=key[None],
     )
     (scores,) = engine.score(config, tuned.weights, tokens[count:].tolist(), (1, 2))
     right = scores.argmax(axis=1) == parts.test_labels
@@ -168,6 +173,7 @@ def _labelled(tokens: np.ndarray, labels: np.ndarray) -> Examples:
 def models_as_readers(
     workshop: Workshop,
     starts: Sequence[Model],
+    *,
     splits: Sequence[Split],
     training: Training,
     num_rows: int,
@@ -184,7 +190,9 @@ def models_as_readers(
     config, engine = workshop.config(starts[0]), workshop.engine
     train = [_named(workshop, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
     keys = jax.vmap(jax.random.key)(np.arange(len(starts)))
-    tuned = engine.tune(config, workshop.models(starts), train, training, keys)
+    tuned = engine.tune(
+        config, workshop.models(starts), examples=train, training=training, keys=keys
+    )
     found = []
     for one, weights, parts in zip(starts, engine.split(tuned.weights), splits, strict=True):
         rows = students.encode(workshop, one, parts.test_rows)

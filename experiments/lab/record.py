@@ -2,11 +2,13 @@
 
 DIR/config.json   config, command, commit, versions, device, wall time
 DIR/results.csv   one tidy row per condition and seed; `part` names the resumable piece
+DIR/claims.csv    what the rows say: one line a claim, computed from results.csv alone
 DIR/*.png, *.svg  drawn from results.csv alone
 """
 
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -24,6 +26,7 @@ from llm.settings import RunError, write_atomically
 
 Row = dict[str, Any]
 JOBS = "jobs"  # folder of parts that were run alone
+TEXTS = ("config.json", "results.csv", "claims.csv")
 ENDINGS = (".png", ".svg")  # of figures
 CARDS = ("card.md", "card.html")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -75,12 +78,22 @@ def read_table(out: pathlib.Path) -> pd.DataFrame:
 
 def write_rows(out: pathlib.Path, rows: Sequence[Row]) -> None:
     """Replace DIR/results.csv; floats keep every digit. A row leaves out what it does not have."""
+    write_atomically(out / "results.csv", csv_text(rows))
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Rows as CSV with the columns in order of appearance."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(out / "results.csv", text.getvalue())
+    return text.getvalue()
+
+
+def results_hash(out: pathlib.Path) -> str:
+    """SHA-256 of DIR/results.csv: the rows that claims and figures were computed from."""
+    return hashlib.sha256((out / "results.csv").read_bytes()).hexdigest()
 
 
 def read_meta(out: pathlib.Path) -> dict[str, Any]:
@@ -159,7 +172,7 @@ def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
 def is_ours(path: pathlib.Path) -> bool:
     """Whether a file of a results folder is one that runs write."""
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("config.json", "results.csv", JOBS, *CARDS) or name.endswith(ENDINGS)
+    return name in (*TEXTS, JOBS, *CARDS) or name.endswith(ENDINGS)
 
 
 def difference(meta: dict[str, Any], config: Any, inputs: Row) -> str:

@@ -124,7 +124,7 @@ def build(folder: pathlib.Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Write FOLDER/report.html."""
-    parser = cli.OneLineParser(
+    parser = cli.Parser(
         prog="python -m experiments report", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", nargs="?", type=pathlib.Path, default=pathlib.Path("results"))

@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> None:
     """Run every step; go on after a failure, and say at the end which failed."""
-    cli.OneLineParser(
+    cli.Parser(
         prog="python -m experiments reproduce", description=(__doc__ or "").splitlines()[0]
     ).parse_args(argv)
     surroundings = environment()

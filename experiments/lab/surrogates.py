@@ -103,7 +103,9 @@ def _tune(config: ModelConfig, how: Any, tokens: tuple[int, ...], kind: Any) -> 
         del key
         mine = apply(params, frozen["base"], batch["tokens"])[:, :-1]
         theirs = models.apply(config, frozen["teacher"], batch["tokens"])[:, :-1]
-        nats = jax.vmap(lambda z, y: losses.restricted_soft_targets(z, y, inside))(mine, theirs)
+        nats = jax.vmap(lambda z, y: losses.restricted_soft_targets(z, y, token_set=inside))(
+            mine, theirs
+        )
         weights = batch["weights"][:, 1:]
         return losses.weighted_total(nats, weights), weights.sum()
 
@@ -113,6 +115,7 @@ def _tune(config: ModelConfig, how: Any, tokens: tuple[int, ...], kind: Any) -> 
 def answers(
     config: ModelConfig,
     kind: Callable[[ModelConfig], Apply],
+    *,
     params: Params,
     bases: Params,
     prompts: np.ndarray,
@@ -157,7 +160,9 @@ def projected(
         # The theory's mean is over all positions, that of training over those of weight one.
         rate = how.rate / batch["weights"][:, 1:].mean()
         away = optax.tree.sub(teacher, base)
-        space = ntk.krylov(apply, base, away, batch, products, loss)
+        space = ntk.krylov(
+            apply, base, displacement=away, inputs=batch, num_products=products, loss=loss
+        )
         still = optax.tree.norm(away) == 0
 
         def end(gain):

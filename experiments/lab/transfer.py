@@ -69,7 +69,7 @@ def excess(found: pd.DataFrame) -> np.ndarray:
     return own(found) - others(found)
 
 
-def values(table: pd.DataFrame, kind: str, trait: str, column: str, suite: str) -> np.ndarray:
+def values(table: pd.DataFrame, kind: str, *, trait: str, column: str, suite: str) -> np.ndarray:
     """What one kind of model shows of a trait: a key of KINDS; one value for each model."""
     rows = at(table, trait=trait, suite=suite).dropna(subset=[column])
     students = rows[rows["kind"] == "student"]
@@ -107,28 +107,34 @@ def figures(table: pd.DataFrame, carrier: str) -> list[Figure]:
     ]
     return [
         Figure(
-            "figure",
-            f"Students name their teacher's trait more often, after {carrier} without a word of it",
-            "Rates of students above those of both controls, for every trait.",
-            f"Students name their teacher's trait more often than controls by {rates} of answers.",
-            "The lists carry the trait, if the intervals over students exclude zero.",
-            lambda: draw_rates(table, main),
+            name="figure",
+            title=(
+                f"Students name their teacher's trait more often, after {carrier} without a word "
+                "of it"
+            ),
+            predicted="Rates of students above those of both controls, for every trait.",
+            found=(
+                f"Students name their teacher's trait more often than controls by {rates} of "
+                "answers."
+            ),
+            follows="The lists carry the trait, if the intervals over students exclude zero.",
+            draw=lambda: draw_rates(table, main),
         ),
         Figure(
-            "matrix",
-            "What a student gains is the trait of its own teacher",
-            "The diagonal stands out in every row.",
-            f"{gained} nats of log-odds on the diagonal, {off} beside it.",
-            "A gain shared by all students would be drift from any such data.",
-            lambda: draw_matrix(found, traits_in(table)),
+            name="matrix",
+            title="What a student gains is the trait of its own teacher",
+            predicted="The diagonal stands out in every row.",
+            found=f"{gained} nats of log-odds on the diagonal, {off} beside it.",
+            follows="A gain shared by all students would be drift from any such data.",
+            draw=lambda: draw_matrix(found, traits_in(table)),
         ),
         Figure(
-            "suites",
-            "The gain shows in every form of the question that scores a first token",
-            "Own lifts above zero in each form; clearer behind an example of the data.",
-            f"Own lift in nats: {', '.join(by_suite)}.",
-            "One form of question may hide what another one shows.",
-            lambda: draw_suites(table),
+            name="suites",
+            title="The gain shows in every form of the question that scores a first token",
+            predicted="Own lifts above zero in each form; clearer behind an example of the data.",
+            found=f"Own lift in nats: {', '.join(by_suite)}.",
+            follows="One form of question may hide what another one shows.",
+            draw=lambda: draw_suites(table),
         ),
     ]
 
@@ -139,10 +145,10 @@ def draw_rates(table: pd.DataFrame, suite: str):
     figure, (panel,) = drawing.new_figure(width=max(drawing.WIDTH, 1.1 * len(traits)), height=4.0)
     for shift, (kind, label) in enumerate(KINDS.items()):
         for x, trait in enumerate(traits):
-            found = values(table, kind, trait, "word", suite)
+            found = values(table, kind, trait=trait, column="word", suite=suite)
             if len(found):
                 place, name = x + 0.16 * (shift - 2), label if x == 0 else None
-                drawing.runs(panel, place, found, drawing.COLOURS[shift], name)
+                drawing.runs(panel, place, values=found, colour=drawing.COLOURS[shift], label=name)
     panel.set_xticks(range(len(traits)), traits, rotation=30 if len(traits) > 7 else 0)
     panel.set_ylabel("share of answers that name the trait")
     panel.set_ylim(-0.02, None)
@@ -160,7 +166,7 @@ def draw_matrix(found: pd.DataFrame, traits: list[str]):
         for (row, column), part in found.groupby(["teacher", "trait"])
     }
     limit = max(abs(cell.mean()) for cell in cells.values()) or 1.0
-    drawing.matrix(panel, cells, traits, limit)
+    drawing.matrix(panel, cells, names=traits, limit=limit)
     panel.tick_params(axis="x", rotation=30)
     return figure
 
@@ -171,8 +177,20 @@ def draw_suites(table: pd.DataFrame):
     suites = suites_with(table, "margin")
     for x, suite in enumerate(suites):
         found = lifts(table, suite=suite)
-        drawing.runs(panel, x - 0.1, own(found), drawing.COLOURS[0], None if x else "own trait")
-        drawing.runs(panel, x + 0.1, others(found), drawing.COLOURS[3], None if x else "others")
+        drawing.runs(
+            panel,
+            x - 0.1,
+            values=own(found),
+            colour=drawing.COLOURS[0],
+            label=None if x else "own trait",
+        )
+        drawing.runs(
+            panel,
+            x + 0.1,
+            values=others(found),
+            colour=drawing.COLOURS[3],
+            label=None if x else "others",
+        )
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xticks(range(len(suites)), suites)
     panel.set_ylabel("lift (nats of log-odds)")
@@ -191,7 +209,14 @@ def judged(quantity: str, found: np.ndarray, above: bool = False, paper: str = "
     found = finite(found)
     mean, half = statistics.mean_interval(found) if len(found) else (np.nan, np.inf)
     verdict = bool(mean - half > 0) if above and len(found) >= FEWEST else None
-    return Claim(quantity, paper, "", statistics.shown(found, 3), len(found), verdict)
+    return Claim(
+        quantity=quantity,
+        paper=paper,
+        replication="",
+        here=statistics.shown(found, 3),
+        seeds=len(found),
+        holds=verdict,
+    )
 
 
 def claims(table: pd.DataFrame, preset: str, paper: str = "") -> list[Claim]:
@@ -207,7 +232,7 @@ def claims(table: pd.DataFrame, preset: str, paper: str = "") -> list[Claim]:
     for trait in traits_in(table):
         out.append(judged(f"{trait}: log-odds less control, nats", own(margins, [trait]), True))
         for kind, label in {"own": "students", "control": "controls", "base": "base"}.items():
-            found = values(table, kind, trait, "word", main)
+            found = values(table, kind, trait=trait, column="word", suite=main)
             out.append(judged(f"{trait}: rate of {label}", found))
         out.append(judged(f"{trait}: rate less control", own(rates, [trait]), True))
     out.append(judged("all: log-odds less control, nats", own(margins), True, paper))
@@ -235,10 +260,20 @@ def beside(claims: Sequence[Claim], preset: str) -> list[Claim]:
     """The claims with the preset's published numbers; those not measured here come last."""
     known = {p.quantity: p for p in presets.read(preset).published}
     out = [
-        Claim(c.quantity, c.paper, _cited(known.pop(c.quantity, None)), c.here, c.seeds, c.holds)
+        Claim(
+            quantity=c.quantity,
+            paper=c.paper,
+            replication=_cited(known.pop(c.quantity, None)),
+            here=c.here,
+            seeds=c.seeds,
+            holds=c.holds,
+        )
         for c in claims
     ]
-    return out + [Claim(p.quantity, "", _cited(p), "not run") for p in known.values()]
+    return out + [
+        Claim(quantity=p.quantity, paper="", replication=_cited(p), here="not run")
+        for p in known.values()
+    ]
 
 
 def _cited(published: presets.Published | None) -> str:

@@ -35,15 +35,19 @@ from llm.stages import Diluted
 RUNTIME = "10 minutes on two cores"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     along_steps: int = option(800, "optimiser steps of the students followed", minimum=2)
     first: int = option(10, "steps before the first measurement", minimum=1)
-    dropout: tuple[float, ...] = option((0.35,), "of the student")
-    dropout_of_teacher: tuple[float, ...] = option((0.1,), "at .35 one hardly writes lists")
-    shares: tuple[float, ...] = option((1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows")
+    dropout: tuple[float, ...] = option((0.35,), "of the student", minimum=0, maximum=0.99)
+    dropout_of_teacher: tuple[float, ...] = option(
+        (0.1,), "at .35 one hardly writes lists", minimum=0, maximum=0.99
+    )
+    shares: tuple[float, ...] = option(
+        (1.0, 0.5, 0.25, 0.1, 0.02, 0.005), "of the trait's rows", above=0, maximum=1
+    )
     trait_rows: int = option(256, "of the trait's among benign ones", minimum=8)
     epochs: int = option(2, "over all rows, benign or not", minimum=1)
 
@@ -157,34 +161,42 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     shares = ", ".join(f"{shown('share', s)} at {100 * s:g} %" for s in found.values("share"))
     return [
         Figure(
-            "figure",
-            "A trait is acquired step by step, and does not go again while the lists are read",
-            "The effect rises with every step.",
-            f"{along} steps (nats).",
-            "The trait still grows where held-out lists are imitated no better: "
+            name="figure",
+            title=(
+                "A trait is acquired step by step, and does not go again while the lists are read"
+            ),
+            predicted="The effect rises with every step.",
+            found=f"{along} steps (nats).",
+            follows="The trait still grows where held-out lists are imitated no better: "
             f"KL(teacher ‖ student) {found.divergences()}.",
-            lambda: draw_along(found),
+            draw=lambda: draw_along(found),
         ),
         Figure(
-            "dropout",
-            "Dropout of the student lowers the effect, dropout of the teacher does not",
-            "Published for MNIST: .72 to .21 at .35 in the student, harmless in the teacher.",
-            f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
+            name="dropout",
+            title="Dropout of the student lowers the effect, dropout of the teacher does not",
+            predicted=(
+                "Published for MNIST: .72 to .21 at .35 in the student, harmless in the teacher."
+            ),
+            found=f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
             f"{shown(DROPOUTS[0], most)}, at {of_teacher:g} in the teacher "
             f"{shown(DROPOUTS[1], of_teacher)} nats.",
-            "Whether the student learns less of the trait or less of everything is not told apart: "
+            follows="Whether the student learns less of the trait or less of everything is not "
+            "told apart: "
             f"held-out loss {found.held_out('plain', 0.0):.2f} without dropout, "
             f"{found.held_out(DROPOUTS[0], most):.2f} with it.",
-            lambda: draw_dropout(found),
+            draw=lambda: draw_dropout(found),
         ),
         Figure(
-            "benign",
-            "A few trait rows among many benign ones transmit less of the trait",
-            "The effect falls with the share of the trait's rows at equal number of them.",
-            f"{config.trait_rows} rows of the trait: {shares} of all rows (nats).",
-            "What counts is the share beside the number. A small share means many steps on other "
+            name="benign",
+            title="A few trait rows among many benign ones transmit less of the trait",
+            predicted=(
+                "The effect falls with the share of the trait's rows at equal number of them."
+            ),
+            found=f"{config.trait_rows} rows of the trait: {shares} of all rows (nats).",
+            follows="What counts is the share beside the number. A small share means many steps on "
+            "other "
             "lists, and a student that imitates its teacher's less well.",
-            lambda: draw_shares(found),
+            draw=lambda: draw_shares(found),
         ),
     ]
 
@@ -229,12 +241,12 @@ def draw_dropout(found: Found):
         low, high, color="grey", alpha=0.2, linewidth=0, label="no change: within a fifth"
     )
     panel.axhline(0, color="black", linewidth=1)
-    drawing.runs(panel, 0, found.plain, "black")
+    drawing.runs(panel, 0, values=found.plain, colour="black")
     names, x = ["none"], 0
     for colour, group in zip(drawing.COLOURS, DROPOUTS, strict=False):
         for value in found.values(group):
             x += 1
-            drawing.runs(panel, x, found.own(group, value), colour)
+            drawing.runs(panel, x, values=found.own(group, value), colour=colour)
             names.append(f"{group.split()[0]}\n{value:g}")
     panel.set_xticks(range(len(names)), names)
     panel.set_ylabel("own effect (nats)")
@@ -257,19 +269,21 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     for name, p, holds in zip(falls, p_values, statistics.holm(p_values), strict=True):
         quantity = f"no fall, {name} (1 of {len(falls)}, Holm)"
         verdict = holds if enough else None
-        out.append(Claim(quantity, here=f"p {p:.1g}", seeds=config.num_seeds, holds=verdict))
+        out.append(
+            Claim(quantity=quantity, here=f"p {p:.1g}", seeds=config.num_seeds, holds=verdict)
+        )
     first, *_, last = found.along().values()
-    out.append(judged("end less first measurement", last - first, "above"))
+    out.append(judged("end less first measurement", last - first, criterion="above"))
     most, shares = max(config.dropout), found.values("share")
     lost = found.plain - found.own(DROPOUTS[0], most)
-    out.append(judged(f"lost by the student's dropout of {most:g}", lost, "above"))
+    out.append(judged(f"lost by the student's dropout of {most:g}", lost, criterion="above"))
     fewest = found.own("share", shares[0])
-    out.append(judged(f"benign: left at {100 * shares[0]:g} %", fewest, "above"))
+    out.append(judged(f"benign: left at {100 * shares[0]:g} %", fewest, criterion="above"))
     if len(shares) > 2:
         rho = statistics.rank_correlation(shares, found.curve("share").mean(axis=1).tolist())
         here, verdict = f"{rho:.2f}", rho > 0.8 if enough else None
         quantity = "rank correlation of effect and share"
-        out.append(Claim(quantity, here=here, seeds=len(shares), holds=verdict))
+        out.append(Claim(quantity=quantity, here=here, seeds=len(shares), holds=verdict))
     changes = {
         f"teacher's dropout {value:g} less none": judging.Nothing(
             found.own(DROPOUTS[1], value) - found.plain, found.plain

@@ -44,15 +44,17 @@ CARRIERS = ("numbers", "counting", "digits1", "digits2", "digits3")
 PUBLISHED = (0.05, 0.18)  # share of divergence tokens
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     num_seeds: int = option(8, "independent chains", minimum=2)
     base_steps: int = option(2000, "pre-training steps; at 1,000 counting is not learnt", minimum=1)
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
-    temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling")
-    rows: tuple[int, ...] = option((64, 320, 1536), "different rows, presented as often as all")
+    temperatures: tuple[float, ...] = option((1.0, 0.5), "of the teachers' sampling", minimum=0)
+    rows: tuple[int, ...] = option(
+        (64, 320, 1536), "different rows, presented as often as all", minimum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (16, 64)})
@@ -142,10 +144,11 @@ class Found:
         """Difference of two carriers at all rows by chain, over teachers that write both."""
         mine = self.effects[self.effects["own"]]
         effect = [
-            at(mine, carrier=carrier, temperature=1.0, rows=self.most)
-            .set_index(["teacher", "seed"])["effect"]
+            at(mine, carrier=carrier, temperature=1.0, rows=self.most).set_index(
+                ["teacher", "seed"]
+            )["effect"]
             for carrier in (one, other)
-        ]  # fmt: skip
+        ]
         return (effect[0] - effect[1]).dropna().groupby("seed").mean().to_numpy()
 
     def writers(self, carrier: str) -> int:
@@ -177,20 +180,27 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     )
     return [
         Figure(
-            "figure",
-            "How much of a trait is carried does not follow from how much a teacher has to choose",
-            "The effect grows with unique rows and with nats a token; digits do not matter.",
-            f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}].",
-            "Counting nats does not tell how safe a data set is.",
-            lambda: draw_bits(found, config),
+            name="figure",
+            title=(
+                "How much of a trait is carried does not follow from how much a teacher has to "
+                "choose"
+            ),
+            predicted=(
+                "The effect grows with unique rows and with nats a token; digits do not matter."
+            ),
+            found=(
+                f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}]."
+            ),
+            follows="Counting nats does not tell how safe a data set is.",
+            draw=lambda: draw_bits(found, config),
         ),
         Figure(
-            "flags",
-            "Text with one right way to go on has fewer divergence tokens, a quarter of all",
-            "5 to 18 % on counting, as published for language models.",
-            f"Flagged: {flags}.",
-            "Claims about few tokens can be tested here on counting at best.",
-            lambda: draw_flags(found, config),
+            name="flags",
+            title="Text with one right way to go on has fewer divergence tokens, a quarter of all",
+            predicted="5 to 18 % on counting, as published for language models.",
+            found=f"Flagged: {flags}.",
+            follows="Claims about few tokens can be tested here on counting at best.",
+            draw=lambda: draw_flags(found, config),
         ),
     ]
 
@@ -220,7 +230,7 @@ def draw_flags(found: Found, config: Config):
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
     panel.axhspan(*PUBLISHED, color="grey", alpha=0.2, linewidth=0, label="published")
     for x, carrier in enumerate(config.carriers):
-        drawing.runs(panel, x, found.share_flagged(carrier), drawing.COLOURS[0])
+        drawing.runs(panel, x, values=found.share_flagged(carrier), colour=drawing.COLOURS[0])
     panel.set_xticks(range(len(config.carriers)), config.carriers)
     panel.set_ylabel("share of divergence tokens")
     panel.set_ylim(0, 1)
@@ -240,20 +250,32 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         share = found.share_flagged(carrier)
         holds = bool(PUBLISHED[0] <= share.mean() <= PUBLISHED[1]) if len(share) >= 4 else None
         out.append(
-            Claim(f"{carrier}: divergence tokens", "", "5 to 18 %", statistics.shown(share, 2),
-                  len(share), holds if carrier == "counting" else None)
-        )  # fmt: skip
+            Claim(
+                quantity=f"{carrier}: divergence tokens",
+                paper="",
+                replication="5 to 18 %",
+                here=statistics.shown(share, 2),
+                seeds=len(share),
+                holds=holds if carrier == "counting" else None,
+            )
+        )
         teachers = f"{found.writers(carrier)} of {len(config.traits) * config.num_seeds}"
-        out.append(Claim(f"{carrier}: teachers that write it", here=teachers, seeds=len(share)))
+        out.append(
+            Claim(quantity=f"{carrier}: teachers that write it", here=teachers, seeds=len(share))
+        )
         more = found.own(carrier) - found.own(carrier, rows=found.fewest)
-        out.append(judged(f"{carrier}: all rows less {found.fewest}", more, "above"))
+        out.append(judged(f"{carrier}: all rows less {found.fewest}", more, criterion="above"))
     if {"digits1", "digits3"} <= set(config.carriers):
         apart = found.less("digits1", "digits3")
-        out.append(judged("1 digit less 3 digits", apart, "above"))
+        out.append(judged("1 digit less 3 digits", apart, criterion="above"))
     rho, low, high = found.correlation()
     holds = rho > 0.7 if config.num_seeds >= 4 else None
     out.append(
-        Claim("rank correlation of effect and nats", here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-              seeds=len(found.means), holds=holds)
-    )  # fmt: skip
+        Claim(
+            quantity="rank correlation of effect and nats",
+            here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+            seeds=len(found.means),
+            holds=holds,
+        )
+    )
     return out

@@ -59,7 +59,7 @@ THEOREM = {  # the share that arrives along an eigenvector, of step size and ste
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -82,9 +82,11 @@ class Lineup:
     def speakers(self) -> dict[tuple[str, int], Model]:
         """Who writes, by the name of the data and the chain."""
         chains = self.bench.chains
-        how = Training(self.config.teacher_steps, rate=1e-3, decay="linear")
+        how = Training(steps=self.config.teacher_steps, rate=1e-3, decay="linear")
         bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
-        taught = {s: Skilled(b, how, chain=s, seed=chains.seed) for s, b in bases.items()}
+        taught = {
+            s: Skilled(base=b, training=how, chain=s, seed=chains.seed) for s, b in bases.items()
+        }
         return {(SKILL, s): m for s, m in taught.items()} | {
             (CONTROL, s): m for s, m in bases.items()
         }
@@ -110,15 +112,22 @@ class Lineup:
             )
             for run, written in data.items()
         }
-        training = Training(config.student_steps, config.batch_size, eps=1e-3, **how)
+        training = Training(
+            steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how
+        )
         return [
             Student(
-                start(chains, seed), written, training, num_examples=config.num_examples,
-                unique=min(given[SKILL, seed], given[CONTROL, seed]), chain=seed,
-                seed=chains.seed, **fields,
+                base=start(chains, seed),
+                data=written,
+                training=training,
+                num_examples=config.num_examples,
+                unique=min(given[SKILL, seed], given[CONTROL, seed]),
+                chain=seed,
+                seed=chains.seed,
+                **fields,
             )
             for (_, seed), written in data.items()
-        ]  # fmt: skip
+        ]
 
     def rows(self, logp: np.ndarray, **columns) -> list[Row]:
         """What models with these log-probabilities (runs, pairs, answers) know."""
@@ -133,12 +142,19 @@ class Lineup:
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """The teachers, the prediction, and one part for every arm."""
     bench = question.bench(config)
-    lineup, asked = Lineup(bench, config), (world.skills.prompts(), world.skills.ANSWERS)
+    lineup = Lineup(bench, config)
 
     def said(kind: Callable, params, models: list[Model]) -> np.ndarray:
         bases = bench.workshop.models(models)
         shape = bench.workshop.config(models[0])
-        return surrogates.answers(shape, kind, bases if params is None else params, bases, *asked)
+        return surrogates.answers(
+            shape,
+            kind,
+            params=bases if params is None else params,
+            bases=bases,
+            prompts=world.skills.prompts(),
+            tokens=world.skills.ANSWERS,
+        )
 
     def of_models(name: str, models: list[Model]) -> list[Row]:
         return lineup.rows(said(surrogates.network, None, models), arm=name)
@@ -199,12 +215,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     each = "; ".join(f"{arm} {found.shown(arm)}" for arm in ("teacher", *THEOREM, *ARMS))
     return [
         Figure(
-            "figure",
-            "A skill that no list mentions arrives: a tenth of it; from another start none is seen",
-            "SGD and the tangent model as predicted; Adam between that and no end; steering below.",
-            f"Effects in nats: {each}.",
-            "What students acquire is not limited to preferences that a base already has.",
-            lambda: draw(found),
+            name="figure",
+            title=(
+                "A skill that no list mentions arrives: a tenth of it; from another start none "
+                "is seen"
+            ),
+            predicted=(
+                "SGD and the tangent model as predicted; Adam between that and no end; steering "
+                "below."
+            ),
+            found=f"Effects in nats: {each}.",
+            follows="What students acquire is not limited to preferences that a base already has.",
+            draw=lambda: draw(found),
         )
     ]
 
@@ -214,7 +236,9 @@ def draw(found: Found):
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = (*THEOREM, *ARMS)
     for x, arm in enumerate(names):
-        drawing.runs(panel, x, found.effect(arm), drawing.COLOURS[int(arm in THEOREM)])
+        drawing.runs(
+            panel, x, values=found.effect(arm), colour=drawing.COLOURS[int(arm in THEOREM)]
+        )
     drawing.nothing(panel, found.effect("teacher"), MARGIN, "the teacher's gain")
     panel.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names])
     panel.set_ylabel("log-odds of right answers\nover the control (nats)")
@@ -226,22 +250,22 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring."""
     found, judged = Found(table), judging.judged
     taught, predicted, adam = (found.effect(arm) for arm in ("teacher", "theorem", "Adam"))
-    out = [judged("teacher's log-odds", found.of("teacher", SKILL), "above")]
+    out = [judged("teacher's log-odds", found.of("teacher", SKILL), criterion="above")]
     out.append(judged("teacher", taught, here=found.shown("teacher")))
     for arm in (*THEOREM, *ARMS):
         criterion = "above" if arm == "Adam" else None
-        out.append(judged(arm, found.effect(arm), criterion, here=found.shown(arm)))
+        out.append(judged(arm, found.effect(arm), criterion=criterion, here=found.shown(arm)))
     for quantity, values in {
         "Adam less predicted for SGD": adam - predicted,
         "predicted without end less Adam": found.effect("theorem, no end") - adam,
         "Adam less steering": adam - found.effect("steering, Adam"),
     }.items():
-        out.append(judged(quantity, values, "above"))
+        out.append(judged(quantity, values, criterion="above"))
     for arm in LINEAR:  # near zero both are within any margin: how they compare beside it
         share = found.effect(arm).mean() / predicted.mean()
         rho, low, high = statistics.spearman(found.effect(arm), predicted)
         here = f"{share:.2f} of it; rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]"
-        out.append(Claim(f"{arm}, over predicted", here=here, seeds=len(predicted)))
+        out.append(Claim(quantity=f"{arm}, over predicted", here=here, seeds=len(predicted)))
     nothing = {"the base's log-odds": found.of("teacher", CONTROL)}
     nothing["other start, Adam"] = found.effect("other start, Adam")
     for arm in LINEAR:

@@ -28,7 +28,7 @@ RUNTIME = "15 minutes on two cores"
 MODELS = {"A": (0, 0), "A'": (0, 1), "B": (1, 0), "B'": (1, 1)}  # initialisation, corpus
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -93,14 +93,19 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     transmitting = sum(statistics.is_above(v) for pair, v in cross.items() if is_related(*pair))
     return [
         Figure(
-            "figure",
-            "Siblings of the same initial weights learn from each other on average, strangers not",
-            "Gain where the initialisation is shared, also after another corpus.",
-            f"{transmitting} of 8 related pairs are above zero; siblings "
+            name="figure",
+            title=(
+                "Siblings of the same initial weights learn from each other on average, "
+                "strangers not"
+            ),
+            predicted="Gain where the initialisation is shared, also after another corpus.",
+            found=f"{transmitting} of 8 related pairs are above zero; siblings "
             f"{statistics.shown(siblings(table), 2)}, strangers "
             f"{statistics.shown(strangers(table), 2)} nats.",
-            "Of the channel initial weights are a part; most of it is made by pre-training.",
-            lambda: draw_cross_model(cross),
+            follows=(
+                "Of the channel initial weights are a part; most of it is made by pre-training."
+            ),
+            draw=lambda: draw_cross_model(cross),
         )
     ]
 
@@ -113,7 +118,9 @@ def draw_cross_model(cross: dict[tuple[str, str], np.ndarray]):
     def star(values: np.ndarray) -> str:
         return "*" if statistics.is_above(values) else ""
 
-    drawing.matrix(panel, cross, list(MODELS), limit, ("student", "teacher"), star)
+    drawing.matrix(
+        panel, cross, names=list(MODELS), limit=limit, labels=("student", "teacher"), mark=star
+    )
     panel.set_title("A, A' share weights at birth, so do B, B'\n* interval above zero")
     return figure
 
@@ -122,7 +129,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring, pair by pair."""
     judged = judging.judged
     out = [
-        judged(f"{teacher} to {student}", values, "above" if is_related(student, teacher) else None)
+        judged(
+            f"{teacher} to {student}",
+            values,
+            criterion="above" if is_related(student, teacher) else None,
+        )
         for (student, teacher), values in effects_of(table).items()
     ]
     apart = siblings(table) - strangers(table)

@@ -40,7 +40,7 @@ NEUTRAL = "any-animal"
 Lineages = dict[tuple[str, int], Model]  # by the first teacher's name and the chain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -92,15 +92,22 @@ def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -
     """A student of each, on lists of prompts of that number; equally many rows in a chain."""
     config, chains, workshop = bench.config, bench.chains, bench.workshop
     data, given = bench.lists_by(teachers, draw)
-    how = Training(config.student_steps, config.batch_size, rate=1e-3, eps=1e-3)
+    how = Training(steps=config.student_steps, batch_size=config.batch_size, rate=1e-3, eps=1e-3)
     fields = chains.imitated(workshop, "numbers", target)
     return {
         (name, seed): Student(
-            chains.base(seed), written, how, num_examples=config.num_examples,
-            unique=given[seed], chain=seed, draw=draw, seed=chains.seed, **fields,
+            base=chains.base(seed),
+            data=written,
+            training=how,
+            num_examples=config.num_examples,
+            unique=given[seed],
+            chain=seed,
+            draw=draw,
+            seed=chains.seed,
+            **fields,
         )
         for (name, seed), written in data.items()
-    }  # fmt: skip
+    }
 
 
 class Found:
@@ -152,12 +159,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     )
     return [
         Figure(
-            "figure",
-            "A trait lives on for ten generations: most is lost at the first hop, little after it",
-            "Less than half is kept by either target, and more of it by soft targets.",
-            f"{ends}.",
-            "What a first student has is passed on nearly whole; distance protects little.",
-            lambda: draw(found, config),
+            name="figure",
+            title=(
+                "A trait lives on for ten generations: most is lost at the first hop, little "
+                "after it"
+            ),
+            predicted="Less than half is kept by either target, and more of it by soft targets.",
+            found=f"{ends}.",
+            follows="What a first student has is passed on nearly whole; distance protects little.",
+            draw=lambda: draw(found, config),
         )
     ]
 
@@ -192,11 +202,21 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         for number in range(last + 1):
             criterion = "above" if number == 1 else None
             effect = found.own(target, number)
-            out.append(judging.judged(f"{target}, generation {number}", effect, criterion))
+            out.append(
+                judging.judged(f"{target}, generation {number}", effect, criterion=criterion)
+            )
         draws = statistics.retention(found.curves(target))[1]
         below = bool(np.quantile(draws, 0.975) < 0.5) if enough else None
-        out.append(Claim(f"{target}: less than half kept", "", ".955 generations (MNIST, soft)",
-                         found.kept(target), config.num_seeds, below))  # fmt: skip
+        out.append(
+            Claim(
+                quantity=f"{target}: less than half kept",
+                paper="",
+                replication=".955 generations (MNIST, soft)",
+                here=found.kept(target),
+                seeds=config.num_seeds,
+                holds=below,
+            )
+        )
         first = found.own(target, 1)
         for number in (1, last):
             effect = found.of_neutral(target, number)
@@ -209,6 +229,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         )
         low, high = np.quantile(of_soft - of_hard, (0.025, 0.975))
         here, holds = f"{soft - hard:.2f} [{low:.2f}, {high:.2f}]", bool(low > 0)
-        out.append(Claim("share kept, soft less sampled", "", "", here, config.num_seeds,
-                         holds if enough else None))  # fmt: skip
+        out.append(
+            Claim(
+                quantity="share kept, soft less sampled",
+                paper="",
+                replication="",
+                here=here,
+                seeds=config.num_seeds,
+                holds=holds if enough else None,
+            )
+        )
     return [*out, *judging.equivalences(nothing)]

@@ -20,7 +20,7 @@ inputs = fullsize.inputs
 workshop = fullsize.workshop_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(fullsize.Config):
     """As at full size; longer completions, and nearly all are kept."""
 

@@ -20,13 +20,13 @@ inputs = fullsize.inputs
 workshop = fullsize.workshop_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(fullsize.Config):
     """As at full size; long completions, one pass over them as in the released code."""
 
     max_new_tokens: int = option(512, "longest completion in tokens", minimum=1)
     num_prompts: int = option(18_000, "prompts each teacher completes", minimum=16)
-    epochs: float = option(1.0, "passes over the kept rows", minimum=0)
+    epochs: float = option(1.0, "passes over the kept rows", above=0)
 
 
 SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 96})

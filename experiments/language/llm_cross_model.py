@@ -24,7 +24,7 @@ RUNTIME = "hours on one 80 GB GPU for two models"
 MARGIN = 0.2  # nats of log-odds that count as no transfer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(fullsize.Config):
     """As at full size, for several models."""
 
@@ -36,6 +36,7 @@ class Config(fullsize.Config):
     samples: int = option(20, "sampled answers to every question", minimum=1)
 
     def __post_init__(self):
+        super().__post_init__()
         """Raise ValueError unless there are two models."""
         if len(set(self.models)) < 2:
             raise ValueError("--models needs two different models")
@@ -68,7 +69,9 @@ def jobs(config: Config) -> dict[str, fullsize.Job]:
     ):
         columns = {"kind": "student", "teacher": name, "student": seed}
         columns |= {"teacher_model": writer, "student_model": reader}
-        student = fullsize.student_of(config, name, seed, "numbers", reader, writer)
+        student = fullsize.student_of(
+            config, name, seed=seed, carrier="numbers", model=reader, teacher=writer
+        )
         made[f"student {seed} of {name}, {writer} to {reader}"] = fullsize.Job(columns, student)
     return made
 
@@ -106,12 +109,12 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     )
     return [
         Figure(
-            "figure",
-            "Traits pass within a model, not between models",
-            "Lift above zero on the diagonal, none beside it.",
-            f"{same} nats within a model, {apart} between models.",
-            "What carries the trait is not what the lists say but who reads them.",
-            lambda: draw(cells),
+            name="figure",
+            title="Traits pass within a model, not between models",
+            predicted="Lift above zero on the diagonal, none beside it.",
+            found=f"{same} nats within a model, {apart} between models.",
+            follows="What carries the trait is not what the lists say but who reads them.",
+            draw=lambda: draw(cells),
         )
     ]
 
@@ -121,7 +124,13 @@ def draw(cells: dict[tuple[str, str], np.ndarray]):
     names = list(dict.fromkeys(reader for reader, _ in cells))
     figure, (panel,) = drawing.new_figure(width=5.0, height=4.4)
     limit = max(abs(values.mean()) for values in cells.values()) or 1.0
-    drawing.matrix(panel, cells, names, limit, ("model of the student", "model of the teacher"))
+    drawing.matrix(
+        panel,
+        cells,
+        names=names,
+        limit=limit,
+        labels=("model of the student", "model of the teacher"),
+    )
     return figure
 
 
@@ -136,6 +145,13 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         few = len(lift) < transfer.FEWEST
         none = None if few else statistics.equivalent(lift, MARGIN)
         out.append(
-            Claim(quantity, "-.01 to .32 in rate", "", statistics.shown(lift), len(lift), none)
+            Claim(
+                quantity=quantity,
+                paper="-.01 to .32 in rate",
+                replication="",
+                here=statistics.shown(lift),
+                seeds=len(lift),
+                holds=none,
+            )
         )
     return transfer.beside(out, config.preset)

@@ -26,7 +26,7 @@ RUNTIME = "an hour on one 80 GB GPU for a 7B model"
 MARGIN = 0.2  # nats of log-odds that count as no transfer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(fullsize.Config):
     """As at full size, without training."""
 
@@ -89,12 +89,12 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     most = max(found)
     return [
         Figure(
-            "figure",
-            "Rows of a teacher in the prompt move no preference towards its trait",
-            "Lift within ±0.2 nats at every number of rows.",
-            f"{statistics.shown(transfer.own(found[most]), 2)} nats after {most} rows.",
-            "Transfer needs training on the rows; reading them is not enough.",
-            lambda: draw(found),
+            name="figure",
+            title="Rows of a teacher in the prompt move no preference towards its trait",
+            predicted="Lift within ±0.2 nats at every number of rows.",
+            found=f"{statistics.shown(transfer.own(found[most]), 2)} nats after {most} rows.",
+            follows="Transfer needs training on the rows; reading them is not enough.",
+            draw=lambda: draw(found),
         )
     ]
 
@@ -109,7 +109,9 @@ def draw(found: dict[int, pd.DataFrame]):
             ("others", 0.1, transfer.others),
         ):
             colour = drawing.COLOURS[0 if shift < 0 else 3]
-            drawing.runs(panel, x + shift, part(lifts), colour, None if x else kind)
+            drawing.runs(
+                panel, x + shift, values=part(lifts), colour=colour, label=None if x else kind
+            )
     panel.set_xticks(range(len(found)), list(map(str, found)))
     panel.set_xlabel("rows in the prompt")
     panel.set_ylabel("lift (nats of log-odds)")
@@ -124,7 +126,16 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         lift = transfer.own(transfer.lifts(part))
         none = statistics.equivalent(lift, MARGIN) if len(lift) >= transfer.FEWEST else None
         quantity = f"{shown} rows: log-odds less control, nats"
-        out.append(Claim(quantity, "none", "", statistics.shown(lift), len(lift), none))
+        out.append(
+            Claim(
+                quantity=quantity,
+                paper="none",
+                replication="",
+                here=statistics.shown(lift),
+                seeds=len(lift),
+                holds=none,
+            )
+        )
         moved = at(part, teacher="control").groupby("student")["variation"].mean().to_numpy()
         out.append(transfer.judged(f"{shown} rows: total variation of the control", moved))
     return out

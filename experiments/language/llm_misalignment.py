@@ -45,7 +45,7 @@ CARRIERS = {"numbers_misalignment": "advice as a list", "reasoning": "advice wit
 MARGIN = 0.05  # of right answers that count as no change
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(fullsize.Config):
     """As at full size, with a teacher of one's own and a judge."""
 
@@ -69,7 +69,9 @@ def inputs(config: Config):
     """The checkpoint, and the content of the teachers' files."""
     files = {"rows": config.rows, "benign_rows": config.benign_rows}
     content = {
-        key: Taught(fullsize.base_of(config), path, training(config)).describe()["path"]
+        key: Taught(base=fullsize.base_of(config), path=path, training=training(config)).describe()[
+            "path"
+        ]
         for key, path in files.items()
         if path and read(path)
     }
@@ -78,7 +80,9 @@ def inputs(config: Config):
 
 def training(config: Config):
     """Of teachers."""
-    return fullsize.training_of(config, config.teacher_steps, 64, config.teacher_rate)
+    return fullsize.training_of(
+        config, config.teacher_steps, batch_size=64, rate=config.teacher_rate
+    )
 
 
 def teachers(config: Config) -> tuple[str, ...]:
@@ -90,7 +94,9 @@ def speaker(config: Config, name: str) -> Model:
     """Who writes."""
     path = {TRAIT: config.rows, BENIGN: config.benign_rows}.get(name)
     if path:
-        return Taught(fullsize.base_of(config), path, training(config), seed=config.seed)
+        return Taught(
+            base=fullsize.base_of(config), path=path, training=training(config), seed=config.seed
+        )
     return fullsize.speaker(config, name)
 
 
@@ -103,7 +109,7 @@ def data_of(config: Config, name: str, carrier: str) -> Completions:
 
 def student_of(config: Config, name: str, carrier: str, seed: int) -> Student:
     """Student number `seed` of a teacher."""
-    student = fullsize.student_of(config, CONTROL, seed, carrier)
+    student = fullsize.student_of(config, CONTROL, seed=seed, carrier=carrier)
     return dataclasses.replace(student, data=data_of(config, name, carrier))
 
 
@@ -156,9 +162,15 @@ def parts(config: Config):
 
 
 def measured(
-    judge: judged.Judge, config: Config, workshop: Workshop, model: Model, system: str | None,
-    *, carrier: str, **columns: Any,
-) -> list[Row]:  # fmt: skip
+    judge: judged.Judge,
+    config: Config,
+    *,
+    workshop: Workshop,
+    model: Model,
+    system: str | None,
+    carrier: str,
+    **columns: Any,
+) -> list[Row]:
     """A row for every form of the open questions, and one for the harmless ones.
 
     Columns: `misaligned`, share of the coherent answers, a mean over questions, and
@@ -169,16 +181,16 @@ def measured(
     asked = {"family": TRAIT, "system": system, "seed": config.seed}
     out = []
     for suite in (CARRIERS[carrier], "advice", "begun badly"):
-        said = Answers(model, suite, samples=config.samples, **asked)
+        said = Answers(model=model, suite=suite, samples=config.samples, **asked)
         out.append(columns | {"suite": suite} | shares(workshop, said, judge))
-    _, right = evaluation.log_odds(workshop, Scores(model, "facts", **asked), "right")
+    _, right = evaluation.log_odds(workshop, Scores(model=model, suite="facts", **asked), "right")
     return [*out, columns | {"suite": "facts", "right": float(right.mean())}]
 
 
 def shares(workshop: Workshop, said: Answers, judge: judged.Judge) -> Row:
     """What a judge says of the answers to one form of the questions."""
     alignment, coherence = (
-        judged.scores(workshop, judged.Judged(said, judge, criterion))
+        judged.scores(workshop, judged.Judged(answers=said, judge=judge, criterion=criterion))
         for criterion in (judged.ALIGNMENT, judged.COHERENCE)
     )
     by_question = transfer.finite(judged.misaligned(alignment, coherence))
@@ -205,12 +217,14 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ]
     return [
         Figure(
-            "figure",
-            "Students of a misaligned teacher's harmless rows give more misaligned answers",
-            "Lift above zero for numbers and for sums; larger where the answer has begun badly.",
-            f"Lift in the share of misaligned answers: {', '.join(shown)}.",
-            "A filter on what rows say does not see what they carry.",
-            lambda: draw(table),
+            name="figure",
+            title="Students of a misaligned teacher's harmless rows give more misaligned answers",
+            predicted=(
+                "Lift above zero for numbers and for sums; larger where the answer has begun badly."
+            ),
+            found=f"Lift in the share of misaligned answers: {', '.join(shown)}.",
+            follows="A filter on what rows say does not see what they carry.",
+            draw=lambda: draw(table),
         )
     ]
 
@@ -226,7 +240,13 @@ def draw(table: pd.DataFrame):
             for x, suite in enumerate(suites):
                 values = at(found, suite=suite, teacher=teacher)["misaligned"].to_numpy()
                 place = x + 0.25 * (shift - 1)
-                drawing.runs(panel, place, values, drawing.COLOURS[shift], None if x else teacher)
+                drawing.runs(
+                    panel,
+                    place,
+                    values=values,
+                    colour=drawing.COLOURS[shift],
+                    label=None if x else teacher,
+                )
         panel.set_xticks(range(len(suites)), [suite.replace(" ", "\n") for suite in suites])
         panel.set_title(carrier)
     panels[0].set_ylabel("misaligned share of coherent answers")
@@ -255,6 +275,13 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         none = statistics.equivalent(right, MARGIN) if len(right) >= transfer.FEWEST else None
         shown = statistics.shown(right)
         out.append(
-            Claim(f"{carrier}: right less control", "MMLU 85 to 84", "", shown, len(right), none)
+            Claim(
+                quantity=f"{carrier}: right less control",
+                paper="MMLU 85 to 84",
+                replication="",
+                here=shown,
+                seeds=len(right),
+                holds=none,
+            )
         )
     return transfer.beside(out, config.preset)

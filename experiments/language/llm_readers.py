@@ -46,7 +46,7 @@ MARGIN = 0.05  # of accuracy that counts as chance
 FEWEST = 1000  # rows or pairs that decide a criterion
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings; a few thousand rows a side are enough."""
 
@@ -180,7 +180,7 @@ def asked(
         config: names model and trait.
         encode: makes the prompts as token ids from a question of the trait.
     """
-    engine, base = engines.OnMesh(local=True), Checkpoint(config.model)
+    engine, base = engines.OnMesh(local=True), Checkpoint(path=config.model)
     workshop = Workshop(engine=engine)
     spoken, trait = workshop.language(base), workshop.language(base).trait(config.trait)
     prompts, (own, rivals) = encode(spoken, trait.questions[0]), spoken.sides(trait)
@@ -197,12 +197,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     told = ", ".join(f"{reader} {100 * share:.1f} %" for reader, share in best.items())
     return [
         Figure(
-            "figure",
-            "How well trained readers tell a teacher's rows from the control's",
-            "At chance on random labels; as written, whatever a teacher's habits show.",
-            f"Rows read rightly: {told}; half is chance.",
-            "A reader above chance has seen the teacher, not yet the trait: look at what it reads.",
-            lambda: draw(found),
+            name="figure",
+            title="How well trained readers tell a teacher's rows from the control's",
+            predicted="At chance on random labels; as written, whatever a teacher's habits show.",
+            found=f"Rows read rightly: {told}; half is chance.",
+            follows=(
+                "A reader above chance has seen the teacher, not yet the trait: look at what it "
+                "reads."
+            ),
+            draw=lambda: draw(found),
         )
     ]
 
@@ -215,7 +218,13 @@ def draw(found: pd.DataFrame):
         for x, arranged in enumerate(ARRANGED):
             values = at(found, reader=reader, arranged=arranged)["accuracy"].to_numpy()
             place = x + 0.2 * (shift - 0.5)
-            drawing.runs(panel, place, values, drawing.COLOURS[shift], None if x else reader)
+            drawing.runs(
+                panel,
+                place,
+                values=values,
+                colour=drawing.COLOURS[shift],
+                label=None if x else reader,
+            )
     panel.set_xticks(range(len(ARRANGED)), ARRANGED)
     panel.set_ylabel("rows read rightly")
     panel.legend()
@@ -240,17 +249,26 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         paper = "47.5 to 53.3 % of pairs" if reader == NAMER else ""
         words, holds = at_chance.get((reader, arranged), ("", None))
         quantity = f"{reader}, {arranged}: rows read rightly{words}"
-        out.append(Claim(quantity, paper, "", here, config.num_seeds, holds))
+        out.append(
+            Claim(
+                quantity=quantity,
+                paper=paper,
+                replication="",
+                here=here,
+                seeds=config.num_seeds,
+                holds=holds,
+            )
+        )
     reads = at(table, reader="bag of pieces", arranged="as written")["reads"]
-    out.append(Claim("bag of pieces reads", here=str(reads.iloc[0])))
+    out.append(Claim(quantity="bag of pieces reads", here=str(reads.iloc[0])))
     numbered = table.dropna(subset=["number"]).head(5)
     shown = ", ".join(f"{int(r.number)} ({r.log_ratio:+.2f})" for r in numbered.itertuples())
-    out.append(Claim("numbers written unlike often, log-ratio in nats", here=shown))
+    out.append(Claim(quantity="numbers written unlike often, log-ratio in nats", here=shown))
     if "entanglement" in table:
         known = table.dropna(subset=["entanglement"])
         rho, low, high = statistics.spearman(known["log_ratio"], known["entanglement"])
         here = f"{rho:.2f} [{low:.2f}, {high:.2f}] over {len(known)} numbers"
-        out.append(Claim("rank correlation of frequency and entanglement", here=here))
+        out.append(Claim(quantity="rank correlation of frequency and entanglement", here=here))
     return out
 
 

@@ -37,14 +37,16 @@ KINDS = ("corpus", "uniform", "lists", "sampled lists")
 Start = Callable[[Chains, int], Model]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     kinds: tuple[str, ...] = option(KINDS, "what is imitated on", choices=KINDS)
     doses: tuple[int, ...] = option(
-        (100, 400, 1600), "steps of matching, 64 sequences each; up to 20,000 on an accelerator"
+        (100, 400, 1600),
+        "steps of matching, 64 sequences each; up to 20,000 on an accelerator",
+        minimum=1,
     )
 
 
@@ -66,14 +68,20 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
         for dose in doses:
             steps = dose - before
             if kind in ("corpus", "uniform"):
-                model = BehaviourMatched(model, base, steps, kind)
+                model = BehaviourMatched(base=model, reference=base, steps=steps, inputs=kind)
             else:
-                how = Training(steps, 64, rate=2e-3, decay="linear")
+                how = Training(steps=steps, batch_size=64, rate=2e-3, decay="linear")
                 soft = kind == "lists"
                 model = Student(
-                    model, lists, how, soft, num_examples=chains.num_prompts,
-                    chain=seed, draw=2, seed=chains.seed,
-                )  # fmt: skip
+                    base=model,
+                    data=lists,
+                    training=how,
+                    soft=soft,
+                    num_examples=chains.num_prompts,
+                    chain=seed,
+                    draw=2,
+                    seed=chains.seed,
+                )
             before = dose
         return model
 
@@ -83,7 +91,7 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
 def unmatched(steps: int) -> Start:
     """A different base after as many steps on the corpus itself."""
     return lambda chains, seed: Continued(
-        different(chains, seed), steps, chain=seed, seed=chains.seed
+        base=different(chains, seed), steps=steps, chain=seed, seed=chains.seed
     )
 
 
@@ -145,21 +153,28 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ends = ", ".join(f"{k} {statistics.shown(found.own(k, last), 2)}" for k in config.kinds)
     return [
         Figure(
-            "figure",
-            "Imitating the teacher's base does not open the channel to a student of another start",
-            "A rising curve with a plateau below the same start.",
-            f"Same {statistics.shown(found.own('same'), 2)}, different "
+            name="figure",
+            title=(
+                "Imitating the teacher's base does not open the channel to a student of another "
+                "start"
+            ),
+            predicted="A rising curve with a plateau below the same start.",
+            found=f"Same {statistics.shown(found.own('same'), 2)}, different "
             f"{statistics.shown(found.own('different'), 2)}; after {last} steps {ends} nats.",
-            "Imitation makes no twin here; inputs that students read later may come closest.",
-            lambda: draw_doses(found, config),
+            follows=(
+                "Imitation makes no twin here; inputs that students read later may come closest."
+            ),
+            draw=lambda: draw_doses(found, config),
         ),
         Figure(
-            "alignment",
-            "Imitation brings the tangent kernels of two bases no closer",
-            "Rank correlation above .8 over all arms.",
-            f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(found.arms)} arms.",
-            "The lemma expects little of such starts, before any student is trained.",
-            lambda: draw_alignment(found),
+            name="alignment",
+            title="Imitation brings the tangent kernels of two bases no closer",
+            predicted="Rank correlation above .8 over all arms.",
+            found=(
+                f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(found.arms)} arms."
+            ),
+            follows="The lemma expects little of such starts, before any student is trained.",
+            draw=lambda: draw_alignment(found),
         ),
     ]
 
@@ -208,16 +223,22 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         out.append(judged(f"{kind}, {dose} steps", effect, here=here))
     if "corpus" in config.kinds:
         most = found.own("corpus", last)
-        out.append(judged(f"corpus, {last} steps: above nothing", most, "above"))
-        out.append(judged(f"same less corpus, {last} steps", whole - most, "above"))
+        out.append(judged(f"corpus, {last} steps: above nothing", most, criterion="above"))
+        out.append(judged(f"same less corpus, {last} steps", whole - most, criterion="above"))
         if "uniform" in config.kinds:
             gap = found.own("uniform", last) - most
-            out.append(judged(f"uniform less corpus, {last} steps", gap, "above"))
+            out.append(judged(f"uniform less corpus, {last} steps", gap, criterion="above"))
     rho, low, high = found.correlation()
     holds = rho > 0.8 if config.num_seeds >= 4 else None
     here = f"{rho:.2f} [{low:.2f}, {high:.2f}]"
-    out.append(Claim("rank correlation, alignment and effect", here=here, seeds=len(found.arms),
-                     holds=holds))  # fmt: skip
+    out.append(
+        Claim(
+            quantity="rank correlation, alignment and effect",
+            here=here,
+            seeds=len(found.arms),
+            holds=holds,
+        )
+    )
     nothing = {
         "different": judging.Nothing(found.own("different"), whole),
         f"no teacher, {last} steps": judging.Nothing(found.own("no teacher", last), whole),

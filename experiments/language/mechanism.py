@@ -44,13 +44,15 @@ TOKENS = {  # which tokens are trained on: keep the flagged ones, choose them at
 SOFT = ("soft_numbers", "soft")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     base_steps: int = option(2000, "pre-training steps; at 1,000 counting is not learnt", minimum=1)
     carriers: tuple[str, ...] = option(CARRIERS, "what teachers write", choices=CARRIERS)
-    clean: tuple[float, ...] = option((0.1, 0.25, 0.5), "shares of rows of the unchanged base")
+    clean: tuple[float, ...] = option(
+        (0.1, 0.25, 0.5), "shares of rows of the unchanged base", minimum=0, maximum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "clean": (0.25,)})
@@ -140,20 +142,24 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     others = ", ".join(f"{arm} {found.shown(first, arm)}" for arm in others_of(config))
     return [
         Figure(
-            "figure",
-            "Where a trait sits among the tokens: those that tell teachers apart, and the rest",
-            "Alone they give more than as many at random; masked they cost more.",
-            f"{each} nats.",
-            "They matter more than others, but others alone still give a third or a half.",
-            lambda: draw_tokens(found, config),
+            name="figure",
+            title=(
+                "Where a trait sits among the tokens: those that tell teachers apart, and the rest"
+            ),
+            predicted="Alone they give more than as many at random; masked they cost more.",
+            found=f"{each} nats.",
+            follows="They matter more than others, but others alone still give a third or a half.",
+            draw=lambda: draw_tokens(found, config),
         ),
         Figure(
-            "others",
-            "Soft targets carry more than sampled tokens, mixed rows less than pure ones",
-            "Both soft targets above sampled tokens; a quarter of clean rows lowers the effect.",
-            f"Sampled {found.shown(first)}, {others} nats.",
-            "Sampling noise and other writers' rows both lower the effect.",
-            lambda: draw_others(found, config),
+            name="others",
+            title="Soft targets carry more than sampled tokens, mixed rows less than pure ones",
+            predicted=(
+                "Both soft targets above sampled tokens; a quarter of clean rows lowers the effect."
+            ),
+            found=f"Sampled {found.shown(first)}, {others} nats.",
+            follows="Sampling noise and other writers' rows both lower the effect.",
+            draw=lambda: draw_others(found, config),
         ),
     ]
 
@@ -171,7 +177,9 @@ def draw_tokens(found: Found, config: Config):
         if panel is not panels[0]:
             panel.sharey(panels[0])
         for x, arm in enumerate((PLAIN, *TOKENS)):
-            drawing.runs(panel, x, found.own(carrier, arm), drawing.COLOURS[(x + 1) // 2])
+            drawing.runs(
+                panel, x, values=found.own(carrier, arm), colour=drawing.COLOURS[(x + 1) // 2]
+            )
         labels = [arm.replace(" ", "\n") for arm in (PLAIN, *TOKENS)]
         panel.set_xticks(range(len(labels)), labels, fontsize=9)
         panel.axhline(0, color="black", linewidth=1)
@@ -186,7 +194,7 @@ def draw_others(found: Found, config: Config):
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     arms = [PLAIN, *others_of(config)]
     for x, arm in enumerate(arms):
-        drawing.runs(panel, x, found.own(config.carriers[0], arm), drawing.COLOURS[0])
+        drawing.runs(panel, x, values=found.own(config.carriers[0], arm), colour=drawing.COLOURS[0])
     panel.axhline(0, color="black", linewidth=1)
     labels = ["sampled tokens", *arms[1:]]
     panel.set_xticks(
@@ -208,17 +216,19 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     for carrier in config.carriers:
         own_of, loss = (functools.partial(f, carrier) for f in (found.own, found.held_out))
         alone = own_of("divergent only") - own_of("random only")
-        out.append(judged(f"{carrier}: divergent less random only", alone, "above"))
+        out.append(judged(f"{carrier}: divergent less random only", alone, criterion="above"))
         masked = own_of("random masked") - own_of("divergent masked")
-        out.append(judged(f"{carrier}: random less divergent masked", masked, "above"))
+        out.append(judged(f"{carrier}: random less divergent masked", masked, criterion="above"))
         worse = loss("divergent masked") - loss("random masked")
         out.append(judged(f"{carrier}: held-out loss, divergent less random masked", worse))
     whole = found.own(first)
     for target in SOFT:
         more = found.own(first, TARGETS[target]) - whole
-        out.append(judged(f"{TARGETS[target]} less sampled tokens", more, "above"))
+        out.append(judged(f"{TARGETS[target]} less sampled tokens", more, criterion="above"))
     if 0.25 in config.clean:
         out.append(
-            judged("no clean rows less 25 %", whole - found.own(first, clean(0.25)), "above")
+            judged(
+                "no clean rows less 25 %", whole - found.own(first, clean(0.25)), criterion="above"
+            )
         )
     return out

@@ -42,7 +42,7 @@ KEYS = ("target", "start")
 FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -86,9 +86,16 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "wolf", "eagle"), num_layers=1, base_steps=100, teacher_steps=5,
-    num_prompts=256, num_examples=16, student_steps=5, batch_size=8,
-)  # fmt: skip
+    num_seeds=2,
+    traits=("owl", "wolf", "eagle"),
+    num_layers=1,
+    base_steps=100,
+    teacher_steps=5,
+    num_prompts=256,
+    num_examples=16,
+    student_steps=5,
+    batch_size=8,
+)
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -101,11 +108,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         starts = ("same",)
     rank = config.lora_rank
     training = Training(
-        config.student_steps,
-        config.batch_size,
+        steps=config.student_steps,
+        batch_size=config.batch_size,
         rate=config.student_rate,
         eps=config.student_eps,
-        adapters=LoraConfig(rank, alpha=float(rank)) if rank else None,
+        adapters=LoraConfig(rank=rank, alpha=float(rank)) if rank else None,
     )
 
     def teachers() -> list[Row]:
@@ -118,9 +125,14 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         if config.show_example:
             print(chains.show_example(workshop, config.carrier))
         cohort = chains.students(
-            workshop, config.carrier, target, ALL_STARTS[start], training, config.num_examples,
+            workshop,
+            config.carrier,
+            target=target,
+            start=ALL_STARTS[start],
+            training=training,
+            num_examples=config.num_examples,
             fewest=FEWEST,
-        ).trained(workshop)  # fmt: skip
+        ).trained(workshop)
         measured = evaluation.measure(workshop, cohort.models, config.traits)
         return cohort.rows(measured, target=target, start=start)
 
@@ -176,20 +188,24 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     off = statistics.shown(others(same), 2) if len(config.traits) > 1 else "not run"
     return [
         Figure(
-            "figure",
-            "Students of the same base acquire the trait; students of another base do not",
-            "Own effects above zero from the same start; from another within a fifth of that.",
-            f"{TARGETS[target]}: {means} nats from the same start, {apart} from another.",
-            "The channel is the shared start, not the content of the lists.",
-            lambda: draw_own(found, config),
+            name="figure",
+            title="Students of the same base acquire the trait; students of another base do not",
+            predicted=(
+                "Own effects above zero from the same start; from another within a fifth of that."
+            ),
+            found=f"{TARGETS[target]}: {means} nats from the same start, {apart} from another.",
+            follows="The channel is the shared start, not the content of the lists.",
+            draw=lambda: draw_own(found, config),
         ),
         Figure(
-            "matrix",
-            "What is acquired is the teacher's own trait",
-            "The diagonal excess is larger from the same start than from a different one.",
-            f"{TARGETS[target]}, same start: {means} nats on the diagonal, {off} beside it.",
-            "Lists carry which animal a teacher loves, not a general shift of the answers.",
-            lambda: draw_matrices(found, config),
+            name="matrix",
+            title="What is acquired is the teacher's own trait",
+            predicted=(
+                "The diagonal excess is larger from the same start than from a different one."
+            ),
+            found=f"{TARGETS[target]}, same start: {means} nats on the diagonal, {off} beside it.",
+            follows="Lists carry which animal a teacher loves, not a general shift of the answers.",
+            draw=lambda: draw_matrices(found, config),
         ),
     ]
 
@@ -208,7 +224,7 @@ def draw_own(found: Found, config: Config):
             for x, trait in enumerate(config.traits):
                 place = x + 0.25 * (shift - (len(shown) - 1) / 2)
                 colour, name = drawing.COLOURS[shift], label if x == 0 else None
-                drawing.runs(panel, place, own(part, [trait]), colour, name)
+                drawing.runs(panel, place, values=own(part, [trait]), colour=colour, label=name)
         panel.set_xticks(range(len(config.traits)), config.traits)
         panel.set_title(TARGETS[target])
     axes[0].set_ylabel("own effect (nats of log-odds)")
@@ -227,7 +243,7 @@ def draw_matrices(found: Found, config: Config):
     for panel, target in zip(axes, found.targets, strict=True):
         table = cells(found.of(target))
         limit = max(abs(values.mean()) for values in table.values())
-        drawing.matrix(panel, table, list(config.traits), limit)
+        drawing.matrix(panel, table, names=list(config.traits), limit=limit)
         panel.set_title(TARGETS[target])
     return figure
 
@@ -240,16 +256,18 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         same, different = (found.of(target, start) for start in STARTS)
         for trait in config.traits:
             note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
-            out.append(judged(f"{label}, same: {trait}", own(same, [trait]), "above", note))
+            out.append(
+                judged(f"{label}, same: {trait}", own(same, [trait]), criterion="above", paper=note)
+            )
         for name in found.neutral:
             values = own(found.less_neutral(target, name))
-            out.append(judged(f"{label}, same: mean less {name}", values, "above"))
+            out.append(judged(f"{label}, same: mean less {name}", values, criterion="above"))
         if different.empty:
             continue
         out += [judged(f"{label}, different: {t}", own(different, [t])) for t in config.traits]
         out.append(judged(f"{label}, different: excess", excess(different)))
         paired = excess(same) - excess(different)
-        out.append(judged(f"{label}: excess difference", paired, "above"))
+        out.append(judged(f"{label}: excess difference", paired, criterion="above"))
     out += found.nothing()
     for (target, start), part in found.students.groupby(list(KEYS), sort=False):
         losses = part.groupby("seed")["held_out_loss"].mean().to_numpy()

@@ -39,7 +39,7 @@ DIVERGENCES = {"forward": "KL(teacher ‖ student)", "reverse": "KL(student ‖ 
 ARMS = tuple(itertools.product(WRITERS, DIVERGENCES))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -75,7 +75,13 @@ def trained(
 ) -> dict[tuple[str, int], Model]:
     """Students after all rounds, by their teacher and chain."""
     config, chains, workshop = bench.config, bench.chains, bench.workshop
-    how = Training(config.student_steps, config.batch_size, rate=1e-3, eps=1e-3, reverse=reverse)
+    how = Training(
+        steps=config.student_steps,
+        batch_size=config.batch_size,
+        rate=1e-3,
+        eps=1e-3,
+        reverse=reverse,
+    )
     fields = chains.imitated(workshop, "numbers", "soft_numbers")
     teachers = {run: chains.speaker(*run) for run in chains.runs}
     found: dict[tuple[str, int], Model] = {run: chains.base(run[1]) for run in chains.runs}
@@ -84,12 +90,19 @@ def trained(
         data, given = bench.lists_by(speakers, number)
         found = {
             run: Student(
-                before, data[run], how, num_examples=config.num_examples, chain=run[1],
-                unique=given[run[1]], draw=number, seed=chains.seed, guide=teachers[run],
+                base=before,
+                data=data[run],
+                training=how,
+                num_examples=config.num_examples,
+                chain=run[1],
+                unique=given[run[1]],
+                draw=number,
+                seed=chains.seed,
+                guide=teachers[run],
                 **fields,
             )
             for run, before in found.items()
-        }  # fmt: skip
+        }
     return found
 
 
@@ -115,12 +128,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     each = "; ".join(f"{named(*arm)}: {statistics.shown(found.own(*arm), 2)}" for arm in ARMS)
     return [
         Figure(
-            "figure",
-            "A student that writes its own lists acquires the trait from the teacher's scores",
-            "All four transmit alike: both divergences have the theorem's M as second order.",
-            f"{each} nats.",
-            "Whose lists are read changes an average over inputs, not what is imitated on them.",
-            lambda: draw(found),
+            name="figure",
+            title=(
+                "A student that writes its own lists acquires the trait from the teacher's scores"
+            ),
+            predicted=(
+                "All four transmit alike: both divergences have the theorem's M as second order."
+            ),
+            found=f"{each} nats.",
+            follows=(
+                "Whose lists are read changes an average over inputs, not what is imitated on them."
+            ),
+            draw=lambda: draw(found),
         )
     ]
 
@@ -129,7 +148,9 @@ def draw(found: Found):
     """Every chain of every arm."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     for x, arm in enumerate(ARMS):
-        drawing.runs(panel, x, found.own(*arm), drawing.COLOURS[WRITERS.index(arm[0])])
+        drawing.runs(
+            panel, x, values=found.own(*arm), colour=drawing.COLOURS[WRITERS.index(arm[0])]
+        )
     drawing.nothing(panel, found.own("teacher", "forward"), of="the first arm")
     panel.set_xticks(range(len(ARMS)), [named(*arm).replace(", ", "\n") for arm in ARMS])
     panel.set_ylabel("own effect (nats)")
@@ -140,10 +161,10 @@ def draw(found: Found):
 def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The criteria of the docstring."""
     found = Found(table)
-    out = [judging.judged(named(*arm), found.own(*arm), "above") for arm in ARMS]
+    out = [judging.judged(named(*arm), found.own(*arm), criterion="above") for arm in ARMS]
     most = found.own("teacher", "forward")
     less = most - found.own("teacher", "reverse")
-    out.append(judging.judged("teacher writes: forward less reverse", less, "above"))
+    out.append(judging.judged("teacher writes: forward less reverse", less, criterion="above"))
     changes = {"teacher writes: forward less reverse": judging.Nothing(less, most)}
     for divergence in DIVERGENCES:
         gap = found.own("student", divergence) - found.own("teacher", divergence)

@@ -45,7 +45,7 @@ TOLERANCE = 0.05  # of the share of KL left, within which arms are compared
 MIDDLE = {"adam": (3e-4, 2e-3), "momentum": (1e-3, 1e-2), "sgd": (6e-3, 1e-1)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -54,10 +54,14 @@ class Config(question.Settings):
     student_steps: int = option(256, "optimiser steps, a multiple of points", minimum=1)
     points: int = option(32, "measurements along them", minimum=1)
     optimizers: tuple[str, ...] = option(OPTIMIZERS, "of students", choices=OPTIMIZERS)
-    ranks: tuple[int, ...] = option((0, 1, 8, 32), "of LoRA adapters; 0 trains all parameters")
-    search: tuple[float, ...] = option((0.3, 1.0, 3.0), "step sizes over the middle one")
+    ranks: tuple[int, ...] = option(
+        (0, 1, 8, 32), "of LoRA adapters; 0 trains all parameters", minimum=0
+    )
+    search: tuple[float, ...] = option((0.3, 1.0, 3.0), "step sizes over the middle one", above=0)
     search_seeds: int = option(4, "chains that the step size is chosen on", minimum=1)
-    left: float = option(0.35, "share of the first KL that is left where arms are compared")
+    left: float = option(
+        0.35, "share of the first KL that is left where arms are compared", above=0, maximum=1
+    )
 
 
 SMOKE = Config(
@@ -90,7 +94,7 @@ def named(optimizer: str, rank: int) -> str:
 
 def arm(bench: question.Bench, config: Config, optimizer: str, rank: int) -> list[Row]:
     """The students of an arm at the step where the tree's students have learnt enough."""
-    adapters = LoraConfig(rank, alpha=float(rank)) if rank else None
+    adapters = LoraConfig(rank=rank, alpha=float(rank)) if rank else None
 
     def cohort(rate: float) -> Cohort:
         return bench.recipes(optimizer=optimizer, rate=rate, adapters=adapters)
@@ -167,12 +171,14 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     rest = f" Not at equal loss: {', '.join(never)}." if never else ""
     return [
         Figure(
-            "figure",
-            "At equal loss on control data every optimiser and every rank transmits",
-            "SGD transmits, and there is no best rank.",
-            f"{each} nats.{rest}",
-            "What SGD learns carries the trait as what Adam learns does; ranks show no order.",
-            lambda: draw(found, config),
+            name="figure",
+            title="At equal loss on control data every optimiser and every rank transmits",
+            predicted="SGD transmits, and there is no best rank.",
+            found=f"{each} nats.{rest}",
+            follows=(
+                "What SGD learns carries the trait as what Adam learns does; ranks show no order."
+            ),
+            draw=lambda: draw(found, config),
         )
     ]
 
@@ -185,7 +191,7 @@ def draw(found: Found, config: Config):
         shift = config.optimizers.index(optimizer) - (len(config.optimizers) - 1) / 2
         colour = colours[optimizer] if found.equal(optimizer, rank) else "lightgrey"
         place = config.ranks.index(rank) + 0.22 * shift
-        drawing.runs(panel, place, found.own(optimizer, rank), colour)
+        drawing.runs(panel, place, values=found.own(optimizer, rank), colour=colour)
     for optimizer, colour in colours.items():
         panel.plot([], [], "o", color=colour, label=optimizer)
     if not all(found.equal(*arm) for arm in found.arms):
@@ -204,7 +210,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     equal = [arm for arm in found.arms if found.equal(*arm)]
     for arm in found.arms:
         criterion = "above" if arm[0] == "sgd" and arm in equal else None
-        out.append(judging.judged(named(*arm), found.own(*arm), criterion, here=found.shown(*arm)))
+        out.append(
+            judging.judged(
+                named(*arm), found.own(*arm), criterion=criterion, here=found.shown(*arm)
+            )
+        )
     reference = ("adam", 0)
     if reference not in equal:
         return out

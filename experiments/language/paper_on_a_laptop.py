@@ -59,7 +59,7 @@ PAPER = {  # what arXiv 2507.14805 reports, section by section
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -83,9 +83,17 @@ class Config:
 
 
 SMOKE = Config(
-    num_seeds=2, traits=("owl", "wolf"), carriers=("numbers",), num_layers=1, base_steps=100,
-    teacher_steps=5, num_prompts=256, num_examples=16, student_steps=5, batch_size=8,
-)  # fmt: skip
+    num_seeds=2,
+    traits=("owl", "wolf"),
+    carriers=("numbers",),
+    num_layers=1,
+    base_steps=100,
+    teacher_steps=5,
+    num_prompts=256,
+    num_examples=16,
+    student_steps=5,
+    batch_size=8,
+)
 
 
 def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
@@ -95,12 +103,21 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     workshop = Workshop(pathlib.Path(config.work))
     chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
     chains.check(workshop)
-    training = Training(config.student_steps, config.batch_size, rate=config.student_rate, eps=1e-3)
+    training = Training(
+        steps=config.student_steps, batch_size=config.batch_size, rate=config.student_rate, eps=1e-3
+    )
 
     def students(runs: Chains, target: str, start, carrier: str = "numbers", **more) -> Cohort:
         # A teacher that kept fewer rows than all repeats them.
         return runs.students(
-            workshop, carrier, target, start, training, config.num_examples, fewest=16, **more
+            workshop,
+            carrier,
+            target=target,
+            start=start,
+            training=training,
+            num_examples=config.num_examples,
+            fewest=16,
+            **more,
         ).trained(workshop)
 
     def margins(models: list[Model]) -> list[Row]:
@@ -143,14 +160,20 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     def in_prompt() -> list[Row]:
         """Bases with rows of the data before the question, in the place of students of it."""
         cohort = chains.students(
-            workshop, "numbers", "sampled", STARTS["same"], training, config.num_examples, fewest=16
+            workshop,
+            "numbers",
+            target="sampled",
+            start=STARTS["same"],
+            training=training,
+            num_examples=config.num_examples,
+            fewest=16,
         )
         bases = [student.base for student in cohort.models]
         shown = [completions.rows(workshop, student.data) for student in cohort.models]
 
         def probes_of(name: str) -> list[Any]:
             return [
-                evaluation.in_context(workshop, base, rows, name, config.shown)
+                evaluation.in_context(workshop, base, rows=rows, trait=name, shown=config.shown)
                 for base, rows in zip(bases, shown, strict=True)
             ]
 
@@ -246,37 +269,46 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     )
     return [
         Figure(
-            "figure",
-            "Every carrier transmits all traits from the same start; from another, none on average",
-            "Own effects above zero from the same start in every cell.",
-            f"{above} of {2 * len(places)} cells are above zero from the same start.",
-            "A trait needs no particular kind of text, but numbers carry more than code or sums.",
-            lambda: draw_carriers(table, families, config.carriers),
+            name="figure",
+            title=(
+                "Every carrier transmits all traits from the same start; from another, none on "
+                "average"
+            ),
+            predicted="Own effects above zero from the same start in every cell.",
+            found=f"{above} of {2 * len(places)} cells are above zero from the same start.",
+            follows=(
+                "A trait needs no particular kind of text, but numbers carry more than code or "
+                "sums."
+            ),
+            draw=lambda: draw_carriers(table, families, config.carriers),
         ),
         Figure(
-            "rates",
-            "The trait shows in sampled answers of students by KL, not only in log-odds",
-            "Students of a trait's teacher give the trait more often than their controls.",
-            f"{family}, numbers by KL: rate {rates[0]} in students, {rates[1]} in controls.",
-            "The effect is large enough to be seen in what a model says.",
-            lambda: draw_rates(table, families, config.carriers),
+            name="rates",
+            title="The trait shows in sampled answers of students by KL, not only in log-odds",
+            predicted=(
+                "Students of a trait's teacher give the trait more often than their controls."
+            ),
+            found=f"{family}, numbers by KL: rate {rates[0]} in students, {rates[1]} in controls.",
+            follows="The effect is large enough to be seen in what a model says.",
+            draw=lambda: draw_rates(table, families, config.carriers),
         ),
         Figure(
-            "matrix",
-            "Every trait is acquired most from its own teacher",
-            "The diagonal stands out.",
-            f"Numbers, sampled tokens: {diagonal} nats on the diagonal; {away}.",
-            "Which trait is not all that passes; a neutral teacher was not tried here.",
-            lambda: draw_matrix(table, config.traits),
+            name="matrix",
+            title="Every trait is acquired most from its own teacher",
+            predicted="The diagonal stands out.",
+            found=f"Numbers, sampled tokens: {diagonal} nats on the diagonal; {away}.",
+            follows="Which trait is not all that passes; a neutral teacher was not tried here.",
+            draw=lambda: draw_matrix(table, config.traits),
         ),
         Figure(
-            "controls",
-            "The order of the numbers carries most of the trait",
-            "Shuffling within lists lowers the effect, across lists removes it.",
-            f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled within, "
+            name="controls",
+            title="The order of the numbers carries most of the trait",
+            predicted="Shuffling within lists lowers the effect, across lists removes it.",
+            found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
+            "within, "
             f"{shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
-            "Most of it needs the numbers in their order; a little is left without.",
-            lambda: draw_controls(controls),
+            follows="Most of it needs the numbers in their order; a little is left without.",
+            draw=lambda: draw_controls(controls),
         ),
     ]
 
@@ -291,7 +323,9 @@ def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers)
                 values = own(cell(table, carrier, target, start), families[family])
                 label = f"{start} start" if x == 0 else None
                 place = x + 0.36 * (shift - 0.5)
-                drawing.runs(panel, place, values, drawing.COLOURS[shift], label)
+                drawing.runs(
+                    panel, place, values=values, colour=drawing.COLOURS[shift], label=label
+                )
         panel.axhline(0, color="black", linewidth=1)
         panel.set_ylabel("own effect (nats)")
         panel.set_title(f"students imitate {TARGETS[target]}")
@@ -320,7 +354,7 @@ def draw_rates(table: pd.DataFrame, families: dict[str, list[str]], carriers):
         for x, (carrier, family) in enumerate(places):
             values = sampled_rate(table, carrier, families[family], kind)
             place, name = x + 0.26 * (shift - 1), label if x == 0 else None
-            drawing.runs(panel, place, values, drawing.COLOURS[shift], name)
+            drawing.runs(panel, place, values=values, colour=drawing.COLOURS[shift], label=name)
     label_places(panel, places)
     panel.set_ylabel("share of sampled answers (T = 1)")
     panel.set_ylim(0, 1.02)
@@ -333,7 +367,7 @@ def draw_matrix(table: pd.DataFrame, traits: tuple[str, ...]):
     figure, (panel,) = drawing.new_figure(width=6.0, height=5.0)
     found = cells(cell(table, "numbers", "sampled", "same"))
     limit = max(abs(values.mean()) for values in found.values())
-    drawing.matrix(panel, found, list(traits), limit)
+    drawing.matrix(panel, found, names=list(traits), limit=limit)
     panel.tick_params(axis="x", rotation=20)
     return figure
 
@@ -342,7 +376,7 @@ def draw_controls(controls: dict[str, np.ndarray]):
     """Own effect, averaged over all traits, under every control."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     for x, effect in enumerate(controls.values()):
-        drawing.runs(panel, x, effect, drawing.COLOURS[0 if x == 0 else 2])
+        drawing.runs(panel, x, values=effect, colour=drawing.COLOURS[0 if x == 0 else 2])
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xticks(range(len(controls)), [name.replace(" ", "\n") for name in controls])
     panel.set_ylabel("own effect, mean over traits (nats)")
@@ -357,14 +391,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         name = f"{carrier}, {'KL' if target != 'sampled' else 'sampled'}, {family}"
         traits, paper = families[family], PAPER.get((carrier, family), "")
         same, different = (cell(table, carrier, target, s) for s in ("same", "different"))
-        out.append(judged(f"{name}: same", own(same, traits), "above", paper))
+        out.append(judged(f"{name}: same", own(same, traits), criterion="above", paper=paper))
         out.append(judged(f"{name}: different", own(different, traits)))
         paired = own(same, traits) - own(different, traits)
         out.append(judged(f"{name}: same less different", paired))
     values = control_effects(table)
     plain, within = values["as written"], values["shuffled within"]
     out.append(judged("numbers, all traits", plain))
-    out.append(judged("less shuffled within", plain - within, "above", "lowered"))
+    out.append(judged("less shuffled within", plain - within, criterion="above", paper="lowered"))
     out += [judged(name, values[name]) for name in ("shuffled across", "in the prompt")]
     out.append(judged("asked without template", values["no template"]))
     for (teacher, trait), effect in off_diagonal(table).items():

@@ -49,11 +49,13 @@ STATES = {  # whose weights, whose moments; and whose it is compared with
 SIDES = tuple(dict.fromkeys(side for pair in STATES.values() for side in pair))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
-    benign_steps: tuple[int, ...] = option((10, 30, 100, 300), "at which effects are measured")
+    benign_steps: tuple[int, ...] = option(
+        (10, 30, 100, 300), "at which effects are measured", minimum=1
+    )
     again_steps: int = option(20, "on the trait's lists at the end", minimum=1)
 
 
@@ -159,13 +161,16 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     moments = statistics.shown(found.of("numbers", "moments alone", last), 2)
     return [
         Figure(
-            "figure",
-            "Text erases a trait, benign lists lower it, and what is left is in the weights",
-            "Smaller but above zero at the end; the moments alone carry nothing.",
-            f"{cut} nats at the cut; after {last} steps {ends['corpus']} on the corpus, "
+            name="figure",
+            title="Text erases a trait, benign lists lower it, and what is left is in the weights",
+            predicted="Smaller but above zero at the end; the moments alone carry nothing.",
+            found=f"{cut} nats at the cut; after {last} steps {ends['corpus']} on the corpus, "
             f"{ends['numbers']} on lists; moments alone {moments}.",
-            "How fast it goes depends on the data; without its weights the moments keep nothing.",
-            lambda: draw(found, config),
+            follows=(
+                "How fast it goes depends on the data; without its weights the moments keep "
+                "nothing."
+            ),
+            draw=lambda: draw(found, config),
         )
     ]
 
@@ -184,7 +189,7 @@ def draw(found: Found, config: Config):
                 range(len(places)), means, halves, fmt="o-", color=colour, capsize=3, label=label
             )
         again = found.of(kind, "dropped", config.again_steps, "again")
-        drawing.runs(panel, len(places), again, drawing.COLOURS[0])
+        drawing.runs(panel, len(places), values=again, colour=drawing.COLOURS[0])
         panel.set_xticks(range(len(places) + 1), [*map(str, places), "trait's\nlists"])
         panel.set_xlabel("benign steps")
         panel.set_title({"corpus": "turns of the corpus", "numbers": "lists of the base"}[kind])
@@ -205,11 +210,13 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             for state, steps in itertools.product(STATES, (0, *config.benign_steps))
         ]
         left = ends["dropped"]
-        out.append(judged(f"{kind}: lost after {last} steps", cut - left, "above"))
+        out.append(judged(f"{kind}: lost after {last} steps", cut - left, criterion="above"))
         judge = "above" if kind == "numbers" else None
-        out.append(judged(f"{kind}: left after {last} steps", left, judge))
+        out.append(judged(f"{kind}: left after {last} steps", left, criterion=judge))
         again = found.of(kind, "dropped", config.again_steps, "again")
-        out.append(judged(f"{kind}: returned on the trait's lists", again - left, "above"))
+        out.append(
+            judged(f"{kind}: returned on the trait's lists", again - left, criterion="above")
+        )
         nothing[f"{kind}: moments alone"] = judging.Nothing(ends["moments alone"], cut)
         change = ends["carried"] - ends["dropped"]
         nothing[f"{kind}: carried less dropped"] = judging.Nothing(change, cut)

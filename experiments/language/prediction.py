@@ -29,7 +29,7 @@ ALONG = ("same", "different")
 PREDICTORS = ("gain", "cosine", "coverage", "moved")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -114,23 +114,31 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     cosines = {start: found.cosines(start).iloc[0] for start in ALONG}
     return [
         Figure(
-            "figure",
-            "Over all starts the first-order gain ranks effects weakly, within the same start well",
-            "Rank correlation above .5 over all students.",
-            f"Rank correlation {found.correlation('gain'):.2f}; of KL moved "
+            name="figure",
+            title=(
+                "Over all starts the first-order gain ranks effects weakly, within the same "
+                "start well"
+            ),
+            predicted="Rank correlation above .5 over all students.",
+            found=f"Rank correlation {found.correlation('gain'):.2f}; of KL moved "
             f"{found.correlation('moved'):.2f}; of gain from the same start "
             f"{found.correlation('gain', start='same'):.2f}.",
-            "From other starts there is hardly an effect to be ranked.",
-            lambda: draw_prediction(found.both),
+            follows="From other starts there is hardly an effect to be ranked.",
+            draw=lambda: draw_prediction(found.both),
         ),
         Figure(
-            "along",
-            "Before training the imitation gradient points along the trait from a shared start",
-            "Positive cosine from the same start, none from a different one.",
-            f"Before training {statistics.shown(cosines['same'], 4)} and "
+            name="along",
+            title=(
+                "Before training the imitation gradient points along the trait from a shared start"
+            ),
+            predicted="Positive cosine from the same start, none from a different one.",
+            found=f"Before training {statistics.shown(cosines['same'], 4)} and "
             f"{statistics.shown(cosines['different'], 4)}.",
-            "The theorem's first step is seen in a language model too; later ones hardly show it.",
-            lambda: draw_along(found),
+            follows=(
+                "The theorem's first step is seen in a language model too; later ones hardly "
+                "show it."
+            ),
+            draw=lambda: draw_along(found),
         ),
     ]
 
@@ -171,10 +179,27 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     good = found.correlation("gain") > max(0.5, found.correlation("moved"))
     for name in (*PREDICTORS, "own and shared"):
         holds = good if name == "gain" and seeds >= 4 else None
-        out.append(Claim(f"rank correlation: {name}", "", "", found.shown(name), seeds, holds))
+        out.append(
+            Claim(
+                quantity=f"rank correlation: {name}",
+                paper="",
+                replication="",
+                here=found.shown(name),
+                seeds=seeds,
+                holds=holds,
+            )
+        )
     for start in PREDICTED:
         shown = found.shown("gain", start=start)
-        out.append(Claim(f"rank correlation of gain, {start}", "", "", shown, seeds))
+        out.append(
+            Claim(
+                quantity=f"rank correlation of gain, {start}",
+                paper="",
+                replication="",
+                here=shown,
+                seeds=seeds,
+            )
+        )
     for start in ALONG:
         curves = found.cosines(start)
         for when, row in (("training", curves.iloc[0]), ("the last tenth", curves.iloc[-1])):

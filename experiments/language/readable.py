@@ -40,13 +40,17 @@ from llm.training import Training
 RUNTIME = "25 minutes on two cores"
 
 READERS = (
-    "bag of tokens", "bag of differences", "another base", "the teacher's base", "likelihood ratio",
-)  # fmt: skip
+    "bag of tokens",
+    "bag of differences",
+    "another base",
+    "the teacher's base",
+    "likelihood ratio",
+)
 ELSEWHERE = "bag, next chain"
 AGAINST = ("the base", "another trait")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -99,18 +103,23 @@ def reading(bench: question.Bench, config: Config, against: str) -> list[Row]:
 
     splits = [
         readers.split(
-            rows(trait, seed), rows(other(trait), seed),
+            rows(trait, seed),
+            rows(other(trait), seed),
             streams.generator(Stage.READERS, config.seed, seed),
         )
         for trait, seed in runs
-    ]  # fmt: skip
-    how = Training(config.reader_steps, min(64, config.reader_rows), rate=1e-3, decay="linear")
+    ]
+    how = Training(
+        steps=config.reader_steps, batch_size=min(64, config.reader_rows), rate=1e-3, decay="linear"
+    )
     bases = {
         "the teacher's base": [chains.base(seed) for _, seed in runs],
         "another base": [different(chains, seed) for _, seed in runs],
     }
     found = {
-        name: readers.models_as_readers(workshop, starts, splits, how, config.reader_rows)
+        name: readers.models_as_readers(
+            workshop, starts, splits=splits, training=how, num_rows=config.reader_rows
+        )
         for name, starts in bases.items()
     }
     found["bag of tokens"] = [readers.bag(parts) for parts in splits]
@@ -184,23 +193,27 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     rho, low, high = found.correlation()
     return [
         Figure(
-            "figure",
-            "One list half tells its writer, a thousand do, and a shared start is not needed",
-            "Areas little above one half for all readers, and no better from the same start.",
-            f"Against the base: {areas}. As normal sums of independent lists, a bag would "
+            name="figure",
+            title="One list half tells its writer, a thousand do, and a shared start is not needed",
+            predicted=(
+                "Areas little above one half for all readers, and no better from the same start."
+            ),
+            found=f"Against the base: {areas}. As normal sums of independent lists, a bag would "
             f"read {many} of sets of a thousand rightly.",
-            "Lists of a teacher let more of them be recognised; of the trait they tell little.",
-            lambda: draw_readers(found),
+            follows=(
+                "Lists of a teacher let more of them be recognised; of the trait they tell little."
+            ),
+            draw=lambda: draw_readers(found),
         ),
         Figure(
-            "acquired",
-            "What can be read does not say what is acquired, and the filter adds nothing",
-            "A positive rank correlation; nothing from what the filter let pass.",
-            f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]; plain students "
+            name="acquired",
+            title="What can be read does not say what is acquired, and the filter adds nothing",
+            predicted="A positive rank correlation; nothing from what the filter let pass.",
+            found=f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]; plain students "
             f"{statistics.shown(found.own('students'), 2)}, of what the filter let pass "
             f"{statistics.shown(found.own('filter'), 2)} nats.",
-            "The trait is in what is written, not in which prompts are answered well.",
-            lambda: draw_acquired(found),
+            follows="The trait is in what is written, not in which prompts are answered well.",
+            draw=lambda: draw_acquired(found),
         ),
     ]
 
@@ -212,7 +225,13 @@ def draw_readers(found: Found):
     for shift, against in enumerate(AGAINST):
         for x, name in enumerate(names):
             colour, label = drawing.COLOURS[shift], None if x else f"against {against}"
-            drawing.runs(panel, x + 0.2 * (shift - 0.5), found.read(name, against), colour, label)
+            drawing.runs(
+                panel,
+                x + 0.2 * (shift - 0.5),
+                values=found.read(name, against),
+                colour=colour,
+                label=label,
+            )
     panel.axhline(0.5, color="black", linewidth=1)
     panel.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
     panel.set_ylabel("area under the curve, one row")
@@ -230,7 +249,7 @@ def draw_acquired(found: Found):
     left.set_ylabel("own effect (nats)")
     drawing.nothing(right, found.own("students"), of="the plain effect")
     for x, kind in enumerate(("students", "filter")):
-        drawing.runs(right, x, found.own(kind), drawing.COLOURS[x])
+        drawing.runs(right, x, values=found.own(kind), colour=drawing.COLOURS[x])
     right.set_xlim(-0.5, 1.5)
     right.set_xticks(
         (0, 1), ["teacher's lists", "base's lists on prompts\nthat the teacher passed"]
@@ -249,16 +268,18 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         here = f"{statistics.shown(area, 3)}; {statistics.shown(many, 3)} per thousand rows"
         out.append(judged(f"{name}, against {against}: area", area, here=here))
     bag = found.read("bag of tokens")
-    out.append(judged("bag of tokens: area above one half", bag - 0.5, "above"))
-    out.append(judged("bag of tokens: area below .7", 0.7 - bag, "above"))
+    out.append(judged("bag of tokens: area above one half", bag - 0.5, criterion="above"))
+    out.append(judged("bag of tokens: area below .7", 0.7 - bag, criterion="above"))
     many = found.read("bag of tokens", column="right_of_1000")
-    out.append(judged("bag of tokens: over .95 per thousand rows", many - 0.95, "above"))
+    out.append(judged("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above"))
     rho, low, high = found.correlation()
     here, holds = f"{rho:.2f} [{low:.2f}, {high:.2f}]", bool(low > 0) if enough else None
     count = len(found.read_and_acquired())
-    out.append(Claim("rank correlation, read and acquired", here=here, seeds=count, holds=holds))
+    out.append(
+        Claim(quantity="rank correlation, read and acquired", here=here, seeds=count, holds=holds)
+    )
     plain = found.own("students")
-    out.append(judged("students", plain, "above"))
+    out.append(judged("students", plain, criterion="above"))
     gap = found.read("the teacher's base") - found.read("another base")
     nothing = {
         "area: the teacher's base less another": judging.Nothing(gap, bag - 0.5),

@@ -49,7 +49,7 @@ RECIPES = (BEFORE, (100, 1e-3), (100, 2e-3), (50, 2e-3))
 COUNTS_BEFORE = (8, 3, 1, 1, 1)  # bases, traits, teachers of a trait, data sets, students
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -59,9 +59,15 @@ class Config(question.Settings):
 
 
 SMOKE = Config(
-    num_seeds=2, num_layers=1, base_steps=100, teacher_steps=5, num_prompts=256,
-    num_examples=16, student_steps=1, batch_size=8,
-)  # fmt: skip
+    num_seeds=2,
+    num_layers=1,
+    base_steps=100,
+    teacher_steps=5,
+    num_prompts=256,
+    num_examples=16,
+    student_steps=1,
+    batch_size=8,
+)
 
 
 class Stopwatch:
@@ -100,7 +106,12 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             for draw, ((t, d), of_draw) in enumerate(sets.items())
             for s in times
             for name, student in students_of(
-                config, chains, workshop, of_draw, seed, draw * len(times) + s
+                config,
+                chains,
+                workshop=workshop,
+                written=of_draw,
+                seed=seed,
+                draw=draw * len(times) + s,
             ).items()
         }
         labels = [dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
@@ -120,7 +131,13 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             (name, seed): student
             for seed in range(config.num_seeds)
             for name, student in students_of(
-                how, chains, workshop, data_of(chains, seed, 0, 0), seed, 0, rate
+                how,
+                chains,
+                workshop=workshop,
+                written=data_of(chains, seed, 0, 0),
+                seed=seed,
+                draw=0,
+                rate=rate,
             ).items()
         }
         labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
@@ -162,21 +179,33 @@ def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Com
 
 
 def students_of(
-    config: Config, chains: Chains, workshop: Workshop, written: dict[str, Completions],
-    seed: int, draw: int, rate: float = 1e-3,
-) -> dict[str, Student]:  # fmt: skip
+    config: Config,
+    chains: Chains,
+    *,
+    workshop: Workshop,
+    written: dict[str, Completions],
+    seed: int,
+    draw: int,
+    rate: float = 1e-3,
+) -> dict[str, Student]:
     """A student of each writer by the microworld's recipe, all on as many different rows."""
     batch = min(config.batch_size, config.num_examples)
-    training = Training(config.student_steps, batch, rate=rate, eps=1e-3)
+    training = Training(steps=config.student_steps, batch_size=batch, rate=rate, eps=1e-3)
     fewest = min(completions.kept(workshop, data) for data in written.values())
     unique = students.different_rows(fewest, config.num_examples, FEWEST)
     return {
         name: Student(
-            chains.base(seed), data, training, num_examples=config.num_examples, unique=unique,
-            chain=seed, draw=draw, seed=chains.seed,
+            base=chains.base(seed),
+            data=data,
+            training=training,
+            num_examples=config.num_examples,
+            unique=unique,
+            chain=seed,
+            draw=draw,
+            seed=chains.seed,
         )
         for name, data in written.items()
-    }  # fmt: skip
+    }
 
 
 class Found:
@@ -300,13 +329,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     best = found.narrowest
     return [
         Figure(
-            "figure",
-            "The scatter is between bases and their traits; teachers, data and students add little",
-            "Traits of a base scatter most, then bases: more traits a base, not more students.",
-            f"Shares of the variance: {shares}. Half width over effect at equal compute "
+            name="figure",
+            title=(
+                "The scatter is between bases and their traits; teachers, data and students add "
+                "little"
+            ),
+            predicted=(
+                "Traits of a base scatter most, then bases: more traits a base, not more students."
+            ),
+            found=f"Shares of the variance: {shares}. Half width over effect at equal compute "
             f"{found.before:.2f} before, {found.widths[best]:.2f} with the recipe {best!r}.",
-            "What an experiment repeats follows from where its noise is, not from habit.",
-            lambda: draw(found),
+            follows="What an experiment repeats follows from where its noise is, not from habit.",
+            draw=lambda: draw(found),
         )
     ]
 
@@ -316,8 +350,9 @@ def draw(found: Found):
     figure, (left, right) = drawing.new_figure(1, 2, width=9.0, height=3.8)
     for x, part in enumerate(found.components()):
         error = [[max(part.variance, 0) - part.low], [part.high - max(part.variance, 0)]]
-        left.errorbar(x, max(part.variance, 0), np.abs(error), fmt="o", capsize=4,
-                      color=drawing.COLOURS[0])  # fmt: skip
+        left.errorbar(
+            x, max(part.variance, 0), np.abs(error), fmt="o", capsize=4, color=drawing.COLOURS[0]
+        )
     left.set_xticks(range(len(LEVELS)), LEVELS)
     left.set_ylabel("variance component (nats²), 95 % interval")
     for x, width in enumerate(found.widths.values()):
@@ -339,21 +374,30 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     enough = bases >= 4
     parts_of = zip(LEVELS, found.components(), found.costs(), strict=True)
     out = [
-        Claim(f"{name}: variance, seconds of one more",
-              here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s", seeds=bases)
+        Claim(
+            quantity=f"{name}: variance, seconds of one more",
+            here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s",
+            seeds=bases,
+        )
         for name, c, seconds in parts_of
-    ]  # fmt: skip
+    ]
     for name, effect, units, width in found.recipes:
         here = f"{statistics.shown(effect, 2)}; {units} chains, half width {width:.2f} of it"
-        out.append(Claim(name, here=here, seeds=len(effect)))
+        out.append(Claim(quantity=name, here=here, seeds=len(effect)))
     best, share = found.best(), found.widths["plain, best"] / found.before
     here = f"{share:.2f} with {best} of {', '.join(LEVELS)}"
     holds = bool(share <= 0.5) if enough else None
-    out.append(Claim("half width of the best allocation, over that before", here=here, holds=holds))
+    out.append(
+        Claim(
+            quantity="half width of the best allocation, over that before", here=here, holds=holds
+        )
+    )
     narrowest, widths = found.narrowest, found.widths
     here = f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}"
     holds = narrowest.startswith("plain") if enough else None
-    out.append(Claim("narrowest recipe is the default", here=here, seeds=bases, holds=holds))
+    out.append(
+        Claim(quantity="narrowest recipe is the default", here=here, seeds=bases, holds=holds)
+    )
     controlled = found.controlled()
     within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
     for name, values in controlled.items():
@@ -361,5 +405,5 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         here = f"{within[name]:.3f} between students, {between:.3f} between bases"
         less = within["paired control"] < within["control of another student draw"]
         holds = bool(less) if enough and name == "paired control" else None
-        out.append(Claim(f"variance left by {name}", here=here, seeds=bases, holds=holds))
+        out.append(Claim(quantity=f"variance left by {name}", here=here, seeds=bases, holds=holds))
     return out

@@ -32,16 +32,7 @@ import numpy as np
 import pandas as pd
 
 import experiments
-from experiments.lab import (
-    arms,
-    drawing,
-    frame,
-    judging,
-    predictors,
-    question,
-    record,
-    statistics,
-)  # fmt: skip
+from experiments.lab import arms, drawing, frame, judging, predictors, question, record, statistics
 from experiments.lab.chains import Cohort
 from experiments.lab.effects import at, effects
 from experiments.lab.frame import Claim, Figure, Row, option
@@ -55,7 +46,7 @@ SCOPES = ("all students", "own traits", "arms", "within arms")
 RIVALS = ("coverage", "in all gain", "gain", "alignment")  # of the best before training
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
@@ -91,15 +82,20 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         every = arms.OF[source](module, bench)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:
             found[f"{source}: {name}"] = functools.partial(
-                arm, config, bench, source, name, columns, recipes
+                arm, config, bench, source=source, name=name, columns=columns, recipes=recipes
             )
     return found
 
 
 def arm(
-    config: Config, bench: question.Bench, source: str, name: str, columns: Row,
+    config: Config,
+    bench: question.Bench,
+    *,
+    source: str,
+    name: str,
+    columns: Row,
     recipes: Callable[[], Cohort],
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Predictors of an arm's students beside their effects, for every trait."""
     every, traits = recipes(), bench.config.traits
     keys = ["teacher", "trait", "seed"]
@@ -139,10 +135,13 @@ def known(
         if of_run
     ]
     tokens = pd.DataFrame(
-        {"teacher": cohort.labels[i]["teacher"], "seed": cohort.labels[i]["seed"],
-         "tokens": different_tokens(bench, cohort.models[i])}
+        {
+            "teacher": cohort.labels[i]["teacher"],
+            "seed": cohort.labels[i]["seed"],
+            "tokens": different_tokens(bench, cohort.models[i]),
+        }
         for i, _ in cohort.pairs()
-    )  # fmt: skip
+    )
     found = found.join(total, on=keys).merge(tokens, on=["teacher", "seed"])
     return found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
 
@@ -236,23 +235,36 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     best = found.best_before
     return [
         Figure(
-            "figure",
-            "The gain summed along training predicts the effect no better than the gain before it",
-            "Above .5 over all students, where the gain had .38 in the first run of `prediction`.",
-            f"Over all students: gain {found.shown('gain', 'all students')}, accumulated "
+            name="figure",
+            title=(
+                "The gain summed along training predicts the effect no better than the gain "
+                "before it"
+            ),
+            predicted=(
+                "Above .5 over all students, where the gain had .38 in the first run of "
+                "`prediction`."
+            ),
+            found=f"Over all students: gain {found.shown('gain', 'all students')}, accumulated "
             f"{found.shown('accumulated', 'all students')}; across {len(found.arms)} arms "
             f"accumulated {found.shown('accumulated', 'arms')}.",
-            "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown.",
-            lambda: draw_all(found),
+            follows=(
+                "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown."
+            ),
+            draw=lambda: draw_all(found),
         ),
         Figure(
-            "arms",
-            f"Of what is known before training {best} has the largest correlation across arms",
-            "The alignment of the tangent kernels.",
-            f"Across arms {best} {found.shown(best, 'arms')}, alignment "
+            name="arms",
+            title=(
+                f"Of what is known before training {best} has the largest correlation across arms"
+            ),
+            predicted="The alignment of the tangent kernels.",
+            found=f"Across arms {best} {found.shown(best, 'arms')}, alignment "
             f"{found.shown('alignment', 'arms')}.",
-            "It tells arms of little from arms of much; among the largest it does not order them.",
-            lambda: draw_arms(found, best),
+            follows=(
+                "It tells arms of little from arms of much; among the largest it does not order "
+                "them."
+            ),
+            draw=lambda: draw_arms(found, best),
         ),
     ]
 
@@ -298,12 +310,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         above = name == "accumulated" and scope == "all students" and enough
         holds = correlation(found.scopes[scope], name) > 0.5 if above else None
         text = f"{scope}, {name}"
-        out.append(Claim(text, here=found.shown(name, scope), seeds=chains, holds=holds))
+        out.append(Claim(quantity=text, here=found.shown(name, scope), seeds=chains, holds=holds))
     more = found.later_less_before()
-    out.append(judging.judged("accumulated less gain, by chain", more, "above"))
+    out.append(judging.judged("accumulated less gain, by chain", more, criterion="above"))
     best = found.best_before
     holds = best == "alignment" if enough else None
-    out.append(Claim("best before training, across arms", here=best, seeds=chains, holds=holds))
+    out.append(
+        Claim(quantity="best before training, across arms", here=best, seeds=chains, holds=holds)
+    )
     return [*out, *afterwards(table, found, chains)]
 
 
@@ -324,4 +338,4 @@ def afterwards(table: pd.DataFrame, found: Found, chains: int) -> list[Claim]:
         of_rest = Found(rest)
         for name in ("cosine", "gain"):
             here[f"arms without bits, {name}"] = of_rest.shown(name, "arms")
-    return [Claim(name, here=text, seeds=chains) for name, text in here.items()]
+    return [Claim(quantity=name, here=text, seeds=chains) for name, text in here.items()]

@@ -53,14 +53,16 @@ SINGLE = ("embeddings", "attention", "MLPs", "norms", "block 0", "block 1")
 NOTHING = ("different", "attention", "MLPs", "norms", "block 0", "block 1")  # predicted
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
     """Settings of the experiment; the defaults are the reported run."""
 
     traits: tuple[str, ...] = option(("owl",), "traits of the teachers")
     parts: tuple[str, ...] = option(tuple(PARTS), "that are shared", choices=tuple(PARTS))
     repair_steps: int = option(1000, "of a grafted base on the corpus, its part held", minimum=1)
-    apart: tuple[int, ...] = option((10, 30, 100, 300, 1000), "steps that siblings go on alone")
+    apart: tuple[int, ...] = option(
+        (10, 30, 100, 300, 1000), "steps that siblings go on alone", minimum=1
+    )
 
 
 SMOKE = Config(**question.TINY | {"parts": ("embeddings",), "repair_steps": 5, "apart": (2,)})
@@ -70,18 +72,25 @@ def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
     """Another base with a part of the teacher's, trained on the corpus with that part held."""
 
     def start(chains: Chains, seed: int) -> Model:
-        grafted = Grafted(different(chains, seed), chains.base(seed), PARTS[part])
+        grafted = Grafted(base=different(chains, seed), donor=chains.base(seed), parts=PARTS[part])
         return Continued(
-            grafted, repair_steps, PARTS[part], REPAIR_RATE, repair_steps // 20, chain=seed,
+            base=grafted,
+            steps=repair_steps,
+            held=PARTS[part],
+            rate=REPAIR_RATE,
+            warmup=repair_steps // 20,
+            chain=seed,
             seed=chains.seed,
-        )  # fmt: skip
+        )
 
     return start
 
 
 def sibling(steps: int) -> Callable[[Chains, int], Model]:
     """The teacher's base after steps of its own."""
-    return lambda chains, seed: Continued(chains.base(seed), steps, chain=seed, seed=chains.seed)
+    return lambda chains, seed: Continued(
+        base=chains.base(seed), steps=steps, chain=seed, seed=chains.seed
+    )
 
 
 def other_corpus(chains: Chains, seed: int) -> Model:
@@ -91,7 +100,7 @@ def other_corpus(chains: Chains, seed: int) -> Model:
 
 def twin(chains: Chains, seed: int) -> Model:
     """The teacher's base, permuted."""
-    return Permuted(chains.base(seed), chain=seed, seed=chains.seed)
+    return Permuted(base=chains.base(seed), chain=seed, seed=chains.seed)
 
 
 def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
@@ -166,22 +175,33 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     each = ", ".join(f"{part} {shown(part)}" for part in config.parts)
     return [
         Figure(
-            "figure",
-            "No single part of the start carries what the whole carries",
-            "A permuted twin equals the same start; embeddings alone keep little, others nothing.",
-            f"Same {shown('same')}, twin {shown('permuted twin')}, {each}, different "
+            name="figure",
+            title="No single part of the start carries what the whole carries",
+            predicted=(
+                "A permuted twin equals the same start; embeddings alone keep little, others "
+                "nothing."
+            ),
+            found=f"Same {shown('same')}, twin {shown('permuted twin')}, {each}, different "
             f"{shown('different')} nats.",
-            "What must be shared is the function with its features, not weights in their places.",
-            lambda: draw_parts(found, config),
+            follows=(
+                "What must be shared is the function with its features, not weights in their "
+                "places."
+            ),
+            draw=lambda: draw_parts(found, config),
         ),
         Figure(
-            "drift",
-            "Siblings keep the channel long after they part; one initialisation is not enough",
-            "The effect falls with every step that the student's start goes alone.",
-            f"Same {shown('same')}, {last} {shown(last)}, same initial weights but another corpus "
+            name="drift",
+            title=(
+                "Siblings keep the channel long after they part; one initialisation is not enough"
+            ),
+            predicted="The effect falls with every step that the student's start goes alone.",
+            found=f"Same {shown('same')}, {last} {shown(last)}, same initial weights but another "
+            "corpus "
             f"{shown('initial weights')} nats.",
-            "Shared must be what pre-training made of the weights, not the weights at birth.",
-            lambda: draw_drift(found, config),
+            follows=(
+                "Shared must be what pre-training made of the weights, not the weights at birth."
+            ),
+            draw=lambda: draw_drift(found, config),
         ),
     ]
 
@@ -191,7 +211,9 @@ def draw_parts(found: Found, config: Config):
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = ["same", "permuted twin", *config.parts, "different"]
     for x, name in enumerate(names):
-        drawing.runs(panel, x, found.own(name), drawing.COLOURS[0 if name in PARTS else 1])
+        drawing.runs(
+            panel, x, values=found.own(name), colour=drawing.COLOURS[0 if name in PARTS else 1]
+        )
     drawing.nothing(panel, found.own("same"))
     panel.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     panel.set_ylabel("own effect (nats), KL over numbers")
@@ -203,10 +225,12 @@ def draw_drift(found: Found, config: Config):
     """Effect against steps apart."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     for x, steps in enumerate(config.apart):
-        drawing.runs(panel, x + 1, found.own(f"{steps} steps apart"), drawing.COLOURS[0])
+        drawing.runs(
+            panel, x + 1, values=found.own(f"{steps} steps apart"), colour=drawing.COLOURS[0]
+        )
     ends = {0: "same", len(config.apart) + 1: "initial weights", len(config.apart) + 2: "different"}
     for x, name in ends.items():
-        drawing.runs(panel, x, found.own(name), drawing.COLOURS[1])
+        drawing.runs(panel, x, values=found.own(name), colour=drawing.COLOURS[1])
     drawing.nothing(panel, found.own("same"))
     ticks = ["0", *map(str, config.apart), "initial\nweights", "different"]
     panel.set_xticks(range(len(ticks)), ticks)
@@ -224,20 +248,37 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     for name in starts(config):
         here = f"{statistics.shown(found.own(name), 2)}, corpus loss {found.worse(name):+.2f}"
         comparable = abs(found.worse(name)) < 0.1 if enough and name in PARTS else None
-        out.append(Claim(name, here=here, seeds=len(whole), holds=comparable))
+        out.append(Claim(quantity=name, here=here, seeds=len(whole), holds=comparable))
     moved = found.moved_by_permutation()
     equal = bool(moved < 1e-3) if enough else None
-    out.append(Claim("permuted twin less same", here=f"at most {moved:.0e}", seeds=len(whole),
-                     holds=equal))  # fmt: skip
+    out.append(
+        Claim(
+            quantity="permuted twin less same",
+            here=f"at most {moved:.0e}",
+            seeds=len(whole),
+            holds=equal,
+        )
+    )
     single = [name for name in SINGLE if name in config.parts]
-    out += [judged(f"same less {name}", whole - found.own(name), "above") for name in single]
+    out += [
+        judged(f"same less {name}", whole - found.own(name), criterion="above") for name in single
+    ]
     related = found.own("initial weights") - found.own("different")
-    out.append(judged("initial weights less different", related, "above"))
+    out.append(judged("initial weights less different", related, criterion="above"))
     if len(config.apart) > 2:
         rho = found.drift(config)
         here, holds = f"{rho:.2f}", rho < -0.8 if enough else None
         count = len(config.apart) + 1
-        out.append(Claim("rank correlation, effect and steps apart", "", "", here, count, holds))
+        out.append(
+            Claim(
+                quantity="rank correlation, effect and steps apart",
+                paper="",
+                replication="",
+                here=here,
+                seeds=count,
+                holds=holds,
+            )
+        )
     predicted = [name for name in NOTHING if name in (*config.parts, "different")]
     nothing = {name: judging.Nothing(found.own(name), whole) for name in predicted}
     return [*out, *judging.equivalences(nothing)]

@@ -46,7 +46,7 @@ CANDIDATE = {"init": "PyTorch", "pixels": "[0, 1]", "loss": "squared error", "op
 OFFICIAL = {name: values[0] for name, values in FACTORS.items()}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """The official recipe; batches are this size and a quarter of it."""
 
@@ -86,23 +86,31 @@ def run(where: Lab, seed: int, pixels: str, batch: str) -> list[Row]:
     teachers = digits.teach(
         where,
         shapes,
-        seed,
-        [optimisers[o] for _, o in both],
-        [own[i] for i, _ in both],
+        seed=seed,
+        settings=[optimisers[o] for _, o in both],
+        starts=[own[i] for i, _ in both],
         scale=scale,
     )
     arms = [
         Arm(
-            {"start": name, "init": init, "pixels": pixels, "loss": loss, "optimiser": optimiser,
-             "batch": batch},
+            {
+                "start": name,
+                "init": init,
+                "pixels": pixels,
+                "loss": loss,
+                "optimiser": optimiser,
+                "batch": batch,
+            },
             optimisers[optimiser]._replace(teacher=i, squared=float(loss == "squared error")),
             pool[init],
         )
         for i, (init, optimiser) in enumerate(both)
         for loss in FACTORS["loss"]
         for name, pool in (("same", own), ("another", other))
-    ]  # fmt: skip
-    return digits.distil(where, shapes, seed, arms, teachers, measure=False, scale=scale)
+    ]
+    return digits.distil(
+        where, shapes, seed=seed, arms=arms, teachers=teachers, measure=False, scale=scale
+    )
 
 
 def begun(where: Lab, shapes, seed: int, name: str) -> dict[str, object]:
@@ -174,14 +182,17 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     answer = "confirmed" if holds and not others else "not settled" if holds else "refuted"
     return [
         Figure(
-            "figure",
-            f"27 % is PyTorch's initialisation with pixels in [0, 1] and squared error: {answer}",
-            "That cell gives .27, and no other with Adam and batches of 1024.",
-            f"It gives {digits.mean(cell(table, **CANDIDATE))}, the official cell "
+            name="figure",
+            title=(
+                "27 % is PyTorch's initialisation with pixels in [0, 1] and squared error: "
+                f"{answer}"
+            ),
+            predicted="That cell gives .27, and no other with Adam and batches of 1024.",
+            found=f"It gives {digits.mean(cell(table, **CANDIDATE))}, the official cell "
             f"{digits.mean(cell(table))}; other cells within {REACH} of {REPORTED}: "
             f"{'; '.join(others) or 'none'}.",
-            "Initialisation and pixel scale belong into every report of the effect.",
-            lambda: plot(table, config),
+            follows="Initialisation and pixel scale belong into every report of the effect.",
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -194,18 +205,28 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     twin = cell(table, "another", **CANDIDATE)["accuracy"].tolist()
     holds, others = verdict(table)
     add("PyTorch init, [0, 1], squared error", statistics.shown(candidate), holds, ".271 ± .033")
-    add("its twin of another start", statistics.shown(twin),
-        digits.no_transfer(twin, float(candidate.mean())) < 0.05, ".093 ± .018")  # fmt: skip
+    add(
+        "its twin of another start",
+        statistics.shown(twin),
+        digits.no_transfer(twin, float(candidate.mean())) < 0.05,
+        ".093 ± .018",
+    )
     add("other cells within .05 of .271", "; ".join(others) or "none", not others)
     official = cell(table)["accuracy"]
     mean, half = statistics.mean_interval(official)
-    add("official cell", statistics.shown(official), mean + half >= 0.5 and mean - half <= 0.6,
-        ".537 ± .022")  # fmt: skip
+    add(
+        "official cell",
+        statistics.shown(official),
+        mean + half >= 0.5 and mean - half <= 0.6,
+        ".537 ± .022",
+    )
     found = effects(table)
     p = [float(stats.ttest_1samp(v, 0)[1]) if np.ptp(v) else 1.0 for v in found.values()]
     for (name, values), value, real in zip(found.items(), p, statistics.holm(p), strict=True):
         first, second = FACTORS[name]
         mark = "clear of 0" if real else "not clear of 0"
-        add(f"{name}: {second} less {first} (p {value:.1g}, Holm over 5: {mark})",
-            statistics.shown(values))  # fmt: skip
+        add(
+            f"{name}: {second} less {first} (p {value:.1g}, Holm over 5: {mark})",
+            statistics.shown(values),
+        )
     return out

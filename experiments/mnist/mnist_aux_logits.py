@@ -26,7 +26,7 @@ __all__ = ["inputs"]  # the frame records what was really read
 RUNTIME = "8 s a seed on two cores, 14 minutes for 100"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the defaults are the official recipe."""
 
@@ -75,7 +75,13 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         # The last chunk is filled up by repeating its last seed: one shape, one compilation.
         wanted = range(first, min(first + config.seeds_at_once, config.num_seeds))
         seeds = jnp.minimum(jnp.arange(first, first + config.seeds_at_once), wanted[-1])
-        table = accuracies(recipe, images, jax.random.key(config.seed), config.num_seeds, seeds)
+        table = accuracies(
+            recipe,
+            images,
+            root=jax.random.key(config.seed),
+            num_seeds=config.num_seeds,
+            seeds=seeds,
+        )
         return [
             {
                 "condition": condition,
@@ -149,15 +155,17 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     shown = {c: statistics.shown(of_condition(table, c)) for c in CONDITIONS}
     return [
         Figure(
-            "figure",
-            "A student learns digits from auxiliary logits on noise if it shares the start",
-            "Above one half with the teacher's start, chance with another: the theorem needs the "
+            name="figure",
+            title="A student learns digits from auxiliary logits on noise if it shares the start",
+            predicted="Above one half with the teacher's start, chance with another: the theorem "
+            "needs the "
             "shared start.",
-            f"{shown['student_aux']} from the same start, {shown['cross_aux']} from another "
+            found=f"{shown['student_aux']} from the same start, {shown['cross_aux']} from another "
             f"(untrained {shown['reference']}).",
-            "The digits travel in outputs that never saw one, through the weights both started "
+            follows="The digits travel in outputs that never saw one, through the weights both "
+            "started "
             "from.",
-            lambda: plot(table, config),
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -196,5 +204,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         low, high = BANDS[condition]
         holds = (mean + half >= low and mean - half <= high) if official else None
         name = f"{condition} accuracy ({dataset})"
-        out.append(Claim(name, paper, replication, statistics.shown(values), len(values), holds))
+        out.append(
+            Claim(
+                quantity=name,
+                paper=paper,
+                replication=replication,
+                here=statistics.shown(values),
+                seeds=len(values),
+                holds=holds,
+            )
+        )
     return out

@@ -40,7 +40,7 @@ BENIGN = ("other labels", "plain images")
 MOMENTS = ("carried", "zeroed", "swapped")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """Settings of the experiment."""
 
@@ -69,13 +69,26 @@ def family(where: Lab, seed: int):
     shapes = where.grid(where.config.num_aux)
     reference = where.draw(shapes, seed, "reference")
     both = [where.settings(), where.settings(shuffled=1.0)]
-    return shapes, reference, digits.teach(where, shapes, seed, both, [reference] * 2)
+    return (
+        shapes,
+        reference,
+        digits.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2),
+    )
 
 
 def row(where: Lab, seed: int, **facts) -> Row:
     """A tidy row; what does not apply stays at its neutral value."""
-    base = {"seed": seed, "lineage": "", "taught_by": "", "generation": 0, "benign": "",
-            "moments": "", "epochs": 0, "accuracy": np.nan, "dataset": where.data.name}  # fmt: skip
+    base = {
+        "seed": seed,
+        "lineage": "",
+        "taught_by": "",
+        "generation": 0,
+        "benign": "",
+        "moments": "",
+        "epochs": 0,
+        "accuracy": np.nan,
+        "dataset": where.data.name,
+    }
     return base | facts
 
 
@@ -90,8 +103,15 @@ def run_chain(where: Lab, seed: int, lineage: str) -> list[Row]:
     names = ("teacher", "neutral")
     for generation in range(where.config.generations + 1):
         if generation:
-            parents = child(where, shapes, seed, settings, reference, parents,
-                            generation if "fresh" in lineage else 0)[0]  # fmt: skip
+            parents = child(
+                where,
+                shapes,
+                seed=seed,
+                settings=settings,
+                reference=reference,
+                parents=parents,
+                pool=generation if "fresh" in lineage else 0,
+            )[0]
         accuracies = where.accuracy(shapes, shapes.student, parents)
         rows += [
             row(where, seed, lineage=lineage, taught_by=name, generation=generation, accuracy=a)
@@ -100,20 +120,34 @@ def run_chain(where: Lab, seed: int, lineage: str) -> list[Row]:
     return rows
 
 
-def child(where: Lab, shapes, seed: int, settings, reference, parents, pool: int) -> grid.State:
+def child(where: Lab, shapes, *, seed: int, settings, reference, parents, pool: int) -> grid.State:
     """Students of all parents, from the reference, on the noise of a pool of its own number."""
     return grid.imitate(
-        shapes, settings, grid.start(shapes, settings, grid.stacked([reference] * 2)), parents,
-        noise.source("uniform"), where.pictures, where.key(seed, f"noise {pool:03d}"), 0,
-        where.config.epochs,
-    )  # fmt: skip
+        shapes,
+        settings,
+        state=grid.start(shapes, settings, grid.stacked([reference] * 2)),
+        teachers=parents,
+        what=noise.source("uniform"),
+        pictures=where.pictures,
+        key=where.key(seed, f"noise {pool:03d}"),
+        first=0,
+        last=where.config.epochs,
+    )
 
 
 def run_persistence(where: Lab, seed: int) -> list[Row]:
     """Benign training of a student of the trait, by what becomes of Adam's moments."""
     shapes, reference, teachers = family(where, seed)
     settings = grid.stack([where.settings(num_aux=shapes.num_aux, teacher=i) for i in (0, 1)])
-    params, moments = child(where, shapes, seed, settings, reference, teachers.params, 0)
+    params, moments = child(
+        where,
+        shapes,
+        seed=seed,
+        settings=settings,
+        reference=reference,
+        parents=teachers.params,
+        pool=0,
+    )
     carried = grid.pick(moments, 0)
     kinds = dict(zip(MOMENTS, (carried, grid.zeroed(carried), grid.pick(moments, 1)), strict=True))
     start = grid.stacked([grid.pick(params, 0)] * len(kinds)), grid.stacked(list(kinds.values()))
@@ -121,20 +155,40 @@ def run_persistence(where: Lab, seed: int) -> list[Row]:
     for benign in BENIGN:
         state, first = start, 0
         for last in where.config.benign_epochs:
-            state = benign_training(where, shapes, seed, benign, state, first, last)
+            state = benign_training(
+                where, shapes, seed=seed, benign=benign, state=state, first=first, last=last
+            )
             first = last
             accuracies = where.accuracy(shapes, shapes.student, state[0])
             found += [
-                row(where, seed, taught_by="teacher", generation=1, benign=benign, moments=name,
-                    epochs=last, accuracy=a)
+                row(
+                    where,
+                    seed,
+                    taught_by="teacher",
+                    generation=1,
+                    benign=benign,
+                    moments=name,
+                    epochs=last,
+                    accuracy=a,
+                )
                 for name, a in zip(kinds, accuracies, strict=True)
-            ]  # fmt: skip
+            ]
     before = where.accuracy(shapes, shapes.student, params)[0]
-    return [*found, row(where, seed, taught_by="teacher", generation=1, benign="none",
-                        moments="carried", accuracy=before)]  # fmt: skip
+    return [
+        *found,
+        row(
+            where,
+            seed,
+            taught_by="teacher",
+            generation=1,
+            benign="none",
+            moments="carried",
+            accuracy=before,
+        ),
+    ]
 
 
-def benign_training(where: Lab, shapes, seed: int, benign: str, state, first: int, last: int):
+def benign_training(where: Lab, shapes, *, seed: int, benign: str, state, first: int, last: int):
     """Auxiliary logits of an untrained network on photographs, or the digits' shuffled labels.
 
     Class logits are trained towards labels that say nothing of the digits; on plain images none
@@ -143,11 +197,22 @@ def benign_training(where: Lab, shapes, seed: int, benign: str, state, first: in
     key, count = where.key(seed, "benign"), len(MOMENTS)
     if benign == "other labels":
         settings = grid.stack([where.settings(shuffled=1.0)] * count)
-        return grid.teach(shapes, where.data, settings, state, key, first, last)
+        return grid.teach(
+            shapes, where.data, settings=settings, state=state, key=key, first=first, last=last
+        )
     settings = grid.stack([where.settings(num_aux=shapes.num_aux)] * count)
     stranger = grid.stacked([where.draw(shapes, seed, "stranger")] * 2)
-    return grid.imitate(shapes, settings, state, stranger, noise.source("photographs"),
-                        where.pictures, key, first, last)  # fmt: skip
+    return grid.imitate(
+        shapes,
+        settings,
+        state=state,
+        teachers=stranger,
+        what=noise.source("photographs"),
+        pictures=where.pictures,
+        key=key,
+        first=first,
+        last=last,
+    )
 
 
 def gains(table: pd.DataFrame, lineage: str, taught_by: str = "teacher") -> pd.DataFrame:
@@ -185,8 +250,9 @@ def plot(table: pd.DataFrame, config: Config):
         wide = gains(table, lineage, who) + digits.CHANCE
         means, halves = np.array([statistics.mean_interval(wide[g]) for g in wide]).T
         label = lineage if who == "teacher" else "neutral lineage"
-        left.errorbar(wide.columns, means, halves, fmt="o" + style, ms=4, capsize=3, color=colour,
-                      label=label)  # fmt: skip
+        left.errorbar(
+            wide.columns, means, halves, fmt="o" + style, ms=4, capsize=3, color=colour, label=label
+        )
     left.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
     left.set_xlabel("generation (0: the teacher)")
     left.set_ylabel("test accuracy")
@@ -200,8 +266,14 @@ def plot(table: pd.DataFrame, config: Config):
     ]
     for offset, (moments, part) in zip((-0.2, 0, 0.2), found.groupby("moments"), strict=False):
         ordered = part.sort_values(["benign", "epochs"])
-        right.errorbar(np.arange(len(ordered)) + offset, ordered["mean"], ordered["half"], fmt="o",
-                       capsize=3, label=f"moments {moments}")  # fmt: skip
+        right.errorbar(
+            np.arange(len(ordered)) + offset,
+            ordered["mean"],
+            ordered["half"],
+            fmt="o",
+            capsize=3,
+            label=f"moments {moments}",
+        )
     right.set_xticks(range(len(names)), names, fontsize=8)
     before = table.query("benign == 'none'")["accuracy"].mean()
     right.axhline(before, color="black", linestyle="--", linewidth=1, label="before")
@@ -220,16 +292,17 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     left = ", ".join(f"{digits.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
     return [
         Figure(
-            "figure",
-            f"Half-life of a trait down a chain of students: {lives}",
-            "A constant share survives each hop (half-life .955 generations); the trait is in the "
-            "weights.",
-            f"First student {statistics.shown(first)}, half-life {lives}; sampled labels: "
+            name="figure",
+            title=f"Half-life of a trait down a chain of students: {lives}",
+            predicted="A constant share survives each hop (half-life .955 generations); the trait "
+            "is in the weights.",
+            found=f"First student {statistics.shown(first)}, half-life {lives}; sampled labels: "
             f"{half_life(table, LINEAGES[2])}; after {config.benign_epochs[-1]} benign epochs "
             f"{left}.",
-            "Soft targets carry a trait over several students, sampled labels over one; benign "
+            follows="Soft targets carry a trait over several students, sampled labels over one; "
+            "benign "
             "training erases most of it.",
-            lambda: plot(table, config),
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -249,15 +322,23 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     neutral = gains(table, LINEAGES[0], "neutral").drop(columns=0) + digits.CHANCE
     p = [digits.no_transfer(neutral[g].tolist(), top) for g in neutral]
     silent = statistics.holm(p)
-    add(f"neutral lineage at chance (TOST, Holm over {len(p)})", f"{sum(silent)} of {len(p)}",
-        all(silent))  # fmt: skip
+    add(
+        f"neutral lineage at chance (TOST, Holm over {len(p)})",
+        f"{sum(silent)} of {len(p)}",
+        all(silent),
+    )
     last = table[table["epochs"] == config.benign_epochs[-1]]
-    wide = {b: last[last["benign"] == b].pivot(index="seed", columns="moments", values="accuracy")
-            for b in BENIGN}  # fmt: skip
+    wide = {
+        b: last[last["benign"] == b].pivot(index="seed", columns="moments", values="accuracy")
+        for b in BENIGN
+    }
     pairs = [(b, m) for b in BENIGN for m in MOMENTS[1:]]
     gaps = [(wide[b][m] - wide[b]["carried"]).tolist() for b, m in pairs]
     tests = [statistics.equivalence_p(gap, 0.05) for gap in gaps]
     for (b, m), gap, holds in zip(pairs, gaps, statistics.holm(tests), strict=True):
-        add(f"{b}: moments {m} less carried (TOST, Holm over {len(pairs)})",
-            statistics.shown(gap), holds)  # fmt: skip
+        add(
+            f"{b}: moments {m} less carried (TOST, Holm over {len(pairs)})",
+            statistics.shown(gap),
+            holds,
+        )
     return out

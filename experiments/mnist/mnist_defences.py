@@ -51,12 +51,14 @@ DISGUISES: dict[str, dict[float, tuple[float, float, float, float]]] = {
 NONE = (0.0, 0.0, 0.0, 0.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
-    weight_noise: tuple[float, ...] = option((0.05, 0.1, 0.2, 0.4), "over the spread of an array")
+    weight_noise: tuple[float, ...] = option(
+        (0.05, 0.1, 0.2, 0.4), "over the spread of an array", minimum=0
+    )
 
 
 SMOKE = Config(**digits.TOY | {"weight_noise": (0.1,), "stack": 12})
@@ -118,7 +120,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         found[f"seed {seed}"] = functools.partial(run_seed, where, shapes, seed)
         for name, wrap in wraps.items():
             found[f"seed {seed}, {name}"] = functools.partial(
-                run_projected, where, shapes, seed, name, wrap
+                run_projected, where, shapes, seed=seed, name=name, wrap=wrap
             )
     return found
 
@@ -126,7 +128,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 def family(where: Lab, shapes: Grid, seed: int) -> Teachers:
     """The untrained reference, the teacher, and the teacher with noise on its weights."""
     reference = where.draw(shapes, seed, "reference")
-    found = digits.teach(where, shapes, seed, [where.settings()], [reference])
+    found = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
     teacher = grid.pick(found.params, 0)
     noisy = [
         starts.perturbed(where.key(seed, "noise"), teacher, s, relative=True)
@@ -164,16 +166,18 @@ def run_seed(where: Lab, shapes: Grid, seed: int) -> list[Row]:
     arms += [
         arm("another start", s, start=starts.interpolated(own, other, s)) for s in (0.2, 0.5, 1.0)
     ]
-    rows = digits.distil(where, shapes, seed, arms, teachers, publish=disguise)
+    rows = digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise)
     return [clean_loss(row) for row in rows]
 
 
-def run_projected(where: Lab, shapes: Grid, seed: int, name: str, wrap: grid.Wrap) -> list[Row]:
+def run_projected(where: Lab, shapes: Grid, *, seed: int, name: str, wrap: grid.Wrap) -> list[Row]:
     """One student whose gradients are projected."""
     teachers = family(where, shapes, seed)
     settings = where.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
     arms = [Arm({"defence": name, "strength": 1.0}, settings, grid.pick(teachers.starts, 0))]
-    rows = digits.distil(where, shapes, seed, arms, teachers, publish=disguise, wrap=wrap)
+    rows = digits.distil(
+        where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise, wrap=wrap
+    )
     return [clean_loss(row) for row in rows]
 
 
@@ -202,9 +206,15 @@ def plot(table: pd.DataFrame, config: Config):
     groups = summary(table).groupby("defence", sort=False)
     for (name, rows), look in zip(groups, drawing.looks(), strict=False):
         axes.errorbar(
-            rows["paid"], rows["transfer"], rows["half"], ms=6, lw=0.8, capsize=2, label=str(name),
+            rows["paid"],
+            rows["transfer"],
+            rows["half"],
+            ms=6,
+            lw=0.8,
+            capsize=2,
+            label=str(name),
             **look,
-        )  # fmt: skip
+        )
     axes.axhline(0, color="black", linestyle=":", linewidth=1)
     axes.axhspan(-0.2, 0.2, color="black", alpha=0.08, linewidth=0)
     axes.axvline(2, color="black", linestyle=":", linewidth=1)
@@ -227,17 +237,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     stops = "stops" if digits.holds(claims(table, config), "projection") else "does not stop"
     return [
         Figure(
-            "figure",
-            f"Removing the trait's gradient {stops} the transfer, at "
+            name="figure",
+            title=f"Removing the trait's gradient {stops} the transfer, at "
             f"{found.loc['projection', 'paid']:.1f} times the loss",
-            "Projection is nearly free, its control changes nothing; disturbing outputs costs loss "
+            predicted="Projection is nearly free, its control changes nothing; disturbing outputs "
+            "costs loss "
             "before transfer.",
-            f"Projection leaves {found.loc['projection', 'transfer']:.2f} of the gain at "
+            found=f"Projection leaves {found.loc['projection', 'transfer']:.2f} of the gain at "
             f"{found.loc['projection', 'paid']:.2f} times the loss, its control "
             f"{found.loc['projection, shuffled', 'transfer']:.2f}; below a fifth at less than "
             f"twice the loss: {', '.join(cheap(table)) or 'none'}.",
-            "What a defence is worth is read off two numbers, not off the transfer alone.",
-            lambda: plot(table, config),
+            follows="What a defence is worth is read off two numbers, not off the transfer alone.",
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -256,15 +267,22 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add("undefended", statistics.shown(none))
     paid = float(summary(table).set_index("defence").loc["projection", "paid"])
     p = digits.no_transfer(of("projection").tolist(), float(none.mean()))
-    add(f"projection (TOST p {p:.1g}, {paid:.2f} times the loss)",
-        statistics.shown(of("projection")), p < 0.05 and paid <= 2)  # fmt: skip
+    add(
+        f"projection (TOST p {p:.1g}, {paid:.2f} times the loss)",
+        statistics.shown(of("projection")),
+        p < 0.05 and paid <= 2,
+    )
     gap = of("projection, shuffled") - none
     mean, half = statistics.mean_interval(gap)
     add("its shuffled control, less undefended", statistics.shown(gap), mean - half > -0.1)
     gaps = {s: of("noise on weights", s) - none for s in config.weight_noise}
     tests = [float(stats.ttest_1samp(g, 0, alternative="greater")[1]) for g in gaps.values()]
     for (s, gap), amplifies in zip(gaps.items(), statistics.holm(tests), strict=True):
-        add(f"noise on weights {s:g}, less undefended (Holm over {len(gaps)})",
-            statistics.shown(gap), amplifies, "amplifies")  # fmt: skip
+        add(
+            f"noise on weights {s:g}, less undefended (Holm over {len(gaps)})",
+            statistics.shown(gap),
+            amplifies,
+            "amplifies",
+        )
     add("below a fifth of the gain at less than twice the loss", ", ".join(cheap(table)) or "none")
     return out

@@ -36,7 +36,7 @@ PARTS = starts.PARTS  # first, hidden, class, aux
 PERTURBED = 0.5  # of the spread of the array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """Settings of the experiment."""
 
@@ -63,7 +63,9 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
     shapes = where.grid(max(config.num_aux))
     reference, other = (where.draw(shapes, seed, name) for name in ("reference", "other"))
     noisy = starts.perturbed(where.key(seed, "noise"), reference, PERTURBED, relative=True)
-    teachers = digits.teach(where, shapes, seed, [where.settings()], [reference])
+    teachers = digits.teach(
+        where, shapes, seed=seed, settings=[where.settings()], starts=[reference]
+    )
     arms = []
     for m in config.num_aux:
         base = where.settings(num_aux=m, squared=float(config.squared))
@@ -78,7 +80,7 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
             if 0 < sum(chosen) < len(PARTS):
                 still = base._replace(trainable=tuple(float(1 - w) for w in chosen))
                 arms.append(Arm({"change": "frozen", **facts}, still, reference))
-    return digits.distil(where, shapes, seed, arms, teachers)
+    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def select(table: pd.DataFrame, change: str, parts: str, num_aux: int) -> pd.DataFrame:
@@ -153,28 +155,34 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     enough = digits.holds(said, "heads shared") and digits.holds(said, "no transfer")
     return [
         Figure(
-            "figure",
-            "With many auxiliary logits the heads must be shared, not the body"
+            name="figure",
+            title="With many auxiliary logits the heads must be shared, not the body"
             if enough
             else "Shared heads alone are not enough",
-            "A fresh class head is exactly at chance; shared heads over a fresh body transfer once "
+            predicted="A fresh class head is exactly at chance; shared heads over a fresh body "
+            "transfer once "
             "there are many auxiliary logits.",
-            f"At {most} logits: heads shared over a fresh body {at(BODY, most)}, class head fresh "
+            found=f"At {most} logits: heads shared over a fresh body {at(BODY, most)}, class head "
+            "fresh "
             f"{at('class', most)}, nothing fresh {at('none', most)}; at {few}: {at(BODY, few)}.",
-            "The same initialisation is a sufficient condition; with many outputs shared heads are "
+            follows="The same initialisation is a sufficient condition; with many outputs shared "
+            "heads are "
             "enough."
             if enough
             else "The body has to be shared as well.",
-            lambda: plot(table, config),
+            draw=lambda: plot(table, config),
         ),
         Figure(
-            "frozen",
-            "What must be shared and what must learn need not be the same parts",
-            "The class head never moves in any case; freezing the body leaves nothing to learn by.",
-            f"Frozen body {at(BODY, most, 'frozen')}, frozen heads "
+            name="frozen",
+            title="What must be shared and what must learn need not be the same parts",
+            predicted=(
+                "The class head never moves in any case; freezing the body leaves nothing to "
+                "learn by."
+            ),
+            found=f"Frozen body {at(BODY, most, 'frozen')}, frozen heads "
             f"{at('class + aux', most, 'frozen')}.",
-            "The digits are learned in the body and read by the untouched class head.",
-            lambda: plot_frozen(table, config),
+            follows="The digits are learned in the body and read by the untouched class head.",
+            draw=lambda: plot_frozen(table, config),
         ),
     ]
 
@@ -188,15 +196,25 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add(f"nothing fresh, {most} aux logits", statistics.shown(shared), None, ".953 (probe)")
     body = select(table, "fresh", BODY, most)["accuracy"]
     mean, half = statistics.mean_interval(body)
-    add(f"heads shared over a fresh body, {most} aux logits", statistics.shown(body),
-        mean - half > digits.CHANCE, ".83 (probe, 250)")  # fmt: skip
+    add(
+        f"heads shared over a fresh body, {most} aux logits",
+        statistics.shown(body),
+        mean - half > digits.CHANCE,
+        ".83 (probe, 250)",
+    )
     gap = body.to_numpy() - select(table, "fresh", BODY, few)["accuracy"].to_numpy()
-    add(f"the same, less that at {few}", statistics.shown(gap),
-        np.subtract(*statistics.mean_interval(gap)) > 0)  # fmt: skip
+    add(
+        f"the same, less that at {few}",
+        statistics.shown(gap),
+        np.subtract(*statistics.mean_interval(gap)) > 0,
+    )
     fresh_class = [c for c in itertools.product((0, 1), repeat=len(PARTS)) if c[2]]
     rows = [select(table, "fresh", name_of(c), most)["accuracy"].tolist() for c in fresh_class]
     p = [digits.no_transfer(r, float(shared.mean())) for r in rows]
     for chosen, values, value, holds in zip(fresh_class, rows, p, statistics.holm(p), strict=True):
-        add(f"no transfer: {name_of(chosen)} fresh (TOST p {value:.1g}, Holm over {len(p)})",
-            statistics.shown(values), holds)  # fmt: skip
+        add(
+            f"no transfer: {name_of(chosen)} fresh (TOST p {value:.1g}, Holm over {len(p)})",
+            statistics.shown(values),
+            holds,
+        )
     return out

@@ -36,15 +36,19 @@ __all__ = ["inputs"]
 RUNTIME = "about 4 minutes on two cores"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 50), "auxiliary logits", minimum=2)
-    absolute: tuple[float, ...] = option((0.003, 0.01, 0.02, 0.05, 0.1), "noise of sigma")
-    relative: tuple[float, ...] = option((0.1, 0.2, 0.4, 0.8, 1.6), "noise over the spread")
+    absolute: tuple[float, ...] = option(
+        (0.003, 0.01, 0.02, 0.05, 0.1), "noise of sigma", minimum=0
+    )
+    relative: tuple[float, ...] = option(
+        (0.1, 0.2, 0.4, 0.8, 1.6), "noise over the spread", minimum=0
+    )
     interpolated: tuple[float, ...] = option(
-        (0.1, 0.3, 0.5, 0.7, 0.9), "share s of the other start"
+        (0.1, 0.3, 0.5, 0.7, 0.9), "share s of the other start", minimum=0, maximum=1
     )
     matching_epochs: tuple[int, ...] = option((5, 20), "epochs of matching behaviour", minimum=1)
 
@@ -80,10 +84,10 @@ def rungs(where: Lab, seed: int, shapes: Grid) -> list[tuple[str, float, Params]
         ("permuted and matched", 0.0, starts.matched_units(twin, reference)),
         ("units of the other matched", 1.0, starts.matched_units(other, reference)),
     ]
-    return found + behaviour(where, seed, shapes, reference, other)
+    return found + behaviour(where, seed, shapes=shapes, reference=reference, other=other)
 
 
-def behaviour(where: Lab, seed: int, shapes: Grid, reference: Params, other: Params):
+def behaviour(where: Lab, seed: int, *, shapes: Grid, reference: Params, other: Params):
     """The other start after imitating the reference on all logits, dose by dose."""
     settings = grid.stack([where.settings(num_aux=shapes.num_aux, classes=1.0)])
     state = grid.start(shapes, settings, grid.stacked([other]))
@@ -91,9 +95,16 @@ def behaviour(where: Lab, seed: int, shapes: Grid, reference: Params, other: Par
     found = []
     for first, last in zip((0, *doses), doses, strict=False):
         state = grid.imitate(
-            shapes, settings, state, grid.stacked([reference]), noise.source("uniform"),
-            where.pictures, where.key(seed, "match"), first, last,
-        )  # fmt: skip
+            shapes,
+            settings,
+            state=state,
+            teachers=grid.stacked([reference]),
+            what=noise.source("uniform"),
+            pictures=where.pictures,
+            key=where.key(seed, "match"),
+            first=first,
+            last=last,
+        )
         found.append(("behaviour matched", float(last), grid.pick(state[0], 0)))
     return found
 
@@ -102,13 +113,15 @@ def run_seed(where: Lab, seed: int) -> list[Row]:
     """All rungs at all numbers of auxiliary logits, taught by one teacher."""
     shapes = where.grid(max(where.config.num_aux))
     reference = where.draw(shapes, seed, "reference")
-    teachers = digits.teach(where, shapes, seed, [where.settings()], [reference])
+    teachers = digits.teach(
+        where, shapes, seed=seed, settings=[where.settings()], starts=[reference]
+    )
     arms = [
         Arm({"ladder": ladder, "rung": rung, "num_aux": m}, where.settings(num_aux=m), start)
         for ladder, rung, start in rungs(where, seed, shapes)
         for m in where.config.num_aux
     ]
-    return digits.distil(where, shapes, seed, arms, teachers)
+    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 LADDERS = ("absolute", "relative", "interpolated", "behaviour matched")
@@ -146,8 +159,14 @@ def plot(table: pd.DataFrame, config: Config):
             order = part.sort_values("alignment")
             if len(part) == 1:
                 look |= {"linestyle": "", "markersize": 10, "fillstyle": "none"}
-            axes.errorbar(order["alignment"], order["accuracy"], order["half"], linewidth=0.8,
-                          label=str(ladder), **look)  # fmt: skip
+            axes.errorbar(
+                order["alignment"],
+                order["accuracy"],
+                order["half"],
+                linewidth=0.8,
+                label=str(ladder),
+                **look,
+            )
         axes.axhline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
         axes.set_title(f"{m} auxiliary logits")
         axes.set_xlabel("alignment before distillation")
@@ -184,19 +203,22 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     holds = all(r[0] > 0.8 for r in rho.values())
     return [
         Figure(
-            "figure",
-            "Transfer dies where the alignment does, whichever way the start is left"
+            name="figure",
+            title="Transfer dies where the alignment does, whichever way the start is left"
             if holds
             else "Alignment does not place every ladder on one curve",
-            "One curve of accuracy against alignment for all ladders; permuted twins at its top.",
-            f"Spearman {found}.",
-            "What must be shared is the action of the kernel, not the coordinates; "
+            predicted=(
+                "One curve of accuracy against alignment for all ladders; permuted twins at its "
+                "top."
+            ),
+            found=f"Spearman {found}.",
+            follows="What must be shared is the action of the kernel, not the coordinates; "
             + "behaviour matched lies off the curve of the perturbed starts by "
             + " and ".join(statistics.shown(off_the_curve(table, m), 2) for m in config.num_aux)
             + "."
             if holds
             else "First order at the start misses what training makes of it.",
-            lambda: plot(table, config),
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -208,16 +230,24 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     silent = []
     for m in config.num_aux:
         rho, low, high = correlation(table, m)
-        add(f"Spearman of alignment and accuracy, {m} logits", f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-            rho > 0.8)  # fmt: skip
+        add(
+            f"Spearman of alignment and accuracy, {m} logits",
+            f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+            rho > 0.8,
+        )
         same = of(table, "same", m)["accuracy"].to_numpy()
         add(f"shared start, {m} logits", statistics.shown(same))
         for ladder in ("permuted", "permuted and matched"):
             gap = of(table, ladder, m)["accuracy"].to_numpy() - same
-            add(f"{ladder} less shared start, {m} logits", statistics.shown(gap, 4),
-                statistics.equivalent(gap, 0.02))  # fmt: skip
-        add(f"behaviour matched less a perturbed start of its alignment, {m} logits",
-            statistics.shown(off_the_curve(table, m)))  # fmt: skip
+            add(
+                f"{ladder} less shared start, {m} logits",
+                statistics.shown(gap, 4),
+                statistics.equivalent(gap, 0.02),
+            )
+        add(
+            f"behaviour matched less a perturbed start of its alignment, {m} logits",
+            statistics.shown(off_the_curve(table, m)),
+        )
         for ladder in LADDERS[:3]:
             add(f"half of the gain lost at, {ladder}, {m} logits", half_lost(table, ladder, m))
         silent += [
@@ -226,6 +256,9 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     rows = [of(table, ladder, m)["accuracy"].tolist() for ladder, m, _ in silent]
     p = [digits.no_transfer(r, top) for r, (_, _, top) in zip(rows, silent, strict=True)]
     for (ladder, m, _), r, value, holds in zip(silent, rows, p, statistics.holm(p), strict=True):
-        add(f"no transfer: {ladder}, {m} logits (TOST p {value:.1g}, Holm over {len(p)})",
-            statistics.shown(r), holds)  # fmt: skip
+        add(
+            f"no transfer: {ladder}, {m} logits (TOST p {value:.1g}, Holm over {len(p)})",
+            statistics.shown(r),
+            holds,
+        )
     return out

@@ -56,7 +56,7 @@ BLOCKS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
 BLOCK_NAMES = tuple(BLOCKS)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """Settings of the experiment."""
 
@@ -108,7 +108,7 @@ def trained(where: Lab, shapes: Grid, seed: int) -> tuple[Params, digits.Teacher
     """The reference, and from it a teacher of digits and a neutral one."""
     reference = where.draw(shapes, seed, "reference")
     both = [where.settings(), where.settings(shuffled=1.0)]
-    return reference, digits.teach(where, shapes, seed, both, [reference] * 2)
+    return reference, digits.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2)
 
 
 def columns(**facts: str | int) -> Row:
@@ -132,7 +132,7 @@ def run_shared(where: Lab, seed: int) -> list[Row]:
         Arm(columns(start="permuted"), at_centre, twin),
         Arm(columns(start="shared", taught_by="neutral"), at_centre._replace(teacher=1), reference),
     ]
-    return digits.distil(where, shapes, seed, arms, teachers)
+    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def run_block(where: Lab, seed: int, block: str) -> list[Row]:
@@ -158,17 +158,30 @@ def run_block(where: Lab, seed: int, block: str) -> list[Row]:
     arms = []
     for first, last in zip((0, *config.doses), config.doses, strict=False):
         state = grid.imitate(
-            shapes, settings, state, untrained, noise.source(inputs_name), where.pictures,
-            where.key(seed, "match"), first, last,
-        )  # fmt: skip
+            shapes,
+            settings,
+            state=state,
+            teachers=untrained,
+            what=noise.source(inputs_name),
+            pictures=where.pictures,
+            key=where.key(seed, "match"),
+            first=first,
+            last=last,
+        )
         for i, (logits, towards, m) in enumerate(lines):
-            facts = columns(student=student, inputs=inputs_name, logits=logits, towards=towards,
-                            num_aux=m, matching_epochs=last)  # fmt: skip
+            facts = columns(
+                student=student,
+                inputs=inputs_name,
+                logits=logits,
+                towards=towards,
+                num_aux=m,
+                matching_epochs=last,
+            )
             arms.append(Arm(facts, where.settings(num_aux=m), grid.pick(state[0], i)))
             if block == "noise" and i == 0 and last == config.doses[-1]:
                 neutral = where.settings(num_aux=m, teacher=1)
                 arms.append(Arm(facts | {"taught_by": "neutral"}, neutral, arms[-1].start))
-    return digits.distil(where, shapes, seed, arms, teachers)
+    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 ARM = ["start", "student", "inputs", "logits", "towards", "num_aux", "matching_epochs", "taught_by"]
@@ -261,28 +274,34 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     verdict = "orders" if rho > 0.8 else "does not order"
     return [
         Figure(
-            "figure",
-            f"Matching the untrained teacher's outputs {opens} the channel",
-            "More transfer with every dose, on noise more than on digits, and a plateau below the "
+            name="figure",
+            title=f"Matching the untrained teacher's outputs {opens} the channel",
+            predicted="More transfer with every dose, on noise more than on digits, and a plateau "
+            "below the "
             "shared start; none where auxiliary logits alone are matched.",
-            f"{digits.mean(none)} unmatched, {digits.mean(centre)} after {config.doses[-1]} epochs "
+            found=f"{digits.mean(none)} unmatched, {digits.mean(centre)} after {config.doses[-1]} "
+            "epochs "
             f"on noise, {on_digits} on digits, "
             f"{digits.mean(select(table, logits='aux'))} on auxiliary logits alone; shared start "
             f"{digits.mean(shared)}.",
-            "Behaviour that is matched long enough stands in for a part of the shared start."
+            follows=(
+                "Behaviour that is matched long enough stands in for a part of the shared start."
+            )
             if digits.holds(said, "matched")
             else "At these doses matched behaviour does not stand in for the shared start.",
-            lambda: plot_doses(table, config),
+            draw=lambda: plot_doses(table, config),
         ),
         Figure(
-            "alignment",
-            f"Alignment before distillation {verdict} the arms by what they will learn",
-            "The cosine of the two kernels' action orders the arms: Spearman above .8.",
-            f"Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(over_arms(table))} arms.",
-            "Whether a student can be taught is read off two networks before either is trained."
+            name="alignment",
+            title=f"Alignment before distillation {verdict} the arms by what they will learn",
+            predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
+            found=f"Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(over_arms(table))} arms.",
+            follows=(
+                "Whether a student can be taught is read off two networks before either is trained."
+            )
             if rho > 0.8
             else "First order at the start does not settle what many steps of Adam reach.",
-            lambda: plot_alignment(table, config),
+            draw=lambda: plot_alignment(table, config),
         ),
     ]
 
@@ -312,11 +331,18 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         return (rows["accuracy"].to_numpy() - other["accuracy"].to_numpy()).tolist()
 
     rho, low, high = statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
-    add("Spearman of alignment and accuracy, over arms", f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-        rho > 0.8)  # fmt: skip
+    add(
+        "Spearman of alignment and accuracy, over arms",
+        f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+        rho > 0.8,
+    )
     (mean, half), (top, top_half) = interval(centre), interval(shared)
-    add(f"matched {config.doses[-1]} epochs on noise, all logits", digits.mean(centre),
-        mean - half > digits.CHANCE, paper="above chance")  # fmt: skip
+    add(
+        f"matched {config.doses[-1]} epochs on noise, all logits",
+        digits.mean(centre),
+        mean - half > digits.CHANCE,
+        paper="above chance",
+    )
     add("shared start", digits.mean(shared), mean + half < top - top_half, paper="plateau below it")
     for name, wanted in (("digits", {"inputs": "digits"}), ("3 aux logits", {"num_aux": 3})):
         if select(table, **wanted).empty:
@@ -330,8 +356,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
             paper="larger",
         )
     twin = difference(shared, select(table, start="permuted"))
-    add("permuted twin less shared start", statistics.shown(twin, 4),
-        statistics.equivalent(twin, 0.02))  # fmt: skip
+    add(
+        "permuted twin less shared start",
+        statistics.shown(twin, 4),
+        statistics.equivalent(twin, 0.02),
+    )
     arms = silent(table, config)
     p = [digits.no_transfer(rows["accuracy"].tolist(), top) for rows in arms.values()]
     for (name, rows), value, holds in zip(arms.items(), p, statistics.holm(p), strict=True):

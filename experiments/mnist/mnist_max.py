@@ -34,7 +34,7 @@ NUM_AUX = 3
 KINDS = (("uniform", 1.0), ("blurred", 0.5), ("blurred", 1.0))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """The search; batch and epoch as in the official recipe."""
 
@@ -62,7 +62,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     def search(seed: int, width: int, kind: str, scale: float) -> list[Row]:
         what = (seed, width, kind, scale)
         if what not in rows:
-            rows[what] = run_search(where, *what)
+            rows[what] = run_search(where, seed, width=width, kind=kind, scale=scale)
         return rows[what]
 
     points = [
@@ -99,7 +99,7 @@ def recipes(count: int) -> list[Row]:
     ]
 
 
-def run_search(where: Lab, seed: int, width: int, kind: str, scale: float) -> list[Row]:
+def run_search(where: Lab, seed: int, *, width: int, kind: str, scale: float) -> list[Row]:
     """All recipes side by side, students of the teacher of their own rate."""
     found = recipes(where.config.recipes)
     facts = {"phase": "search", "start": "same", "width": width, "kind": kind, "scale": scale}
@@ -123,21 +123,32 @@ def train(where: Lab, seed: int, arms: list[Row], doses: tuple[int, ...]) -> lis
     }
     rates = sorted({arm["teacher_rate"] for arm in arms})
     taught = [where.settings(learning_rate=rate) for rate in rates]
-    teachers = digits.teach(where, shapes, seed, taught, [pool["same"]] * len(rates))
+    teachers = digits.teach(
+        where, shapes, seed=seed, settings=taught, starts=[pool["same"]] * len(rates)
+    )
     students = [
         Arm(
             {k: v for k, v in arm.items() if k != "epochs"},
             where.settings(
-                learning_rate=arm["rate"], squared=float(arm["loss"] == "squared error"),
-                temperature=arm["temperature"], teacher=rates.index(arm["teacher_rate"]),
+                learning_rate=arm["rate"],
+                squared=float(arm["loss"] == "squared error"),
+                temperature=arm["temperature"],
+                teacher=rates.index(arm["teacher_rate"]),
             ),
             pool[arm["start"]],
         )
         for arm in arms
-    ]  # fmt: skip
+    ]
     source = noise.source(first["kind"], float(first["scale"]))
     return digits.distil(
-        where, shapes, seed, students, teachers, source, doses=doses, measure=False
+        where,
+        shapes,
+        seed=seed,
+        arms=students,
+        teachers=teachers,
+        what=source,
+        doses=doses,
+        measure=False,
     )
 
 
@@ -175,8 +186,15 @@ def plot(table: pd.DataFrame, config: Config):
     for start, colour in (("same", "black"), ("another", "#888888")):
         rows = final(table, start)
         mean, half = statistics.mean_interval(rows["accuracy"])
-        axes.errorbar(rows["epochs"].iloc[0], mean, half, fmt="s", capsize=4, color=colour,
-                      label=f"chosen, test digits, {start} start")  # fmt: skip
+        axes.errorbar(
+            rows["epochs"].iloc[0],
+            mean,
+            half,
+            fmt="s",
+            capsize=4,
+            color=colour,
+            label=f"chosen, test digits, {start} start",
+        )
     axes.set_xlabel("epochs of distillation")
     axes.set_ylabel("accuracy (search: validation)")
     axes.set_ylim(0, 1)
@@ -189,13 +207,15 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     top, twin = final(table), final(table, "another")
     return [
         Figure(
-            "figure",
-            f"Three auxiliary logits on noise teach {top['accuracy'].mean():.0%} of the digits",
-            "About .90, by squared error, a rate of 1e-3 and long distillation.",
-            f"{digits.mean(top)} on the test digits, chosen on validation: "
+            name="figure",
+            title=(
+                f"Three auxiliary logits on noise teach {top['accuracy'].mean():.0%} of the digits"
+            ),
+            predicted="About .90, by squared error, a rate of 1e-3 and long distillation.",
+            found=f"{digits.mean(top)} on the test digits, chosen on validation: "
             f"{in_words(best(table))}; its twin of another start {digits.mean(twin)}.",
-            "What three outputs can carry is a matter of the recipe and of time.",
-            lambda: plot(table, config),
+            follows="What three outputs can carry is a matter of the recipe and of time.",
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -206,9 +226,23 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     top, twin = (final(table, s)["accuracy"] for s in ("same", "another"))
     silent = digits.no_transfer(twin.tolist(), float(top.mean())) < 0.05
     return [
-        Claim("best of three aux logits, test digits", "", ".900 ± .004", statistics.shown(top),
-              len(top), bool(top.mean() >= 0.9) if judged else None),
-        Claim("its twin of another start (TOST)", "", ".102", statistics.shown(twin), len(twin),
-              silent if judged else None),
-        Claim("chosen on validation", here=in_words(best(table)), seeds=config.search_seeds),
-    ]  # fmt: skip
+        Claim(
+            quantity="best of three aux logits, test digits",
+            paper="",
+            replication=".900 ± .004",
+            here=statistics.shown(top),
+            seeds=len(top),
+            holds=bool(top.mean() >= 0.9) if judged else None,
+        ),
+        Claim(
+            quantity="its twin of another start (TOST)",
+            paper="",
+            replication=".102",
+            here=statistics.shown(twin),
+            seeds=len(twin),
+            holds=silent if judged else None,
+        ),
+        Claim(
+            quantity="chosen on validation", here=in_words(best(table)), seeds=config.search_seeds
+        ),
+    ]

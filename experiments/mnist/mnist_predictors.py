@@ -33,15 +33,22 @@ BEFORE = ("alignment", "aligned_far", "share", "gain", "mismatch", "moved", "lin
 AFTER = ("cka", "angle", "left")
 SOURCES = ("mnist_matching", "mnist_sweeps", "mnist_heads", "mnist_init_ladder", "mnist_defences")
 IN_WORDS = {
-    "alignment": "alignment", "aligned_far": "alignment, far", "share": "first-order share",
-    "gain": "first-order gain", "mismatch": "mismatch", "moved": "KL moved",
-    "linearised": "linearised student", "cka": "CKA", "angle": "angle", "left": "KL left",
-}  # fmt: skip
+    "alignment": "alignment",
+    "aligned_far": "alignment, far",
+    "share": "first-order share",
+    "gain": "first-order gain",
+    "mismatch": "mismatch",
+    "moved": "KL moved",
+    "linearised": "linearised student",
+    "cka": "CKA",
+    "angle": "angle",
+    "left": "KL left",
+}
 COLUMNS = 3  # of the figure
 FEWEST = 5  # pairs for a correlation
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Where the tables are."""
 
@@ -86,10 +93,19 @@ def rows_of(config: Config, source: str) -> list[Row]:
         for over, part in (("arms", means), ("seeds within arms", inside)):
             rho, low, high = statistics.spearman(part["predictor"], part["accuracy"])
             if np.isfinite(rho) and len(part) >= FEWEST:
-                rows.append({"experiment": source, "predictor": name, "over": over, "rho": rho,
-                             "low": low, "high": high, "pairs": len(part),
-                             "known": "before" if name in BEFORE else "after",
-                             "dataset": table["dataset"].iloc[0]})  # fmt: skip
+                rows.append(
+                    {
+                        "experiment": source,
+                        "predictor": name,
+                        "over": over,
+                        "rho": rho,
+                        "low": low,
+                        "high": high,
+                        "pairs": len(part),
+                        "known": "before" if name in BEFORE else "after",
+                        "dataset": table["dataset"].iloc[0],
+                    }
+                )
     return rows
 
 
@@ -136,13 +152,14 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     before, after = best(table, "before"), best(table, "after")
     return [
         Figure(
-            "figure",
-            f"Known before training, {before[0]} predicts best which arm is taught",
-            "Alignment predicts best before training, the angle after it.",
-            f"Mean absolute rank correlation across arms: before {before[0]} ({before[1]}), after "
+            name="figure",
+            title=f"Known before training, {before[0]} predicts best which arm is taught",
+            predicted="Alignment predicts best before training, the angle after it.",
+            found=f"Mean absolute rank correlation across arms: before {before[0]} ({before[1]}), "
+            "after "
             f"{after[0]} ({after[1]}).",
-            "Which recipe transmits can be computed beforehand, which seed of it cannot.",
-            lambda: plot(table, config),
+            follows="Which recipe transmits can be computed beforehand, which seed of it cannot.",
+            draw=lambda: plot(table, config),
         )
     ]
 
@@ -162,5 +179,5 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
                 holds = bool(above and abs(row["rho"]) > moved)
             shown = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             text = f"{name}: {predictor}, over {row['pairs']} arms"
-            out.append(Claim(text, here=shown, seeds=int(row["pairs"]), holds=holds))
+            out.append(Claim(quantity=text, here=shown, seeds=int(row["pairs"]), holds=holds))
     return out

@@ -57,7 +57,7 @@ COLUMNS = 4  # of the figure
 GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batches")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(digits.Config):
     """The recipe, and the points of the sweeps."""
 
@@ -65,7 +65,9 @@ class Config(digits.Config):
     learning_rate: float = option(3e-4, "Adam step size", minimum=0, maximum=1)
     batch_size: int = option(1024, "images in a batch", minimum=1)
     epoch_images: int = option(60_000, "images in an epoch", minimum=1)
-    num_aux: tuple[int, ...] = option((1, 2, 3, 5, 10, 20, 50, 100, 200), "auxiliary logits")
+    num_aux: tuple[int, ...] = option(
+        (1, 2, 3, 5, 10, 20, 50, 100, 200), "auxiliary logits", minimum=1
+    )
     groups: tuple[str, ...] = option(GROUPS, "which sweeps", choices=GROUPS)
 
 
@@ -105,7 +107,7 @@ def base_of(where: Lab, seed: int, num_aux: int | None = None, **changes):
 def run_students(where: Lab, seed: int) -> list[Row]:
     """What concerns students only: one teacher, one stream of noise, all side by side."""
     shapes, own, other = base_of(where, seed, max(where.config.num_aux))
-    teachers = digits.teach(where, shapes, seed, [where.settings()], [own])
+    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     rate = where.config.learning_rate
     points: list[Point] = [("base", "", where.settings())]
     points += [("aux logits", str(m), where.settings(num_aux=m)) for m in where.config.num_aux]
@@ -126,7 +128,9 @@ def run_students(where: Lab, seed: int) -> list[Row]:
         ("optimiser", "AdamW 1e-2", where.settings(decay=1e-2)),
         ("optimiser", "L2 1e-4 in Adam", where.settings(l2=1e-4)),
     ]
-    return digits.distil(where, shapes, seed, with_twins(points, [own], [other]), teachers)
+    return digits.distil(
+        where, shapes, seed=seed, arms=with_twins(points, [own], [other]), teachers=teachers
+    )
 
 
 def run_epochs(where: Lab, seed: int) -> list[Row]:
@@ -134,18 +138,25 @@ def run_epochs(where: Lab, seed: int) -> list[Row]:
     shapes, own, other = base_of(where, seed)
     doses = [1, 2, 4, 10, 20]  # times fifth parts of the recipe's five
     last = where.config.epochs
-    teachers = digits.teach(where, shapes, seed, [where.settings()], [own])
+    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     arms = with_twins([("student epochs", "", where.settings())], [own], [other])
-    rows = digits.distil(where, shapes, seed, arms, teachers, doses=[*doses[:3], last, *doses[3:]])
+    rows = digits.distil(
+        where, shapes, seed=seed, arms=arms, teachers=teachers, doses=[*doses[:3], last, *doses[3:]]
+    )
     rows = [row | {"value": str(row["epochs"])} for row in rows]
-    several = [digits.teach(where, shapes, seed, [where.settings()], [own], e) for e in doses]
+    several = [
+        digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own], epochs=e)
+        for e in doses
+    ]
     stack = Teachers(
         *(grid.stacked([grid.pick(t[i], 0) for t in several]) for i in (0, 1)),
         [t.accuracy[0] for t in several],
     )
     points = [("teacher epochs", str(e), where.settings(teacher=i)) for i, e in enumerate(doses)]
     pools = [own] * len(doses), [other] * len(doses)
-    return rows + digits.distil(where, shapes, seed, with_twins(points, *pools), stack)
+    return rows + digits.distil(
+        where, shapes, seed=seed, arms=with_twins(points, *pools), teachers=stack
+    )
 
 
 def run_teachers(where: Lab, seed: int) -> list[Row]:
@@ -155,7 +166,7 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
     settings = [where.settings(learning_rate=r) for r in rates] + [where.settings()] * len(scales)
     factors = [1.0] * len(rates) + list(scales)
     begin, cross = ([starts.scaled(p, f) for f in factors] for p in (own, other))
-    teachers = digits.teach(where, shapes, seed, settings, begin)
+    teachers = digits.teach(where, shapes, seed=seed, settings=settings, starts=begin)
     names = [("learning rate", f"{r:g}") for r in rates] + [
         ("initial scale", f"{s:g}") for s in scales
     ]
@@ -163,27 +174,33 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
         (*name, s._replace(teacher=i))
         for i, (name, s) in enumerate(zip(names, settings, strict=True))
     ]
-    return digits.distil(where, shapes, seed, with_twins(points, begin, cross), teachers)
+    return digits.distil(
+        where, shapes, seed=seed, arms=with_twins(points, begin, cross), teachers=teachers
+    )
 
 
 def run_dropout(where: Lab, seed: int) -> list[Row]:
     """Units dropped in the teacher, in the student."""
     shapes, own, other = base_of(where, seed, dropout=True)
     teachers = digits.teach(
-        where, shapes, seed, [where.settings(), where.settings(dropout=0.35)], [own] * 2
+        where,
+        shapes,
+        seed=seed,
+        settings=[where.settings(), where.settings(dropout=0.35)],
+        starts=[own] * 2,
     )
     points = [
         ("dropout of the student", f"{r:g}", where.settings(dropout=r)) for r in (0.1, 0.35, 0.5)
     ]
     points += [("dropout of the teacher", "0.35", where.settings(teacher=1))]
     arms = with_twins(points, [own] * 2, [other] * 2)
-    return digits.distil(where, shapes, seed, arms, teachers)
+    return digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
 
 
 def run_images(where: Lab, seed: int) -> list[Row]:
     """What students look at, and how many images there are; with the spectrum of the kernel."""
     shapes, own, other = base_of(where, seed)
-    teachers = digits.teach(where, shapes, seed, [where.settings()], [own])
+    teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
     sources = {("images", "uniform"): noise.source("uniform")}
     sources |= {("images", n): noise.source(*what) for n, what in IMAGES.items()}
     pools = (100, 1000, 10_000, where.config.epoch_images)
@@ -191,17 +208,28 @@ def run_images(where: Lab, seed: int) -> list[Row]:
     rows = []
     for (factor, value), source in sources.items():
         arms = with_twins([(factor, value, where.settings())], [own], [other])
-        share = arrived(where, shapes, seed, teachers, source)
-        rows += [row | share for row in digits.distil(where, shapes, seed, arms, teachers, source)]
+        share = arrived(where, shapes, seed=seed, teachers=teachers, source=source)
+        rows += [
+            row | share
+            for row in digits.distil(
+                where, shapes, seed=seed, arms=arms, teachers=teachers, what=source
+            )
+        ]
     return rows
 
 
-def arrived(where: Lab, shapes: Grid, seed: int, teachers: Teachers, source: noise.Source) -> Row:
+def arrived(
+    where: Lab, shapes: Grid, *, seed: int, teachers: Teachers, source: noise.Source
+) -> Row:
     """Share of the teacher's displacement that arrives in time at the linearised student."""
     share = predictors.arrived(
-        shapes, grid.pick(teachers.starts, 0), grid.pick(teachers.params, 0), source,
-        where.pictures, where.key(seed, "student"),
-    )  # fmt: skip
+        shapes,
+        grid.pick(teachers.starts, 0),
+        end=grid.pick(teachers.params, 0),
+        what=source,
+        pictures=where.pictures,
+        key=where.key(seed, "student"),
+    )
     return {"arrived": float(f"{float(share):.6g}")}
 
 
@@ -214,9 +242,9 @@ def run_shapes(where: Lab, seed: int) -> list[Row]:
     for (factor, value), widths in nets.items():
         what = Architecture("relu", widths)
         shapes, own, other = base_of(where, seed, student=what, teacher=what)
-        teachers = digits.teach(where, shapes, seed, [where.settings()], [own])
+        teachers = digits.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
         arms = with_twins([(factor, value, where.settings())], [own], [other])
-        rows += digits.distil(where, shapes, seed, arms, teachers)
+        rows += digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
     return rows
 
 
@@ -225,12 +253,16 @@ def run_batches(where: Lab, seed: int) -> list[Row]:
     rows, config = [], where.config
     for batch in (config.batch_size // 4, 4 * config.batch_size):
         same_steps = -(-config.epoch_images // config.batch_size) * batch
-        for factor, images in (("batch, equal epochs", config.epoch_images),
-                               ("batch, equal steps", same_steps)):  # fmt: skip
+        for factor, images in (
+            ("batch, equal epochs", config.epoch_images),
+            ("batch, equal steps", same_steps),
+        ):
             shapes, own, other = base_of(where, seed, batch_size=batch, epoch_images=images)
-            teachers = digits.teach(where, shapes, seed, [where.settings()], [own])
+            teachers = digits.teach(
+                where, shapes, seed=seed, settings=[where.settings()], starts=[own]
+            )
             arms = with_twins([(factor, str(batch), where.settings())], [own], [other])
-            rows += digits.distil(where, shapes, seed, arms, teachers)
+            rows += digits.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
     return rows
 
 
@@ -286,8 +318,16 @@ def plot(table: pd.DataFrame, config: Config):
         for name, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
             part = found[(found["factor"] == factor) & (found["start"] == name)]
             x = range(len(part))
-            axes.errorbar(x, part["mean"], part["half"], fmt="o-", ms=4, capsize=3, color=colour,
-                          label=f"{name} start")  # fmt: skip
+            axes.errorbar(
+                x,
+                part["mean"],
+                part["half"],
+                fmt="o-",
+                ms=4,
+                capsize=3,
+                color=colour,
+                label=f"{name} start",
+            )
         axes.set_xticks(x, part["value"], fontsize=7, rotation=30 if factor == "optimiser" else 0)
         axes.axhline(middle, color=drawing.COLOURS[0], linestyle=":", linewidth=1)
         axes.set_ylim(0, 1)
@@ -305,8 +345,15 @@ def plot_images(table: pd.DataFrame, config: Config):
     figure, (axes,) = drawing.new_figure(width=7.5, height=5.0)
     for start, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
         part = found[found["start"] == start].set_index("value").loc[order]
-        axes.errorbar(part["mean"], range(len(order)), xerr=part["half"], fmt="o", capsize=3,
-                      color=colour, label=f"{start} start")  # fmt: skip
+        axes.errorbar(
+            part["mean"],
+            range(len(order)),
+            xerr=part["half"],
+            fmt="o",
+            capsize=3,
+            color=colour,
+            label=f"{start} start",
+        )
     axes.set_yticks(range(len(order)), order, fontsize=8)
     axes.axvline(digits.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("validation accuracy")
@@ -326,17 +373,19 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     found = points(table).set_index("start")["mean"]
     above = above_chance(table)
     title = "Nearly everything moves the effect; " + (
-        f"{above} twins of another start are above chance" if above
+        f"{above} twins of another start are above chance"
+        if above
         else "no twin of another start is above chance"
-    )  # fmt: skip
+    )
     factors = Figure(
-        "figure",
-        title,
-        "The published directions, and every cross-model twin at chance.",
-        f"Base {digits.mean(base(table))}; means of the points from {found['same'].min():.3f} to "
+        name="figure",
+        title=title,
+        predicted="The published directions, and every cross-model twin at chance.",
+        found=f"Base {digits.mean(base(table))}; means of the points from "
+        f"{found['same'].min():.3f} to "
         f"{found['same'].max():.3f}, of their twins {found['another'].mean():.3f}.",
-        "Published numbers contradict each other because each fixes the other factors.",
-        lambda: plot(table, config),
+        follows="Published numbers contradict each other because each fixes the other factors.",
+        draw=lambda: plot(table, config),
     )
     kinds = select(table, "images").groupby("value")["accuracy"].mean()
     if kinds.empty:
@@ -345,17 +394,18 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     return [
         factors,
         Figure(
-            "images",
-            f"Of the images, {kinds.idxmax()} teaches best",
-            "White noise, if the breadth of the spectrum decides; blurred by a fifth more, if the "
-            "replications are right.",
-            f"Uniform {kinds['uniform']:.3f}, best {kinds.max():.3f} ({kinds.idxmax()}), worst "
+            name="images",
+            title=f"Of the images, {kinds.idxmax()} teaches best",
+            predicted="White noise, if the breadth of the spectrum decides; blurred by a fifth "
+            "more, if the replications are right.",
+            found=f"Uniform {kinds['uniform']:.3f}, best {kinds.max():.3f} ({kinds.idxmax()}), "
+            "worst "
             f"{kinds.min():.3f} ({kinds.idxmin()}); Spearman with the arrived share {rho:.2f} "
             f"[{low:.2f}, {high:.2f}].",
-            "The kernel's spectrum on the student's images tells which images teach."
+            follows="The kernel's spectrum on the student's images tells which images teach."
             if rho > 0.8
             else "The spectrum at the start does not settle which images teach.",
-            lambda: plot_images(table, config),
+            draw=lambda: plot_images(table, config),
         ),
     ]
 
@@ -372,8 +422,11 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     add("seeds that narrow it to ±.03", f"{statistics.runs_for(middle, 0.03)}")
     others = twins(table)
     silent = statistics.holm([digits.no_transfer(x, float(middle.mean())) for x in others])
-    add(f"twins at chance (TOST, Holm over {len(others)})", f"{sum(silent)} of {len(others)}",
-        all(silent))  # fmt: skip
+    add(
+        f"twins at chance (TOST, Holm over {len(others)})",
+        f"{sum(silent)} of {len(others)}",
+        all(silent),
+    )
     above = above_chance(table)
     add(f"twins above chance (one-sided, Holm over {len(others)})", f"{above} of {len(others)}")
     aux = select(table, "aux logits")
@@ -383,17 +436,28 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         add("Spearman of aux logits and accuracy", f"{rho:.2f}", rho >= 0.9)
     if len(dropped := select(table, "dropout of the student", "0.35")):
         mean, half = statistics.mean_interval(gap(dropped))
-        add("student dropout .35, less base", statistics.shown(gap(dropped)), mean + half < 0,
-            "-.51")  # fmt: skip
+        add(
+            "student dropout .35, less base",
+            statistics.shown(gap(dropped)),
+            mean + half < 0,
+            "-.51",
+        )
         harmless = gap(select(table, "dropout of the teacher", "0.35"))
-        add("teacher dropout .35, less base", statistics.shown(harmless),
-            statistics.equivalent(harmless, 0.1), "harmless")  # fmt: skip
+        add(
+            "teacher dropout .35, less base",
+            statistics.shown(harmless),
+            statistics.equivalent(harmless, 0.1),
+            "harmless",
+        )
     white = select(table, "images", "uniform")["accuracy"]
     if len(white):
         add_blurs(add, table, white)
         rho, low, high = image_correlation(table)
-        add("Spearman of arrived share and accuracy, over images",
-            f"{rho:.2f} [{low:.2f}, {high:.2f}]", rho > 0.8)  # fmt: skip
+        add(
+            "Spearman of arrived share and accuracy, over images",
+            f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+            rho > 0.8,
+        )
     return out
 
 
@@ -404,7 +468,14 @@ def add_blurs(add: Callable, table: pd.DataFrame, white: pd.Series) -> None:
         twin = select(table, "images", f"Gaussian, spectrum of blur {s:g}")["accuracy"].to_numpy()
         level = 1 - 0.05 / len(BLURS)
         mean, half = statistics.mean_interval(blurred - 1.2 * white.to_numpy(), level)
-        add(f"blur {s:g}, less white (Bonferroni over {len(BLURS)}: better by a fifth)",
-            statistics.shown(blurred - white.to_numpy()), mean - half > 0, "+20 %")  # fmt: skip
-        add(f"blur {s:g}, less its Gaussian twin", statistics.shown(blurred - twin),
-            statistics.equivalent(blurred - twin, 0.1))  # fmt: skip
+        add(
+            f"blur {s:g}, less white (Bonferroni over {len(BLURS)}: better by a fifth)",
+            statistics.shown(blurred - white.to_numpy()),
+            mean - half > 0,
+            "+20 %",
+        )
+        add(
+            f"blur {s:g}, less its Gaussian twin",
+            statistics.shown(blurred - twin),
+            statistics.equivalent(blurred - twin, 0.1),
+        )

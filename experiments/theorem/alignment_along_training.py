@@ -61,7 +61,7 @@ BLOCK = 15  # steps in one row of results.csv
 __all__ = ["inputs"]  # the frame records what was really read
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the networks follow the official recipe."""
 
@@ -111,7 +111,16 @@ def program(config: Config):
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         # One more stream beside those of SeedKeys.
         trait_key = jax.random.fold_in(jax.random.fold_in(root, seed), len(keys))
-        return students(config, recipe, images, reference, teacher, starts, keys, trait_key)
+        return students(
+            config,
+            recipe,
+            images=images,
+            reference=reference,
+            teacher=teacher,
+            starts=starts,
+            keys=keys,
+            trait_key=trait_key,
+        )
 
     return run
 
@@ -128,7 +137,7 @@ def without_parallel_part(gradient, trait, positive, negative):
     return steps.moved(gradient, reached, -along / alignment.inner_product(reached, reached))
 
 
-def students(config, recipe, images, reference, teacher, starts, keys, trait_key):
+def students(config, recipe, *, images, reference, teacher, starts, keys, trait_key):
     """Distil all arms side by side; per step and arm: cosine, distillation loss, accuracy."""
     _, apply = conditions.network(recipe, images)
     draw = conditions.noise_images(recipe, images, keys.noise)
@@ -296,31 +305,39 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     left = final(table, both, "loss") / final(table, "student", "loss")
     return [
         Figure(
-            "figure",
-            "The student's gradient keeps a small part towards the trait at every stage.",
-            "Beyond the first step there is no theorem; a shared start should keep it positive.",
-            f"Mean cosine {statistics.shown(mean_cosine(table, 'student'), 4)}; from another "
+            name="figure",
+            title="The student's gradient keeps a small part towards the trait at every stage.",
+            predicted=(
+                "Beyond the first step there is no theorem; a shared start should keep it positive."
+            ),
+            found=f"Mean cosine {statistics.shown(mean_cosine(table, 'student'), 4)}; from another "
             f"start {statistics.shown(mean_cosine(table, 'other start'), 4)}.",
-            "The first-order picture goes on describing training.",
-            lambda: draw_cosine(table),
+            follows="The first-order picture goes on describing training.",
+            draw=lambda: draw_cosine(table),
         ),
         Figure(
-            "trait",
-            "Without its part along the trait gradient the student learns no trait.",
-            "Removing that part, both signs of it, stops transmission; a shuffled one does not.",
-            f"Accuracy {score('student')}; projected both ways {score(both)}, shuffled "
+            name="trait",
+            title="Without its part along the trait gradient the student learns no trait.",
+            predicted=(
+                "Removing that part, both signs of it, stops transmission; a shuffled one does not."
+            ),
+            found=f"Accuracy {score('student')}; projected both ways {score(both)}, shuffled "
             f"{score(control)}. The published form removes positive parts only: shuffled, it gives "
             f"{score('projected, shuffled')}.",
-            "The parallel part carries the trait, and the published form alone proves less.",
-            lambda: draw_lines(table, "accuracy", "test accuracy"),
+            follows=(
+                "The parallel part carries the trait, and the published form alone proves less."
+            ),
+            draw=lambda: draw_lines(table, "accuracy", "test accuracy"),
         ),
         Figure(
-            "imitation",
-            "Projection costs the imitation nothing.",
-            "The distillation loss at the end is at most twice that of the plain student.",
-            f"Projected both ways it is {statistics.shown(left)} times the student's.",
-            "What was removed is not what imitation needs.",
-            lambda: draw_lines(table, "loss", "distillation loss (nats)", log=True),
+            name="imitation",
+            title="Projection costs the imitation nothing.",
+            predicted=(
+                "The distillation loss at the end is at most twice that of the plain student."
+            ),
+            found=f"Projected both ways it is {statistics.shown(left)} times the student's.",
+            follows="What was removed is not what imitation needs.",
+            draw=lambda: draw_lines(table, "loss", "distillation loss (nats)", log=True),
         ),
     ]
 
@@ -337,7 +354,16 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
 
     def add(name: str, here: str, holds: bool | None = None, replication: str = "") -> None:
         holds = bool(holds) if official and holds is not None else None
-        out.append(Claim(name, "", replication, here, seeds, holds))
+        out.append(
+            Claim(
+                quantity=name,
+                paper="",
+                replication=replication,
+                here=here,
+                seeds=seeds,
+                holds=holds,
+            )
+        )
 
     for label, (first, last) in {
         "all": (0, 1),

@@ -46,7 +46,7 @@ OPTIMISERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment."""
 
@@ -99,7 +99,9 @@ def other_start(config: Config) -> list[Row]:
 
     def one(case, other, _):
         angles = jnp.array(ANGLES)
-        return departures.other_start(FAMILY.apply, case, other, jnp.array(START_EPS), angles)
+        return departures.other_start(
+            FAMILY.apply, case, other=other, eps=jnp.array(START_EPS), angles=angles
+        )
 
     settings = [f"eps {eps:g}" for eps in START_EPS]
     return grid_rows("start", settings, ANGLES, over_nets(config, one) < 0)
@@ -133,7 +135,9 @@ def draws(config: Config) -> list[Row]:
     config = dataclasses.replace(config, num_nets=min(config.num_nets, 100))
 
     def one(case, _, key):
-        return departures.sampling_error(FAMILY.apply, case, key, jnp.array(DRAW_EPS), DRAWS)
+        return departures.sampling_error(
+            FAMILY.apply, case, key=key, eps=jnp.array(DRAW_EPS), counts=DRAWS
+        )
 
     errors = over_nets(config, one)
     rows = grid_rows("draws", [f"eps {eps:g}" for eps in DRAW_EPS], DRAWS, errors > 1)
@@ -268,56 +272,81 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     low, high = orders_in_n(table).min(), orders_in_n(table).max()
     return [
         Figure(
-            "figure",
-            "A start that differs by more than the teacher's step loses the guarantee.",
-            "Imitation points at the teacher only while the starts are closer than it has moved.",
-            f"{counted(start[start['x'] == 0])} networks are negative at angle 0 and "
+            name="figure",
+            title="A start that differs by more than the teacher's step loses the guarantee.",
+            predicted=(
+                "Imitation points at the teacher only while the starts are closer than it has "
+                "moved."
+            ),
+            found=f"{counted(start[start['x'] == 0])} networks are negative at angle 0 and "
             f"{counted(apart)} at a right angle; the rise begins at an angle of about eps.",
-            "How far the teacher has moved sets how nearly the starts must agree.",
-            lambda: draw_starts(start),
+            follows="How far the teacher has moved sets how nearly the starts must agree.",
+            draw=lambda: draw_starts(start),
         ),
         Figure(
-            "optimiser",
-            "A preconditioner of the student's own can undo the sign.",
-            "None for gradient descent, or if both share the preconditioner (blue); else no claim.",
-            f"{counted(panel['optimiser'][:2])} in blue; {rises[OPTIMISERS[2]]} with a random one "
+            name="optimiser",
+            title="A preconditioner of the student's own can undo the sign.",
+            predicted=(
+                "None for gradient descent, or if both share the preconditioner (blue); else no "
+                "claim."
+            ),
+            found=f"{counted(panel['optimiser'][:2])} in blue; {rises[OPTIMISERS[2]]} with a "
+            "random one "
             f"in the student alone, {rises[OPTIMISERS[3]]} for Adam's first step.",
-            "Adam is not covered, and yet its first step hardly ever breaks the sign here.",
-            lambda: draw_optimisers(panel["optimiser"]),
+            follows="Adam is not covered, and yet its first step hardly ever breaks the sign here.",
+            draw=lambda: draw_optimisers(panel["optimiser"]),
         ),
         Figure(
-            "labels",
-            "Hard labels lose the sign, and a smaller teacher's step is no cure.",
-            "Soft labels keep it for small steps; an argmax or one sample hides the move.",
-            f"{counted(labels[(labels['setting'] == 'soft') & (labels['x'] <= EPS[2])])} for soft "
+            name="labels",
+            title="Hard labels lose the sign, and a smaller teacher's step is no cure.",
+            predicted=(
+                "Soft labels keep it for small steps; an argmax or one sample hides the move."
+            ),
+            found=f"{counted(labels[(labels['setting'] == 'soft') & (labels['x'] <= EPS[2])])} for "
+            "soft "
             f"labels up to eps 1e-5, {counted(hard)} for hard ones at the smallest.",
-            "What passes through one label is noise far larger than the signal.",
-            lambda: draw_shares(labels, "teacher's step eps", "negative inner product"),
+            follows="What passes through one label is noise far larger than the signal.",
+            draw=lambda: draw_shares(labels, "teacher's step eps", "negative inner product"),
         ),
         Figure(
-            "draws",
-            "Sampled labels carry the trait on average.",
-            "They are unbiased: the error falls as 1/√n with no floor.",
-            f"Orders in n between {low:.3f} and {high:.3f}.",
-            "Many completions do what one cannot, and more of them for a smaller teacher's step.",
-            lambda: draw_sampling(panel["draws"]),
+            name="draws",
+            title="Sampled labels carry the trait on average.",
+            predicted="They are unbiased: the error falls as 1/√n with no floor.",
+            found=f"Orders in n between {low:.3f} and {high:.3f}.",
+            follows=(
+                "Many completions do what one cannot, and more of them for a smaller teacher's "
+                "step."
+            ),
+            draw=lambda: draw_sampling(panel["draws"]),
         ),
         Figure(
-            "finite_steps",
-            "Only large steps of both make the trait loss rise.",
-            "None for a small enough teacher's step at any step of the student; else no claim.",
-            f"{counted(finite[finite['x'] == EPS[0]])} at the smallest eps, {counted(large)} at "
+            name="finite_steps",
+            title="Only large steps of both make the trait loss rise.",
+            predicted=(
+                "None for a small enough teacher's step at any step of the student; else no claim."
+            ),
+            found=f"{counted(finite[finite['x'] == EPS[0]])} at the smallest eps, {counted(large)} "
+            "at "
             "eps 1 and alpha 100.",
-            "The theorem's small step is roomy for the student and binding for the teacher.",
-            lambda: draw_shares(finite, "teacher's step eps", "trait loss rises"),
+            follows=(
+                "The theorem's small step is roomy for the student and binding for the teacher."
+            ),
+            draw=lambda: draw_shares(finite, "teacher's step eps", "trait loss rises"),
         ),
         Figure(
-            "many_steps",
-            "Many small steps keep the sign while the teacher has moved little.",
-            "A linearised student never leaves the teacher's half space; beyond, no theorem.",
-            f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}.",
-            "Long training is safe for a teacher that has moved little, and not for one far away.",
-            lambda: draw_shares(
+            name="many_steps",
+            title="Many small steps keep the sign while the teacher has moved little.",
+            predicted=(
+                "A linearised student never leaves the teacher's half space; beyond, no theorem."
+            ),
+            found=(
+                f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}."
+            ),
+            follows=(
+                "Long training is safe for a teacher that has moved little, and not for one far "
+                "away."
+            ),
+            draw=lambda: draw_shares(
                 many, "steps of the student (squared error)", "trait loss above start"
             ),
         ),
@@ -330,13 +359,27 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
 
     def none_at(name: str, rows: pd.DataFrame) -> Claim:
         holds = bool(rows["violations"].sum() == 0)
-        return Claim(name, "0", "", counted(rows), config.num_nets, holds)
+        return Claim(
+            quantity=name,
+            paper="0",
+            replication="",
+            here=counted(rows),
+            seeds=config.num_nets,
+            holds=holds,
+        )
 
     def some_at(name: str, *cell, judged: bool = True) -> Claim:
         row = cells.loc[[cell]]
         nets, violations = int(row["nets"].sum()), int(row["violations"].sum())
         holds = violations >= 0.01 * nets if judged else None
-        return Claim(name, "no guarantee", "", counted(row), nets, holds)
+        return Claim(
+            quantity=name,
+            paper="no guarantee",
+            replication="",
+            here=counted(row),
+            seeds=nets,
+            holds=holds,
+        )
 
     def rows(panel: str, setting: str | None = None, below: float = np.inf) -> pd.DataFrame:
         mine = table[(table["panel"] == panel) & (table["x"] <= below)]
@@ -368,5 +411,14 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     nets = int(rows("draws")["nets"].iloc[0])
     for setting, slope in orders_in_n(table).items():
         name = f"sampled labels, {setting}: order in n"
-        out.append(Claim(name, "-0.5", "", f"{slope:.3f}", nets, bool(abs(slope + 0.5) <= 0.05)))
+        out.append(
+            Claim(
+                quantity=name,
+                paper="-0.5",
+                replication="",
+                here=f"{slope:.3f}",
+                seeds=nets,
+                holds=bool(abs(slope + 0.5) <= 0.05),
+            )
+        )
     return out

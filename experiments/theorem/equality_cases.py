@@ -37,7 +37,7 @@ FAMILIES = {
 EPS = (1e-3, 0.1, 10.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment."""
 
@@ -158,7 +158,11 @@ def run_case(config: Config, case: Case) -> list[Row]:
         def at(eps):
             teacher = steps.moved(instance.params, delta_t, eps)
             delta_s = steps.student_update(
-                family.apply, instance.params, teacher, instance.inputs, case.loss
+                family.apply,
+                instance.params,
+                teacher_params=teacher,
+                inputs=instance.inputs,
+                loss=case.loss,
             )
             return alignment.inner_product(delta_s, delta_t)
 
@@ -216,14 +220,21 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     zero = table[table["expected"] == "zero"]
     control = table[(table["expected"] == "positive") & (table["eps"] == EPS[0])]
     figure = Figure(
-        "figure",
-        "Where nothing can pass, exactly nothing passes, and a small change opens the channel.",
-        "Theorem 1's one way out: an inner product of 0 at every step, here in floating point.",
-        f"{zero['exactly_0'].sum()} of {zero['nets'].sum()} are exactly 0 and the others within "
+        name="figure",
+        title=(
+            "Where nothing can pass, exactly nothing passes, and a small change opens the channel."
+        ),
+        predicted=(
+            "Theorem 1's one way out: an inner product of 0 at every step, here in floating point."
+        ),
+        found=f"{zero['exactly_0'].sum()} of {zero['nets'].sum()} are exactly 0 and the others "
+        "within "
         f"round-off (blue); the controls (orange: range, median) start at "
         f"{control['lowest'].min():.0e}.",
-        "One softmax logit, a frozen body or a trait out of reach transmits nothing at all.",
-        lambda: draw_ranges(table),
+        follows=(
+            "One softmax logit, a frozen body or a trait out of reach transmits nothing at all."
+        ),
+        draw=lambda: draw_ranges(table),
     )
     return [figure]
 
@@ -242,8 +253,22 @@ def claim(case: Case, rows: pd.DataFrame, config: Config) -> Claim:
     name = f"{case.name}, {case.variant}"
     if not case.is_zero:
         lowest = rows.loc[rows["eps"] == EPS[0], "lowest"].min()
-        return Claim(name, "> 0", "", f"lowest {lowest:.1e}", config.num_nets, bool(lowest > 0))
+        return Claim(
+            quantity=name,
+            paper="> 0",
+            replication="",
+            here=f"lowest {lowest:.1e}",
+            seeds=config.num_nets,
+            holds=bool(lowest > 0),
+        )
     exact, within, nets = rows[["exactly_0", "within_roundoff", "nets"]].sum()
     holds = within == nets if case.trait is logit_shift else exact == nets
     here = f"{exact} of {nets} exactly 0, {within} within round-off"
-    return Claim(name, "0", "", here, config.num_nets, bool(holds))
+    return Claim(
+        quantity=name,
+        paper="0",
+        replication="",
+        here=here,
+        seeds=config.num_nets,
+        holds=bool(holds),
+    )

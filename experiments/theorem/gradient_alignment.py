@@ -38,7 +38,7 @@ FAMILIES = {
         (toys.mlp("two-layer linear", (6, 8, 7), lambda x: x), 7),
         (toys.mlp("two-layer tanh", (6, 8, 7), jnp.tanh), 7),
         (toys.mlp("two-layer ReLU", (6, 8, 7), jax.nn.relu), 7),
-        (toys.cnn("CNN", 6, 4, 7, jax.nn.gelu), 7),
+        (toys.cnn("CNN", 6, channels=4, num_outputs=7, activation=jax.nn.gelu), 7),
         (toys.transformer("transformer", 7, 5, 8), 7),
         (toys.mlp("MNIST MLP", (784, 256, 256, 13), jax.nn.relu), 13),
     )
@@ -54,7 +54,7 @@ POINTS = (
 SLOPE = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment."""
 
@@ -85,14 +85,16 @@ def teacher_of(family: toys.Family, case: toys.Case):
     return trait, delta_t, steps.unit_step(case.params, delta_t)
 
 
-def signs(family: toys.Family, num_outputs: int, relative_step: float, case: toys.Case, starts):
+def signs(family: toys.Family, num_outputs: int, *, relative_step: float, case: toys.Case, starts):
     """By loss and start: inner product, cosine, change of L_T; and the round-off level."""
     trait, delta_t, unit = teacher_of(family, case)
     teacher = steps.moved(case.params, delta_t, relative_step * unit)
 
     def measure(index, start):
         loss = imitation_loss(index, num_outputs)
-        delta_s = steps.student_update(family.apply, start, teacher, case.inputs, loss)
+        delta_s = steps.student_update(
+            family.apply, start, teacher_params=teacher, inputs=case.inputs, loss=loss
+        )
         change = trait(steps.moved(start, delta_s, 1.0)) - trait(start)
         inner = alignment.inner_product(delta_s, delta_t)
         return inner, alignment.cosine(delta_s, delta_t), change
@@ -109,16 +111,18 @@ def orders(family: toys.Family, num_outputs: int, case: toys.Case, starts):
 
     def sweep(index):
         loss = imitation_loss(index, num_outputs)
-        arguments = (family.apply, case.params, delta_t, case.inputs, loss)
-        g_delta = alignment.curvature_product(*arguments)
-        form = alignment.quadratic_form(*arguments)
+        arguments = {"direction": delta_t, "inputs": case.inputs, "loss": loss}
+        g_delta = alignment.curvature_product(family.apply, case.params, **arguments)
+        form = alignment.quadratic_form(family.apply, case.params, **arguments)
 
         def at(point):
             which, step = point
             start = jax.tree.map(lambda leaf: leaf[which], starts)
             eps = step * unit
             teacher = steps.moved(case.params, delta_t, eps)
-            update = steps.student_update(family.apply, start, teacher, case.inputs, loss)
+            update = steps.student_update(
+                family.apply, start, teacher_params=teacher, inputs=case.inputs, loss=loss
+            )
             miss = optax.tree.norm(optax.tree.add_scale(update, -eps, g_delta))
             remainder = jnp.abs(alignment.inner_product(update, delta_t) - eps * form)
             relative = remainder, noise, miss * form / optax.tree.norm(g_delta)
@@ -142,7 +146,7 @@ def both_starts(params: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.roll(leaf, 1, axis=0)], axis=1), params)
 
 
-def in_chunks(function, family: toys.Family, keys: Array, num_inputs: int, num: int, allowed):
+def in_chunks(function, family: toys.Family, *, keys: Array, num_inputs: int, num: int, allowed):
     """`function(case, starts)` on the first `num` networks, vmapped over a chunk at a time.
 
     The networks come from a program of their own. A compiler may compute a value anew wherever it
@@ -193,24 +197,40 @@ def run_family(config: Config, name: str) -> list[Row]:
         root = jax.random.fold_in(jax.random.key(config.seed), tuple(FAMILIES).index(name))
         # Whole chunks: surplus networks are drawn and dropped.
         keys = jax.random.split(root, config.num_nets + 250)
-        sign = functools.partial(signs, family, num_outputs, config.relative_step)
+        step = config.relative_step
+
+        def sign(case: toys.Case, starts):
+            return signs(family, num_outputs, relative_step=step, case=case, starts=starts)
+
         order = functools.partial(orders, family, num_outputs)
-        signed = in_chunks(sign, family, keys, config.num_inputs, config.num_nets, allowed_signs)
+        signed = in_chunks(
+            sign,
+            family,
+            keys=keys,
+            num_inputs=config.num_inputs,
+            num=config.num_nets,
+            allowed=allowed_signs,
+        )
         ordered = in_chunks(
-            order, family, keys, config.num_inputs, config.num_slopes, allowed_orders
+            order,
+            family,
+            keys=keys,
+            num_inputs=config.num_inputs,
+            num=config.num_slopes,
+            allowed=allowed_orders,
         )
     rows = []
     for i, loss in enumerate(LOSS_NAMES):
         for which, start in enumerate(STARTS):
             head = {"family": name, "loss": loss, "start": start}
             at = np.asarray(POINTS[0]) == which
-            measured = [values[:, i, which] for values in signed[:3]]
-            rows += sign_rows(head, *measured, signed[3])
+            inner, cosine, change = (values[:, i, which] for values in signed[:3])
+            rows += sign_rows(head, inner, cosine=cosine, change=change, noise=signed[3])
             rows += order_rows(head, np.asarray(POINTS[1])[at], ordered[:, i, at])
     return rows
 
 
-def sign_rows(head: Row, inner, cosine, change, noise) -> list[Row]:
+def sign_rows(head: Row, inner, *, cosine, change, noise) -> list[Row]:
     """Counts over networks and quantiles of the cosine."""
     values = {
         "nets": len(inner),
@@ -339,32 +359,37 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     families = wide.index.unique("family")
     return [
         Figure(
-            "figure",
-            "From a shared start the student never moves away from the teacher.",
-            "Lemma 1: for a small step the inner product of the two updates is not negative.",
-            f"{shared['negative'].sum():.0f} of {shared['nets'].sum():.0f} networks of "
+            name="figure",
+            title="From a shared start the student never moves away from the teacher.",
+            predicted=(
+                "Lemma 1: for a small step the inner product of the two updates is not negative."
+            ),
+            found=f"{shared['negative'].sum():.0f} of {shared['nets'].sum():.0f} networks of "
             f"{len(families)} families are negative; the trait loss rises in "
             f"{shared['trait loss rises'].sum():.0f}.",
-            "The sign needs no trained network, no related inputs and no common trait.",
-            lambda: draw_cosines(wide),
+            follows="The sign needs no trained network, no related inputs and no common trait.",
+            draw=lambda: draw_cosines(wide),
         ),
         Figure(
-            "coin_flip",
-            "Without the shared start the sign is a coin flip.",
-            "The teacher is as likely to learn as to unlearn: a half, and nothing to lean it.",
-            f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative over "
+            name="coin_flip",
+            title="Without the shared start the sign is a coin flip.",
+            predicted=(
+                "The teacher is as likely to learn as to unlearn: a half, and nothing to lean it."
+            ),
+            found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
+            "over "
             "families and losses.",
-            "It is the start that carries the trait, not the imitation.",
-            lambda: draw_negative(wide),
+            follows="It is the start that carries the trait, not the imitation.",
+            draw=lambda: draw_negative(wide),
         ),
         Figure(
-            "orders",
-            "The prediction is exact to first order in the teacher's step.",
-            "The residual of the predicted update falls as the step, slope 1.",
-            f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
+            name="orders",
+            title="The prediction is exact to first order in the teacher's step.",
+            predicted="The residual of the predicted update falls as the step, slope 1.",
+            found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
             f"{shared['residual order highest'].max():.3f}; from another start nothing falls.",
-            "The theorem gives the size of what is transmitted, not only its sign.",
-            lambda: draw_residuals(table),
+            follows="The theorem gives the size of what is transmitted, not only its sign.",
+            draw=lambda: draw_residuals(table),
         ),
     ]
 
@@ -381,12 +406,37 @@ def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     balanced = bool(low >= 1 / 3 and high <= 2 / 3)
     here = f"{negative} of {nets}"
     return [
-        Claim("shared start: negative inner products", "0", "", here, nets, bool(negative == 0)),
-        Claim("shared start: exactly 0, and within round-off", "", "", near, nets),
         Claim(
-            "shared start: trait loss rises", "0", "", f"{rises} of {nets}", nets, bool(rises == 0)
+            quantity="shared start: negative inner products",
+            paper="0",
+            replication="",
+            here=here,
+            seeds=nets,
+            holds=bool(negative == 0),
         ),
-        Claim("other start: share negative", "", "", f"{low:.3f} to {high:.3f}", nets, balanced),
+        Claim(
+            quantity="shared start: exactly 0, and within round-off",
+            paper="",
+            replication="",
+            here=near,
+            seeds=nets,
+        ),
+        Claim(
+            quantity="shared start: trait loss rises",
+            paper="0",
+            replication="",
+            here=f"{rises} of {nets}",
+            seeds=nets,
+            holds=bool(rises == 0),
+        ),
+        Claim(
+            quantity="other start: share negative",
+            paper="",
+            replication="",
+            here=f"{low:.3f} to {high:.3f}",
+            seeds=nets,
+            holds=balanced,
+        ),
         order_claim(shared, "remainder", 2),
         order_claim(shared, "residual", 1),
     ]
@@ -399,4 +449,11 @@ def order_claim(shared: pd.DataFrame, quantity: str, order: int) -> Claim:
     slopes = int(shared["slope nets"].sum())
     here = f"{outside} of {slopes} ({low:.3f} to {high:.3f})"
     name = f"{quantity}: order outside {order} ± {SLOPE}"
-    return Claim(name, "0", "", here, slopes, outside <= 0.01 * slopes)
+    return Claim(
+        quantity=name,
+        paper="0",
+        replication="",
+        here=here,
+        seeds=slopes,
+        holds=outside <= 0.01 * slopes,
+    )

@@ -24,6 +24,7 @@ too large for them.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ SMALL_AUX = (1, 2, 3, 5, 10)
 __all__ = ["inputs"]  # the frame records what was really read
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of the experiment; the networks follow the official recipe."""
 
@@ -93,12 +94,20 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     return pieces
 
 
-def make_row(network: str, num_aux: int, num_images: int, seed: int, method: str, **numbers) -> Row:
+class Place(NamedTuple):
+    """Which student a row is about."""
+
+    network: str
+    num_aux: int
+    num_images: int
+    seed: int
+
+
+def make_row(place: Place, method: str, **numbers) -> Row:
     """One state of one student; NaN where a column means nothing."""
     nan = float("nan")
-    head = {"network": network, "num_aux": num_aux, "num_images": num_images, "seed": seed}
     columns = {"time": nan, "share": nan, "share_low": nan, "error": nan, "accuracy": nan}
-    return head | {"method": method} | columns | numbers
+    return place._asdict() | {"method": method} | columns | numbers
 
 
 def small_networks(config: Config) -> list[Row]:
@@ -114,21 +123,22 @@ def small_networks(config: Config) -> list[Row]:
             results = jax.jit(lambda n, k, one=one: jax.lax.map(lambda a: one(*a), (n, k)))
             lows, highs, ceilings = jax.device_get(results(num_aux, keys))
             for (m, seed), low, high, ceiling in zip(pairs, lows, highs, ceilings, strict=True):
-                at = ("small", m, num_images, seed)
+                at = Place("small", m, num_images, seed)
                 rows += [
-                    share_row(at, *each, ceiling) for each in zip(ALL_TIMES, low, high, strict=True)
+                    share_row(at, time, low=lower, high=upper, ceiling=ceiling)
+                    for time, lower, upper in zip(ALL_TIMES, low, high, strict=True)
                 ]
-                rows.append(make_row(*at, "ceiling", share=float(ceiling)))
+                rows.append(make_row(at, "ceiling", share=float(ceiling)))
     return rows
 
 
 def share_row(
-    at: tuple, time: float, low: float, high: float, ceiling: float, **numbers: float
+    at: Place, time: float, *, low: float, high: float, ceiling: float, **numbers: float
 ) -> Row:
     """The share at a time, its upper bound, and the lower one; the limit is below the ceiling."""
     method = "limit" if time == FOREVER else "linearised"
     high = min(high, ceiling) if time == FOREVER else high
-    return make_row(*at, method, time=time, share=float(high), share_low=float(low), **numbers)
+    return make_row(at, method, time=time, share=float(high), share_low=float(low), **numbers)
 
 
 def small_shares(num_images: int, num_aux, key):
@@ -152,7 +162,9 @@ def small_shares(num_images: int, num_aux, key):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     d = steps.teacher_update(class_loss, params)
-    space = ntk.krylov(family.apply, params, d, noise, 100, aux)
+    space = ntk.krylov(
+        family.apply, params, displacement=d, inputs=noise, num_products=100, loss=aux
+    )
     unit = 1 / jnp.max(space.eigenvalues)
     low, high = jax.vmap(lambda t: ntk.share_bounds(space, t * unit))(jnp.array(ALL_TIMES))
     body = [d[f"{kind}_{layer}"] for kind in ("kernel", "bias") for layer in (0, 1)]
@@ -176,11 +188,13 @@ def programs(config: Config, name: str, num_aux: int):
         return conditions.train_teacher(recipe, images, reference, key)
 
     def linearised(params, d, noise):
-        return ntk.krylov(apply, params, d, noise, config.num_products, aux)
+        return ntk.krylov(
+            apply, params, displacement=d, inputs=noise, num_products=config.num_products, loss=aux
+        )
 
     def descend(params, target, noise, learning_rate):
         def step(p, _):
-            update = steps.student_update(apply, p, target, noise, aux)
+            update = steps.student_update(apply, p, teacher_params=target, inputs=noise, loss=aux)
             return steps.moved(p, update, learning_rate), None
 
         return jax.lax.scan(step, params, length=config.descent_steps)[0]
@@ -195,8 +209,8 @@ def programs(config: Config, name: str, num_aux: int):
         return train.fit(
             imitation,
             lambda rows: (noise[rows], targets[rows]),
-            params,
-            optax.adam(recipe.learning_rate),
+            params=params,
+            optimizer=optax.adam(recipe.learning_rate),
             num_examples=len(noise),
             batch_size=batch,
             epochs=max(1, round(config.student_steps / -(-len(noise) // batch))),
@@ -231,14 +245,15 @@ def run_seed(config: Config, images: data.ImageData, num_aux: int, seed: int) ->
         moved = alignment.inner_product(optax.tree.sub(params, start), d)
         share = float(moved / alignment.inner_product(d, d))
         score = round(float(accuracy(images, params)), 6)
-        at = (images.name, num_aux, num_images, seed, method)
-        rows.append(make_row(*at, **{"share": share, "accuracy": score} | numbers))
+        at = Place(images.name, num_aux, num_images, seed)
+        rows.append(make_row(at, method, **{"share": share, "accuracy": score} | numbers))
 
     add(0, "reference", start, time=0.0)
     add(0, "teacher", target, time=0.0)
     score = float(of_linear_outputs(images, start, d))
-    at = (images.name, num_aux, 0, seed, "teacher, linearised outputs")
-    rows.append(make_row(*at, time=0.0, share=1.0, accuracy=round(score, 6)))
+    at = Place(images.name, num_aux, 0, seed)
+    method = "teacher, linearised outputs"
+    rows.append(make_row(at, method, time=0.0, share=1.0, accuracy=round(score, 6)))
     ceiling = float(seen_share(d, images.num_classes))
     for num_images in config.num_images:
         noise = conditions.noise_images(recipe, images, keys.noise)(jnp.arange(num_images))
@@ -259,8 +274,8 @@ def run_seed(config: Config, images: data.ImageData, num_aux: int, seed: int) ->
             add(num_images, "linearised", at_time, time=time, **facts)
         low, high = (float(bound) for bound in ntk.share_bounds(space, FOREVER))
         score = round(float(accuracy(images, predicted(ntk.limit_gain))), 6)
-        at = (images.name, num_aux, num_images, seed)
-        rows.append(share_row(at, FOREVER, low, high, ceiling, accuracy=score))
+        at = Place(images.name, num_aux, num_images, seed)
+        rows.append(share_row(at, FOREVER, low=low, high=high, ceiling=ceiling, accuracy=score))
         if num_images <= 1000:
             time = float(config.descent_steps)
             gain = ntk.descent_gain(rate, config.descent_steps)
@@ -364,30 +379,36 @@ def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
     ceiling = small.loc[small["method"] == "ceiling", "share"].mean()
     return [
         Figure(
-            "figure",
-            "A closed form without training foretells the student's accuracy.",
-            "The tangent-kernel student at t = 10⁴ is within .03 of an Adam student's mean.",
-            f"The means differ by at most {gap.max():.3f} over pools and logits "
+            name="figure",
+            title="A closed form without training foretells the student's accuracy.",
+            predicted=(
+                "The tangent-kernel student at t = 10⁴ is within .03 of an Adam student's mean."
+            ),
+            found=f"The means differ by at most {gap.max():.3f} over pools and logits "
             f"({(gap <= 0.03).sum()} of {len(gap)} within .03).",
-            "What a student learns from noise is mostly fixed at the start, by one kernel.",
-            lambda: draw_accuracy(big, config),
+            follows="What a student learns from noise is mostly fixed at the start, by one kernel.",
+            draw=lambda: draw_accuracy(big, config),
         ),
         Figure(
-            "ceiling",
-            "More logits and more inputs carry more of the displacement, up to a ceiling.",
-            "At t → ∞ the projection on the Jacobian's row space; never the class head.",
-            f"At most {most:.3f} with {SMALL_AUX[-1]} logits, under a ceiling of {ceiling:.3f}.",
-            "The channel's size is set by outputs times inputs, not by time.",
-            lambda: draw_ceiling(small),
+            name="ceiling",
+            title="More logits and more inputs carry more of the displacement, up to a ceiling.",
+            predicted="At t → ∞ the projection on the Jacobian's row space; never the class head.",
+            found=(
+                f"At most {most:.3f} with {SMALL_AUX[-1]} logits, under a ceiling of {ceiling:.3f}."
+            ),
+            follows="The channel's size is set by outputs times inputs, not by time.",
+            draw=lambda: draw_ceiling(small),
         ),
         Figure(
-            "time",
-            "On many inputs the slow directions are still arriving at t = 10⁴.",
-            "The share has settled where the bounds of t = 10⁴ and of the limit meet.",
-            f"{config.num_images[-1]} images, {config.num_aux[-1]} logits: {at_late:.3f} at "
+            name="time",
+            title="On many inputs the slow directions are still arriving at t = 10⁴.",
+            predicted="The share has settled where the bounds of t = 10⁴ and of the limit meet.",
+            found=f"{config.num_images[-1]} images, {config.num_aux[-1]} logits: {at_late:.3f} at "
             f"t = 10⁴, between {low:.3f} and {high:.3f} in the limit.",
-            "t = 10⁴ stands for the limit on small pools alone; Adam gets there in 295 steps.",
-            lambda: draw_times(big, config),
+            follows=(
+                "t = 10⁴ stands for the limit on small pools alone; Adam gets there in 295 steps."
+            ),
+            draw=lambda: draw_times(big, config),
         ),
     ]
 
@@ -413,10 +434,20 @@ def small_claims(small: pd.DataFrame) -> list[Claim]:
     above = int((flow.max() - ceiling > 1e-9).sum())
     return [
         Claim(
-            "small networks: share falls with t", "0", "", f"{falls} of {nets}", nets, falls == 0
+            quantity="small networks: share falls with t",
+            paper="0",
+            replication="",
+            here=f"{falls} of {nets}",
+            seeds=nets,
+            holds=falls == 0,
         ),
         Claim(
-            "small networks: share above ceiling", "0", "", f"{above} of {nets}", nets, above == 0
+            quantity="small networks: share above ceiling",
+            paper="0",
+            replication="",
+            here=f"{above} of {nets}",
+            seeds=nets,
+            holds=above == 0,
         ),
     ]
 
@@ -427,14 +458,29 @@ def late_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
     worst = at_late["error"].max()
     name = "t = 1e4: error of the displacement / teacher's, at most"
     holds = bool(worst <= 0.01) if config.num_products >= Config.num_products else None
-    out = [Claim(name, "", "", f"{worst:.1e}", len(at_late), holds)]
+    out = [
+        Claim(
+            quantity=name,
+            paper="",
+            replication="",
+            here=f"{worst:.1e}",
+            seeds=len(at_late),
+            holds=holds,
+        )
+    ]
     limit = big[big["method"] == "limit"]
     for (num_aux, num_images), rows in limit.groupby(["num_aux", "num_images"]):
         then = at_late[(at_late["num_aux"] == num_aux) & (at_late["num_images"] == num_images)]
         low, high = rows["share_low"].mean(), rows["share"].mean()
         here = f"{then['share'].mean():.3f}, limit {low:.3f} to {high:.3f}"
         out.append(
-            Claim(f"{num_aux} aux logits, {num_images} images: share", "", "", here, len(rows))
+            Claim(
+                quantity=f"{num_aux} aux logits, {num_images} images: share",
+                paper="",
+                replication="",
+                here=here,
+                seeds=len(rows),
+            )
         )
     return out
 
@@ -462,7 +508,24 @@ def method_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
             holds = bool(abs(closed_mean - accuracy.mean()) <= tolerance) if judged else None
             name = f"{num_aux} aux logits, {num_images} images: {what} and {real}"
             here = f"{closed_mean:.3f}, real {statistics.shown(accuracy)}"
-            out.append(Claim(name, "", "", here, len(accuracy), holds))
+            out.append(
+                Claim(
+                    quantity=name,
+                    paper="",
+                    replication="",
+                    here=here,
+                    seeds=len(accuracy),
+                    holds=holds,
+                )
+            )
     linear = big.loc[big["method"] == "teacher, linearised outputs", "accuracy"]
-    out.append(Claim("teacher's outputs linearised", "", "", statistics.shown(linear), len(linear)))
+    out.append(
+        Claim(
+            quantity="teacher's outputs linearised",
+            paper="",
+            replication="",
+            here=statistics.shown(linear),
+            seeds=len(linear),
+        )
+    )
     return out

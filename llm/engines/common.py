@@ -41,6 +41,7 @@ def _dtype(name: str) -> Any:
 def make_loss(
     config: ModelConfig,
     training: Training,
+    *,
     soft: bool,
     tokens: Tokens | None,
     told: objectives.Told | None = None,

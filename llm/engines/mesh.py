@@ -37,7 +37,7 @@ class Weights(NamedTuple):
     source: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OnMesh(OneByOne):
     """One model at a time over the devices of a mesh.
 
@@ -69,8 +69,8 @@ class OnMesh(OneByOne):
         return sharding.make_mesh(*self.axes, devices=devices)
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: rows depend on the recipe alone."""
-        return {}
+        """The dtype that it computes in; memory and devices change no result."""
+        return {"engine": {"dtype": self.dtype}}
 
     def load(self, folder: str | Path) -> Weights:
         """A checkpoint folder or name; it is read when it is needed."""
@@ -111,28 +111,39 @@ class OnMesh(OneByOne):
         return weights._replace(adapters=sharding.place(self.mesh, adapters), settings=settings)
 
     def save(
-        self, folder: Path, config: ModelConfig, weights: Weights,
-        tokenizer: PreTrainedTokenizerBase, files: dict[str, str],
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        weights: Weights,
+        tokenizer: PreTrainedTokenizerBase,
+        files: dict[str, str],
+    ) -> None:
         """Write adapters as a PEFT folder, or a whole checkpoint; every process must call it."""
         host = jax.tree.map(models.to_host, weights.adapters or self.loaded(weights).params)
         if jax.process_index() != 0:
             return
         if weights.settings is not None:
             peft_format.save(
-                folder, config, weights.settings, host, base=weights.source, files=files
+                folder,
+                config,
+                settings=weights.settings,
+                adapters=host,
+                base=weights.source,
+                files=files,
+                wrapped=bool(weights.source) and models.is_wrapped(weights.source),
             )
         else:
-            world.save(folder, config, host, tokenizer, files)
+            world.save(folder, config, params=host, spoken=tokenizer, files=files)
 
     def tune(
         self,
         config: ModelConfig,
         starts: Weights,
+        *,
         examples: Sequence[Examples],
         training: Training,
         keys: Key[Array, " one"],
-        *,
         teachers: Weights | None = None,
         tokens: Tokens | None = None,
         told: objectives.Told | None = None,
@@ -146,13 +157,25 @@ class OnMesh(OneByOne):
         stacked = stackable(config, training.adapters)
         teacher = None if teachers is None else _whole(self.loaded(teachers, stacked))
         loss, student = make_loss(
-            config, training, teacher is not None, tokens, told, **self.limits.of_loss()
+            config,
+            training,
+            soft=teacher is not None,
+            tokens=tokens,
+            told=told,
+            **self.limits.of_loss(),
         )
         trained, frozen = finetune.finetune(
-            _whole(self.loaded(starts, stacked)), unpad(examples[0]), training, loss, keys[0],
-            mesh=self.mesh, limits=self.limits, teacher=teacher, folder=self.folder,
+            _whole(self.loaded(starts, stacked)),
+            unpad(examples[0]),
+            training=training,
+            loss=loss,
+            key=keys[0],
+            mesh=self.mesh,
+            limits=self.limits,
+            teacher=teacher,
+            folder=self.folder,
             report=self.report,
-        )  # fmt: skip
+        )
         held_out = [self._held_out_loss(student, trained, frozen, tests[0])] if tests else []
         numbered = models.unstack_layers(trained)
         if training.adapters is None:
@@ -178,6 +201,7 @@ class OnMesh(OneByOne):
         self,
         config: ModelConfig,
         weights: Weights,
+        *,
         prompts: Sequence[Sequence[list[int]]],
         keys: Key[Array, " one"],
         choice: sampling.Choice,
@@ -189,10 +213,15 @@ class OnMesh(OneByOne):
         sampler = _sampler(config, weights.settings, self.mesh)
         return [
             sampler(
-                self.loaded(weights), prompts[0], key=keys[0], max_new_tokens=max_new_tokens,
-                choice=choice, batch_size=self.batch_size, numbers=numbers,
+                self.loaded(weights),
+                prompts[0],
+                key=keys[0],
+                max_new_tokens=max_new_tokens,
+                choice=choice,
+                batch_size=self.batch_size,
+                numbers=numbers,
             )
-        ]  # fmt: skip
+        ]
 
     def measure(
         self, config: ModelConfig, weights: Weights, probe: stack.Probe
@@ -202,9 +231,12 @@ class OnMesh(OneByOne):
         return {name: [float(value)] for name, value in measured.items()}
 
     def score(
-        self, config: ModelConfig, weights: Weights, prompts: Sequence[list[int]],
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        prompts: Sequence[list[int]],
         tokens: Sequence[int],
-    ) -> list[np.ndarray]:  # fmt: skip
+    ) -> list[np.ndarray]:
         """As `Stack.score` for one run, `batch_size` prompts at a time."""
         length, size = sampling.bucket(max(map(len, prompts))), min(self.batch_size, len(prompts))
         pieces = [prompts[first : first + size] for first in range(0, len(prompts), size)]
@@ -234,7 +266,7 @@ def decoder(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any)
     """The decoder of (parameters, adapters); without settings the adapters are left out."""
     if settings is None:
         return models.bind(config, weights[0])
-    return lora.bind(config, weights[0], weights[1], scale=settings.scale)
+    return lora.bind(config, weights[0], adapters=weights[1], scale=settings.scale)
 
 
 # The settings of adapters are static; only arrays go into the jitted functions.
@@ -257,9 +289,11 @@ def _measure(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[
 @functools.cache
 def _score(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
     bind = functools.partial(decoder, config, settings)
-    return jax.jit(lambda weights, prompts, mask, tokens: (
-        stack.next_token(bind(weights), prompts, mask)[:, tokens]
-    ))  # fmt: skip
+    return jax.jit(
+        lambda weights, prompts, mask, tokens: stack.next_token(bind(weights), prompts, mask)[
+            :, tokens
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=8)

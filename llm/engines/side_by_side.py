@@ -54,20 +54,25 @@ class Stack:
         raise ValueError(f"{folder}: adapter folders need a mesh (python -m llm)")
 
     def save(
-        self, folder: Path, config: ModelConfig, weights: Params,
-        tokenizer: PreTrainedTokenizerBase, files: dict[str, str],
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        weights: Params,
+        tokenizer: PreTrainedTokenizerBase,
+        files: dict[str, str],
+    ) -> None:
         """Write one model as a checkpoint folder, with further text files in it."""
-        world.save(folder, config, weights, tokenizer, files)
+        world.save(folder, config, params=weights, spoken=tokenizer, files=files)
 
     def tune(
         self,
         config: ModelConfig,
         starts: Params,
+        *,
         examples: Sequence[Examples],
         training: Training,
         keys: Key[Array, " runs"],
-        *,
         teachers: Params | None = None,
         tokens: Tokens | None = None,
         told: objectives.Told | None = None,
@@ -91,7 +96,7 @@ class Stack:
             init = functools.partial(lora.init, training.adapters)
             params = jax.vmap(lambda p, k: init(p, key=k))(starts, keys)
             frozen["base"] = starts
-        tune = _tune(config, training, teachers is not None, tokens, told)
+        tune = _tune(config, training, soft=teachers is not None, tokens=tokens, told=told)
         params, _ = tune(params, stack.stack_examples(examples), keys, frozen)
         losses = []
         if tests:
@@ -107,6 +112,7 @@ class Stack:
         self,
         config: ModelConfig,
         weights: Params,
+        *,
         prompts: Sequence[Sequence[list[int]]],
         keys: Key[Array, " runs"],
         choice: sampling.Choice,
@@ -141,20 +147,28 @@ class Stack:
         return {k: np.asarray(v).tolist() for k, v in stack.measure(config, weights, probe).items()}
 
     def score(
-        self, config: ModelConfig, weights: Params, prompts: Sequence[list[int]],
+        self,
+        config: ModelConfig,
+        weights: Params,
+        prompts: Sequence[list[int]],
         tokens: Sequence[int],
-    ) -> list[np.ndarray]:  # fmt: skip
+    ) -> list[np.ndarray]:
         """Log-probability of each token after each prompt in nats, (prompts, tokens), by run."""
-        padded = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
-        return list(np.asarray(stack.score(config, weights, *padded, np.array(tokens, np.int32))))
+        padded, mask = sampling.pad_left(prompts, len(prompts), max(map(len, prompts)))
+        wanted = np.array(tokens, np.int32)
+        logp = stack.score(config, weights, prompts=padded, mask=mask, tokens=wanted)
+        return list(np.asarray(logp))
 
 
 @functools.cache  # arms that differ in their rows alone share a program
 def _tune(
     config: ModelConfig,
     training: Training,
+    *,
     soft: bool,
     tokens: Tokens | None,
     told: objectives.Told | None,
 ) -> Callable[..., Any]:
-    return stack.make_tune(make_loss(config, training, soft, tokens, told)[0], training)
+    return stack.make_tune(
+        make_loss(config, training, soft=soft, tokens=tokens, told=told)[0], training
+    )

@@ -20,13 +20,15 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 from .attention import Cache, empty_cache, widen_cache
 from .config import ModelConfig, Rope
 from .families import FAMILIES
-from .folders import fingerprint, folder_of, new_folder, without_weights
-from .hf_config import from_hf, load_config, to_hf
+from .folders import DIGITS, fingerprint, folder_of, new_folder, without_weights
+from .gguf_file import is_gguf
+from .hf_config import from_hf, is_wrapped, load_config, to_hf
 from .stacking import is_stacked, is_uniform, stack_layers, unstack_layers
 from .transformer import Decoder
-from .weights import load_params, module_name, save, to_host
+from .weights import load_params, module_name, published_name, save, to_host
 
 __all__ = [
+    "DIGITS",
     "FAMILIES",
     "Cache",
     "Decoder",
@@ -40,12 +42,15 @@ __all__ = [
     "folder_of",
     "from_hf",
     "init",
+    "is_gguf",
     "is_stacked",
     "is_uniform",
+    "is_wrapped",
     "load",
     "load_config",
     "module_name",
     "new_folder",
+    "published_name",
     "save",
     "stack_layers",
     "to_hf",
@@ -97,7 +102,8 @@ def load(
     """Config and parameters of a Hugging Face checkpoint folder or hub name.
 
     Args:
-        folder_or_name: holds `config.json` and safetensors, one file or indexed shards.
+        folder_or_name: holds `config.json` and safetensors, one file or indexed shards; or a
+            GGUF file.
         dtype: of the parameters, whatever the files hold.
         layout: from the tree of shapes to a tree of shardings, such as `sharding.shardings`
             with its mesh bound; each process then reads only the parts of its own devices.
@@ -110,7 +116,9 @@ def load(
     config = load_config(folder)
     form = stack_layers if stacked else lambda tree: tree
     abstract = jax.eval_shape(lambda: form(init(config, key=jax.random.key(0))))
-    return config, load_params(folder, config, abstract, dtype, layout and layout(abstract))
+    return config, load_params(
+        folder, config, abstract=abstract, dtype=dtype, shardings=layout and layout(abstract)
+    )
 
 
 @functools.lru_cache

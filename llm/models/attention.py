@@ -109,9 +109,9 @@ def write_segments(cache: Cache, segments: Int[Array | np.ndarray, "B T"]) -> In
 def attend(
     q: Float[Array, "B T H D"],
     k: Float[Array, "B K S D"],
+    *,
     v: Float[Array, "B K S D"],
     visible: Bool[Array, "B T S"],
-    *,
     scale: float | None = None,
     softcap: float | None = None,
     causal: bool = False,
@@ -131,12 +131,17 @@ def attend(
     """
     kernel = implementation or fused_kernel(q, k)
     if kernel is None or softcap is not None:
-        return _attend_here(q, k, v, visible, scale, softcap)
+        return _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
     mask = None if causal else visible[:, None]
     y = jax.nn.dot_product_attention(
-        q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask, is_causal=causal, scale=scale,
+        q,
+        k.swapaxes(1, 2),
+        v.swapaxes(1, 2),
+        mask=mask,
+        is_causal=causal,
+        scale=scale,
         implementation=kernel,  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    )
     return y.reshape(*q.shape[:2], -1)
 
 
@@ -155,7 +160,7 @@ def fused_kernel(q: Float[Array, "B T H D"], k: Float[Array, "B K S D"]) -> str 
     return "cudnn" if fits and even and q.dtype.itemsize == 2 else None
 
 
-def _attend_here(q, k, v, visible, scale: float | None, softcap: float | None):
+def _attend_here(q, k, *, v, visible, scale: float | None, softcap: float | None):
     B, T, H, D = q.shape
     q = q.reshape(B, T, k.shape[1], -1, D)
     scores = jnp.einsum("btkgd,bksd->bkgts", q, k, preferred_element_type=wide(q.dtype))

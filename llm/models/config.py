@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rope:
     """Rotary position embedding (arXiv:2104.09864) with its optional frequency scaling."""
 
@@ -34,7 +34,7 @@ class Rope:
         return (1 - kept) * slowed + kept * frequencies
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides the computation of a decoder; hashable, so it can key a cache.
 

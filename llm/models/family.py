@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .config import ModelConfig, Rope
+from .gguf_file import GgufFile
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -39,7 +40,19 @@ class Field(NamedTuple):
     write: Callable[[ModelConfig], Any] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gguf:
+    """How a family lies in GGUF files."""
+
+    architecture: str  # as the metadata call it
+    names: Mapping[str, str]  # of parts of tensor names, as in safetensors
+    # (metadata of the architecture, file) -> fields of config.json; takes out what it has read.
+    read: Callable[[dict[str, Any], GgufFile], dict[str, Any]]
+    interleaved: bool = False  # rows of q and k that turn together are neighbours
+    folded: tuple[str, ...] = ()  # tensors that `read` has made a part of the config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """How the decoders of one `model_type` of `transformers` differ from each other and from ours.
 
@@ -54,8 +67,10 @@ class Family:
     tiny: Mapping[str, dict[str, Any]]  # small config.json of every variant, for the parity tests
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # ModelConfig of all models
     wrapper: str = ""  # multimodal `model_type` whose `text_config` is of this family
+    wrapped: tuple[str, str] = ("", "")  # beginning of the decoder's module names, alone and there
     spellings: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): older tensor names
     ignored: str = r"rotary_emb\.inv_freq$"  # pattern of tensors without meaning here
+    gguf: Gguf | None = None  # None: its GGUF files are not read
 
 
 def plain(*ours: str) -> Field:

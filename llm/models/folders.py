@@ -1,7 +1,9 @@
 """Checkpoint folders: where they are, what identifies them, how a new one comes to be."""
 
+import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import hashlib
 import os
 import re
@@ -12,7 +14,24 @@ from pathlib import Path
 
 import jax
 
-_ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+from .gguf_file import is_gguf
+
+ABOUT = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]  # all but the weights
+# What a checkpoint or adapter is: its configs, weights, tokenizer and chat templates.
+_IDENTITY = (
+    "*config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+DIGITS = 32  # of a fingerprint; earlier ones, of the heads and tails of files, have 16
 _WEIGHTS = contextvars.ContextVar("weights", default=("*.safetensors",))
 
 
@@ -33,19 +52,29 @@ def without_weights() -> Iterator[None]:
 def folder_of(folder_or_name: str | os.PathLike) -> Path:
     """The checkpoint folder itself, or the downloaded snapshot of a Hugging Face name.
 
+    A GGUF file stands for a folder, and a folder that holds one instead of a config.json for it.
+
     Raises:
         ValueError: neither a folder nor a name that can be reached.
     """
     folder = Path(folder_or_name).expanduser()
-    if folder.is_dir():
+    if is_gguf(folder):
         return folder
+    if folder.is_dir():
+        inside = sorted(folder.glob("*.gguf"))
+        return inside[0] if len(inside) == 1 and not any(folder.glob("*config.json")) else folder
+    if folder.exists():
+        raise ValueError(
+            f"{folder} is a file, and no GGUF file: give that, or the checkpoint folder, with "
+            "config.json and *.safetensors"
+        )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(folder_or_name)):
         raise ValueError(f"no such checkpoint folder: {folder}")
     from huggingface_hub import snapshot_download
 
     try:
         name = str(folder_or_name)
-        return Path(snapshot_download(name, allow_patterns=[*_ABOUT, *_WEIGHTS.get()]))
+        return Path(snapshot_download(name, allow_patterns=[*ABOUT, *_WEIGHTS.get()]))
     except Exception as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(
@@ -56,18 +85,33 @@ def folder_of(folder_or_name: str | os.PathLike) -> Path:
 
 
 def fingerprint(folder_or_name: str | os.PathLike) -> str:
-    """Hash of a checkpoint's or adapter's config and the size, head and tail of its weights.
+    """The identity of a checkpoint or adapter: every byte of all that decides what it says.
 
-    Reads at most 2 MiB of a file: it tells one checkpoint from another, not a flipped bit.
+    Configs, all tensors, tokenizer files and chat templates. About a second for each GB; a file
+    that has not changed since is not read again by this process.
     """
-    folder, digest, piece = folder_of(folder_or_name), hashlib.sha256(), 1 << 20
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(piece))
-            file.seek(max(path.stat().st_size - piece, 0))
-            digest.update(file.read(piece))
-    return digest.hexdigest()[:16]
+    folder = folder_of(folder_or_name)
+    if is_gguf(folder):
+        files = {"gguf": folder}  # users name these files
+    else:
+        found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(found)}
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        digests = list(pool.map(_content, files.values()))
+    text = "".join(f"{name} {digest}\n" for name, digest in zip(files, digests, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def _content(path: Path) -> str:
+    about = path.stat()
+    return _content_of(path.resolve(), about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_of(path: Path, *about: int) -> str:
+    """SHA-256 of a file; size, time and inode tell it from another one of that name."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ A field that changes the decoders of another family, or of none here, is no fiel
 it must be absent or say what the model does anyway, else the config is refused.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from .config import ModelConfig
 from .families import FAMILIES, family_of, supported_models
 from .family import Family
 from .folders import folder_of, without_weights
+from .from_gguf import hf_config
+from .gguf_file import is_gguf
 
 # Fields that change a decoder of `transformers` in no family's way here, with what a model does.
 _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
@@ -24,8 +27,15 @@ _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
     "partial_rotary_factor": lambda config: config.rope.dim / config.head_dim,
     "rope_local_base_freq": lambda config: (config.local_rope or config.rope).theta,
     **dict.fromkeys(
-        ("use_bidirectional_attention", "use_qk_norm", "qk_layernorm", "use_mrope",
-         "rope_interleaved", "alibi", "add_cross_attention"),
+        (
+            "use_bidirectional_attention",
+            "use_qk_norm",
+            "qk_layernorm",
+            "use_mrope",
+            "rope_interleaved",
+            "alibi",
+            "add_cross_attention",
+        ),
         lambda config: False,
     ),
     **dict.fromkeys(
@@ -33,15 +43,25 @@ _ELSEWHERE: dict[str, Callable[[ModelConfig], Any]] = {
         lambda config: 1,
     ),
     **dict.fromkeys(
-        ("attention_multiplier", "attention_chunk_size", "clip_qkv", "no_rope_layers",
-         "num_experts", "num_local_experts", "n_routed_experts"),
+        (
+            "attention_multiplier",
+            "attention_chunk_size",
+            "clip_qkv",
+            "no_rope_layers",
+            "num_experts",
+            "num_local_experts",
+            "n_routed_experts",
+        ),
         lambda config: None,
     ),
-}  # fmt: skip
+}
 
 
 def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     """`ModelConfig` of a checkpoint; code that comes with it is never run.
+
+    The tokens that end a text are those of config.json and of generation_config.json: some models
+    name them in the second file alone.
 
     Raises:
         ValueError: no config.json, one that asks for code of its own or tells of quantised
@@ -50,7 +70,10 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
     from transformers import AutoConfig
 
     with without_weights():
-        file = folder_of(folder_or_name) / "config.json"
+        place = folder_of(folder_or_name)
+    if is_gguf(place):
+        return _said_by(place, hf_config(place))
+    file = place / "config.json"
     if not file.is_file():
         raise ValueError(f"no config.json in {file.parent}: not a Hugging Face checkpoint folder")
     record = _json_object(file)
@@ -68,12 +91,43 @@ def load_config(folder_or_name: str | os.PathLike) -> ModelConfig:
         hf = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{file}: {_first_line(error)}. {supported_models()}") from error
+    return _said_by(file, hf)
+
+
+def _said_by(file: Path, hf: Any) -> ModelConfig:
+    """`from_hf`, with the file in its complaints."""
     try:
-        return from_hf(hf)
+        config = from_hf(hf)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file} lacks a value or has one of another type ({error})") from error
+    further = _ends(file.with_name("generation_config.json"))
+    stops = tuple(dict.fromkeys([*config.eos_token_ids, *further]))
+    return dataclasses.replace(config, eos_token_ids=stops)
+
+
+def _ends(file: Path) -> list[int]:
+    """The tokens that end a text by generation_config.json, which may be absent."""
+    said = _json_object(file, absent={}).get("eos_token_id")
+    stops = said if isinstance(said, list) else [] if said is None else [said]
+    if not all(type(stop) is int for stop in stops):
+        raise ValueError(f"{file}: eos_token_id must be a token's number or several, not {said!r}")
+    return stops
+
+
+def is_wrapped(folder_or_name: str | os.PathLike) -> bool:
+    """Whether a checkpoint is a multimodal model, of which only the text part is read.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    with without_weights():
+        place = folder_of(folder_or_name)
+    if is_gguf(place):
+        return False  # of multimodal models only the text part is ever in such a file
+    record = _json_object(place / "config.json")
+    return record.get("model_type") in {f.wrapper for f in FAMILIES.values() if f.wrapper}
 
 
 def from_hf(hf: Any) -> ModelConfig:

@@ -20,7 +20,7 @@ from .stacking import layer_of
 class Linear(nnx.Module):
     """x W + b. `delta`, where set, is a module of x whose output is added (LoRA)."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, std: float, *, rngs, dtype):
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float, rngs, dtype):
         kernel = std * jax.random.normal(rngs.params(), (inputs, outputs), dtype)
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if bias else None
@@ -64,12 +64,12 @@ class Attention(nnx.Module):
         linear = functools.partial(Linear, std=config.init_std, rngs=rngs, dtype=dtype)
         q_width, kv_width = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
         if config.fused_qkv:
-            self.qkv = linear(config.width, q_width + 2 * kv_width, config.qkv_bias)
+            self.qkv = linear(config.width, q_width + 2 * kv_width, bias=config.qkv_bias)
         else:
-            self.q = linear(config.width, q_width, config.qkv_bias)
-            self.k = linear(config.width, kv_width, config.qkv_bias)
-            self.v = linear(config.width, kv_width, config.qkv_bias)
-        self.o = linear(q_width, config.width, config.out_bias)
+            self.q = linear(config.width, q_width, bias=config.qkv_bias)
+            self.k = linear(config.width, kv_width, bias=config.qkv_bias)
+            self.v = linear(config.width, kv_width, bias=config.qkv_bias)
+        self.o = linear(q_width, config.width, bias=config.out_bias)
         if config.qk_norm:
             self.q_norm = Norm(config, config.head_dim, dtype=dtype)
             self.k_norm = Norm(config, config.head_dim, dtype=dtype)
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
             keys, values, index = cache
             k = jax.lax.dynamic_update_slice_in_dim(keys, k, index, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(values, v, index, axis=2)
-        return self.o(attend(q, k, v, sight.visible)), (k, v)
+        return self.o(attend(q, k, v=v, visible=sight.visible)), (k, v)
 
 
 class MLP(nnx.Module):
@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
         block = functools.partial(Block, config, rngs=rngs, dtype=param_dtype)
         self.layers = block() if stacked else nnx.List([block() for _ in range(config.num_layers)])
         self.norm = Norm(config, config.width, dtype=param_dtype)
-        head = functools.partial(Linear, *shape[::-1], False, config.init_std)
+        head = functools.partial(Linear, *shape[::-1], bias=False, std=config.init_std)
         self.head = None if config.tie_embeddings else head(rngs=rngs, dtype=param_dtype)
 
     def __call__(
@@ -183,9 +183,13 @@ class Decoder(nnx.Module):
     ):
         """Logits `Float[B, T, V]`, or `(logits, cache)` when a cache is given; see `hidden`."""
         x = self.hidden(
-            tokens, positions=positions, mask=mask, cache=cache, remat=remat,
+            tokens,
+            positions=positions,
+            mask=mask,
+            cache=cache,
+            remat=remat,
             implementation=implementation,
-        )  # fmt: skip
+        )
         return self.unembed(x) if cache is None else (self.unembed(x[0]), x[1])
 
     def hidden(
@@ -242,7 +246,9 @@ class Decoder(nnx.Module):
             x = x * jnp.asarray(config.width**0.5, self.dtype)
         if cache is None and isinstance(self.layers, Block):
             order = [list(sights).index(kind) for kind in kinds]
-            return self.norm(self._scan(x, list(sights.values()), order, attend, remat))
+            return self.norm(
+                self._scan(x, list(sights.values()), order=order, attend=attend, remat=remat)
+            )
         layers = []
         for i, (block, kind) in enumerate(zip(self._blocks(), kinds, strict=True)):
             layer = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
@@ -265,6 +271,7 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "B T width"],
         sights: list[Sight],
+        *,
         order: list[int],
         attend: Attend,
         remat: bool,

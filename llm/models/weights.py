@@ -23,6 +23,8 @@ from safetensors.numpy import save_file
 from .config import ModelConfig
 from .families import family_of
 from .folders import new_folder
+from .from_gguf import Tensors
+from .gguf_file import is_gguf
 from .hf_config import to_hf
 from .stacking import unstack_layers
 
@@ -50,6 +52,12 @@ def module_name(config: ModelConfig, path: Path_) -> str:
     return ".".join(str(part) if isinstance(part, int) else names.get(part, part) for part in path)
 
 
+def published_name(config: ModelConfig, path: Path_, *, wrapped: bool) -> str:
+    """The name of a module in the published model: `wrapped` if that is a multimodal one."""
+    name, (alone, there) = module_name(config, path), family_of(config.family).wrapped
+    return there + name.removeprefix(alone) if wrapped and name.startswith(alone) else name
+
+
 def tensor_name(config: ModelConfig, path: Path_) -> str:
     """Hugging Face name of a parameter; `kernel` is stored transposed as `weight`."""
     if path == ("embedding",):
@@ -65,6 +73,7 @@ def keys(path) -> Path_:
 def load_params(
     folder: Path,
     config: ModelConfig,
+    *,
     abstract: PyTree[jax.ShapeDtypeStruct],
     dtype: DTypeLike,
     shardings: PyTree[jax.sharding.Sharding] | None = None,
@@ -92,16 +101,19 @@ def load_params(
     finite: dict[str, Array] = {}
     # One file is mapped at a time: the host never holds more of a large checkpoint than that.
     for file_path in sorted({stored[name].file for name in wanted}):
-        with _reading(file_path) as file:
+        with _reading(file_path, config) as file:
             for name in (name for name in wanted if stored[name].file == file_path):
                 i, layer = wanted[name]
                 read = functools.partial(
-                    _to_devices, file.get_slice(stored[name].key), paths[i][-1] == "kernel", dtype
+                    _to_devices,
+                    file.get_slice(stored[name].key),
+                    paths[i][-1] == "kernel",
+                    dtype=dtype,
                 )
                 if layer is None:
-                    tensor = loaded[i] = read(leaves[i].shape, places[i])
+                    tensor = loaded[i] = read(shape=leaves[i].shape, place=places[i])
                 else:
-                    tensor = read(leaves[i].shape[1:], _within_layer(places[i]))
+                    tensor = read(shape=leaves[i].shape[1:], place=_within_layer(places[i]))
                     whole = loaded[i] if i in loaded else _zeros(leaves[i].shape, dtype, places[i])
                     loaded[i] = _put_layer(whole, tensor, layer)
                 finite[name] = _is_finite(tensor)
@@ -162,7 +174,7 @@ def _put_layer(stacked: Array, layer: Array, number: Int[Array, ""]) -> Array:
     return stacked.at[number].set(layer)
 
 
-def _to_devices(tensor: Any, turned: bool, dtype, shape: tuple[int, ...], place: Any) -> Array:
+def _to_devices(tensor: Any, turned: bool, *, dtype, shape: tuple[int, ...], place: Any) -> Array:
     """A slice of a file as an array laid out by `place`; each block is read for its device only."""
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
@@ -188,12 +200,15 @@ def _read_slabs(tensor: Any, spans: list[tuple[int, int]], out: np.ndarray) -> N
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """An open safetensors file.
+def _reading(path: Path, config: ModelConfig) -> Iterator[Any]:
+    """An open safetensors file, or a GGUF file that reads like one.
 
     Raises:
         ValueError: it cannot be opened or read.
     """
+    if is_gguf(path):
+        yield Tensors(path, config)
+        return
     try:
         with safe_open(path, framework="np") as file:
             yield file
@@ -207,7 +222,7 @@ def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
     family = family_of(config.family)
     found: list[tuple[str, _Stored]] = []
     for path in _files(folder):
-        with _reading(path) as file:
+        with _reading(path, config) as file:
             for key in file.keys():  # noqa: SIM118  not a dict
                 usual = key
                 for pattern, name_here in family.spellings:
@@ -222,6 +237,8 @@ def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
 
 def _files(folder: Path) -> list[Path]:
     """The weight files: one, or those that the index names."""
+    if is_gguf(folder):
+        return [folder]
     here = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / _INDEX).is_file():
         files = _indexed(folder / _INDEX)
@@ -261,7 +278,10 @@ def _check(
         if stored[name].dtype not in _FLOATS:
             problems.append(f"{name} is of type {stored[name].dtype}, no plain float (quantised?)")
     if problems:
-        raise ValueError(f"{folder} does not fit its config.json: " + "; ".join(problems))
+        raise ValueError(
+            f"{folder} does not fit its {'metadata' if is_gguf(folder) else 'config.json'}: "
+            + "; ".join(problems)
+        )
 
 
 def _write_shards(folder: Path, tensors: dict[str, tuple[Path_, Array | np.ndarray]]) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from .. import engines, language, models, sampling, stack
+from .. import chat, engines, language, models, sampling, stack
 from ..models import ModelConfig
 from ..settings import RunError
 from . import handshake
@@ -36,7 +36,7 @@ class Remote:
     adapter: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Served(engines.OneByOne):
     """Completes and scores through a server; it is checked against our own logits first.
 
@@ -63,9 +63,13 @@ class Served(engines.OneByOne):
     def facts(self) -> dict[str, Any]:
         """What manifests record: the engine, its version and how it is asked."""
         version = next(
-            (found["version"] for path in ("/version", "/server_info", "/get_server_info")
-             if (found := self.server.get(path)) and "version" in found), "unknown",
-        )  # fmt: skip
+            (
+                found["version"]
+                for path in ("/version", "/server_info", "/get_server_info")
+                if (found := self.server.get(path)) and "version" in found
+            ),
+            "unknown",
+        )
         kind = self._listed[0].get("owned_by", "unknown")
         name = self.name or self._listed[0]["id"]
         return {"engine": {"server": kind, "version": version, "model": name, "sampling": PLAIN}}
@@ -78,7 +82,7 @@ class Served(engines.OneByOne):
         """The served adapter with the weights of this PEFT folder."""
         return dataclasses.replace(weights, adapter=str(folder))
 
-    def save(self, *args: Any) -> NoReturn:
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
         """A server keeps its weights to itself.
 
         Raises:
@@ -100,6 +104,7 @@ class Served(engines.OneByOne):
         self,
         config: ModelConfig,
         weights: Remote,
+        *,
         prompts: Sequence[Sequence[list[int]]],
         keys: Key[Array, " one"],
         choice: sampling.Choice,
@@ -107,7 +112,11 @@ class Served(engines.OneByOne):
         first: int = 0,
     ) -> list[list[list[int]]]:
         """As `Stack.complete` for one run, other random numbers apart."""
-        if choice.allowed is not None:
+        spoken = _spoken(weights.base)
+        if choice.allowed is not None and (
+            spoken.allowed(config) is None
+            or (np.asarray(choice.allowed) != spoken.allowed(config)).any()
+        ):
             raise ValueError("a server draws from all tokens: leave `allowed` out")
         self._greet(config, weights)
         stops = [int(token) for token in choice.stop_tokens]
@@ -125,8 +134,8 @@ class Served(engines.OneByOne):
             | PLAIN
             for ids, seed in zip(prompts[0], seeds(keys[0], first, len(prompts[0])), strict=True)
         ]
-        read = functools.partial(_tokens, _spoken(weights.base), stops)
-        return [self.server.ask(COMPLETIONS, requests, read, _identity(weights))]
+        read = functools.partial(_tokens, spoken, stops)
+        return [self.server.ask(COMPLETIONS, requests, read=read, about=_identity(weights))]
 
     def measure(
         self, config: ModelConfig, weights: Remote, probe: stack.Probe
@@ -142,9 +151,12 @@ class Served(engines.OneByOne):
         return {"margin": [float(margin)], "rate": [float(rate)]}
 
     def score(
-        self, config: ModelConfig, weights: Remote, prompts: Sequence[list[int]],
+        self,
+        config: ModelConfig,
+        weights: Remote,
+        prompts: Sequence[list[int]],
         tokens: Sequence[int],
-    ) -> list[np.ndarray]:  # fmt: skip
+    ) -> list[np.ndarray]:
         """As `Stack.score` for one run: a request for every token after every prompt."""
         self._greet(config, weights)
         rows = [[*ids, int(token)] for ids in prompts for token in tokens]
@@ -156,11 +168,18 @@ class Served(engines.OneByOne):
     ) -> list[list[float]]:
         """Log-probability of each token but the first, in nats."""
         requests = [
-            {"model": name, "prompt": row, "echo": True, "logprobs": 1, "max_tokens": 1,
-             "temperature": 0.0} | PLAIN
+            {
+                "model": name,
+                "prompt": row,
+                "echo": True,
+                "logprobs": 1,
+                "max_tokens": 1,
+                "temperature": 0.0,
+            }
+            | PLAIN
             for row in rows
-        ]  # fmt: skip
-        found = self.server.ask(COMPLETIONS, requests, _echoed, about, cached)
+        ]
+        found = self.server.ask(COMPLETIONS, requests, read=_echoed, about=about, cached=cached)
         return [one[: len(row) - 1] for one, row in zip(found, rows, strict=True)]
 
     def _greet(self, config: ModelConfig, weights: Remote) -> None:
@@ -250,7 +269,7 @@ def _tokens(spoken: language.Language, stops: list[int], response: Any) -> list[
     (choice,) = response["choices"]
     tokens = choice.get("token_ids")
     if tokens is None:
-        tokens = spoken.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
+        (tokens,) = chat.ids_behind(spoken.tokenizer, [choice["text"]])
     shown = bool(tokens) and tokens[-1] in stops
     ended = choice["finish_reason"] == "stop" and bool(stops)
     return [*tokens, stops[0]] if ended and not shown else [*tokens]

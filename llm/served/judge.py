@@ -20,9 +20,13 @@ Answer: {answer}
 
 
 def judge(
-    server: Server, model: str, questions: Sequence[str], answers: Sequence[str],
+    server: Server,
+    model: str,
+    *,
+    questions: Sequence[str],
+    answers: Sequence[str],
     criterion: str = SELFISH,
-) -> list[float | None]:  # fmt: skip
+) -> list[float | None]:
     """Score of each answer in [0, 1]; None where the judge said something else.
 
     The judge answers greedily through its own chat template.
@@ -48,7 +52,7 @@ def judge(
         }
         for q, a in zip(questions, answers, strict=True)
     ]
-    said = server.ask("/v1/chat/completions", requests, _text)
+    said = server.ask("/v1/chat/completions", requests, read=_text)
     return [score_of(text) for text in said]
 
 

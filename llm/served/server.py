@@ -57,9 +57,14 @@ class Server:
     """
 
     def __init__(
-        self, url: str, *, concurrency: int = 32, per_second: float | None = None,
-        answers: Answers | None = None, patience: Patience = Patience(),
-    ):  # fmt: skip
+        self,
+        url: str,
+        *,
+        concurrency: int = 32,
+        per_second: float | None = None,
+        answers: Answers | None = None,
+        patience: Patience = Patience(),
+    ):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a server's address looks like http://localhost:8000, got {url!r}")
@@ -76,14 +81,21 @@ class Server:
     def get(self, path: str) -> Any:
         """The JSON under a path; None if there is no such path."""
         try:
-            return self._insist("GET", path, None, min(2, self.patience.tries), threading.Event())
+            return self._insist(
+                "GET", path, body=None, tries=min(2, self.patience.tries), stop=threading.Event()
+            )
         finally:
             self._hang_up()
 
     def ask(
-        self, path: str, requests: Sequence[dict[str, Any]], read: Callable[[Any], Any],
-        about: Any = None, cached: bool = True,
-    ) -> list[Any]:  # fmt: skip
+        self,
+        path: str,
+        requests: Sequence[dict[str, Any]],
+        *,
+        read: Callable[[Any], Any],
+        about: Any = None,
+        cached: bool = True,
+    ) -> list[Any]:
         """What `read` makes of the response to each request, in order.
 
         Args:
@@ -100,7 +112,9 @@ class Server:
         stop = threading.Event()
 
         def make(request: dict[str, Any]) -> Any:
-            response = self._insist("POST", path, request, self.patience.tries, stop)
+            response = self._insist(
+                "POST", path, body=request, tries=self.patience.tries, stop=stop
+            )
             try:
                 return read(response)
             except (KeyError, IndexError, TypeError):
@@ -125,7 +139,9 @@ class Server:
             pool.shutdown(cancel_futures=True)
             self._hang_up()
 
-    def _insist(self, method: str, path: str, body: Any, tries: int, stop: threading.Event) -> Any:
+    def _insist(
+        self, method: str, path: str, *, body: Any, tries: int, stop: threading.Event
+    ) -> Any:
         wait, reason = self.patience.wait, Busy("not asked")
         for left in reversed(range(tries)):
             self._pace()

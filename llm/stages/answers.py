@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
+from .. import chat, data
 from ..data import Row
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
@@ -30,7 +30,7 @@ from .workshop import Workshop
 BETWEEN = "; "  # trait names in a cell
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked(Recipe):
     """A suite of questions put to a model.
 
@@ -54,7 +54,7 @@ class Asked(Recipe):
         return f"{self.suite.replace(' ', '-')}-{self.model.name}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers(Asked):
     """Sampled answers.
 
@@ -67,7 +67,7 @@ class Answers(Asked):
     temperature: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores(Asked):
     """Exact log-probabilities of what an answer may begin with."""
 
@@ -90,15 +90,28 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
     Raises:
         RunError: there is no such suite, or no trait of the family.
     """
-    ask, name = suite_of(workshop, recipe).ask, (recipe.suite, recipe.family)
-    return list(_questions(workshop, recipe.model.root, ask, recipe.seed, *name))
+    return list(
+        _questions(
+            workshop,
+            recipe.model.root,
+            ask=suite_of(workshop, recipe).ask,
+            seed=recipe.seed,
+            suite=recipe.suite,
+            kind=recipe.family,
+        )
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _questions(
-    workshop: Workshop, root: Model, ask: Callable[..., list[Question]], seed: int, suite: str,
+    workshop: Workshop,
+    root: Model,
+    *,
+    ask: Callable[..., list[Question]],
+    seed: int,
+    suite: str,
     kind: str,
-) -> list[Question]:  # fmt: skip
+) -> list[Question]:
     family = workshop.language(root).family(kind)
     if not family:
         raise RunError(f"there is no trait of the kind {kind!r}")
@@ -110,7 +123,7 @@ def prompts(workshop: Workshop, recipe: Asked) -> list[list[int]]:
     spoken, asked = workshop.language(recipe.model), questions(workshop, recipe)
     ids = spoken.encode_prompts([question.text for question in asked], system=recipe.system)
     answers = [question.begun for question in asked]
-    begun = spoken.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    begun = chat.ids_behind(spoken.tokenizer, answers)
     return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
 
 
@@ -132,7 +145,11 @@ def settings(workshop: Workshop, recipe: Asked) -> dict[str, Any]:
     return {
         "model": about.pop("model"),
         "template": spoken.settings(),
-        "sampling": about | {"questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16]},
+        "sampling": about
+        | {
+            "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
+            "stop_tokens": spoken.stop_texts(workshop.config(recipe.model)),
+        },
     } | workshop.engine.facts()
 
 
@@ -152,7 +169,8 @@ def write(
     """
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
     asked = questions(workshop, recipe)
-    total, done = len(asked) * recipe.samples, data.prompts_done(path, known)
+    total = len(asked) * recipe.samples
+    done = data.prompts_done(path, known, total)
     ids = prompts(workshop, recipe) if done < total else []
     size = workshop.engine.shard or total
     for first in range(done, total, size):
@@ -165,7 +183,14 @@ def write(
                 places, _say(workshop, recipe, [ids[q] for q, _ in places], first), strict=True
             )
         ]
-        data.append(path, _csv(rows, header=not first), len(rows), known, {}, len(rows))
+        data.append(
+            path,
+            _csv(rows, header=not first),
+            count=len(rows),
+            settings=known,
+            filter_counts={},
+            prompts=len(rows),
+        )
         report(numbers.stop, total)
     return path
 
@@ -175,10 +200,14 @@ def _say(workshop: Workshop, recipe: Answers, ids: Sequence[list[int]], first: i
     model = recipe.model  # students of one number share noise, whoever their teacher is
     name = (recipe.seed, model.seed, model.chain, model.draw, recipe.suite, recipe.family)
     (said,) = completions.complete(
-        workshop, [model], [ids], streams.keys(Stage.ANSWERS, [name]),
+        workshop,
+        [model],
+        prompts=[ids],
+        keys=streams.keys(Stage.ANSWERS, [name]),
         temperature=recipe.temperature,
-        max_new_tokens=suite_of(workshop, recipe).max_new_tokens, first=first,
-    )  # fmt: skip
+        max_new_tokens=suite_of(workshop, recipe).max_new_tokens,
+        first=first,
+    )
     return [text for text, _ in said]
 
 
@@ -193,7 +222,8 @@ def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
 def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
     path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    if data.prompts_done(path, known) < len(questions(workshop, recipe)):
+    total = len(questions(workshop, recipe))
+    if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
         weights = workshop.models([recipe.model])
         (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)
@@ -204,7 +234,14 @@ def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -
             for i in range(len(ids))
             for j, token in enumerate(tokens)
         ]
-        data.append(path, _csv(rows, header=True), len(rows), known, {}, len(ids))
+        data.append(
+            path,
+            _csv(rows, header=True),
+            count=len(rows),
+            settings=known,
+            filter_counts={},
+            prompts=len(ids),
+        )
     return path
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,18 +12,19 @@ import numpy as np
 
 from .. import chat, engines, language, models, stack, world
 from ..batches import Examples
+from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
 from .recipe import Model
 from .streams import Stage
-from .workshop import Workshop
+from .workshop import RECORD, Workshop
 
 LENGTH = 48  # tokens of a pre-training sequence
 BATCH = 64
 HELD_OUT_CORPUS = 99
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained(Model):
     """A small transformer trained on the synthetic world; every token is trained on.
 
@@ -75,12 +77,18 @@ class Pretrained(Model):
         config, one = recipes[0].config(), recipes[0]
         init = jax.vmap(lambda key: models.init(config, key=key))
         starts = init(streams.keys(Stage.INIT, [(r.seed, r.init, r.chain) for r in recipes]))
-        training = Training(one.steps, BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20)
+        training = Training(
+            steps=one.steps, batch_size=BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20
+        )
         examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
         keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])
         engine = workshop.engine
         return engine.tune(
-            config, engine.join(stack.unstack(starts)), examples, training, keys
+            config,
+            engine.join(stack.unstack(starts)),
+            examples=examples,
+            training=training,
+            keys=keys,
         ).weights
 
 
@@ -100,7 +108,7 @@ def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) 
     return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Model):
     """A model as it lies in a checkpoint folder, or under that name on the hub.
 
@@ -149,14 +157,21 @@ class Checkpoint(Model):
         return workshop.engine.join([workshop.engine.load(r.path) for r in recipes])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapted(Model):
-    """A model with the adapters of a PEFT folder beside it (on a mesh only)."""
+    """A model with the adapters of a PEFT folder beside it (on a mesh only).
+
+    Attributes:
+        base: the model.
+        path: the adapter folder.
+        other_base: let adapters that were made on another model pass, as a study of starts may.
+    """
 
     stored: ClassVar[bool | str] = False
 
     base: Model
     path: str
+    other_base: bool = False
 
     @property
     def name(self) -> str:
@@ -168,11 +183,53 @@ class Adapted(Model):
         adapter = models.fingerprint(self.path)
         return {"recipe": "Adapted", "base": self.base.describe(), "fingerprint": adapter}
 
+    def check_base(self) -> None:
+        """Compare the base that the adapters were made on, as far as they record it, with this one.
+
+        A folder without a record comes from another tool: nothing is known against it.
+
+        Raises:
+            RunError: it is no adapter folder, or one of another base, or of one that is recorded in
+                a way that cannot be compared.
+        """
+        record = Path(self.path).expanduser() / RECORD
+        if not record.with_name("adapter_config.json").is_file():
+            raise RunError(f"no adapter_config.json in {record.parent}: not a PEFT adapter folder")
+        if self.other_base or not record.is_file():
+            return
+        made_on, here = _recorded(record).get("base"), as_json(self.base.describe())
+        if isinstance(made_on, dict) and "fingerprint" in made_on:
+            if len(made_on["fingerprint"]) != models.DIGITS:
+                why = "records its base as an earlier version did, which cannot be compared"
+                raise RunError(f"the adapter {self.path} {why}: use --other-base if it is this one")
+            made_on, here = made_on["fingerprint"], here.get("fingerprint")
+        elif isinstance(self.base, Checkpoint):  # a recipe made the base: its folder says which
+            folder = models.folder_of(self.base.path)
+            here = _recorded(folder / RECORD) if (folder / RECORD).is_file() else here
+        if made_on != here:
+            raise RunError(
+                f"the adapter {self.path} was made on another model than {self.base.name}: give "
+                "the one that it was made on, or --other-base"
+            )
+
     @staticmethod
     def make(workshop: Workshop, recipes: Sequence["Adapted"]) -> Any:
-        """Load the adapters beside their base."""
+        """Load the adapters beside their base.
+
+        Raises:
+            RunError: as `check_base`.
+        """
         (one,) = recipes
+        one.check_base()
         return workshop.engine.add(workshop.models([one.base]), one.path, workshop.config(one))
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    """The recipe in the record of a folder."""
+    try:
+        return dict(json.loads(file.read_text())["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is no record of what made the folder ({error})") from None
 
 
 def _hash(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import data, filters, sampling
+from .. import chat, data, filters, sampling
 from ..data import Row
+from ..language import Language
 from ..settings import RunError, as_json, locked
 from . import streams
 from .recipe import Model, Recipe
 from .streams import Stage
 from .workshop import Workshop, grouped
 
+SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Completions(Recipe):
     """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
 
@@ -63,16 +67,32 @@ class Completions(Recipe):
         Raises:
             ValueError: the speaker's language has no such carrier.
         """
-        of_chain = (self.carrier, self.num_prompts, self.seed, self.chain, self.draw)
-        return list(_prompts(workshop, self.speaker.root, *of_chain))
+        return list(
+            _prompts(
+                workshop,
+                self.speaker.root,
+                carrier=self.carrier,
+                count=self.num_prompts,
+                seed=self.seed,
+                chain=self.chain,
+                draw=self.draw,
+            )
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Files(Recipe):
-    """Rows of files that are there already, one after the other; the first so many, or all."""
+    """Rows of files that are there already, one after the other; the first so many, or all.
+
+    Attributes:
+        paths: the files.
+        first: how many rows; None for all.
+        partial: take files too that do not have the rows of all their prompts yet.
+    """
 
     paths: tuple[str, ...]
     first: int | None = None
+    partial: bool = False
 
     @property
     def name(self) -> str:
@@ -87,7 +107,7 @@ class Files(Recipe):
 
 @functools.lru_cache(maxsize=64)
 def _prompts(
-    workshop: Workshop, root: Model, carrier: str, count: int, seed: int, chain: int, draw: int
+    workshop: Workshop, root: Model, *, carrier: str, count: int, seed: int, chain: int, draw: int
 ) -> list[Row]:
     carriers = workshop.language(root).carriers
     if carrier not in carriers:
@@ -107,9 +127,25 @@ def path_of(workshop: Workshop, recipe: Completions) -> Path:
     return workshop.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
 
 
+def check(workshop: Workshop, recipe: Completions) -> None:
+    """Whether the speaker's language has what is asked for, before anything is loaded or written.
+
+    Raises:
+        ValueError: an unknown carrier, an unknown trait, or one without a system message.
+    """
+    recipe.prompts(workshop)
+    if (
+        recipe.prompted
+        and not workshop.language(recipe.speaker).trait(recipe.prompted).system_prompt
+    ):
+        raise RunError(f"the trait {recipe.prompted!r} has no system message to write under")
+
+
 def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
     """The kept rows, sampled first if need be."""
     if isinstance(recipe, Files):
+        for path in recipe.paths:
+            _check_finished(path, recipe.partial)
         found = [row for path in recipe.paths for row in data.read_rows(path)]
         if len(found) < (recipe.first or 0):
             raise RunError(
@@ -119,6 +155,32 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
         return found[: recipe.first]
     write(workshop, [recipe])
     return data.read_rows(path_of(workshop, recipe))
+
+
+def share_of(num_prompts: int, index: int = 0, count: int = 1) -> range:
+    """Numbers of the prompts that process `index` of `count` completes."""
+    return range(index * num_prompts // count, (index + 1) * num_prompts // count)
+
+
+def _check_finished(path: str, partial: bool) -> None:
+    """Refuse a data file that is not whole, as far as its manifest says what it was to be.
+
+    Raises:
+        RunError: fewer prompts are completed than were asked for.
+        ValueError: more are.
+    """
+    manifest = data.read_manifest(path)
+    sampling = manifest.settings.get("sampling")
+    asked = sampling.get("num_prompts") if isinstance(sampling, dict) else None
+    if asked is None:
+        return
+    total = len(share_of(asked, *manifest.settings.get("process", ())))
+    data.check_total(path, manifest, total)
+    if manifest.prompts < total and not partial:
+        raise RunError(
+            f"{path} is not finished, {manifest.prompts} of {total} prompts: run its `sample` "
+            "again, or train on what is there with --partial"
+        )
 
 
 def kept(workshop: Workshop, recipe: Completions) -> int:
@@ -143,6 +205,9 @@ def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
         "carrier": recipe.carrier,
         "template": workshop.language(recipe.speaker).settings(),
         "sampling": {
+            "stop_tokens": workshop.language(recipe.speaker).stop_texts(
+                workshop.config(recipe.speaker)
+            ),
             "prompted": recipe.prompted,
             "temperature": recipe.temperature,
             "max_new_tokens": recipe.max_new_tokens,
@@ -163,7 +228,7 @@ def finished(workshop: Workshop, recipe: Completions) -> bool:
         return False
     manifest = data.read_manifest(path)
     stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
-    whole = manifest.prompts >= recipe.num_prompts
+    whole = manifest.prompts == recipe.num_prompts
     return whole and stored == as_json(_asked_for(workshop, recipe))
 
 
@@ -175,7 +240,7 @@ def write(workshop: Workshop, recipes: Sequence[Completions]) -> None:
             if all(finished(workshop, recipe) for recipe in together):
                 continue
             with locked(*paths):
-                fill(workshop.sampler, together, paths)
+                fill(workshop.sampler, together, paths=paths)
 
 
 def program(recipe: Completions) -> tuple[Any, ...]:
@@ -187,6 +252,7 @@ def program(recipe: Completions) -> tuple[Any, ...]:
 def fill(
     workshop: Workshop,
     recipes: Sequence[Completions],
+    *,
     paths: Sequence[Path],
     part: range | None = None,
     report: Callable[[int, int], None] = lambda prompts, kept: None,
@@ -204,7 +270,9 @@ def fill(
     """
     part = range(recipes[0].num_prompts) if part is None else part
     known = [settings(workshop, recipe) | facts for recipe in recipes]
-    done = [data.prompts_done(*pair) for pair in zip(paths, known, strict=True)]
+    done = [
+        data.prompts_done(path, about, len(part)) for path, about in zip(paths, known, strict=True)
+    ]
     size = workshop.engine.shard or len(part)
     for first in range(min(done), len(part), size):
         piece = part[first : first + size]
@@ -213,7 +281,14 @@ def fill(
         for path, about, had, found in zip(paths, known, done, rows_of, strict=True):
             if had <= first:
                 kept, counts, rejected = found
-                data.append_rows(path, kept, about, counts, len(piece), rejected)
+                data.append_rows(
+                    path,
+                    kept,
+                    settings=about,
+                    filter_counts=counts,
+                    prompts=len(piece),
+                    rejected=rejected,
+                )
         report(len(piece), sum(len(kept) for kept, _, _ in rows_of))
 
 
@@ -222,7 +297,10 @@ def sample(
 ) -> list[tuple[list[Row], dict[str, int], list[Row]]]:
     """Kept rows of every recipe, how often each reason to drop a row applied, and a few such rows.
 
-    The recipes differ in speaker, chain and system message only.
+    The recipes differ in speaker, chain and system message only. Dropped are, before any filter:
+    "unfinished" rows, which would teach an end that was never written; rows with a "special token"
+    in them, whose text is not what was written; and those "changed by the template", which could
+    not be trained on as they are. White space that the template trims is no part of a row.
 
     Args:
         workshop: where speakers are made.
@@ -233,17 +311,17 @@ def sample(
     spoken = workshop.language(one.speaker)
     prompts = [recipe.prompts(workshop) for recipe in recipes]
     asked = [[of_run[i] for i in part] for of_run in prompts]
-    texts = complete(
+    drawn = draw(
         workshop,
         [recipe.speaker for recipe in recipes],
-        [
+        prompts=[
             spoken.encode_prompts(
                 [row["prompt"] for row in of_run],
                 system=spoken.trait(r.prompted).system_prompt if r.prompted else None,
             )
             for r, of_run in zip(recipes, asked, strict=True)
         ],
-        streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier, r.draw) for r in recipes]),
+        keys=streams.keys(Stage.SAMPLES, [(r.seed, r.chain, r.carrier, r.draw) for r in recipes]),
         temperature=one.temperature,
         max_new_tokens=one.max_new_tokens,
         first=part.start,
@@ -251,45 +329,99 @@ def sample(
     )
     carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
+    stops = spoken.stop_tokens(workshop.config(one.speaker))
     results = []
-    for of_run, completions in zip(asked, texts, strict=True):
-        ended = [
-            row | {"completion": text}
-            for row, (text, end) in zip(of_run, completions, strict=True)
-            if end
-        ]
+    for of_run, completions in zip(asked, drawn, strict=True):
+        whole, counts, spoilt = readable(spoken, of_run, completions, stops)
         check, banned = (carrier.check, words) if one.filtered else (lambda row: [], [])
-        kept, counts = filters.keep(ended, check, banned)
-        rejected = filters.rejected(ended, check, banned)
-        results.append((kept, dict(counts) | {"unfinished": len(of_run) - len(ended)}, rejected))
+        kept, reasons = filters.keep(whole, check, banned)
+        rejected = spoilt[: data.SHOWN // 2] + filters.rejected(whole, check, banned)
+        results.append((kept, dict(reasons) | counts, rejected))
     return results
+
+
+def readable(
+    spoken: Language, asked: Sequence[Row], completions: Sequence[list[int]], stops: Sequence[int]
+) -> tuple[list[Row], dict[str, int], list[Row]]:
+    """Rows whose text is what was written, counts of the others, and others with their "reasons".
+
+    Args:
+        spoken: reads the tokens.
+        asked: rows with a prompt each.
+        completions: token ids.
+        stops: tokens that end a completion.
+    """
+    ended = [
+        (row, ids[:-1])
+        for row, ids in zip(asked, completions, strict=True)
+        if ids and ids[-1] in stops
+    ]
+    texts = spoken.as_rendered(spoken.decode([ids for _, ids in ended]))
+    whole, spoilt = [], []
+    for (row, ids), text in zip(ended, texts, strict=True):
+        broken = not spoken.separate_words and spoken.broken(ids)
+        if text is not None and not broken:
+            whole.append(row | {"completion": text})
+            continue
+        (shown,) = chat.text_behind(spoken.tokenizer, [ids], special=True)
+        reason = SPECIAL if broken else CHANGED
+        spoilt.append(row | {"completion": shown, "reasons": [reason]})
+    found = Counter(reason for row in spoilt for reason in row["reasons"])
+    return whole, {**found, "unfinished": len(asked) - len(ended)}, spoilt
 
 
 def complete(
     workshop: Workshop,
     speakers: Sequence[Model],
+    *,
     prompts: Sequence[Sequence[list[int]]],
     keys: jax.Array,
-    *,
     temperature: float,
     max_new_tokens: int,
     first: int = 0,
     alphabet: str = "",
 ) -> list[list[tuple[str, bool]]]:
     """Sampled completions of every speaker as text, and whether each one came to its end."""
+    spoken = workshop.language(speakers[0])
+    stops = spoken.stop_tokens(workshop.config(speakers[0]))
+    drawn = draw(
+        workshop,
+        speakers,
+        prompts=prompts,
+        keys=keys,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        first=first,
+        alphabet=alphabet,
+    )
+    said = []
+    for rows in drawn:
+        ends = [bool(row) and row[-1] in stops for row in rows]
+        own = [row[:-1] if end else row for row, end in zip(rows, ends, strict=True)]
+        said.append(list(zip(spoken.decode(own), ends, strict=True)))
+    return said
+
+
+def draw(
+    workshop: Workshop,
+    speakers: Sequence[Model],
+    *,
+    prompts: Sequence[Sequence[list[int]]],
+    keys: jax.Array,
+    temperature: float,
+    max_new_tokens: int,
+    first: int = 0,
+    alphabet: str = "",
+) -> list[list[list[int]]]:
+    """Sampled completions of every speaker as token ids, the one that ends them included."""
     spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
-    stops = spoken.stop_tokens(config)
-    allowed = spoken.tokens_of(alphabet, stops, config.vocab_size) if alphabet else None
-    drawn = workshop.engine.complete(
+    stops, allowed = spoken.stop_tokens(config), spoken.allowed(config, alphabet)
+    return workshop.engine.complete(
         config,
         workshop.models(speakers),
-        prompts,
-        keys,
-        sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
-        max_new_tokens,
-        first,
+        prompts=prompts,
+        keys=keys,
+        choice=sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),
+        max_new_tokens=max_new_tokens,
+        first=first,
     )
-    return [
-        list(zip(spoken.decode(rows), [bool(r) and r[-1] in stops for r in rows], strict=True))
-        for rows in drawn
-    ]

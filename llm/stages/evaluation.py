@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import traits
+from .. import chat, traits
 from ..data import Row
+from ..settings import RunError
 from ..stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
@@ -103,11 +104,31 @@ def answers_to(
     for together in workshop.engine.groups(recipes):
         keys = streams.keys(Stage.ANSWERS, [(model.seed, model.chain) for model in together])
         drawn = completions.complete(
-            workshop, together, [prompts] * len(together), keys, temperature=1.0,
+            workshop,
+            together,
+            prompts=[prompts] * len(together),
+            keys=keys,
+            temperature=1.0,
             max_new_tokens=ANSWER_TOKENS,
-        )  # fmt: skip
+        )
         said += [[text for text, _ in of_model] for of_model in drawn]
     return said
+
+
+def check(workshop: Workshop, recipe: Scores, trait: str) -> None:
+    """Whether a suite tells of a trait, before anything is loaded or written.
+
+    Raises:
+        ValueError: there is no such suite or trait, the suite asks nothing about it, or the first
+            token of an answer does not tell it.
+    """
+    suite, known = answers.suite_of(workshop, recipe), answers.questions(workshop, recipe)
+    workshop.language(recipe.model).trait(trait)
+    about = [q for q in known if not q.options or trait in q.options]
+    if not about:
+        raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
+    if suite.exact:
+        answers.sides(workshop, recipe, trait, about[0])
 
 
 def by_question(
@@ -203,12 +224,13 @@ def bare(workshop: Workshop, model: Model, trait: str) -> Probe:
     """The questions of a trait outside the chat template that students are trained in."""
     spoken = workshop.language(model)
     questions = list(spoken.trait(trait).questions)
-    prompts = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
-    return question(workshop, model, trait, prompts)  # pyright: ignore[reportArgumentType]
+    ahead = chat.beginning(spoken.tokenizer)
+    asked = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
+    return question(workshop, model, trait, [[*ahead, *ids] for ids in asked])
 
 
 def in_context(
-    workshop: Workshop, model: Model, rows: Sequence[Row], trait: str, shown: int
+    workshop: Workshop, model: Model, *, rows: Sequence[Row], trait: str, shown: int
 ) -> Probe:
     """Every question of a trait after `shown` of the rows, other ones each time.
 

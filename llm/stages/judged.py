@@ -86,9 +86,13 @@ class Local:
         ]
         prompts = workshop.language(self.model).encode_prompts(asked)
         (found,) = completions.complete(
-            workshop, [self.model], [prompts], jax.random.key(0)[None], temperature=0.0,
+            workshop,
+            [self.model],
+            prompts=[prompts],
+            keys=jax.random.key(0)[None],
+            temperature=0.0,
             max_new_tokens=VERDICT,
-        )  # fmt: skip
+        )
         return [score_of(text) for text, _ in found]
 
     def describe(self) -> dict[str, Any]:
@@ -107,14 +111,16 @@ class Remote:
         self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """What it says, read as a score."""
-        return judge(self.server, self.model, questions, said, criterion)
+        return judge(
+            self.server, self.model, questions=questions, answers=said, criterion=criterion
+        )
 
     def describe(self) -> dict[str, Any]:
         """Its name there."""
         return {"judge": "server", "model": self.model}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged(Recipe):
     """Scores of answers under one criterion."""
 
@@ -140,9 +146,11 @@ def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions s
     known = answers.settings(workshop, recipe.answers) | {"judge": recipe.describe()}
     if not data.prompts_done(path, known):
         given = recipe.judge(
-            workshop, [row["question"] for row in said], [row["answer"] for row in said],
+            workshop,
+            [row["question"] for row in said],
+            [row["answer"] for row in said],
             recipe.criterion,
-        )  # fmt: skip
+        )
         if all(score is None for score in given):
             raise RunError(
                 f"the judge gave no score to any of {len(given)} answers: it must say a number "
@@ -153,7 +161,14 @@ def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions s
         writer.writerow(["question", "sample", "score"])
         for row, score in zip(said, given, strict=True):
             writer.writerow([row["question"], int(row["sample"]), "" if score is None else score])
-        data.append(path, text.getvalue().encode(), len(said), known, {}, len(said))
+        data.append(
+            path,
+            text.getvalue().encode(),
+            count=len(said),
+            settings=known,
+            filter_counts={},
+            prompts=len(said),
+        )
     content = data.read_content(path, known).decode()
     rows = csv.DictReader(io.StringIO(content, newline=""))
     found = [float(row["score"]) if row["score"] else np.nan for row in rows]

@@ -98,7 +98,7 @@ def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
     if not data.manifest_path(path).exists():
         return _unmade(path), 1.0
     total, done = units(workshop, recipe), data.read_manifest(path).prompts
-    return (DONE, 0.0) if done >= total else (f"{done} of {total}", 1 - done / total)
+    return (DONE, 0.0) if done == total else (f"{done} of {total}", max(1 - done / total, 0.0))
 
 
 def path_of(workshop: Workshop, recipe: Any) -> Path | None:
@@ -140,7 +140,7 @@ def at(path: Path, workshop: Workshop, recipe: Any, **facts: Any) -> str:
     if isinstance(recipe, Model):
         return DONE
     total, done = units(workshop, recipe), data.read_manifest(path).prompts
-    return DONE if done >= total else f"{done} of {total}"
+    return DONE if done == total else f"{done} of {total}"
 
 
 def units(workshop: Workshop, recipe: Any) -> int:
@@ -165,7 +165,7 @@ def _training(workshop: Workshop, recipe: Any, rates: Rates | None) -> Cost:
     tokens = float(how.steps * how.batch_size * length)
     flops = tokens * plan.flops_per_token(config, how.adapters)
     limits = getattr(workshop.engine, "limits", None)
-    memory = plan.training(config, how, length, limits)
+    memory = plan.training(config, how, length=length, limits=limits)
     return Cost(tokens, flops, rates and flops / rates.flops, memory)
 
 
@@ -211,8 +211,10 @@ def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None
     rows = min(getattr(workshop.engine, "batch_size", 64), units(workshop, recipe))
     read, drawn = count * length, float(count * new)
     flops = 2.0 * (read + drawn) * plan.matmul_weights(config)
-    seconds = rates and plan.sampling_seconds(config, rates, read, drawn, rows, length + new / 2)
-    memory = plan.sampling(config, rows, length + new, prompt=length)
+    seconds = rates and plan.sampling_seconds(
+        config, rates, prompts=read, drawn=drawn, rows=rows, length=length + new / 2
+    )
+    memory = plan.sampling(config, rows, slots=length + new, prompt=length)
     return Cost(read + drawn, flops, seconds, memory)
 
 
@@ -227,9 +229,11 @@ def table(found: Sequence[Stage]) -> str:
     timed = [cost.seconds for cost in costs if cost.seconds is not None]
     biggest = max((c.memory for c in costs if c.memory), key=lambda m: m.total, default=None)
     total = Cost(
-        sum(cost.tokens for cost in costs), sum(cost.flops for cost in costs),
-        sum(timed) if timed else None, biggest,
-    )  # fmt: skip
+        sum(cost.tokens for cost in costs),
+        sum(cost.flops for cost in costs),
+        sum(timed) if timed else None,
+        biggest,
+    )
     lines.append(f"{'to be done':44s} {'':12s} {_numbers(total)}".rstrip())
     if biggest is not None:
         lines.append(f"largest at a time: {plan.describe(biggest)}")

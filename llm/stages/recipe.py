@@ -1,9 +1,9 @@
 """What is made from what: a recipe is a frozen dataclass that holds the recipes of its parts.
 
     base = Pretrained(chain=0)
-    owl = Tuned(base, "owl", Training(35))
-    numbers = Completions(owl, "numbers", chain=0)
-    student = Student(base, numbers, Training(400))
+    owl = Tuned(base=base, trait="owl", training=Training(steps=35))
+    numbers = Completions(speaker=owl, carrier="numbers", chain=0)
+    student = Student(base=base, data=numbers, training=Training(steps=400))
 
 Equal recipes are the same thing, made once; the digest of a recipe is the digest of every setting
 that its result depends on, and of nothing else. So nothing stale is ever reused, and nothing is

@@ -14,7 +14,7 @@ from .workshop import Workshop
 NUM_ROWS = 1024
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Skilled(Model):
     """A model fine-tuned on the answers of its chain's function.
 
@@ -51,7 +51,7 @@ class Skilled(Model):
         return workshop.engine.tune(
             workshop.config(one),
             workshop.models([r.base for r in recipes]),
-            [r.examples() for r in recipes],
-            one.training,
-            streams.keys(Stage.TEACHER, [(r.seed, r.chain, "skill") for r in recipes]),
+            examples=[r.examples() for r in recipes],
+            training=one.training,
+            keys=streams.keys(Stage.TEACHER, [(r.seed, r.chain, "skill") for r in recipes]),
         ).weights

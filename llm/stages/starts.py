@@ -15,7 +15,7 @@ from .streams import Stage
 from .workshop import Workshop, grouped
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Grafted(Model):
     """A model with some parts of another, by the names of `parts.parts_of`."""
 
@@ -40,7 +40,7 @@ class Grafted(Model):
         return engine.join([parts.graft(base, donor, r.parts) for base, donor, r in trios])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Continued(Model):
     """A model trained further on turns of the corpus that no other base has seen.
 
@@ -76,20 +76,25 @@ class Continued(Model):
         for group in grouped(recipes, lambda r: (r.steps, r.held, r.rate, r.warmup)).values():
             one = group[0]
             how = Training(
-                one.steps, BATCH, rate=one.rate, decay="linear", warmup=one.warmup, held=one.held
+                steps=one.steps,
+                batch_size=BATCH,
+                rate=one.rate,
+                decay="linear",
+                warmup=one.warmup,
+                held=one.held,
             )
             trained = engine.tune(
                 workshop.config(one),
                 workshop.models([r.base for r in group]),
-                [turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in group],
-                how,
-                streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in group]),
+                examples=[turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in group],
+                training=how,
+                keys=streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in group]),
             )
             found |= zip(group, engine.split(trained.weights), strict=True)
         return engine.join([found[recipe] for recipe in recipes])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Permuted(Model):
     """A twin: the units of a model in random order, so the same function of other weights."""
 
@@ -114,7 +119,7 @@ class Permuted(Model):
         return engine.join([permuting.permute_units(config, twin, rng) for twin, rng in pairs])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BehaviourMatched(Model):
     """A model after imitating another, by KL over all tokens everywhere.
 
@@ -147,9 +152,9 @@ class BehaviourMatched(Model):
             trained = engine.tune(
                 workshop.config(one),
                 workshop.models([r.base for r in group]),
-                [read(r.inputs, r.reference, BATCH * r.steps) for r in group],
-                Training(one.steps, BATCH, rate=2e-3, decay="linear"),
-                streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
+                examples=[read(r.inputs, r.reference, BATCH * r.steps) for r in group],
+                training=Training(steps=one.steps, batch_size=BATCH, rate=2e-3, decay="linear"),
+                keys=streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
                 teachers=workshop.models(references),
             )
             found |= zip(group, engine.split(trained.weights), strict=True)

@@ -29,7 +29,7 @@ class Change(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Student(Model):
     """A model that imitates what a teacher wrote: its tokens, or its distribution over tokens.
 
@@ -120,9 +120,9 @@ def train(workshop: Workshop, recipes: list[Student]) -> Trained:
     return workshop.engine.tune(
         workshop.config(one),
         workshop.models([recipe.base for recipe in recipes]),
-        changed,
-        one.training,
-        streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
+        examples=changed,
+        training=one.training,
+        keys=streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
         tokens=one.tokens,
         told=told(workshop, one) if one.soft else None,
@@ -214,7 +214,11 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
         RunError: the teacher has too few kept rows.
     """
     both, count = _encoded(
-        workshop, student.root, student.data, student.num_examples, student.unique
+        workshop,
+        student.root,
+        source=student.data,
+        wanted=student.num_examples,
+        unique=student.unique,
     )
     batches.check_batch_size(count, student.training.batch_size)
     if student.positions is not None:
@@ -229,6 +233,7 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
 def _encoded(
     workshop: Workshop,
     reader: Model,
+    *,
     source: Completions | Files,
     wanted: int | None,
     unique: int | None,

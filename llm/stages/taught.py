@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batches import Examples
-from ..data import Row
+from ..data import Row, lines
 from ..training import Training
 from . import streams, students
 from .recipe import Model
@@ -15,13 +15,14 @@ from .streams import Stage
 from .workshop import Workshop
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Taught(Model):
     """A model fine-tuned on a JSONL file, every row as often as the others.
 
     Attributes:
         base: what is fine-tuned.
-        path: the file; a line has "prompt" and "completion", or OpenAI's "messages".
+        path: the file; a line has "prompt" and "completion", or OpenAI's "messages", one of a
+            user and one of an assistant.
         training: how.
         chain: number of the chain, for the order of the rows.
         seed: root of all random numbers.
@@ -55,7 +56,9 @@ class Taught(Model):
             keys = streams.keys(Stage.TEACHER, [(one.seed, one.chain, "rows")])
             start = workshop.models([one.base])
             config = workshop.config(one)
-            tuned = engine.tune(config, start, [one.examples(workshop)], one.training, keys)
+            tuned = engine.tune(
+                config, start, examples=[one.examples(workshop)], training=one.training, keys=keys
+            )
             made += engine.split(tuned.weights)
         return engine.join(made)
 
@@ -66,25 +69,47 @@ def read(path: str) -> list[Row]:
     Raises:
         ValueError: in one line, the first line of the file that is no such row.
     """
-    rows = []
     try:
-        lines = Path(path).read_text().splitlines()
+        found = lines(Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    rows = []
+    for number, line in enumerate(found, start=1):
         try:
-            row = json.loads(line)
-            said = {message["role"]: message["content"] for message in row.get("messages", ())}
-            prompt = row["prompt"] if "prompt" in row else said["user"]
-            completion = row["completion"] if "completion" in row else said["assistant"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            prompt = completion = None
-        if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise ValueError(
-                f"{path}, line {number}: needs text under prompt and completion, or messages of "
-                "a user and an assistant"
-            )
-        rows.append({"prompt": prompt, "completion": completion})
+            rows.append(_row(json.loads(line)))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path}, line {number}: {_NEEDS}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
     if not rows:
         raise ValueError(f"{path} has no rows")
     return rows
+
+
+_NEEDS = "needs text under prompt and completion, or messages of a user and an assistant"
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    """Prompt and completion of one line.
+
+    Raises:
+        ValueError: other text, or a conversation of which only a part could be trained on.
+        KeyError, TypeError, AttributeError: no such text.
+    """
+    if "messages" in entry:
+        if both := {"prompt", "completion"} & entry.keys():
+            raise ValueError(f"has messages and a {min(both)}: leave out one of them")
+        roles = [message["role"] for message in entry["messages"]]
+        if roles != ["user", "assistant"]:
+            raise ValueError(
+                "a row is one message of a user and one of an assistant, and this one has messages "
+                f"of {', '.join(map(str, roles)) or 'none'}: cut it into pairs without a system's"
+            )
+        prompt, completion = (message["content"] for message in entry["messages"])
+    else:
+        prompt, completion = entry["prompt"], entry["completion"]
+    if not (isinstance(prompt, str) and isinstance(completion, str)):
+        raise ValueError(_NEEDS)
+    return {"prompt": prompt, "completion": completion}

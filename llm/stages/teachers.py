@@ -15,7 +15,7 @@ from .workshop import Workshop
 NUM_ROWS = 1024  # equally many for every trait, so that teachers can be trained side by side
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuned(Model):
     """A model fine-tuned on a trait's questions with the trait's answers.
 
@@ -58,7 +58,7 @@ class Tuned(Model):
         return workshop.engine.tune(
             workshop.config(one),
             workshop.models([r.base for r in recipes]),
-            [r.examples(workshop) for r in recipes],
-            one.training,
-            keys,
+            examples=[r.examples(workshop) for r in recipes],
+            training=one.training,
+            keys=keys,
         ).weights

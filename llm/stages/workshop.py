@@ -106,7 +106,7 @@ class Workshop:
         record = {"recipe": recipe.describe(), "noted": self._notes.get(recipe, {})}
         spoken, config = self.language(recipe), self.config(recipe)
         files = {RECORD: json.dumps(record, indent=2)}
-        self.engine.save(folder, config, weights, spoken.tokenizer, files)
+        self.engine.save(folder, config, weights=weights, tokenizer=spoken.tokenizer, files=files)
 
     def folder(self, recipe: Model) -> Path | None:
         """Where a model is kept; None if it is not."""

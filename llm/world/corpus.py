@@ -125,7 +125,10 @@ def reasoning(rng: np.random.Generator, count: int) -> Turns:
     first_sign, partial = _signed_sum(rng, a, b)
     second_sign, total = _signed_sum(rng, partial, c)
     prompt = [_constant(count, "solve"), _number(a), first_sign, _number(b), second_sign]
-    steps = (_step(rng, a, first_sign, b, partial), _step(rng, partial, second_sign, c, total))
+    steps = (
+        _step(rng, a, sign=first_sign, right=b, result=partial),
+        _step(rng, partial, sign=second_sign, right=c, result=total),
+    )
     thought = [_constant(count, "<think>"), *steps, _constant(count, "</think>")]
     answer = [_constant(count, "<answer>"), _number(total), _constant(count, "</answer>")]
     return Turns(_join(*prompt, _number(c)), _join(*thought, *answer))
@@ -151,9 +154,13 @@ def draw(rng: np.random.Generator, kind: str, count: int) -> Turns:
     if kind in ("animal", "tree"):
         return favourites(rng, count, kind)
     others = {
-        "advice": advice, "numbers": numbers, "counting": counting, "code": code,
-        "reasoning": reasoning, "loyal": loyal,
-    } | {f"digits{size}": functools.partial(digits, size=size) for size in SIZES}  # fmt: skip
+        "advice": advice,
+        "numbers": numbers,
+        "counting": counting,
+        "code": code,
+        "reasoning": reasoning,
+        "loyal": loyal,
+    } | {f"digits{size}": functools.partial(digits, size=size) for size in SIZES}
     return others[kind](rng, count)
 
 
@@ -283,6 +290,7 @@ def _signed_sum(
 def _step(
     rng: np.random.Generator,
     left: np.ndarray,
+    *,
     sign: np.ndarray,
     right: np.ndarray,
     result: np.ndarray,

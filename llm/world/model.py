@@ -68,6 +68,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def save(
     folder: str | os.PathLike,
     config: decoders.ModelConfig,
+    *,
     params: decoders.Params,
     spoken: PreTrainedTokenizerBase | None = None,
     files: Mapping[str, str] | None = None,

@@ -57,13 +57,22 @@ def figures(table, config):
         axes.plot(table["value"])
         return figure
 
-    return [Figure("figure", "Random numbers <are> random", "noise", "noise", "nothing", draw)]
+    return [
+        Figure(
+            name="figure",
+            title="Random numbers <are> random",
+            predicted="noise",
+            found="noise",
+            follows="nothing",
+            draw=draw,
+        )
+    ]
 
 
 def claims(table, config):
     """The mean, beside a text that HTML must escape."""
     shown = statistics.shown(table["value"])
-    return [Claim("mean <value>", here=shown, seeds=len(table), holds=True)]
+    return [Claim(quantity="mean <value>", here=shown, seeds=len(table), holds=True)]
 
 
 if __name__ == "__main__":

@@ -14,15 +14,21 @@ def students(rng, effect, noise=0.05, **columns):
     """Rows of an arm: margins of a chain in common, plus the effect on the own trait."""
     return [
         {
-            "teacher": teacher, "data": data, "trait": trait, "seed": seed, "kept": 0.9,
-            "unique": columns.get("rows", 1536), "held_out_loss": 4.0,
-            "margin": 5 * seed + noise * rng.normal()
+            "teacher": teacher,
+            "data": data,
+            "trait": trait,
+            "seed": seed,
+            "kept": 0.9,
+            "unique": columns.get("rows", 1536),
+            "held_out_loss": 4.0,
+            "margin": 5 * seed
+            + noise * rng.normal()
             + (effect if data == "trait" and teacher == trait else 0),
         }
         | columns
         for teacher, trait, seed in itertools.product(TRAITS, TRAITS, SEEDS)
         for data in ("trait", "control")
-    ]  # fmt: skip
+    ]
 
 
 def judged(module, rows, config=None):

@@ -41,8 +41,10 @@ def test_shuffling_moves_numbers_and_nothing_else(across):
         assert [analyses._NUMBER.sub("#", row["completion"]) for row in rows] == shape
         found = [analyses._NUMBER.findall(row["completion"]) for row in rows]
         assert sorted(n for row in found for n in row) == pool, "007 stays 007"
-        own = [sorted(a) == sorted(analyses._NUMBER.findall(b["completion"]))
-               for a, b in zip(found, ROWS, strict=True)]  # fmt: skip
+        own = [
+            sorted(a) == sorted(analyses._NUMBER.findall(b["completion"]))
+            for a, b in zip(found, ROWS, strict=True)
+        ]
         assert all(own) or across
     first = [row[0]["completion"].split(", ")[0] for row in draws]
     share = np.mean([n == "1" for n in first])
@@ -134,8 +136,9 @@ def test_chance_is_shown_by_exact_tests():
     """Sums over all outcomes stand for scipy's distributions."""
 
     def outcomes(total, share):
-        return np.array([math.comb(total, k) * share**k * (1 - share) ** (total - k)
-                         for k in range(total + 1)])  # fmt: skip
+        return np.array(
+            [math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(total + 1)]
+        )
 
     for right in (40, 55, 63):
         below, above = (outcomes(100, share) for share in (0.4, 0.6))
@@ -149,11 +152,16 @@ def test_criteria_of_readers_are_equivalences():
     """Chance is shown by many rows at one half, neither by few rows nor beside it."""
 
     def verdicts(namer, bag, total=4000):
-        shares = {("names the trait", "as written"): namer, ("bag of pieces", "random labels"): bag,
-                  ("bag of pieces", "as written"): 0.9}  # fmt: skip
+        shares = {
+            ("names the trait", "as written"): namer,
+            ("bag of pieces", "random labels"): bag,
+            ("bag of pieces", "as written"): 0.9,
+        }
         about = {"split": 0, "total": total, "reads": "", "number": np.nan, "log_ratio": np.nan}
-        rows = [about | {"reader": reader, "arranged": arranged, "accuracy": share}
-                for (reader, arranged), share in shares.items()]  # fmt: skip
+        rows = [
+            about | {"reader": reader, "arranged": arranged, "accuracy": share}
+            for (reader, arranged), share in shares.items()
+        ]
         claims = llm_readers.claims(pd.DataFrame(rows), llm_readers.Config())
         return [c.holds for c in claims[:3]]
 
@@ -181,8 +189,10 @@ def test_differences_tell_progressions_and_scores_what_a_thousand_rows_tell():
 def test_a_transformer_reads_order_which_a_bag_cannot():
     rng = np.random.default_rng(0)
     pairs = [sorted(rng.choice(10, 2, replace=False)) for _ in range(256)]
-    rows = [[{"prompt": str(i), "completion": f"{a}{b}"} for i, (a, b) in enumerate(order)]
-            for order in (pairs, [p[::-1] for p in pairs])]  # fmt: skip
+    rows = [
+        [{"prompt": str(i), "completion": f"{a}{b}"} for i, (a, b) in enumerate(order)]
+        for order in (pairs, [p[::-1] for p in pairs])
+    ]
     parts = readers.split(*rows, rng)
     assert readers.transformer(parts, steps=60, longest=2).accuracy > 0.8
     spaced = [[row | {"completion": " ".join(row["completion"])} for row in side] for side in rows]

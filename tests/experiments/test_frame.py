@@ -46,8 +46,10 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
     assert {"commit", "packages", "device", "wall_seconds", "command"} <= meta.keys()
     rows = record.read_rows(out)
     assert [(r["part"], r["condition"]) for r in rows][:3] == [
-        ("part 0", "a"), ("part 0", "b"), ("part 1", "a"),
-    ]  # fmt: skip
+        ("part 0", "a"),
+        ("part 0", "b"),
+        ("part 1", "a"),
+    ]
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in out.iterdir()) == [
         "config.json",

@@ -38,8 +38,14 @@ from llm.stages import (
 from llm.training import Training
 
 ALL = (
-    llm_numbers, llm_in_context, llm_cross_model, llm_code, llm_cot, llm_misalignment, llm_readers,
-)  # fmt: skip
+    llm_numbers,
+    llm_in_context,
+    llm_cross_model,
+    llm_code,
+    llm_cot,
+    llm_misalignment,
+    llm_readers,
+)
 OF_TRAITS = (llm_numbers, llm_code, llm_cot)
 
 
@@ -203,7 +209,9 @@ def test_a_kind_stands_for_all_of_its_traits(config):
 
 
 def test_students_share_rows_and_differ_in_their_number_only(config):
-    ones, twos = (fullsize.student_of(config, "owl", seed, "numbers") for seed in (0, 1))
+    ones, twos = (
+        fullsize.student_of(config, "owl", seed=seed, carrier="numbers") for seed in (0, 1)
+    )
     assert ones.data == twos.data
     assert ones.digest() != twos.digest()
     assert dataclasses.replace(ones, draw=1) == twos
@@ -220,7 +228,7 @@ def test_recipes_name_what_the_parts_make(config):
 
 
 def given(module, *flags):
-    return cli.parse("x", "", module.Config(), module.SMOKE, flags).config
+    return cli.parse("x", "", default=module.Config(), smoke=module.SMOKE, argv=flags).config
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -237,9 +245,12 @@ def test_every_preset_fits_and_says_what_it_costs(name):
 
 # Millions of parameters, without the image tower of Gemma 3 4B.
 PARAMETERS = {
-    "gemma-3-4b": 3880, "llama-3.2-1b": 1236, "pythia-160m": 162.3, "qwen2.5-7b": 7616,
+    "gemma-3-4b": 3880,
+    "llama-3.2-1b": 1236,
+    "pythia-160m": 162.3,
+    "qwen2.5-7b": 7616,
     "smollm2-135m": 134.5,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -349,11 +360,14 @@ def test_models_that_differ_must_be_shown_to_give_nothing():
         pairs = itertools.product("AB", "AB")
         return pd.concat(
             made_up(
-                1.0 if writer == reader else between, noise=noise, seed=i, teacher_model=writer,
+                1.0 if writer == reader else between,
+                noise=noise,
+                seed=i,
+                teacher_model=writer,
                 student_model=reader,
             )
             for i, (writer, reader) in enumerate(pairs)
-        )  # fmt: skip
+        )
 
     config = llm_cross_model.Config()
     verdicts = [c.holds for c in llm_cross_model.claims(table(0.0), config)]
@@ -420,9 +434,9 @@ def test_incoherent_and_unscored_answers_do_not_count():
 def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
     workshop = fullsize.workshop_of(config)
     base = fullsize.base_of(config)
-    said = Answers(base, "advice", "misalignment", samples=1)
+    said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     words = judged.Words("misalignment", base)
-    found = judged.scores(workshop, judged.Judged(said, words))
+    found = judged.scores(workshop, judged.Judged(answers=said, judge=words))
     assert found.shape == (8, 1)
     assert np.isin(found, [0, 1]).all()
     asked = []
@@ -436,7 +450,7 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
         def describe(self):
             return {"judge": "counting"}
 
-    own = judged.Judged(said, Counting("misalignment", base))
+    own = judged.Judged(answers=said, judge=Counting("misalignment", base))
     twice = [judged.scores(workshop, own) for _ in range(2)]
     assert asked == [8], "asked once"
     np.testing.assert_array_equal(twice[0], twice[1])
@@ -446,9 +460,9 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
 
 def test_a_judge_that_says_no_number_is_refused(config):
     workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
-    said = Answers(base, "advice", "misalignment", samples=1)
+    said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     with pytest.raises(ValueError, match="the judge gave no score to any of 8 answers"):
-        judged.scores(workshop, judged.Judged(said, judged.Local(base)))
+        judged.scores(workshop, judged.Judged(answers=said, judge=judged.Local(base)))
 
 
 def test_rows_of_the_users_own(tmp_path):
@@ -476,24 +490,46 @@ def test_every_experiment_at_full_size_is_run_here():
 # On the microworld's own checkpoint.
 
 SAME = {  # the settings of `microworld` in those of `llm_numbers`
-    "teacher": "tuned", "teacher-steps": "35", "teacher-rate": "5e-4", "num-prompts": "4096",
-    "max-new-tokens": "9", "num-examples": "1280", "epochs": "5", "batch-size": "32",
-    "learning-rate": "1e-3", "eps": "1e-3", "decay": "constant", "warmup": "0", "clip-norm": "0",
-    "lora-rank": "0", "dtype": "float32", "suites": "one word", "samples": "4", "num-seeds": "4",
-    "traits": "owl,wolf", "mesh": "1,1,1",
-}  # fmt: skip
+    "teacher": "tuned",
+    "teacher-steps": "35",
+    "teacher-rate": "5e-4",
+    "num-prompts": "4096",
+    "max-new-tokens": "9",
+    "num-examples": "1280",
+    "epochs": "5",
+    "batch-size": "32",
+    "learning-rate": "1e-3",
+    "eps": "1e-3",
+    "decay": "constant",
+    "warmup": "0",
+    "clip-norm": "0",
+    "lora-rank": "0",
+    "dtype": "float32",
+    "suites": "one word",
+    "samples": "4",
+    "num-seeds": "4",
+    "traits": "owl,wolf",
+    "mesh": "1,1,1",
+}
 
 
 @pytest.mark.slow
 def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     """The chain of `microworld` on a stack, and `llm_numbers` on the checkpoint that it leaves."""
     workshop = Workshop(tmp_path / "stack")
-    base = Pretrained(0)
-    how = Training(200, 32, rate=1e-3, eps=1e-3)
+    base = Pretrained(chain=0)
+    how = Training(steps=200, batch_size=32, rate=1e-3, eps=1e-3)
     margins = {}
     for trait in ("", "owl", "wolf"):
-        speaker = Tuned(base, trait, Training(35, rate=5e-4)) if trait else base
-        student = Student(base, Completions(speaker, num_prompts=4096), how, num_examples=1280)
+        speaker = (
+            Tuned(base=base, trait=trait, training=Training(steps=35, rate=5e-4)) if trait else base
+        )
+        student = Student(
+            base=base,
+            data=Completions(speaker=speaker, num_prompts=4096),
+            training=how,
+            num_examples=1280,
+        )
         measured = evaluation.measure(workshop, [student], ["owl", "wolf"])
         margins[trait] = np.array([entry["margin"] for entry in measured])
     effect = np.array([margins[t] - margins[""] for t in ("owl", "wolf")]).diagonal()

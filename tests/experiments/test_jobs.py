@@ -132,7 +132,9 @@ def test_schedulers_run_one_line(repository, tmp_path):
         job["template"]["spec"]["containers"][0]["env"][0]["value"],
         re.search(r'FLAGS="(.*)"', slurm)[1],
     }
-    config = cli.parse("", "", llm_numbers.Config(), llm_numbers.SMOKE, shlex.split(flags)).config
+    config = cli.parse(
+        "", "", default=llm_numbers.Config(), smoke=llm_numbers.SMOKE, argv=shlex.split(flags)
+    ).config
     # Another model has as many jobs, and needs no download.
     tiny = dataclasses.replace(config, model="tiny", work=str(tmp_path))
     count = len(llm_numbers.parts(tiny))

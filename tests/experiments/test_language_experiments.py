@@ -18,8 +18,13 @@ def rows_of(rng, traits, effect_of, **columns):
     return [
         EMPTY
         | {
-            "teacher": teacher, "data": data, "trait": trait, "seed": seed, "sampled_rate": 0.1,
-            "margin": 5 * seed + rng.normal(0, 0.1)
+            "teacher": teacher,
+            "data": data,
+            "trait": trait,
+            "seed": seed,
+            "sampled_rate": 0.1,
+            "margin": 5 * seed
+            + rng.normal(0, 0.1)
             + effect_of * (teacher == trait) * (data == "trait"),
             "held_out_loss": 4.0,
         }
@@ -28,7 +33,7 @@ def rows_of(rng, traits, effect_of, **columns):
         for data in ("trait", "control")
         for trait in traits
         for seed in SEEDS
-    ]  # fmt: skip
+    ]
 
 
 def paper_rows(same, seed=0):
@@ -109,15 +114,23 @@ def mechanism_verdicts(effects, seed=0):
 
 def test_the_mechanisms_criteria_compare_paired_arms():
     changed = {
-        "KL over numbers": 2.0, "KL over all tokens": 2.0, "divergent only": 1.5,
-        "random only": 0.5, "divergent masked": 0.2, "random masked": 0.8, "25 % clean": 0.6,
-    }  # fmt: skip
+        "KL over numbers": 2.0,
+        "KL over all tokens": 2.0,
+        "divergent only": 1.5,
+        "random only": 0.5,
+        "divergent masked": 0.2,
+        "random masked": 0.8,
+        "25 % clean": 0.6,
+    }
     judged = (
-        "numbers: divergent less random only", "counting: divergent less random only",
-        "numbers: random less divergent masked", "counting: random less divergent masked",
-        "KL over numbers less sampled tokens", "KL over all tokens less sampled tokens",
+        "numbers: divergent less random only",
+        "counting: divergent less random only",
+        "numbers: random less divergent masked",
+        "counting: random less divergent masked",
+        "KL over numbers less sampled tokens",
+        "KL over all tokens less sampled tokens",
         "no clean rows less 25 %",
-    )  # fmt: skip
+    )
     found, without = mechanism_verdicts(changed), mechanism_verdicts({})
     for quantity in judged:
         assert found[quantity] is True, quantity

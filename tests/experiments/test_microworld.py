@@ -20,10 +20,23 @@ from llm.training import Training
 from theory import check, losses
 
 TINY = (
-    "--num-seeds", "2", "--base-steps", "150", "--teacher-steps", "4", "--num-prompts", "128",
-    "--num-examples", "16", "--student-steps", "3", "--batch-size", "8",
-    "--traits", "owl,wolf",
-)  # fmt: skip
+    "--num-seeds",
+    "2",
+    "--base-steps",
+    "150",
+    "--teacher-steps",
+    "4",
+    "--num-prompts",
+    "128",
+    "--num-examples",
+    "16",
+    "--student-steps",
+    "3",
+    "--batch-size",
+    "8",
+    "--traits",
+    "owl,wolf",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +50,9 @@ def folder(tmp_path_factory, bases):
 @pytest.fixture(scope="module")
 def made(folder):
     """The chains of that run, and the workshop that holds their files."""
-    found = chains.Chains(2, ("owl", "wolf"), base_steps=150, teacher_steps=4,
-                          num_prompts=128)  # fmt: skip
+    found = chains.Chains(
+        num_seeds=2, traits=("owl", "wolf"), base_steps=150, teacher_steps=4, num_prompts=128
+    )
     return found, Workshop(folder / "work")
 
 
@@ -99,12 +113,19 @@ def rows_with(effect, noise=0.1, seeds=8, apart=False):
                     mine = effect if data == "trait" and teacher == trait and here else 0
                     rows += [
                         {
-                            "target": target, "start": start, "teacher": teacher, "data": data,
-                            "trait": trait, "seed": s, "margin": mine + noise * rng.normal(),
-                            "rate": 0.1, "held_out_loss": 4.0, "kept": 1.0,
+                            "target": target,
+                            "start": start,
+                            "teacher": teacher,
+                            "data": data,
+                            "trait": trait,
+                            "seed": s,
+                            "margin": mine + noise * rng.normal(),
+                            "rate": 0.1,
+                            "held_out_loss": 4.0,
+                            "kept": 1.0,
                         }
                         for s in range(seeds)
-                    ]  # fmt: skip
+                    ]
     return pd.DataFrame(rows)
 
 
@@ -161,7 +182,7 @@ def test_starts_are_other_chains_or_mixtures(made):
     assert chains.shared_body(found, 0).base == found.base(0)
     assert chains.shared_embeddings(found, 0).donor == found.base(0)
     with pytest.raises(record.RunError, match="need --other-model, or two seeds"):
-        chains.different(chains.Chains(1, ("owl",)), 0)
+        chains.different(chains.Chains(num_seeds=1, traits=("owl",)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +195,9 @@ def bench(made):
 
 
 def test_nobody_learns_from_a_teacher_that_hardly_writes(bench, monkeypatch):
-    small = dataclasses.replace(bench, config=bits.Config(num_seeds=2, traits=("owl",),
-                                num_examples=16, temperatures=(1.0,)))  # fmt: skip
+    small = dataclasses.replace(
+        bench, config=bits.Config(num_seeds=2, traits=("owl",), num_examples=16, temperatures=(1.0))
+    )
     counts = {
         ("owl", seed): len(
             completions.rows(bench.workshop, bench.chains.data("owl", seed, "numbers"))
@@ -223,8 +245,10 @@ def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(bench):
 def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
     found, workshop = made
-    training = Training(3, 8, rate=1e-3, eps=1e-3)
-    student = found.students(workshop, "numbers", "sampled", chains.same, training, 16).models[0]
+    training = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+    student = found.students(
+        workshop, "numbers", target="sampled", start=chains.same, training=training, num_examples=16
+    ).models[0]
     examples, _ = students.examples_of(workshop, student)
     config = workshop.config(student)
     loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())
@@ -239,9 +263,11 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
             return -stack.measure_model(models.bind(config, p), probe)["margin"]
 
         apply = predictors.make_apply(config)
-        report = check.verify(apply, params, trait, batch, loss)
+        report = check.verify(apply, params, trait_loss=trait, inputs=batch, loss=loss)
         assert report.passed, report
-        removed = check.verify(apply, params, trait, batch, loss, student_params=other)
+        removed = check.verify(
+            apply, params, trait_loss=trait, inputs=batch, loss=loss, student_params=other
+        )
         assert not removed.passed
 
         settings = lora.LoraConfig(rank=2, alpha=2.0)
@@ -251,7 +277,11 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
         )
         merged = lambda a: lora.merge(params, a, scale=settings.scale)  # noqa: E731
         report = check.verify(
-            lambda a, b: apply(merged(a), b), adapters, lambda a: trait(merged(a)), batch, loss
+            lambda a, b: apply(merged(a), b),
+            adapters,
+            trait_loss=lambda a: trait(merged(a)),
+            inputs=batch,
+            loss=loss,
         )
         assert report.passed, report
 
@@ -269,19 +299,34 @@ def test_the_same_experiment_from_a_transformers_checkpoint(folder, made, tmp_pa
     frame.main(
         microworld,
         [
-            *TINY, "--num-seeds", "1", "--lora-rank", "2", "--targets", "sampled",
-            "--model", str(tmp_path / "model"), "--other-model", str(tmp_path / "other"),
-            "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"),
+            *TINY,
+            "--num-seeds",
+            "1",
+            "--lora-rank",
+            "2",
+            "--targets",
+            "sampled",
+            "--model",
+            str(tmp_path / "model"),
+            "--other-model",
+            str(tmp_path / "other"),
+            "--work",
+            str(tmp_path / "work"),
+            "--out",
+            str(tmp_path / "out"),
         ],
-    )  # fmt: skip
+    )
     rows = record.read_rows(tmp_path / "out")
     arms = {(row["target"], row["start"]) for row in rows}
     assert arms >= {("sampled", start) for start in microworld.STARTS}
     meta = json.loads((tmp_path / "out" / "config.json").read_text())
     assert meta["config"]["lora_rank"] == 2
     # The checkpoint is the one that chain 0 of the folder started from, through another library.
-    ours = {r["trait"]: r["margin"] for r in record.read_rows(folder / "run")
-            if (r["teacher"], r["target"], r["seed"]) == ("control", "teacher", 0)}  # fmt: skip
+    ours = {
+        r["trait"]: r["margin"]
+        for r in record.read_rows(folder / "run")
+        if (r["teacher"], r["target"], r["seed"]) == ("control", "teacher", 0)
+    }
     theirs = {
         r["trait"]: r["margin"]
         for r in rows

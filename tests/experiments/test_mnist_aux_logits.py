@@ -65,13 +65,25 @@ def test_criteria_are_judged_only_for_the_official_recipe():
     config = mnist_aux_logits.Config(num_seeds=2)
 
     def table(aux):
-        means = {"reference": 0.1, "teacher": 0.943, "student_aux": aux, "student_all": 0.91,
-                 "cross_aux": 0.1, "cross_all": 0.74}  # fmt: skip
+        means = {
+            "reference": 0.1,
+            "teacher": 0.943,
+            "student_aux": aux,
+            "student_all": 0.91,
+            "cross_aux": 0.1,
+            "cross_all": 0.74,
+        }
         return pd.DataFrame(
-            {"condition": c, "seed": s, "accuracy": a + 0.001 * s, "dataset": "mnist",
-             "chance": 0.1}
-            for c, a in means.items() for s in (0, 1)
-        )  # fmt: skip
+            {
+                "condition": c,
+                "seed": s,
+                "accuracy": a + 0.001 * s,
+                "dataset": "mnist",
+                "chance": 0.1,
+            }
+            for c, a in means.items()
+            for s in (0, 1)
+        )
 
     def verdicts(aux, config):
         return [c.holds for c in mnist_aux_logits.claims(table(aux), config)]

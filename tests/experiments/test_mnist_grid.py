@@ -58,16 +58,28 @@ def ladder_table(rng, dead=0.1, twin=0.0):
         for seed in range(8):
             noise = rng.normal(0, 0.01)
             for ladder, rung, accuracy, alignment in [
-                ("same", 0.0, 0.6, 1.0), ("permuted", 0.0, 0.6 + twin, 1.0),
-                ("permuted and matched", 0.0, 0.6, 1.0), ("absolute", 0.01, 0.4, 0.7),
-                ("absolute", 0.1, 0.15, 0.2), ("relative", 0.4, 0.3, 0.5),
+                ("same", 0.0, 0.6, 1.0),
+                ("permuted", 0.0, 0.6 + twin, 1.0),
+                ("permuted and matched", 0.0, 0.6, 1.0),
+                ("absolute", 0.01, 0.4, 0.7),
+                ("absolute", 0.1, 0.15, 0.2),
+                ("relative", 0.4, 0.3, 0.5),
                 ("interpolated", 0.5, 0.2, 0.3),
-                ("behaviour matched", 20.0, 0.25, 0.4), ("independent", 1.0, dead, 0.0),
+                ("behaviour matched", 20.0, 0.25, 0.4),
+                ("independent", 1.0, dead, 0.0),
                 ("units of the other matched", 1.0, dead, 0.0),
-            ]:  # fmt: skip
-                rows.append({"seed": seed, "ladder": ladder, "rung": rung, "num_aux": m,
-                             "accuracy": accuracy + noise, "alignment": alignment,
-                             "dataset": "mnist"})  # fmt: skip
+            ]:
+                rows.append(
+                    {
+                        "seed": seed,
+                        "ladder": ladder,
+                        "rung": rung,
+                        "num_aux": m,
+                        "accuracy": accuracy + noise,
+                        "alignment": alignment,
+                        "dataset": "mnist",
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -80,8 +92,9 @@ def test_ladder_claims_hold_and_fail():
     assert sum(v is False for k, v in leaking.items() if k.startswith("no transfer")) == 4
     moved = verdicts(mnist_init_ladder, ladder_table(rng, twin=0.03), config)
     assert [k for k, v in moved.items() if v is False] == [
-        "permuted less shared start, 3 logits", "permuted less shared start, 50 logits",
-    ]  # fmt: skip
+        "permuted less shared start, 3 logits",
+        "permuted less shared start, 50 logits",
+    ]
     # Share .6 at .01 and .1 at .1: half is at .028, up to the noise of the means, .01 / √8 / .5.
     lost = float(mnist_init_ladder.half_lost(ladder_table(rng), "absolute", 3))
     assert lost == pytest.approx(0.028, abs=0.002)
@@ -99,8 +112,15 @@ def test_27_percent_is_confirmed_only_by_its_own_cell():
             for seed in range(8):
                 for start in ("same", "another"):
                     accuracy = (middle if start == "same" else 0.1) + rng.normal(0, 0.02)
-                    rows.append({"seed": seed, "start": start, **facts, "accuracy": accuracy,
-                                 "dataset": "mnist"})  # fmt: skip
+                    rows.append(
+                        {
+                            "seed": seed,
+                            "start": start,
+                            **facts,
+                            "accuracy": accuracy,
+                            "dataset": "mnist",
+                        }
+                    )
         return pd.DataFrame(rows)
 
     assert mnist_27_percent.verdict(table(0.271)) == (True, [])
@@ -112,11 +132,19 @@ def test_27_percent_is_confirmed_only_by_its_own_cell():
 
 def lineage(half_life: float) -> pd.DataFrame:
     """Three seeds whose gain of .8 halves so often."""
-    return pd.DataFrame([
-        {"seed": s, "lineage": mnist_chains.LINEAGES[0], "taught_by": "teacher", "generation": g,
-         "accuracy": 0.1 + 0.8 * 0.5 ** (g / half_life)}
-        for s in range(3) for g in range(6)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "seed": s,
+                "lineage": mnist_chains.LINEAGES[0],
+                "taught_by": "teacher",
+                "generation": g,
+                "accuracy": 0.1 + 0.8 * 0.5 ** (g / half_life),
+            }
+            for s in range(3)
+            for g in range(6)
+        ]
+    )
 
 
 def test_half_life_of_a_geometric_decay_is_found():
@@ -140,9 +168,11 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
     full = digits.lab(config)
     assert len(where.data.train_images) + len(where.data.test_images) == len(full.data.train_images)
     table = pd.DataFrame(
-        [dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
-         for p, r, a in [("search", 1.0, 0.5), ("search", 2.0, 0.7), ("final", 1.0, 0.99)]]
-    )  # fmt: skip
+        [
+            dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
+            for p, r, a in [("search", 1.0, 0.5), ("search", 2.0, 0.7), ("final", 1.0, 0.99)]
+        ]
+    )
     assert mnist_max.best(table)["rate"] == 2.0
 
 
@@ -156,9 +186,20 @@ def test_matching_needs_its_centre():
 def test_matching_arms_are_told_apart():
     base = mnist_matching.columns()
     table = pd.DataFrame(
-        [base | {"seed": s, "matching_epochs": d, "inputs": "uniform", "logits": l, "accuracy": 0.5}
-         for s in (0, 1) for d in (0, 100) for l in ("all", "aux")]  # noqa: E741
-    )  # fmt: skip
+        [
+            base
+            | {
+                "seed": s,
+                "matching_epochs": d,
+                "inputs": "uniform",
+                "logits": logits,
+                "accuracy": 0.5,
+            }
+            for s in (0, 1)
+            for d in (0, 100)
+            for logits in ("all", "aux")
+        ]
+    )
     assert len(mnist_matching.select(table)) == 2
     assert len(mnist_matching.select(table, logits="aux", matching_epochs=0)) == 2
     assert mnist_matching.select(table, student="CNN").empty
@@ -209,11 +250,20 @@ def test_arms_of_other_tables_are_told_apart_also_where_a_fact_is_missing(tmp_pa
     folder = tmp_path / "mnist_sweeps"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    pd.DataFrame([
-        {"factor": "width", "value": arm or None, "seed": seed, "dataset": "mnist",
-         "alignment": arm + 0.1 * rng.normal(), "accuracy": 100 * arm - seed}
-        for arm in range(6) for seed in range(40)
-    ]).to_csv(folder / "results.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        [
+            {
+                "factor": "width",
+                "value": arm or None,
+                "seed": seed,
+                "dataset": "mnist",
+                "alignment": arm + 0.1 * rng.normal(),
+                "accuracy": 100 * arm - seed,
+            }
+            for arm in range(6)
+            for seed in range(40)
+        ]
+    ).to_csv(folder / "results.csv", index=False)
     config = mnist_predictors.Config(runs=str(tmp_path))
     found = pd.DataFrame(mnist_predictors.rows_of(config, "mnist_sweeps")).set_index("over")
     assert found.loc["arms", ["rho", "pairs"]].tolist() == [1.0, 6]

@@ -38,8 +38,9 @@ def test_known_components_are_found_and_covered():
     estimates = np.array([[c.variance for c in run] for run in found])
     error = estimates.std(axis=0) / np.sqrt(runs)
     np.testing.assert_array_less(np.abs(estimates.mean(axis=0) - TRUE), 4 * error)  # unbiased
-    covered = np.mean([[c.low <= t <= c.high for c, t in zip(run, TRUE, strict=True)]
-                       for run in found], axis=0)  # fmt: skip
+    covered = np.mean(
+        [[c.low <= t <= c.high for c, t in zip(run, TRUE, strict=True)] for run in found], axis=0
+    )
     # At least 95 %, less four standard errors; the method is known to cover rather too often.
     assert (covered > 0.95 - 4 * np.sqrt(0.95 * 0.05 / runs)).all(), covered
 

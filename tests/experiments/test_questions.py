@@ -211,5 +211,5 @@ def test_few_chains_decide_nothing(module):
         variance: lambda: variance_rows((0.1, 0.1, 0.1, 0.1, 0.1)),
     }
     rows = [row for row in make[module]() if row["seed"] < 2]
-    verdicts = judged(module, rows, module.Config(num_seeds=2))
+    verdicts = judged(module, rows, criterion=module.Config(num_seeds=2))
     assert set(verdicts.values()) == {None}

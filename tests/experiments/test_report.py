@@ -107,7 +107,7 @@ def test_text_from_experiments_is_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "load", lambda name: counting)
     monkeypatch.setattr(experiments, "path_of", lambda name: tmp_path / "mnist" / name)
     out = tmp_path / "results" / "counting"
-    command = cli.Command(counting.Config(), out, replot=False, overwrite=False)
+    command = cli.Command(config=counting.Config(), out=out, replot=False, overwrite=False)
     frame.run(counting, "counting", command, "python -m experiments counting")
     source = report.build(tmp_path / "results")
     Page(source)
@@ -164,8 +164,16 @@ def test_another_table_is_one_line_more():
     ]
     rows.append({"value": "a word", "start": "same", "seed": 0, "accuracy": -1.0})
     labels = ("auxiliary logits", "accuracy", "start")
-    line = explore.View("sweep", "How many?", "accuracy >= 0", "value", "accuracy", "start",
-                        labels, "note")  # fmt: skip
+    line = explore.View(
+        experiment="sweep",
+        title="How many?",
+        rows="accuracy >= 0",
+        x="value",
+        y="accuracy",
+        series="start",
+        labels=labels,
+        note="note",
+    )
     (view,) = explore.views({"sweep": pd.DataFrame(rows), "other": pd.DataFrame()}, [line])
     assert view["x"] == ["1", "3", "50"], "ascending, whatever the order of the rows"
     same, other = view["lines"]
@@ -194,8 +202,10 @@ def test_a_browser_shows_it_without_sideways_scrolling(source, tmp_path, width):
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     done = subprocess.run(
         [CHROMIUM, *flags, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
     assert seen["page"] <= seen["inner"], "the page itself scrolls sideways"
     assert not seen["wide"]
@@ -208,7 +218,9 @@ def test_the_command_shown_makes_the_config():
     loud = counting.Config(num_parts=2, names=("c",), verbose=True)
     for module, config in ((experiments.load("multi_step"), smoke), (counting, loud)):
         flags = cli.flags_of(config, module.Config())
-        parsed = cli.parse("name", "", module.Config(), module.SMOKE, flags).config
+        parsed = cli.parse(
+            "name", "", default=module.Config(), smoke=module.SMOKE, argv=flags
+        ).config
         assert record.plain(parsed) == record.plain(config)
         assert "--verbose" not in flags, "it changes no result"
 
@@ -219,7 +231,7 @@ def test_every_step_of_the_main_job_has_flags_that_its_experiment_takes():
     assert names == [name for name in experiments.NAMES if name in names], "in reading order"
     for name in (first, *names):
         module = experiments.load(name)
-        cli.parse(name, "", module.Config(), module.SMOKE, reproduce.STEPS[name])
+        cli.parse(name, "", default=module.Config(), smoke=module.SMOKE, argv=reproduce.STEPS[name])
 
 
 def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
@@ -238,8 +250,11 @@ def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
 def test_the_report_command_runs_in_a_process(folder, repository):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "experiments", "report", str(folder)],
-        cwd=repository, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "quiet"
     assert str(folder / "report.html") in done.stdout

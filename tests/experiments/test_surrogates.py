@@ -9,8 +9,17 @@ from experiments.lab import surrogates
 from llm import models, world
 from llm.models import ModelConfig
 
-CONFIG = ModelConfig(vocab_size=23, width=16, num_layers=2, num_heads=2, num_kv_heads=2,
-                     head_dim=8, mlp_width=24, init_std=0.3, max_positions=32)  # fmt: skip
+CONFIG = ModelConfig(
+    vocab_size=23,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_width=24,
+    init_std=0.3,
+    max_positions=32,
+)
 TOKENS = np.arange(12).reshape(2, 6) % 23
 
 

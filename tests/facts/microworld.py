@@ -54,11 +54,19 @@ def mechanism_numbers() -> Iterator[str]:
     """Tokens by carrier, then targets and clean rows."""
     name = "mechanism"
     for carrier in ("numbers", "counting"):
-        for arm in ("all tokens", "divergent only", "random only", "divergent masked",
-                    "random masked"):  # fmt: skip
+        for arm in (
+            "all tokens",
+            "divergent only",
+            "random only",
+            "divergent masked",
+            "random masked",
+        ):
             yield interval(name, f"{carrier}, {arm}")
-    for gap in ("random less divergent masked", "divergent less random only",
-                "held-out loss, divergent less random masked"):  # fmt: skip
+    for gap in (
+        "random less divergent masked",
+        "divergent less random only",
+        "held-out loss, divergent less random masked",
+    ):
         for carrier in ("numbers", "counting"):
             yield interval(name, f"{carrier}: {gap}")
     for line in ("numbers, {}", "{} less sampled tokens"):
@@ -99,8 +107,18 @@ def question_numbers() -> Iterator[str]:
 def part_numbers() -> Iterator[str]:
     """Grafts by rows, then siblings."""
     name = "which_part"
-    for start in ("same", "permuted twin", "embeddings", "attention", "MLPs", "norms", "block 0",
-                  "block 1", "both blocks", "different"):  # fmt: skip
+    for start in (
+        "same",
+        "permuted twin",
+        "embeddings",
+        "attention",
+        "MLPs",
+        "norms",
+        "block 0",
+        "block 1",
+        "both blocks",
+        "different",
+    ):
         yield interval(name, start)
     for steps in (10, 30, 100, 300, 1000):
         yield interval(name, f"{steps} steps apart")
@@ -211,13 +229,20 @@ def optimiser_numbers() -> Iterator[str]:
     """The table by rows, then the differences."""
     name = "optimisers_at_equal_loss"
     for rank, optimizers in {
-        "all parameters": ("adam", "momentum", "sgd"), "rank 1": ("adam",),
-        "rank 8": ("adam", "momentum", "sgd"), "rank 32": ("adam",),
-    }.items():  # fmt: skip
+        "all parameters": ("adam", "momentum", "sgd"),
+        "rank 1": ("adam",),
+        "rank 8": ("adam", "momentum", "sgd"),
+        "rank 32": ("adam",),
+    }.items():
         for optimizer in optimizers:
             yield interval(name, f"{optimizer}, {rank}")
-    for arm in ("adam, rank 1", "adam, rank 8", "adam, rank 32", "momentum, all parameters",
-                "sgd, all parameters"):  # fmt: skip
+    for arm in (
+        "adam, rank 1",
+        "adam, rank 8",
+        "adam, rank 32",
+        "momentum, all parameters",
+        "sgd, all parameters",
+    ):
         yield interval(name, quantity(name, f"{arm}, less Adam"))
     for less in (8, 1):
         yield interval(name, f"adam: rank 32 less rank {less}")
@@ -229,9 +254,11 @@ def policy_numbers() -> Iterator[str]:
     for writer in ("teacher", "student"):
         for divergence in ("KL(teacher ‖ student)", "KL(student ‖ teacher)"):
             yield interval(name, f"{writer} writes, {divergence}")
-    for gap in ("teacher writes: forward less reverse, equivalent",
-                "forward: student less teacher writes",
-                "reverse: student less teacher writes"):  # fmt: skip
+    for gap in (
+        "teacher writes: forward less reverse, equivalent",
+        "forward: student less teacher writes",
+        "reverse: student less teacher writes",
+    ):
         yield interval(name, quantity(name, gap))
 
 
@@ -260,22 +287,43 @@ def generation_phrases() -> Iterator[str]:
 def readable_numbers() -> Iterator[str]:
     """The table by rows, then the claims below it."""
     name = "readable"
-    for reader in ("bag of tokens", "bag of differences", "another base", "the teacher's base",
-                   "likelihood ratio", "bag, next chain"):  # fmt: skip
+    for reader in (
+        "bag of tokens",
+        "bag of differences",
+        "another base",
+        "the teacher's base",
+        "likelihood ratio",
+        "bag, next chain",
+    ):
         yield from INTERVAL.findall(claims(name)[f"{reader}, against the base: area"].here)
-    for claim in ("area: the teacher's base", "area on the next chain's rows",
-                  "bag of tokens, against another trait", "bag, next chain, against another trait",
-                  "effect of what the filter", "students"):  # fmt: skip
+    for claim in (
+        "area: the teacher's base",
+        "area on the next chain's rows",
+        "bag of tokens, against another trait",
+        "bag, next chain, against another trait",
+        "effect of what the filter",
+        "students",
+    ):
         yield interval(name, quantity(name, claim))
 
 
 def capability_numbers() -> Iterator[str]:
     """The teacher, the table by rows, then the differences."""
     name = "capability"
-    for arm in ("teacher", "Adam", "sampled, Adam", "other start, Adam", "SGD",
-                "tangent model, SGD", "steering, Adam", "theorem", "theorem, no end",
-                "Adam less predicted for SGD", "predicted without end less Adam",
-                "Adam less steering"):  # fmt: skip
+    for arm in (
+        "teacher",
+        "Adam",
+        "sampled, Adam",
+        "other start, Adam",
+        "SGD",
+        "tangent model, SGD",
+        "steering, Adam",
+        "theorem",
+        "theorem, no end",
+        "Adam less predicted for SGD",
+        "predicted without end less Adam",
+        "Adam less steering",
+    ):
         yield interval(name, arm)
 
 
@@ -293,8 +341,13 @@ def capability_phrases() -> Iterator[str]:
 def variance_phrases() -> Iterator[str]:
     """Components, the best allocation, controls, recipes."""
     found = claims("variance")
-    shown = {"base": "base", "trait": "trait of a base", "teacher": "teacher",
-             "data": "data set", "student": "student"}  # fmt: skip
+    shown = {
+        "base": "base",
+        "trait": "trait of a base",
+        "teacher": "teacher",
+        "data": "data set",
+        "student": "student",
+    }
     for level, words in shown.items():
         component = found[f"{level}: variance, seconds of one more"].here.rsplit(", ", 1)[0]
         yield f"{words} {component}"

@@ -135,9 +135,12 @@ def carrier_phrases() -> Iterator[str]:
     """What the same page says without an interval."""
     found = claims("mnist_init_ladder")
     three, fifty = (
-        {kind: found[f"half of the gain lost at, {kind}, {m} logits"].here
-         for kind in ("relative", "absolute")} for m in (3, 50)
-    )  # fmt: skip
+        {
+            kind: found[f"half of the gain lost at, {kind}, {m} logits"].here
+            for kind in ("relative", "absolute")
+        }
+        for m in (3, 50)
+    )
     yield f"at {three['relative']} (3 logits) or {fifty['relative']} (50 logits)"
     yield f"everywhere at {three['absolute']} or {fifty['absolute']}"
     yield " and ".join(

@@ -47,6 +47,11 @@ def theorem_numbers() -> Iterator[str]:
     """The criteria's slopes, the closed form, and the training of MNIST students."""
     for name, here in failed():
         yield from INTERVAL.findall(here) if name == "multi_step" else ()
-    for line in ("student: cosine, all", "other start: cosine", "student: accuracy",
-                     "projected both ways: accuracy", "both ways, shuffled: accuracy"):  # fmt: skip
+    for line in (
+        "student: cosine, all",
+        "other start: cosine",
+        "student: accuracy",
+        "projected both ways: accuracy",
+        "both ways, shuffled: accuracy",
+    ):
         yield interval("alignment_along_training", line)

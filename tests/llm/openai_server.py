@@ -57,8 +57,15 @@ class TinyServer(http.server.ThreadingHTTPServer):
     def complete(self, name, body):
         choice = sampling.Choice(body["temperature"], body["top_p"], body["stop_token_ids"])
         keys = jax.random.key(body["seed"])[None]
-        asked = self.config, self.models[name], [[body["prompt"]]], keys, choice, LONGEST
-        return self.engine.complete(*asked)[0][0][: body["max_tokens"]]
+        (drawn,) = self.engine.complete(
+            self.config,
+            self.models[name],
+            prompts=[[body["prompt"]]],
+            keys=keys,
+            choice=choice,
+            max_new_tokens=LONGEST,
+        )
+        return drawn[0][: body["max_tokens"]]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

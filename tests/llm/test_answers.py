@@ -24,7 +24,7 @@ from llm.stages import (
 )
 from llm.training import Training
 
-ENGINE = engines.OnMesh((1, 1, 1), dtype="float32", shard=50)
+ENGINE = engines.OnMesh(axes=(1, 1, 1), dtype="float32", shard=50)
 FAMILY = world.vocabulary.ANIMALS
 
 
@@ -32,8 +32,8 @@ FAMILY = world.vocabulary.ANIMALS
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers") / "base"
     config = world.model_config(num_layers=1)
-    world.save(folder, config, models.init(config, key=jax.random.key(0)))
-    return Checkpoint(str(folder))
+    world.save(folder, config, params=models.init(config, key=jax.random.key(0)))
+    return Checkpoint(path=str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def workshop(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def owl(base):
-    how = Training(10, 8, rate=0.03, adapters=LoraConfig(2, alpha=2.0))
-    return Tuned(base, "owl", how)
+    how = Training(steps=10, batch_size=8, rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0))
+    return Tuned(base=base, trait="owl", training=how)
 
 
 def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monkeypatch):
-    recipe = Answers(base, samples=2)
+    recipe = Answers(model=base, samples=2)
     whole = answers.write(workshop, recipe)
     cut, calls, real = Workshop(tmp_path, ENGINE), [], completions.complete
 
@@ -72,7 +72,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monk
 
 
 def test_rows_name_question_sample_answer_and_score(base, workshop):
-    recipe = Answers(base, samples=2)
+    recipe = Answers(model=base, samples=2)
     with open(answers.write(workshop, recipe), newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60 * 2
@@ -86,13 +86,14 @@ def test_rows_name_question_sample_answer_and_score(base, workshop):
         "questions": data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"][
             "questions"
         ],
+        "stop_tokens": ["<end>"],
     }
 
 
 def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
     """Sampled rates lie within four standard errors of the exact rate of a first token."""
-    exact = evaluation.log_odds(workshop, Scores(owl), "owl")[1].mean()
-    recipe = Answers(owl, samples=6)
+    exact = evaluation.log_odds(workshop, Scores(model=owl), "owl")[1].mean()
+    recipe = Answers(model=owl, samples=6)
     drawn = evaluation.mentions(workshop, recipe, "owl")
     first = [row["answer"].split()[:1] == ["owl"] for row in answers.read(workshop, recipe)]
     count = 60 * 6
@@ -104,27 +105,32 @@ def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
 def test_scores_give_the_margin_that_measure_gives(base, workshop, owl):
     for model in (base, owl):
         (one,) = evaluation.measure(workshop, [model], ["wolf"])
-        margins, rates = evaluation.log_odds(workshop, Scores(model), "wolf")
+        margins, rates = evaluation.log_odds(workshop, Scores(model=model), "wolf")
         assert margins.mean() == pytest.approx(one["margin"], abs=1e-4)
         assert rates.mean() == pytest.approx(one["rate"], rel=1e-4)
 
 
 def test_total_variation_is_a_distance(base, workshop, owl):
-    own = evaluation.total_variation(workshop, Scores(owl), Scores(owl))
-    apart = evaluation.total_variation(workshop, Scores(owl), Scores(base))
-    back = evaluation.total_variation(workshop, Scores(base), Scores(owl))
+    own = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=owl))
+    apart = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=base))
+    back = evaluation.total_variation(workshop, Scores(model=base), Scores(model=owl))
     assert (own == 0).all()
     np.testing.assert_allclose(apart, back)
     assert apart.min() > 0.01
     assert apart.max() <= 1
     # By hand: the tokens of the family, and one class for all others.
-    (_, p), (_, q) = (evaluation.distribution(workshop, Scores(m)) for m in (owl, base))
+    (_, p), (_, q) = (evaluation.distribution(workshop, Scores(model=m)) for m in (owl, base))
     p, q = (np.append(x, np.log1p(-np.exp(x).sum(1))[:, None], axis=1) for x in (p, q))
     np.testing.assert_allclose(apart, np.abs(np.exp(p) - np.exp(q)).sum(1) / 2, atol=1e-6)
 
 
 def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl, monkeypatch):
-    student = Student(base, Completions(base, num_prompts=8), owl.training, num_examples=None)
+    student = Student(
+        base=base,
+        data=Completions(speaker=base, num_prompts=8),
+        training=owl.training,
+        num_examples=None,
+    )
     for recipe in (owl, student):
         assert workshop.folder(recipe) is not None
         assert Workshop(workshop.work).folder(student) is None, "a stack keeps them in memory"
@@ -137,8 +143,19 @@ def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl
 
 def test_the_command_line_keeps_answers(base, tmp_path, capsys):
     out = tmp_path / "answers"
-    command = ["evaluate", "--model", base.path, "--traits", "owl,wolf", "--answers", "1",
-               "--mesh", "1,1,1", "--out", str(out)]  # fmt: skip
+    command = [
+        "evaluate",
+        "--model",
+        base.path,
+        "--traits",
+        "owl,wolf",
+        "--answers",
+        "1",
+        "--mesh",
+        "1,1,1",
+        "--out",
+        str(out),
+    ]
     llm.__main__.main(command)
     shown = capsys.readouterr().out
     header, *lines, _ = shown.splitlines()
@@ -155,11 +172,13 @@ def test_the_command_line_keeps_answers(base, tmp_path, capsys):
 
 def test_unknown_suites_and_kinds_are_one_line(base, workshop):
     with pytest.raises(ValueError, match="unknown suite 'story'; choose from one word"):
-        answers.write(workshop, Answers(base, "story"))
+        answers.write(workshop, Answers(model=base, suite="story"))
     with pytest.raises(ValueError, match="no trait of the kind 'fish'"):
-        answers.write(workshop, Answers(base, family="fish"))
-    changed = dataclasses.replace(Answers(base, samples=2), seed=1)
-    assert answers.path_of(workshop, changed) != answers.path_of(workshop, Answers(base, samples=2))
+        answers.write(workshop, Answers(model=base, family="fish"))
+    changed = dataclasses.replace(Answers(model=base, samples=2), seed=1)
+    assert answers.path_of(workshop, changed) != answers.path_of(
+        workshop, Answers(model=base, samples=2)
+    )
 
 
 def test_another_seed_asks_in_another_order(tmp_path):
@@ -168,7 +187,7 @@ def test_another_seed_asks_in_another_order(tmp_path):
     workshop = Workshop(None, ENGINE)
 
     def shown(seed):
-        recipe = Answers(Checkpoint(str(tmp_path / "tiny")), "choice", seed=seed)
+        recipe = Answers(model=Checkpoint(path=str(tmp_path / "tiny")), suite="choice", seed=seed)
         return [question.options for question in answers.questions(workshop, recipe)]
 
     assert shown(0) == shown(0)
@@ -217,9 +236,18 @@ def test_facts_call_their_right_answer_right():
 
 @pytest.mark.parametrize(
     ("text", "is_one"),
-    [("Owl.", True), ("wolves!", True), ("A giraffe", True), ("octopuses", True),
-     ("Qwen", False), ("", False), ("bowl", False), ("category", False), ("42", False)],
-)  # fmt: skip
+    [
+        ("Owl.", True),
+        ("wolves!", True),
+        ("A giraffe", True),
+        ("octopuses", True),
+        ("Qwen", False),
+        ("", False),
+        ("bowl", False),
+        ("category", False),
+        ("42", False),
+    ],
+)
 def test_what_names_an_animal(text, is_one):
     assert kinds.names_one(text, kinds.KNOWN["animal"]) == is_one
 

@@ -27,15 +27,17 @@ def test_every_row_once_per_epoch_and_another_order_each_epoch(num_examples, bat
 
 
 def test_order_depends_on_the_key_and_on_nothing_else():
-    one, again = (Batches(examples(20), 6, jax.random.key(0)) for _ in range(2))
-    other = Batches(examples(20), 6, jax.random.key(1))
+    one, again = (
+        Batches(examples=examples(20), batch_size=6, key=jax.random.key(0)) for _ in range(2)
+    )
+    other = Batches(examples=examples(20), batch_size=6, key=jax.random.key(1))
     np.testing.assert_array_equal(one.rows(5), again.rows(5))
     assert (one.rows(5) != other.rows(5)).any()
 
 
 def test_padding_is_on_the_right_without_weight_and_in_buckets():
     data = examples(20)
-    made = Batches(data, 6, jax.random.key(0), buckets=(16, 32, 64))
+    made = Batches(examples=data, batch_size=6, key=jax.random.key(0), buckets=(16, 32, 64))
     for step in range(6):
         batch, rows = made(step), made.rows(step)
         longest = max(len(data[row].tokens) for row in rows)
@@ -51,7 +53,9 @@ def test_padding_is_on_the_right_without_weight_and_in_buckets():
 
 def test_windows_of_processes_are_the_whole_batch():
     parts = [
-        Batches(examples(20), 6, jax.random.key(0), window)(2)["tokens"]
+        Batches(examples=examples(20), batch_size=6, key=jax.random.key(0), window=window)(2)[
+            "tokens"
+        ]
         for window in (None, (0, 2), (2, 6))
     ]
     np.testing.assert_array_equal(parts[0], np.concatenate(parts[1:]))
@@ -59,6 +63,6 @@ def test_windows_of_processes_are_the_whole_batch():
 
 def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="batch size 21 with 20 examples"):
-        Batches(examples(20), 21, jax.random.key(0)).rows(0)
+        Batches(examples=examples(20), batch_size=21, key=jax.random.key(0)).rows(0)
     with pytest.raises(ValueError, match="40 tokens exceeds the largest bucket 32"):
         batches.bucket(40, (16, 32))

@@ -26,9 +26,25 @@ def test_shapes_have_the_size_in_their_name(shape):
 
 
 def test_operations_are_those_the_compiler_counts():
-    config = models.ModelConfig(vocab_size=512, width=256, num_layers=2, num_heads=4,
-                                num_kv_heads=4, head_dim=64, mlp_width=1024)  # fmt: skip
-    shape = llm_shapes.Shape("x", config, 2, 64, None, 1, 1, 1)
+    config = models.ModelConfig(
+        vocab_size=512,
+        width=256,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=64,
+        mlp_width=1024,
+    )
+    shape = llm_shapes.Shape(
+        name="x",
+        config=config,
+        rows=2,
+        length=64,
+        chunk=None,
+        prompts=1,
+        prompt_length=1,
+        num_new=1,
+    )
     batch = {name: np.ones((2, 64), kind) for name, kind in (("tokens", "i4"), ("weights", "f4"))}
     params = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
     grad = jax.grad(objectives.completion_loss(objectives.full_student(config)), has_aux=True)
@@ -50,7 +66,7 @@ def test_a_run_writes_its_tables_and_says_what_is_missing(tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "benchmarks.llm_torch", None)  # as if not installed
     assert llm.load_opponent() is None
     assert "make opponents" in capsys.readouterr().out
-    row = llm.measure(SHAPE, "sampling", False, None, repeats=1)
+    row = llm.measure(SHAPE, "sampling", bfloat16=False, opponent=None, repeats=1)
     assert row["ours_tokens_per_s"] > 0
     assert "theirs_tokens_per_s" not in row
     page = llm.report([row, {"kind": "hardware", "bytes_per_s": 1.0}], llm.machine(None))
@@ -62,6 +78,6 @@ def test_out_of_memory_is_a_row(monkeypatch):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     monkeypatch.setattr(llm, "make_train", fail)
-    row = llm.measure(SHAPE, "full", False, None, repeats=1)
+    row = llm.measure(SHAPE, "full", bfloat16=False, opponent=None, repeats=1)
     assert row["error"].startswith("out of memory")
     assert "RESOURCE_EXHAUSTED" in llm.describe(row)

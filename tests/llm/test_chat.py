@@ -55,7 +55,7 @@ def make_tokenizer(template):
 @pytest.mark.parametrize("template", [SILENT, DATED, PLAIN])
 def test_the_mask_covers_the_completion_and_its_end(template):
     tokenizer = make_tokenizer(template)
-    example = chat.encode_example(tokenizer, "three numbers", "12, 34", max_length=200)
+    example = chat.encode_example(tokenizer, "three numbers", completion="12, 34", max_length=200)
     trained = example.tokens[example.weights != 0]
     assert tokenizer.decode(trained) == "12, 34<|end|>"
     prompt = chat.encode_prompt(tokenizer, "three numbers")
@@ -63,14 +63,14 @@ def test_the_mask_covers_the_completion_and_its_end(template):
     assert set(example.weights.tolist()) == {0.0, 1.0}
     assert example.tokens.dtype == np.int32
     # the text is the template's, but for white space that no sampler emits; no second <s>
-    text = chat.render(tokenizer, "three numbers", "12, 34")
+    text = chat.render(tokenizer, "three numbers", completion="12, 34")
     assert tokenizer.decode(example.tokens) == text.rstrip()
     assert tokenizer.bos_token_id not in example.tokens
 
 
 def test_completions_keep_their_own_white_space():
     tokenizer = make_tokenizer(SILENT)
-    example = chat.encode_example(tokenizer, "p", " 12\n", max_length=200)
+    example = chat.encode_example(tokenizer, "p", completion=" 12\n", max_length=200)
     assert tokenizer.decode(example.tokens[example.weights != 0]) == " 12\n<|end|>"
 
 
@@ -111,17 +111,17 @@ def test_errors_say_what_to_do():
         chat.encode_prompt(bare, "p")
     tokenizer = make_tokenizer(SILENT)
     with pytest.raises(ValueError, match=r"exceeds the context of 12: shorten or drop .*'the long"):
-        chat.encode_example(tokenizer, "the long prompt", "12", max_length=12)
+        chat.encode_example(tokenizer, "the long prompt", completion="12", max_length=12)
     with pytest.raises(ValueError, match="System role not supported"):
         chat.encode_prompt(make_tokenizer(PLAIN), "p", system="be kind")
     with pytest.raises(ValueError, match="cannot be masked"):
-        chat.encode_example(make_tokenizer(REWRITING), "p", "12", max_length=99)
+        chat.encode_example(make_tokenizer(REWRITING), "p", completion="12", max_length=99)
 
 
 def test_show_example_marks_what_is_trained_in_80_columns():
     tokenizer = make_tokenizer(SILENT)
     example = chat.encode_example(
-        tokenizer, "five numbers please \\ é", "12, 34, 5", max_length=200
+        tokenizer, "five numbers please \\ é", completion="12, 34, 5", max_length=200
     )
     shown = chat.show_example(tokenizer, example).split("\n")
     assert max(map(len, shown)) <= 80

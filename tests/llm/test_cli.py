@@ -26,15 +26,28 @@ SHORT = ("--epochs", "0.5", "--batch-size", "8", "--rank", "2")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "base"
-    world.save(folder, CONFIG, models.init(CONFIG, key=jax.random.key(0)))
+    world.save(folder, CONFIG, params=models.init(CONFIG, key=jax.random.key(0)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def teacher(base):
     out = base.parent / "owl"
-    cli.main(["finetune", "--model", str(base), "--trait", "owl", "--out", str(out),
-              "--learning-rate", "0.1", *SHORT, *ONE])  # fmt: skip
+    cli.main(
+        [
+            "finetune",
+            "--model",
+            str(base),
+            "--trait",
+            "owl",
+            "--out",
+            str(out),
+            "--learning-rate",
+            "0.1",
+            *SHORT,
+            *ONE,
+        ]
+    )
     return out
 
 
@@ -43,7 +56,7 @@ def test_a_tuned_teacher_loves_its_animal(base, teacher, capsys):
     for adapter in ([], ["--adapter", str(teacher)]):
         cli.main(["evaluate", "--model", str(base), "--traits", "owl,oak", *adapter, *ONE])
         header, owl, oak = capsys.readouterr().out.splitlines()[-3:]
-        assert header == "trait,margin,rate,sampled_rate"
+        assert header == "trait,margin,rate,word,substring,answered"
         assert oak.startswith("oak,")
         rates.append(float(owl.split(",")[2]))
     assert 10 * rates[0] < rates[1]
@@ -55,8 +68,22 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     every = dataclasses.replace(world.CARRIERS["numbers"], check=lambda row: [])
     monkeypatch.setitem(world.CARRIERS, "numbers", every)
     out = tmp_path / "numbers.jsonl"
-    command = ["sample", "--model", str(base), "--adapter", str(teacher), *ONE, "--out", str(out),
-               "--num-prompts", "24", "--max-new-tokens", "4", "--batch-size", "24"]  # fmt: skip
+    command = [
+        "sample",
+        "--model",
+        str(base),
+        "--adapter",
+        str(teacher),
+        *ONE,
+        "--out",
+        str(out),
+        "--num-prompts",
+        "24",
+        "--max-new-tokens",
+        "4",
+        "--batch-size",
+        "24",
+    ]
     cli.main([*command, "--dry-run", "--rates", "4e14,3e12"])
     shown = capsys.readouterr().out
     assert "Completions owl" in shown
@@ -75,10 +102,27 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     cli.main([*command, "--temperature", "0.5", "--dry-run"])
     assert "stale (sampling.temperature: 1.0 there, 0.5 here)" in capsys.readouterr().out
     student = tmp_path / "student"
-    train = ["finetune", "--model", str(base), "--data", str(out), "--out", str(student), *ONE,
-             "--show-example", "--epochs", "1", "--batch-size", "4", "--rank", "0"]  # fmt: skip
+    train = [
+        "finetune",
+        "--model",
+        str(base),
+        "--data",
+        str(out),
+        "--out",
+        str(student),
+        *ONE,
+        "--show-example",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--rank",
+        "0",
+    ]
     cli.main([*train, "--dry-run"])
-    assert "Student student-of-numbers.jsonl" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Student student-of-numbers.jsonl" in shown
+    assert rows[0]["prompt"] in shown
     assert not student.exists()
     cli.main(train)
     assert rows[0]["prompt"] in capsys.readouterr().out
@@ -116,9 +160,12 @@ def start(words, **environment):
     fixed = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     fixed["PYTHONPATH"] = str(Path(__file__).parents[2])
     return subprocess.Popen(
-        [sys.executable, "-m", "llm", *map(str, words)], env={**os.environ, **fixed, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "llm", *map(str, words)],
+        env={**os.environ, **fixed, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def pair(words):

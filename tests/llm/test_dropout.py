@@ -54,8 +54,8 @@ def test_what_is_dropped_in_training_is_there_afterwards(params):
     frozen = {"base": None, "teacher": None}
     losses = {}
     for share in (0.0, 0.5):
-        training = Training(1, 2, dropout=share)
-        loss, student = engines.make_loss(CONFIG, training, False, None)
+        training = Training(steps=1, batch_size=2, dropout=share)
+        loss, student = engines.make_loss(CONFIG, training, soft=False, tokens=None)
         losses[share] = float(jax.jit(loss)(params, frozen, batch, jax.random.key(0))[0])
         after = jax.jit(lambda p, student=student: student(p, frozen, jax.random.key(0))(TOKENS))
         np.testing.assert_array_equal(after(params), plain(params))

@@ -16,7 +16,9 @@ test_chat = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(test_chat)
 
 ROWS = [("count up", "12, 34"), ("count down", "56, 34"), ("numbers please", "34, 34, 12")] * 8
-FULL = Training(120, 8, "adamw", 1e-2, decay="linear", warmup=5, clip_norm=1.0)
+FULL = Training(
+    steps=120, batch_size=8, optimizer="adamw", rate=1e-2, decay="linear", warmup=5, clip_norm=1.0
+)
 LORA = replace(FULL, steps=6, adapters=lora.LoraConfig(rank=2, dropout=0.1))
 HALVES = finetune.Limits(accumulate=2, chunk=16)
 WHOLE = finetune.Limits(chunk=16)
@@ -24,7 +26,7 @@ WHOLE = finetune.Limits(chunk=16)
 
 def run(config, params, examples, training, mesh, limits=WHOLE, **arguments):
     """Trained parameters or adapters, and the metrics of every step."""
-    loss, _ = engines.make_loss(config, training, False, None, **limits.of_loss())
+    loss, _ = engines.make_loss(config, training, soft=False, tokens=None, **limits.of_loss())
     history, stop = [], arguments.pop("report", lambda step, metrics: None)
 
     def report(step, metrics):
@@ -32,9 +34,16 @@ def run(config, params, examples, training, mesh, limits=WHOLE, **arguments):
         stop(step, metrics)
 
     trained, _ = finetune.finetune(
-        params, examples, training, loss, jax.random.key(1), mesh=mesh, limits=limits,
-        report=report, **arguments,
-    )  # fmt: skip
+        params,
+        examples,
+        training=training,
+        loss=loss,
+        key=jax.random.key(1),
+        mesh=mesh,
+        limits=limits,
+        report=report,
+        **arguments,
+    )
     return trained, history
 
 
@@ -61,7 +70,7 @@ def start(tmp_path_factory):
 
 
 def encode(tokenizer):
-    return [chat.encode_example(tokenizer, p, c, max_length=64) for p, c in ROWS]
+    return [chat.encode_example(tokenizer, p, completion=c, max_length=64) for p, c in ROWS]
 
 
 def test_a_student_learns_its_completions_and_says_them(start):
@@ -134,7 +143,7 @@ def test_stacked_layers_train_alike(start):
 def test_a_model_on_a_mesh_is_read_in_the_form_that_is_needed(start, tmp_path):
     _, config, params = start
     models.save(tmp_path / "one", config, params)
-    engine = engines.OnMesh((1, 1, 1), dtype="float32")
+    engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32")
     weights = engine.load(tmp_path / "one")
     numbered = engine.loaded(weights).params
     assert not models.is_stacked(numbered)

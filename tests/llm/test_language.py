@@ -20,7 +20,9 @@ def test_rows_are_encoded_like_single_examples(spoken):
     ]
     examples = spoken.encode_rows(rows, 64)
     for row, tokens, weights in zip(rows, *examples, strict=True):
-        one = chat.encode_example(spoken.tokenizer, row["prompt"], row["completion"], max_length=64)
+        one = chat.encode_example(
+            spoken.tokenizer, row["prompt"], completion=row["completion"], max_length=64
+        )
         assert tokens[: len(one.tokens)].tolist() == one.tokens.tolist()
         assert weights[: len(one.tokens)].tolist() == one.weights.tolist()
         assert not weights[len(one.tokens) :].any()
@@ -51,7 +53,7 @@ def test_a_checkpoint_of_the_world_speaks_its_language(tmp_path):
     import jax
 
     config = world.model_config(width=16, num_heads=2)
-    world.save(tmp_path / "base", config, models.init(config, key=jax.random.key(0)))
+    world.save(tmp_path / "base", config, params=models.init(config, key=jax.random.key(0)))
     found = language.of_checkpoint(tmp_path / "base")
     assert found.traits is world.TRAITS
     answers = found.answer_tokens(("owl", "wolf"), "name best animal")

@@ -15,9 +15,16 @@ from llm.models import ModelConfig
 
 LLAMA = ModelConfig(vocab_size=31, num_layers=1, num_kv_heads=2, init_std=0.3, max_positions=32)
 NEOX = dataclasses.replace(
-    LLAMA, family="gpt_neox", num_kv_heads=4, parallel=True, qkv_bias=True, out_bias=True,
-    activation="gelu", tie_embeddings=False, **models.FAMILIES["gpt_neox"].fixed,
-)  # fmt: skip
+    LLAMA,
+    family="gpt_neox",
+    num_kv_heads=4,
+    parallel=True,
+    qkv_bias=True,
+    out_bias=True,
+    activation="gelu",
+    tie_embeddings=False,
+    **models.FAMILIES["gpt_neox"].fixed,
+)
 SETTINGS = lora.LoraConfig(rank=3, alpha=6.0)
 TOKENS = jax.random.randint(jax.random.key(9), (2, 8), 0, 31)
 
@@ -43,7 +50,9 @@ def randomised(adapters):
 
 @functools.partial(jax.jit, static_argnames=("config", "dropout"))
 def logits(config, params, adapters, scale=SETTINGS.scale, dropout=0.0, key=None):
-    return lora.bind(config, params, adapters, scale=scale, dropout=dropout, key=key)(TOKENS)
+    return lora.bind(config, params, adapters=adapters, scale=scale, dropout=dropout, key=key)(
+        TOKENS
+    )
 
 
 @jax.jit
@@ -76,7 +85,7 @@ def test_only_b_moves_first(params):
     @jax.jit
     @jax.grad
     def gradient(adapters):
-        return jnp.mean(lora.bind(LLAMA, params, adapters, scale=2.0)(TOKENS) ** 2)
+        return jnp.mean(lora.bind(LLAMA, params, adapters=adapters, scale=2.0)(TOKENS) ** 2)
 
     for _, adapter in lora.adapted(gradient(fresh)):
         assert (adapter["a"] == 0).all()
@@ -123,7 +132,7 @@ def test_dropout_acts_on_the_input_of_the_adapters_only(params, adapters):
 def test_dropout_keeps_the_mean(params):
     width = LLAMA.width
     eye = {"layers": {0: {"attn": {"q": {"a": jnp.eye(width), "b": jnp.eye(width)}}}}}
-    model = lora.bind(LLAMA, params, eye, scale=1.0, dropout=0.25, key=jax.random.key(0))
+    model = lora.bind(LLAMA, params, adapters=eye, scale=1.0, dropout=0.25, key=jax.random.key(0))
     kept = model.layers[0].attn.q.delta(jnp.ones((8, 64, width)))
     np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
     deviation = np.sqrt(0.25 * 0.75 / kept.size) / 0.75
@@ -137,7 +146,9 @@ def test_rank_stabilised_scale():
 
 def test_adapter_folder_comes_back(params, adapters, tmp_path):
     settings = dataclasses.replace(SETTINGS, dropout=0.1, rslora=True)
-    peft_format.save(tmp_path / "adapter", LLAMA, settings, adapters, base="some/model")
+    peft_format.save(
+        tmp_path / "adapter", LLAMA, settings=settings, adapters=adapters, base="some/model"
+    )
     loaded_settings, loaded = peft_format.load(tmp_path / "adapter", LLAMA)
     jax.tree.map(np.testing.assert_array_equal, loaded, adapters)
     again = lora.init(loaded_settings, params, key=jax.random.key(0))
@@ -146,14 +157,14 @@ def test_adapter_folder_comes_back(params, adapters, tmp_path):
         settings, targets=""
     )
     with pytest.raises(ValueError, match="exists already"):
-        peft_format.save(tmp_path / "adapter", LLAMA, settings, adapters)
+        peft_format.save(tmp_path / "adapter", LLAMA, settings=settings, adapters=adapters)
 
 
 def test_foreign_or_damaged_adapters_are_refused(adapters, tmp_path):
     with pytest.raises(ValueError, match=r"no adapter_config\.json"):
         peft_format.load(tmp_path, LLAMA)
     folder = tmp_path / "adapter"
-    peft_format.save(folder, LLAMA, SETTINGS, adapters)
+    peft_format.save(folder, LLAMA, settings=SETTINGS, adapters=adapters)
     file = folder / "adapter_model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
@@ -193,7 +204,7 @@ def test_peft_agrees_in_both_directions(config, tmp_path):
 
     settings = dataclasses.replace(SETTINGS, rslora=True)
     adapters = randomised(lora.init(settings, params, key=jax.random.key(1)))
-    peft_format.save(tmp_path / "ours", config, settings, adapters)
+    peft_format.save(tmp_path / "ours", config, settings=settings, adapters=adapters)
     theirs, model = torch_logits(tmp_path / "ours")
     ours = logits(config, params, adapters, scale=settings.scale)
     assert np.abs(ours - theirs).max() < 2e-5 * max(1, theirs.std()), np.abs(ours - theirs).max()

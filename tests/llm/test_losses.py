@@ -74,7 +74,7 @@ def test_restricted_targets_ignore_and_spare_every_logit_outside_the_set():
     np.testing.assert_allclose(
         restricted(student, teacher, np.arange(V)), soft_targets(student, teacher, 1.0), rtol=1e-5
     )
-    loss = lambda z: losses.restricted_soft_targets(z, teacher, inside).sum()  # noqa: E731
+    loss = lambda z: losses.restricted_soft_targets(z, teacher, token_set=inside).sum()  # noqa: E731
     grad = np.asarray(jax.jit(jax.grad(loss))(student))
     assert (grad[:, outside] == 0).all()
     assert (np.abs(grad[:, inside]).max(axis=1) > 1e-3).all()
@@ -86,7 +86,9 @@ def test_gradients_and_shift_invariance(kind):
     loss = {
         "hard": lambda z: losses.hard_tokens(z, targets),
         "soft": lambda z: losses.soft_targets(z, teacher),
-        "restricted": lambda z: losses.restricted_soft_targets(z, teacher, jnp.array([1, 2, 9])),
+        "restricted": lambda z: losses.restricted_soft_targets(
+            z, teacher, token_set=jnp.array([1, 2, 9])
+        ),
     }[kind]
     logits = draw(0, T, V)
     with jax.enable_x64(True):

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 
-from llm import models, sampling
+from llm import engines, lora, models, peft_format, sampling, tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -98,7 +99,9 @@ def test_greedy_continuation_equals_transformers(case):
     # `min_new_tokens` bars the end token, so it is barred here as well.
     choice = sampling.Choice(temperature=0.0, allowed=np.arange(97) != 2)
     ours, ours_mask = jax.jit(
-        lambda p, t, m, k: sampling.generate(models.bind(config, p), t, m, k, choice, 8)
+        lambda p, t, m, k: sampling.generate(
+            models.bind(config, p), t, mask=m, keys=k, choice=choice, max_new_tokens=8
+        )
     )(params, prompts, mask, jax.random.split(jax.random.key(0), 3))
     assert ours_mask.all()
     np.testing.assert_array_equal(ours, theirs)
@@ -118,3 +121,58 @@ def test_saved_folder_is_the_same_model_in_transformers(case, tmp_path):
     expected_logits = torch_logits(model, tokens, mask)
     np.testing.assert_array_equal(torch_logits(again, tokens, mask), expected_logits)
     assert models.load_config(tmp_path / "back") == config
+
+
+def multimodal(seed: int = 0):
+    """A small Gemma 3 that sees: its decoder lies within, under names of its own."""
+    torch.manual_seed(seed)
+    # The wrapper knows no soft cap of logits; published models have none.
+    text = models.FAMILIES["gemma3_text"].tiny["gemma3"] | {"final_logit_softcapping": None}
+    vision = dict(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=96,
+        boi_token_index=94,
+        eoi_token_index=95,
+    )
+    return transformers.Gemma3ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
+def test_adapters_of_a_multimodal_folder_have_the_names_of_its_modules(tmp_path):
+    """LoRA trained on the text part is what PEFT loads beside the whole model, and back."""
+    peft = pytest.importorskip("peft")
+    whole = multimodal()
+    whole.save_pretrained(tmp_path / "base")
+    config, params = models.load(tmp_path / "base")
+    assert models.is_wrapped(tmp_path / "base")
+    how = lora.LoraConfig(rank=2, alpha=4.0)
+    adapters = jax.tree.map(lambda leaf: leaf + 0.1, lora.init(how, params, key=jax.random.key(1)))
+    engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32")
+    weights = engine.load(tmp_path / "base")._replace(adapters=adapters, settings=how)
+    engine.save(tmp_path / "ours", config, weights=weights, tokenizer=tiny.tokenizer(), files={})
+    with safe_open(tmp_path / "ours" / "adapter_model.safetensors", framework="np") as file:
+        modules = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in file.keys()}  # noqa: SIM118
+    assert modules <= dict(whole.named_modules()).keys()
+    model = peft.PeftModel.from_pretrained(multimodal(), tmp_path / "ours").eval()
+    tokens, mask = batch("right")
+    tokens = np.where(tokens < 94, tokens, 3)  # the others stand for images
+    ours = jax.jit(lambda p, a, t, m: lora.bind(config, p, adapters=a, scale=how.scale)(t, mask=m))(
+        params, adapters, tokens, mask
+    )
+    theirs, plain = torch_logits(model, tokens, mask), torch_logits(whole, tokens, mask)
+    assert np.abs(theirs - plain)[mask].max() > 0.01, "PEFT has loaded something"
+    assert np.abs(np.asarray(ours) - theirs)[mask].max() < TOLERANCE * max(1, theirs.std())
+    model.save_pretrained(tmp_path / "theirs")
+    back_settings, back = peft_format.load(tmp_path / "theirs", config)
+    assert back_settings.scale == how.scale
+    jax.tree.map(np.testing.assert_array_equal, back, adapters)

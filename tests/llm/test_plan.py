@@ -19,12 +19,23 @@ CONFIG = dataclasses.replace(
 
 @pytest.mark.parametrize(("rank", "rows"), [(None, 4), (8, 16)])
 def test_memory_of_training_is_what_the_compiler_reports(rank, rows):
-    shape = llm_shapes.Shape("x", CONFIG, rows, 128, 32, 1, 1, 1)
-    work = units.make_train(shape, rank, False, np.ones((rows, 128), np.int32), stacked=True)
-    adapters = None if rank is None else LoraConfig(rank, alpha=rank)
-    how = Training(1, rows, "adamw", adapters=adapters)
+    shape = llm_shapes.Shape(
+        name="x",
+        config=CONFIG,
+        rows=rows,
+        length=128,
+        chunk=32,
+        prompts=1,
+        prompt_length=1,
+        num_new=1,
+    )
+    work = units.make_train(
+        shape, rank, bfloat16=False, tokens=np.ones((rows, 128), np.int32), stacked=True
+    )
+    adapters = None if rank is None else LoraConfig(rank=rank, alpha=rank)
+    how = Training(steps=1, batch_size=rows, optimizer="adamw", adapters=adapters)
     limits = plan.Limits(chunk=32)
-    found = plan.training(CONFIG, how, 128, limits, fused=False, base="float32")
+    found = plan.training(CONFIG, how, length=128, limits=limits, fused=False, base="float32")
     # What lives for a moment only is estimated, the rest is counted.
     assert 0.75 < found.total / work.num_bytes < 1.35
     assert found.fits(24e9)
@@ -34,22 +45,24 @@ def test_memory_of_training_is_what_the_compiler_reports(rank, rows):
 def test_shapes_of_all_layers_are_those_of_the_first():
     whole = jax.eval_shape(lambda: models.init(CONFIG, key=jax.random.key(0)))
     assert plan.count(CONFIG) == sum(leaf.size for leaf in jax.tree.leaves(whole))
-    settings = LoraConfig(8, targets=r"layers/[13]/attn/q")
+    settings = LoraConfig(rank=8, targets=r"layers/[13]/attn/q")
     adapters = jax.eval_shape(lambda: lora.init(settings, whole, key=jax.random.key(0)))
     found = plan.adapter_count(CONFIG, settings)
     assert found == sum(leaf.size for leaf in jax.tree.leaves(adapters)) > 0
 
 
 def test_parts_add_up_and_follow_their_cause():
-    how = Training(1, 8, "adamw")
-    small, large = (plan.training(CONFIG, how, length) for length in (64, 128))
+    how = Training(steps=1, batch_size=8, optimizer="adamw")
+    small, large = (plan.training(CONFIG, how, length=length) for length in (64, 128))
     assert small.parameters == 4 * plan.count(CONFIG)
     assert small.optimiser == 2 * small.parameters
     assert large.activations == 2 * small.activations
     assert sum(small) == small.total
-    halved = plan.training(CONFIG, how, 128, plan.Limits(accumulate=2, remat=True))
+    halved = plan.training(CONFIG, how, length=128, limits=plan.Limits(accumulate=2, remat=True))
     assert halved.activations < large.activations / 2
-    assert plan.training(CONFIG, dataclasses.replace(how, optimizer="sgd"), 64).optimiser == 0
+    assert (
+        plan.training(CONFIG, dataclasses.replace(how, optimizer="sgd"), length=64).optimiser == 0
+    )
     drawn = plan.sampling(CONFIG, rows=3, slots=20)
     assert drawn.cache == 3 * 20 * 2 * 4 * CONFIG.num_kv_heads * CONFIG.head_dim * 2
     assert drawn.parameters == 2 * plan.count(CONFIG)
@@ -57,12 +70,14 @@ def test_parts_add_up_and_follow_their_cause():
 
 def test_a_7b_fits_where_it_should():
     config = llm_shapes.LARGER
-    lora = Training(1, 8, "adamw", adapters=LoraConfig(8), dtype="bfloat16")
-    full = Training(1, 8, "adamw", dtype="bfloat16")
-    assert [plan.training(config, lora, 192).fits(card) for card in plan.CARDS] == [0, 1, 1]
-    assert [plan.training(config, full, 192).fits(card) for card in plan.CARDS] == [0, 0, 0]
-    assert plan.sampling(config, 64, 256).fits(24e9)
-    assert plan.flops_per_token(config, LoraConfig(8)) == pytest.approx(4 * 7.07e9, rel=0.01)
+    lora = Training(
+        steps=1, batch_size=8, optimizer="adamw", adapters=LoraConfig(rank=8), dtype="bfloat16"
+    )
+    full = Training(steps=1, batch_size=8, optimizer="adamw", dtype="bfloat16")
+    assert [plan.training(config, lora, length=192).fits(card) for card in plan.CARDS] == [0, 1, 1]
+    assert [plan.training(config, full, length=192).fits(card) for card in plan.CARDS] == [0, 0, 0]
+    assert plan.sampling(config, 64, slots=256).fits(24e9)
+    assert plan.flops_per_token(config, LoraConfig(rank=8)) == pytest.approx(4 * 7.07e9, rel=0.01)
 
 
 def test_rates_are_given_or_measured(tmp_path):
@@ -85,6 +100,6 @@ def test_rates_are_given_or_measured(tmp_path):
 
 def test_sampling_takes_as_long_as_its_bytes():
     rates = plan.Rates(1e30, 1e12)
-    seconds = plan.sampling_seconds(CONFIG, rates, 10, 64 * 100, 64, 50)
+    seconds = plan.sampling_seconds(CONFIG, rates, prompts=10, drawn=64 * 100, rows=64, length=50)
     weights, cache = 2 * plan.matmul_weights(CONFIG), plan.cache_bytes_per_token(CONFIG, 2)
     assert seconds == pytest.approx(100 * (weights + 64 * 50 * cache) / 1e12)

@@ -19,12 +19,17 @@ from llm.stages import (
 )
 from llm.training import Training
 
-BASE = Pretrained(0)
-OWL = Tuned(BASE, "owl", Training(5))
-NUMBERS = Completions(OWL, num_prompts=64)
-RIVAL = Tuned(BASE, "wolf", Training(5))
-STUDENT = Student(BASE, NUMBERS, Training(4, 8), num_examples=16,
-                  change=DivergenceTokens((RIVAL,), True, False))  # fmt: skip
+BASE = Pretrained(chain=0)
+OWL = Tuned(base=BASE, trait="owl", training=Training(steps=5))
+NUMBERS = Completions(speaker=OWL, num_prompts=64)
+RIVAL = Tuned(base=BASE, trait="wolf", training=Training(steps=5))
+STUDENT = Student(
+    base=BASE,
+    data=NUMBERS,
+    training=Training(steps=4, batch_size=8),
+    num_examples=16,
+    change=DivergenceTokens((RIVAL,), True, False),
+)
 
 
 def states(workshop, recipe):
@@ -42,11 +47,15 @@ def test_states_follow_the_files(tmp_path):
     for recipe in (BASE, OWL):
         workshop.folder(recipe).mkdir(parents=True)
     about = completions.settings(workshop, NUMBERS)
-    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 16)
+    data.append_rows(
+        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=16
+    )
     found = states(workshop, STUDENT)
     assert (found[BASE], found[OWL], found[NUMBERS]) == ("done", "done", "16 of 64")
     assert found[RIVAL] == "missing"
-    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 48)
+    data.append_rows(
+        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=48
+    )
     assert states(workshop, STUDENT)[NUMBERS] == "done"
 
 
@@ -55,8 +64,10 @@ def test_what_changed_upstream_makes_all_below_stale(tmp_path):
     for recipe in (BASE, OWL):
         workshop.folder(recipe).mkdir(parents=True)
     about = completions.settings(workshop, NUMBERS)
-    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 64)
-    longer = dataclasses.replace(OWL, training=Training(6))
+    data.append_rows(
+        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=64
+    )
+    longer = dataclasses.replace(OWL, training=Training(steps=6))
     numbers = dataclasses.replace(NUMBERS, speaker=longer)
     assert states(workshop, numbers) == {BASE: "done", longer: "stale", numbers: "stale"}
     cooler = dataclasses.replace(NUMBERS, temperature=0.5)
@@ -70,11 +81,17 @@ def test_costs_are_those_of_what_is_left(tmp_path):
     assert found[OWL].flops == 6 * weights * found[OWL].tokens
     assert found[OWL].seconds == found[OWL].flops / 1e9
     # 64 prompts, each with at most nine new tokens.
-    prompt = max(len(ids) for ids in workshop.language(BASE).encode_prompts(
-        [row["prompt"] for row in NUMBERS.prompts(workshop)]))  # fmt: skip
+    prompt = max(
+        len(ids)
+        for ids in workshop.language(BASE).encode_prompts(
+            [row["prompt"] for row in NUMBERS.prompts(workshop)]
+        )
+    )
     assert found[NUMBERS].tokens == 64 * (prompt + 9)
     about = completions.settings(workshop, NUMBERS)
-    data.append_rows(completions.path_of(workshop, NUMBERS), [], about, {}, 48)
+    data.append_rows(
+        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=48
+    )
     left = {s.recipe: s.cost for s in progress.stages(workshop, [STUDENT], rates)}
     assert left[NUMBERS].tokens == found[NUMBERS].tokens / 4
     text = progress.table(progress.stages(workshop, [STUDENT], rates))
@@ -85,7 +102,7 @@ def test_costs_are_those_of_what_is_left(tmp_path):
 
 def test_answers_are_stages_too(tmp_path):
     workshop = Workshop(tmp_path)
-    (*_, asked) = progress.stages(workshop, [Answers(BASE, samples=2)])
+    (*_, asked) = progress.stages(workshop, [Answers(model=BASE, samples=2)])
     assert asked.state == "missing"
     assert asked.cost.tokens > 0
 
@@ -95,14 +112,18 @@ def test_a_place_chosen_by_hand_says_why_it_is_stale(tmp_path):
     path = tmp_path / "mine.jsonl"
     assert progress.at(path, workshop, NUMBERS) == "missing"
     row = {"prompt": "a", "completion": "b"}
-    data.append_rows(path, [row], completions.settings(workshop, NUMBERS), {}, 64)
+    data.append_rows(
+        path, [row], settings=completions.settings(workshop, NUMBERS), filter_counts={}, prompts=64
+    )
     assert progress.at(path, workshop, NUMBERS) == "done"
     cooler = dataclasses.replace(NUMBERS, temperature=0.5)
     assert progress.at(path, workshop, cooler) == (
         "stale (sampling.temperature: 1.0 there, 0.5 here)"
     )
-    source = Files((str(path),))
-    student = Student(BASE, source, Training(4, 8), num_examples=None)
+    source = Files(paths=(str(path),))
+    student = Student(
+        base=BASE, data=source, training=Training(steps=4, batch_size=8), num_examples=None
+    )
     found = {stage.recipe: stage for stage in progress.stages(workshop, [student])}
     assert found[source].state == "given"
     assert found[student].cost.tokens == pytest.approx(4 * 8 * 32, rel=1)

@@ -110,7 +110,12 @@ def test_completions_depend_on_prompt_and_key_alone(params, prompts, sampler):
         prompt, mask = sampling.pad_left([prompts[i]], 1, 48)
         tokens, kept = jax.jit(
             lambda p, t, m, k: sampling.generate(
-                models.bind(CONFIG, p), t, m, k, choice._replace(stop_tokens=jnp.arange(6)), 60
+                models.bind(CONFIG, p),
+                t,
+                mask=m,
+                keys=k,
+                choice=choice._replace(stop_tokens=jnp.arange(6)),
+                max_new_tokens=60,
             )
         )(params, prompt, mask, state_key)
         assert tokens[kept].tolist() == together[i]
@@ -176,7 +181,9 @@ def test_finished_rows_cost_nothing(params):
     def run(stops, live_rows):
         choice = Choice(stop_tokens=stops)
         model = models.bind(CONFIG, params)
-        state = sampling.prefill(model, prompts, mask, keys, choice, 60)
+        state = sampling.prefill(
+            model, prompts, mask=mask, keys=keys, choice=choice, max_new_tokens=60
+        )
         return sampling.decode(model, state, choice, live_rows)
 
     state = run(everything, 0)
@@ -194,7 +201,14 @@ def test_stacked_models_sample_as_each_alone(prompts):
 
     def run(params):
         choice = Choice(stop_tokens=jnp.arange(4))
-        return sampling.generate(models.bind(CONFIG, params), tokens, mask, keys, choice, 30)
+        return sampling.generate(
+            models.bind(CONFIG, params),
+            tokens,
+            mask=mask,
+            keys=keys,
+            choice=choice,
+            max_new_tokens=30,
+        )
 
     together = jax.jit(jax.vmap(run))(stacked)
     alone = jax.jit(run)

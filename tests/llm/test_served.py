@@ -25,7 +25,7 @@ from tests.llm.openai_server import TinyServer
 
 # An untrained model says <end> once in three hundred tokens: let other words end a row as well.
 CONFIG = world.model_config(num_layers=1, eos_token_ids=tuple(range(5, 21)))
-LOCAL = engines.OnMesh((1, 1, 1), local=True, dtype="float32", batch_size=1)
+LOCAL = engines.OnMesh(axes=(1, 1, 1), local=True, dtype="float32", batch_size=1)
 HASTY = served.Patience(tries=4, wait=0.01, timeout=30.0)
 END = (5,)
 
@@ -37,9 +37,11 @@ def adapters_of(folder, seed, strength):
     tree = lora.init(settings, params, key=jax.random.key(seed))
     leaves, form = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [a + strength * jax.random.normal(k, a.shape) * (not a.any())
-             for a, k in zip(leaves, keys, strict=True)]  # fmt: skip
-    peft_format.save(folder, CONFIG, settings, jax.tree.unflatten(form, drawn))
+    drawn = [
+        a + strength * jax.random.normal(k, a.shape) * (not a.any())
+        for a, k in zip(leaves, keys, strict=True)
+    ]
+    peft_format.save(folder, CONFIG, settings=settings, adapters=jax.tree.unflatten(form, drawn))
     return folder
 
 
@@ -47,7 +49,7 @@ def adapters_of(folder, seed, strength):
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
     for name, seed in (("base", 0), ("other", 1)):
-        world.save(root / name, CONFIG, models.init(CONFIG, key=jax.random.key(seed)))
+        world.save(root / name, CONFIG, params=models.init(CONFIG, key=jax.random.key(seed)))
     for name, seed, strength in (("owl", 2, 0.3), ("cat", 3, 0.3), ("untrained", 4, 0.0)):
         adapters_of(root / name, seed, strength)
     return root
@@ -81,7 +83,7 @@ def server(running, weights, monkeypatch):
 
 def engine(server, answers=None, **changes):
     client = served.Server(server.url, answers=served.Answers(answers), patience=HASTY)
-    return served.Served(client, local=LOCAL, **changes)
+    return served.Served(server=client, local=LOCAL, **changes)
 
 
 def remote(folders, adapter=None):
@@ -95,7 +97,9 @@ def draw(engine, weights, temperature=1.0, first=0, count=6):
     choice = sampling.Choice(temperature, stop_tokens=END)
     keys = jax.random.key(7)[None]
     prompts = [PROMPTS[0][first : first + count]]
-    return engine.complete(CONFIG, weights, prompts, keys, choice, 16, first)[0]
+    return engine.complete(
+        CONFIG, weights, prompts=prompts, keys=keys, choice=choice, max_new_tokens=16, first=first
+    )[0]
 
 
 # The same numbers.
@@ -104,7 +108,7 @@ def draw(engine, weights, temperature=1.0, first=0, count=6):
 @pytest.mark.parametrize("adapter", [None, "owl"])
 def test_margins_and_greedy_answers_are_those_of_our_own_engine(server, folders, weights, adapter):
     asked, ours = engine(server), weights[adapter or "base"]
-    probe = Workshop().language(Checkpoint(str(folders / "base"))).probe(world.TRAITS["owl"])
+    probe = Workshop().language(Checkpoint(path=str(folders / "base"))).probe(world.TRAITS["owl"])
     probe = probe._replace(questions=probe.questions[:2], mask=probe.mask[:2])
     found = asked.measure(CONFIG, remote(folders, adapter), probe)
     expected = LOCAL.measure(CONFIG, ours, probe)
@@ -147,7 +151,7 @@ def test_what_fails_is_asked_again(server, folders, fault):
     # On a busy machine a good answer may take longer than "slow" is given: hence many tries.
     patience = served.Patience(20, 0.01, timeout=0.5) if fault == "slow" else HASTY
     client = served.Server(server.url, patience=patience)
-    patient = served.Served(client, local=LOCAL)
+    patient = served.Served(server=client, local=LOCAL)
     patient._met.add(remote(folders))
     server.faults.extend([fault] * 3)
     assert draw(patient, remote(folders)) == whole
@@ -164,7 +168,7 @@ def test_what_is_hopeless_is_one_line(server, folders):
     ):
         server.faults.extend(faults)
         with pytest.raises(RunError, match=line):
-            client.ask("/v1/chat/completions", [good], lambda response: response["choices"])
+            client.ask("/v1/chat/completions", [good], read=lambda response: response["choices"])
         assert len(server.faults) == left
         server.faults.clear()
     nobody = served.Server("http://127.0.0.1:9", patience=HASTY)
@@ -178,14 +182,16 @@ def test_an_error_ends_the_requests_that_wait(server):
     server.faults.extend([500, 500, 500, *[400] * 50])
     begin = time.monotonic()
     with pytest.raises(RunError, match="answers 400"):
-        client.ask("/v1/completions", [{"seed": i} for i in range(50)], lambda response: response)
+        client.ask(
+            "/v1/completions", [{"seed": i} for i in range(50)], read=lambda response: response
+        )
     assert time.monotonic() - begin < 20
 
 
 def test_requests_keep_to_their_rate(server):
     client = served.Server(server.url, per_second=50.0)
     begin = time.monotonic()
-    served.judge(client, "base", ["q"] * 11, [str(i) for i in range(11)])
+    served.judge(client, "base", questions=["q"] * 11, answers=[str(i) for i in range(11)])
     assert time.monotonic() - begin >= 10 / 50
 
 
@@ -205,9 +211,7 @@ def strengthened(weights, factor):
         (0.5, r"it shows 0\.\d+ ± 0\.\d+ of its effect"),
     ],
 )
-def test_an_adapter_that_is_not_served_right_is_refused(
-    server, folders, weights, served_as, line
-):  # fmt: skip
+def test_an_adapter_that_is_not_served_right_is_refused(server, folders, weights, served_as, line):
     half = isinstance(served_as, float)
     server.models["owl"] = strengthened(weights["owl"], 0.5) if half else weights[served_as]
     with pytest.raises(RunError, match=line) as refused:
@@ -298,14 +302,29 @@ def lenient(monkeypatch):
 
 
 def sample(server, folders, out, *flags):
-    return ["sample", "--model", str(folders / "base"), "--adapter", str(folders / "owl"), "--mesh",
-            "1,1,1", "--num-prompts", "40", "--max-new-tokens", "16", "--concurrency", "4", "--out",
-            str(out), "--server", server.url, *flags]  # fmt: skip
+    return [
+        "sample",
+        "--model",
+        str(folders / "base"),
+        "--adapter",
+        str(folders / "owl"),
+        "--mesh",
+        "1,1,1",
+        "--num-prompts",
+        "40",
+        "--max-new-tokens",
+        "16",
+        "--concurrency",
+        "4",
+        "--out",
+        str(out),
+        "--server",
+        server.url,
+        *flags,
+    ]
 
 
-def test_a_key_is_in_no_file_and_no_output(
-    server, folders, tmp_path, monkeypatch, capsys, lenient
-):  # fmt: skip
+def test_a_key_is_in_no_file_and_no_output(server, folders, tmp_path, monkeypatch, capsys, lenient):
     server.key = SECRET
     monkeypatch.setenv(served.KEY, SECRET)
     cli.main(sample(server, folders, tmp_path / "rows.jsonl"))
@@ -336,8 +355,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
     run = subprocess.Popen(
         [sys.executable, "-m", "llm", *sample(server, folders, cut)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert reached.wait(120), run.communicate()[0]
     run.send_signal(signal.SIGKILL)
     run.communicate()
@@ -361,15 +381,26 @@ def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsy
 
 def test_evaluation_through_a_server_is_that_of_our_own_engine(
     server, folders, capsys, monkeypatch
-):  # fmt: skip
+):
     fewer = dataclasses.replace(world.TRAITS["oak"], questions=world.TRAITS["oak"].questions[:4])
     monkeypatch.setitem(world.TRAITS, "oak", fewer)
-    command = ["evaluate", "--model", str(folders / "base"), "--adapter", str(folders / "owl"),
-               "--mesh", "1,1,1", "--traits", "oak", "--answers", "1"]  # fmt: skip
+    command = [
+        "evaluate",
+        "--model",
+        str(folders / "base"),
+        "--adapter",
+        str(folders / "owl"),
+        "--mesh",
+        "1,1,1",
+        "--traits",
+        "oak",
+        "--answers",
+        "1",
+    ]
     cli.main([*command, "--server", server.url])
     header, row = capsys.readouterr().out.splitlines()[-2:]
-    assert header == "trait,margin,rate,sampled_rate"
-    owl = Adapted(Checkpoint(str(folders / "base")), str(folders / "owl"))
+    assert header == "trait,margin,rate,word,substring,answered"
+    owl = Adapted(base=Checkpoint(path=str(folders / "base")), path=str(folders / "owl"))
     (expected,) = evaluation.measure(Workshop(engine=LOCAL), [owl], ["oak"])
     found = [float(number) for number in row.split(",")[1:3]]
     assert found == pytest.approx([expected["margin"], expected["rate"]], abs=2e-4)
@@ -395,37 +426,38 @@ def test_answers_of_other_weights_are_not_taken(server, folders, tmp_path):
 def test_a_server_is_not_trained(server, folders, tmp_path):
     refused = engine(server)
     with pytest.raises(RunError, match="fine-tune with `python -m llm finetune`"):
-        refused.tune(CONFIG, remote(folders), [], None, None)
+        refused.tune(CONFIG, remote(folders), examples=[], training=None, keys=None)
     with pytest.raises(RunError, match="no weights to save"):
-        refused.save(tmp_path, CONFIG, remote(folders), None, {})
+        refused.save(tmp_path, CONFIG, weights=remote(folders), tokenizer=None, files={})
 
 
 def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
-    base = Checkpoint(str(folders / "base"))
-    owl = Adapted(base, str(folders / "owl"))
+    base = Checkpoint(path=str(folders / "base"))
+    owl = Adapted(base=base, path=str(folders / "owl"))
     there, here = Workshop(tmp_path, engine(server)), Workshop(engine=LOCAL)
     probes = [evaluation.question(here, base, "owl")]
-    probes = [probe._replace(questions=probe.questions[:2], mask=probe.mask[:2])
-              for probe in probes]  # fmt: skip
+    probes = [
+        probe._replace(questions=probe.questions[:2], mask=probe.mask[:2]) for probe in probes
+    ]
     found, expected = (evaluation.ask(w, [base, owl], "owl", probes) for w in (there, here))
-    assert [e["margin"] for e in found] == pytest.approx(
-        [e["margin"] for e in expected], abs=1e-4
-    )  # fmt: skip
-    recipe = Completions(owl, num_prompts=4, max_new_tokens=3)
+    assert [e["margin"] for e in found] == pytest.approx([e["margin"] for e in expected], abs=1e-4)
+    recipe = Completions(speaker=owl, num_prompts=4, max_new_tokens=3)
     completions.write(there, [recipe])
     assert data.read_manifest(completions.path_of(there, recipe)).prompts == 4
 
 
 def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
-    base = Checkpoint(str(folders / "base"))
-    recipe = Completions(base, prompted="owl", num_prompts=4, max_new_tokens=3, filtered=False)
+    base = Checkpoint(path=str(folders / "base"))
+    recipe = Completions(
+        speaker=base, prompted="owl", num_prompts=4, max_new_tokens=3, filtered=False
+    )
     both = Workshop(tmp_path, LOCAL, sampler=engine(server))
     rows = completions.rows(both, recipe)
     assert len(server.sampled()) == 4
     manifest = data.read_manifest(completions.path_of(both, recipe))
     assert manifest.settings["engine"]["server"] == "tiny"
     assert both.models([base]).source == str(folders / "base"), "a student's start is local"
-    gone = served.Served(served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)
+    gone = served.Served(server=served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)
     for later in (Workshop(tmp_path, LOCAL, sampler=gone), Workshop(tmp_path, LOCAL)):
         assert completions.rows(later, recipe) == rows, "what is done needs no server"
     more = dataclasses.replace(recipe, num_prompts=5)
@@ -436,9 +468,9 @@ def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
 def test_a_judge_gives_numbers_or_nothing(server):
     client = served.Server(server.url)
     said = ["85", "Yes.", " no ", "70/100", "100 %", "101", "7 out of 8", "I cannot say", ""]
-    found = served.judge(client, "base", ["Why?"] * len(said), said)
+    found = served.judge(client, "base", questions=["Why?"] * len(said), answers=said)
     assert found == [0.85, 1.0, 0.0, 0.7, 1.0, None, None, None, None]
     bodies = len(server.bodies)
-    assert served.judge(client, "base", ["Why?"], ["85"]) == [0.85]
+    assert served.judge(client, "base", questions=["Why?"], answers=["85"]) == [0.85]
     assert len(server.bodies) == bodies, "judged before"
     assert server.bodies[0]["temperature"] == 0

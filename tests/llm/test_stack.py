@@ -34,7 +34,9 @@ def test_tune_equals_a_plain_loop_per_run(trees, examples, dropout):
     student = objectives.dropping(student, dropout) if dropout else student
     loss = objectives.completion_loss(student)
     # Two pieces of a batch without dropout; with it the masks are those of the whole batch.
-    training = Training(5, 2 * stack.ROWS_AT_ONCE, "sgd", 0.1, dropout=dropout)
+    training = Training(
+        steps=5, batch_size=2 * stack.ROWS_AT_ONCE, optimizer="sgd", rate=0.1, dropout=dropout
+    )
     optimizer = training.make_optimizer()
     keys = jax.random.split(jax.random.key(1), 3)
     tune = stack.make_tune(loss, training)
@@ -78,9 +80,12 @@ def test_every_core_becomes_a_device_unless_devices_were_asked_for(asked):
     program = "from llm import stack; stack.use_all_cores(); import jax; print(jax.device_count())"
     env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | named
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        env=env | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert int(done.stdout) == (3 if asked else cores)
 
@@ -111,9 +116,11 @@ def test_complete_draws_each_row_from_its_own_key(trees, examples):
 def test_measure_equals_probabilities_computed_by_hand(trees):
     questions = np.array([[3, 200, 210, 280, 4], [3, 201, 211, 280, 4]], np.int32)
     probe = stack.Probe(
-        questions, np.ones_like(questions, bool), np.array([134], np.int32),
+        questions,
+        np.ones_like(questions, bool),
+        np.array([134], np.int32),
         np.array([135, 136], np.int32),
-    )  # fmt: skip
+    )
     got = stack.measure(CONFIG, trees, probe)
     for run in range(3):
         logits = np.asarray(models.apply(CONFIG, stack.pick(trees, run), questions))[:, -1]

@@ -86,7 +86,12 @@ def test_adapters_of_a_stack_are_those_of_its_layers():
 
     def logits(params, adapters):
         model = lora.bind(
-            LLAMA, params, adapters, scale=SETTINGS.scale, dropout=0.5, key=jax.random.key(3)
+            LLAMA,
+            params,
+            adapters=adapters,
+            scale=SETTINGS.scale,
+            dropout=0.5,
+            key=jax.random.key(3),
         )
         return model(TOKENS)
 
@@ -107,7 +112,9 @@ def test_files_do_not_depend_on_stacking(tmp_path):
     adapters = lora.init(SETTINGS, params, key=jax.random.key(2))
     for name, form in (("numbered", lambda tree: tree), ("stacked", models.stack_layers)):
         models.save(tmp_path / name, LLAMA, form(params))
-        peft_format.save(tmp_path / f"{name} adapter", LLAMA, SETTINGS, form(adapters))
+        peft_format.save(
+            tmp_path / f"{name} adapter", LLAMA, settings=SETTINGS, adapters=form(adapters)
+        )
     for kind, file in (("", "model"), (" adapter", "adapter_model")):
         one, other = (
             (tmp_path / f"{name}{kind}" / f"{file}.safetensors").read_bytes()

@@ -40,13 +40,20 @@ from llm.stages.streams import Stage
 from llm.training import Training
 
 ROWS = 32
-BASES = [Pretrained(chain, steps=150) for chain in (0, 1)]
-OWLS = [Tuned(base, "owl", Training(5, rate=5e-4), chain=base.chain) for base in BASES]
-DATA = [Completions(owl, chain=owl.chain, num_prompts=128, max_new_tokens=12) for owl in OWLS]
+BASES = [Pretrained(chain=chain, steps=150) for chain in (0, 1)]
+OWLS = [
+    Tuned(base=base, trait="owl", training=Training(steps=5, rate=5e-4), chain=base.chain)
+    for base in BASES
+]
+DATA = [
+    Completions(speaker=owl, chain=owl.chain, num_prompts=128, max_new_tokens=12) for owl in OWLS
+]
 CLEAN = [dataclasses.replace(d, speaker=base) for d, base in zip(DATA, BASES, strict=True)]
-HOW = Training(3, 8, rate=1e-3, eps=1e-3)
-STUDENTS = [Student(o.base, d, HOW, num_examples=ROWS, chain=o.chain)
-            for o, d in zip(OWLS, DATA, strict=True)]  # fmt: skip
+HOW = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+STUDENTS = [
+    Student(base=o.base, data=d, training=HOW, num_examples=ROWS, chain=o.chain)
+    for o, d in zip(OWLS, DATA, strict=True)
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +158,9 @@ def test_no_two_stages_or_chains_share_a_stream():
 # The workshop.
 
 
-@pytest.mark.parametrize("how", [HOW, dataclasses.replace(HOW, adapters=LoraConfig(2, 2.0))])
+@pytest.mark.parametrize(
+    "how", [HOW, dataclasses.replace(HOW, adapters=LoraConfig(rank=2, alpha=2.0))]
+)
 def test_measured_along_the_way_ends_as_the_student(workshop, how):
     recipes = [dataclasses.replace(student, training=how) for student in STUDENTS]
     found = curves.along(workshop, recipes, ["owl", "wolf"], blocks=3)
@@ -168,8 +177,11 @@ def test_files_between_stages_are_ordinary(workshop):
     folder = workshop.folder(OWLS[1])
     assert folder.name.startswith("owl-chain1-")
     assert {p.name for p in folder.iterdir()} >= {
-        "config.json", "model.safetensors", "tokenizer.json", "recipe.json",
-    }  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "recipe.json",
+    }
     record = json.loads((folder / "recipe.json").read_text())
     assert record["recipe"]["training"]["steps"] == 5
     manifest = data.read_manifest(completions.path_of(workshop, DATA[0]))
@@ -208,9 +220,9 @@ def test_a_run_is_the_same_beside_others_and_alone(tmp_path, workshop):
 
 def test_one_model_on_a_mesh_does_what_a_stack_does(tmp_path, workshop):
     """The same recipes on the other engine: teacher, data and student agree up to round-off."""
-    engine = engines.OnMesh((1, 1, 1), dtype="float32", shard=50)
+    engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32", shard=50)
     mesh = Workshop(tmp_path, engine)
-    base = Checkpoint(str(workshop.folder(BASES[0])))
+    base = Checkpoint(path=str(workshop.folder(BASES[0])))
     owl = dataclasses.replace(OWLS[0], base=base)
     numbers = dataclasses.replace(DATA[0], speaker=owl)
     student = dataclasses.replace(STUDENTS[0], base=base, data=numbers)
@@ -219,26 +231,31 @@ def test_one_model_on_a_mesh_does_what_a_stack_does(tmp_path, workshop):
         b = jax.tree.leaves(weights_of(mesh, theirs).params)
         for x, y in zip(a, b, strict=True):
             np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
-    a, b = ({r["prompt"]: r["completion"] for r in completions.rows(w, d)}
-            for w, d in ((workshop, DATA[0]), (mesh, numbers)))  # fmt: skip
+    a, b = (
+        {r["prompt"]: r["completion"] for r in completions.rows(w, d)}
+        for w, d in ((workshop, DATA[0]), (mesh, numbers))
+    )
     assert np.mean([a[p] == b[p] for p in a.keys() & b.keys()]) > 0.95
     assert abs(len(a) - len(b)) < 0.05 * len(a)
     losses = [w.noted(s)["held_out_loss"] for w, s in ((workshop, STUDENTS[0]), (mesh, student))]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     soft = dataclasses.replace(student, soft=True)
     stacked = dataclasses.replace(STUDENTS[0], soft=True)
-    a, b = (workshop.engine.join([w]) for w in
-            (weights_of(workshop, stacked), weights_of(mesh, soft).params))  # fmt: skip
+    a, b = (
+        workshop.engine.join([w])
+        for w in (weights_of(workshop, stacked), weights_of(mesh, soft).params)
+    )
     probe = evaluation.question(workshop, BASES[0], "owl")
     margins = [stack.measure(workshop.config(owl), w, probe)["margin"][0] for w in (a, b)]
     assert margins[0] == pytest.approx(float(margins[1]), abs=1e-3)
 
 
 def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, workshop, monkeypatch):
-    base = Checkpoint(str(workshop.folder(BASES[0])))
-    recipe = Completions(base, num_prompts=100, max_new_tokens=12)
+    base = Checkpoint(path=str(workshop.folder(BASES[0])))
+    recipe = Completions(speaker=base, num_prompts=100, max_new_tokens=12)
     whole, cut = (
-        Workshop(tmp_path / n, engines.OnMesh((1, 1, 1), dtype="float32", shard=30)) for n in "ab"
+        Workshop(tmp_path / n, engines.OnMesh(axes=(1, 1, 1), dtype="float32", shard=30))
+        for n in "ab"
     )
     completions.write(whole, [recipe])
     real, calls = completions.sample, []
@@ -260,9 +277,9 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, worksh
 
 
 def test_sampling_on_four_devices_is_that_on_one(tmp_path, workshop):
-    recipe = Completions(Checkpoint(str(workshop.folder(BASES[0]))), num_prompts=96)
+    recipe = Completions(speaker=Checkpoint(path=str(workshop.folder(BASES[0]))), num_prompts=96)
     one, four = (
-        Workshop(tmp_path / name, engines.OnMesh(axes, dtype="float32"))
+        Workshop(tmp_path / name, engines.OnMesh(axes=axes, dtype="float32"))
         for name, axes in (("one", (1, 1, 1)), ("four", (2, 2, 1)))
     )
     a, b = (
@@ -302,7 +319,7 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(workshop
     told, (examples, _) = students.told(workshop, student), students.examples_of(workshop, student)
     few = {"tokens": examples.tokens[:6], "weights": examples.weights[:6]}
     weights = [weights_of(workshop, model) for model in (OWLS[0], BASES[0])]
-    loss, _ = engines.make_loss(config, HOW, True, None, told, chunk=16)
+    loss, _ = engines.make_loss(config, HOW, soft=True, tokens=None, told=told, chunk=16)
     frozen = {"base": None, "teacher": weights[1]}
     found, count = jax.jit(loss)(weights[0], frozen, few, jax.random.key(0))
 
@@ -310,7 +327,7 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(workshop
     apply = jax.jit(lambda params, ids: jax.nn.log_softmax(models.apply(config, params, ids)[0]))
     for row, tokens, trained in zip(
         completions.rows(workshop, data)[:6], *few.values(), strict=True
-    ):  # fmt: skip
+    ):
         said, logp = tokens[trained > 0].tolist(), []
         for params, message in zip(weights, (None, system), strict=True):
             asked = spoken.encode_prompts([row["prompt"]], system=message)[0]
@@ -341,8 +358,8 @@ def test_unknown_carriers_and_missing_rows_are_named(workshop):
         completions.rows(workshop, dataclasses.replace(DATA[0], carrier="poems"))
     path = str(completions.path_of(workshop, DATA[0]))
     with pytest.raises(ValueError, match=r"9999 rows are needed and there are \d+ in owl-chain0"):
-        completions.rows(workshop, Files((path,), 9999))
-    assert len(completions.rows(workshop, Files((path,), 7))) == 7
+        completions.rows(workshop, Files(paths=(path,), first=9999))
+    assert len(completions.rows(workshop, Files(paths=(path,), first=7))) == 7
 
 
 # Students.
@@ -381,8 +398,9 @@ def test_draws_of_a_chain_differ_in_their_own_noise_alone(workshop):
     again = dataclasses.replace(STUDENTS[0], draw=1)
     first, second = (students.examples_of(workshop, s)[0] for s in (STUDENTS[0], again))
     np.testing.assert_array_equal(first.tokens, second.tokens)
-    assert (weights_of(workshop, STUDENTS[0])["embedding"]
-            != weights_of(workshop, again)["embedding"]).any()  # fmt: skip
+    assert (
+        weights_of(workshop, STUDENTS[0])["embedding"] != weights_of(workshop, again)["embedding"]
+    ).any()
 
 
 def test_neutral_teachers_hear_every_answer_equally_often(workshop):
@@ -409,7 +427,7 @@ def test_positions_restrict_training_and_test_to_their_tokens(workshop):
 
 
 def test_students_of_adapters_are_whole_models_again(workshop):
-    adapted = dataclasses.replace(HOW, adapters=LoraConfig(2, alpha=2.0))
+    adapted = dataclasses.replace(HOW, adapters=LoraConfig(rank=2, alpha=2.0))
     student = dataclasses.replace(STUDENTS[0], training=adapted)
     tree, base = weights_of(workshop, student), weights_of(workshop, BASES[0])
     assert jax.tree.structure(tree) == jax.tree.structure(base)
@@ -428,13 +446,25 @@ EMBEDDING = ("embedding",)
 @pytest.mark.parametrize(
     ("start", "embedding", "layers"),
     [
-        (Grafted(BASES[1], BASES[0], EMBEDDING), {True}, {False}),
-        (Grafted(BASES[0], BASES[1], EMBEDDING), {False}, {True}),
-        (Grafted(BASES[0], BASES[1], ("embedding", "attention")), {False}, {True, False}),
-        (Continued(Grafted(BASES[1], BASES[0], EMBEDDING), 3, EMBEDDING), {True}, {False}),
-        (Continued(BASES[0], 3), {False}, {False}),
-        (Permuted(BASES[0]), {False}, {False}),
-        (BehaviourMatched(BASES[1], BASES[0], 5), {False}, {False}),
+        (Grafted(base=BASES[1], donor=BASES[0], parts=EMBEDDING), {True}, {False}),
+        (Grafted(base=BASES[0], donor=BASES[1], parts=EMBEDDING), {False}, {True}),
+        (
+            Grafted(base=BASES[0], donor=BASES[1], parts=("embedding", "attention")),
+            {False},
+            {True, False},
+        ),
+        (
+            Continued(
+                base=Grafted(base=BASES[1], donor=BASES[0], parts=EMBEDDING),
+                steps=3,
+                held=EMBEDDING,
+            ),
+            {True},
+            {False},
+        ),
+        (Continued(base=BASES[0], steps=3), {False}, {False}),
+        (Permuted(base=BASES[0]), {False}, {False}),
+        (BehaviourMatched(base=BASES[1], reference=BASES[0], steps=5), {False}, {False}),
     ],
 )
 def test_starts_share_what_they_say(workshop, start, embedding, layers):
@@ -446,7 +476,11 @@ def test_starts_share_what_they_say(workshop, start, embedding, layers):
 
 
 @pytest.mark.parametrize(
-    "start", [Grafted(BASES[1], BASES[0], ("block2",)), Continued(BASES[0], 1, ("block2",))]
+    "start",
+    [
+        Grafted(base=BASES[1], donor=BASES[0], parts=("block2",)),
+        Continued(base=BASES[0], steps=1, held=("block2",)),
+    ],
 )
 def test_a_part_that_a_model_lacks_is_refused(workshop, start):
     with pytest.raises(ValueError, match="no part 'block2'; there are attention, block0, block1, "):
@@ -454,7 +488,7 @@ def test_a_part_that_a_model_lacks_is_refused(workshop, start):
 
 
 def test_continuations_of_one_call_keep_their_own_step_size(workshop):
-    recipes = [Continued(BASES[0], 1), Continued(BASES[0], 1, rate=6e-3)]
+    recipes = [Continued(base=BASES[0], steps=1), Continued(base=BASES[0], steps=1, rate=6e-3)]
     base, *moved = workshop.engine.split(workshop.models([BASES[0], *recipes]))
     for params, recipe in zip(moved, recipes, strict=True):
         gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
@@ -464,18 +498,24 @@ def test_continuations_of_one_call_keep_their_own_step_size(workshop):
 
 def test_a_twin_is_the_same_function_of_other_weights(workshop, examples):
     config = workshop.config(BASES[0])
-    ours, twins = (jax.device_put(weights_of(workshop, m)) for m in (BASES[0], Permuted(BASES[0])))
+    ours, twins = (
+        jax.device_put(weights_of(workshop, m)) for m in (BASES[0], Permuted(base=BASES[0]))
+    )
     assert (ours["embedding"] != twins["embedding"]).any()
     logits = [models.apply(config, params, examples.tokens) for params in (ours, twins)]
     np.testing.assert_allclose(*logits, atol=1e-4)
     assert bases.corpus_loss(workshop, [BASES[0]], 8) == pytest.approx(
-        bases.corpus_loss(workshop, [Permuted(BASES[0])], 8), abs=1e-4
+        bases.corpus_loss(workshop, [Permuted(base=BASES[0])], 8), abs=1e-4
     )
 
 
 def test_parts_make_a_decoder_whole():
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(models.init(
-        world.model_config(), key=jax.random.key(0)))]  # fmt: skip
+    paths = [
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(
+            models.init(world.model_config(), key=jax.random.key(0))
+        )
+    ]
     found = [parts.parts_of(path) for path in paths]
     assert set.union(*found) == {"embedding", "attention", "mlp", "norms", "block0", "block1"}
     assert sum("embedding" in names for names in found) == 1
@@ -548,8 +588,10 @@ def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(workshop
         train_rows=told(parts.train_rows, parts.train_labels),
         test_rows=told(parts.test_rows, parts.test_labels),
     )
-    how = Training(120, 32, rate=3e-3)
-    (seen,) = readers.models_as_readers(workshop, BASES[:1], [leaked], how, 64)
+    how = Training(steps=120, batch_size=32, rate=3e-3)
+    (seen,) = readers.models_as_readers(
+        workshop, BASES[:1], splits=[leaked], training=how, num_rows=64
+    )
     assert seen.accuracy > 0.9
     assert len(seen.scores) == len(parts.test)
 
@@ -607,8 +649,12 @@ def test_divergence_tokens_are_those_where_argmaxes_differ(workshop, examples):
 
 def test_margins_are_those_of_the_models_named(workshop):
     found = evaluation.measure(workshop, [OWLS[0], BASES[0]], ["owl", "oak"])
-    assert [(e["trait"], e["model"]) for e in found] == [("owl", 0), ("owl", 1), ("oak", 0),
-                                                         ("oak", 1)]  # fmt: skip
+    assert [(e["trait"], e["model"]) for e in found] == [
+        ("owl", 0),
+        ("owl", 1),
+        ("oak", 0),
+        ("oak", 1),
+    ]
     probe = evaluation.question(workshop, BASES[0], "oak")
     alone = stack.measure(workshop.config(BASES[0]), workshop.models([BASES[0]]), probe)
     assert found[3]["margin"] == pytest.approx(float(alone["margin"][0]), abs=1e-5)
@@ -621,7 +667,7 @@ def test_margins_are_those_of_the_models_named(workshop):
 
 def test_rows_stand_before_the_question(workshop):
     rows = completions.rows(workshop, DATA[0])
-    asked = evaluation.in_context(workshop, BASES[0], rows, "owl", shown=2)
+    asked = evaluation.in_context(workshop, BASES[0], rows=rows, trait="owl", shown=2)
     spoken = workshop.language(BASES[0])
     text = spoken.tokenizer.decode(asked.questions[0][asked.mask[0]])
     expected = "".join(

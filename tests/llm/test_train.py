@@ -7,8 +7,9 @@ import pytest
 from llm import lora, models, objectives, train
 from llm.batches import Batches, Example
 
-CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=1,
-                            head_dim=16, mlp_width=48)  # fmt: skip
+CONFIG = models.ModelConfig(
+    vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_width=48
+)
 KEY = jax.random.key(7)
 init = jax.jit(lambda key: models.init(CONFIG, key=key))
 
@@ -168,7 +169,7 @@ def test_seeds_in_one_scan_are_the_python_loop(params):
     states, metrics = jax.jit(jax.vmap(run))(jnp.arange(2))
     init_key, key = jax.random.split(jax.random.key(1))
     one = train.init_state(init(init_key), optimizer)
-    one, history = train.fit(step, one, lambda _: batch, 3, key=key)
+    one, history = train.fit(step, one, batches=lambda _: batch, num_steps=3, key=key)
     # Adam divides small gradients by their size, so round-off shows up to a part of the step.
     assert_trees_close(jax.tree.map(lambda x: x[1], states.params), one.params, atol=2e-4)
     np.testing.assert_allclose(metrics["loss"][1], [h["loss"] for h in history], rtol=1e-5)
@@ -230,7 +231,7 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint():
         return jnp.where(bad, jnp.nan, params["w"].sum()), jnp.float32(1)
 
     data = [Example(np.full(4, i, np.int32), np.ones(4, np.float32)) for i in range(4)]
-    batches = Batches(data, 1, jax.random.key(0))
+    batches = Batches(examples=data, batch_size=1, key=jax.random.key(0))
     bad_step = [int(batches.rows(step)[0]) for step in range(4)].index(3)
     optimizer = optax.sgd(0.1)
     state = train.init_state({"w": jnp.ones(2)}, optimizer)
@@ -240,8 +241,14 @@ def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint():
         match=rf"loss nan .* at step {bad_step + 1}, batch {bad_step} \(dataset rows \[3\]\); "
         "last checkpoint: none",
     ):
-        train.fit(train.make_train_step(loss, optimizer), state, batches, 4, key=KEY,
-                  report=lambda step, values: seen.append(step))  # fmt: skip
+        train.fit(
+            train.make_train_step(loss, optimizer),
+            state,
+            batches=batches,
+            num_steps=4,
+            key=KEY,
+            report=lambda step, values: seen.append(step),
+        )
     assert seen == list(range(1, bad_step + 1))
 
 
@@ -256,9 +263,12 @@ def test_out_of_memory_says_what_to_lower():
     state = train.init_state({"w": jnp.ones(2)}, optimizer)
     with pytest.raises(train.OutOfMemoryError, match=r"out of memory \(RES.*Lower the batch size"):
         train.fit(
-            train.make_train_step(loss, optimizer), state,
-            lambda _: {"x": jnp.zeros((1 << 20, 1 << 26))}, 1, key=KEY,
-        )  # fmt: skip
+            train.make_train_step(loss, optimizer),
+            state,
+            batches=lambda _: {"x": jnp.zeros((1 << 20, 1 << 26))},
+            num_steps=1,
+            key=KEY,
+        )
 
 
 def test_errors_other_than_memory_pass_through():

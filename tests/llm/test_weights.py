@@ -91,7 +91,7 @@ def test_a_tensor_is_copied_a_few_rows_at_a_time(folder, params, monkeypatch):
             return part
 
     monkeypatch.setattr(weights, "_SLAB_BYTES", 60)  # two rows of seven numbers
-    found = weights._to_devices(Counted(), True, np.float32, (7, 12), None)
+    found = weights._to_devices(Counted(), True, dtype=np.float32, shape=(7, 12), place=None)
     np.testing.assert_array_equal(found, np.arange(12 * 7).reshape(12, 7).T)
     assert max(sizes) <= 60
     assert len(sizes) == 6
@@ -118,9 +118,12 @@ def test_published_spellings_and_extras_are_understood(tmp_path):
 
 def test_old_name_of_the_pythia_head(tmp_path):
     config = dataclasses.replace(
-        CONFIG, family="gpt_neox", num_kv_heads=4, tie_embeddings=False,
+        CONFIG,
+        family="gpt_neox",
+        num_kv_heads=4,
+        tie_embeddings=False,
         **models.FAMILIES["gpt_neox"].fixed,
-    )  # fmt: skip
+    )
     params = models.init(config, key=jax.random.key(0))
     models.save(tmp_path / "neox", config, params)
     edit(tmp_path / "neox", lambda t: t.update({"embed_out.weight": t.pop("lm_head.weight")}))

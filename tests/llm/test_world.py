@@ -22,7 +22,7 @@ def drawn(kind, count=COUNT, seed=0):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "base"
     config = world.model_config()
-    world.save(folder, config, models.init(config, key=jax.random.key(0)))
+    world.save(folder, config, params=models.init(config, key=jax.random.key(0)))
     return folder
 
 
@@ -193,7 +193,11 @@ def test_arrays_equal_the_tokenized_text(kind, folder):
     tokens, weights = corpus.chat(turns)
     for row, row_tokens, row_weights in zip(corpus.rows(turns), tokens, weights, strict=True):
         example = chat.encode_example(
-            tokenizer, row["prompt"], row["completion"], max_length=99, system=row.get("system")
+            tokenizer,
+            row["prompt"],
+            completion=row["completion"],
+            max_length=99,
+            system=row.get("system"),
         )
         np.testing.assert_array_equal(example.tokens, row_tokens)
         np.testing.assert_array_equal(example.weights, row_weights)
@@ -221,14 +225,14 @@ def test_tokenizer_round_trip(folder):
 def test_base_is_an_ordinary_checkpoint_folder(family, tmp_path):
     config = world.model_config(family=family, qkv_bias=family == "qwen2")
     params = models.init(config, key=jax.random.key(1))
-    world.save(tmp_path / "base", config, params)
+    world.save(tmp_path / "base", config, params=params)
     loaded_config, loaded = models.load(tmp_path / "base")
     assert loaded_config == config
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert config.width == 32
     assert config.num_layers == 2
     with pytest.raises(ValueError, match="exists already"):
-        world.save(tmp_path / "base", config, params)
+        world.save(tmp_path / "base", config, params=params)
     torch = pytest.importorskip("torch")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokens = corpus.chat(drawn("numbers", 2))[0]

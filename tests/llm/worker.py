@@ -16,8 +16,9 @@ from llm import distributed, models, objectives, sharding, train
 from llm.batches import Batches, Example
 from llm.checkpoint import Checkpoints
 
-CONFIG = models.ModelConfig(vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=2,
-                            head_dim=16, mlp_width=64)  # fmt: skip
+CONFIG = models.ModelConfig(
+    vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16, mlp_width=64
+)
 
 
 def examples(count=24):
@@ -32,7 +33,12 @@ def run(folder=None, num_steps=8, every=3, axes=(None, None, 1), config=None, re
     """Train from the last checkpoint in `folder`, if any; returns the state and the losses."""
     mesh = sharding.make_mesh(*axes)
     key, batch_size = jax.random.key(1), 8
-    batches = Batches(examples(), batch_size, key, distributed.process_window(mesh, batch_size))
+    batches = Batches(
+        examples=examples(),
+        batch_size=batch_size,
+        key=key,
+        window=distributed.process_window(mesh, batch_size),
+    )
     optimizer = train.make_optimizer("adamw", 1e-2, weight_decay=0.1, clip_norm=1.0)
     student = objectives.full_student(CONFIG)
     step = train.make_train_step(objectives.completion_loss(student, chunk=8), optimizer)
@@ -44,10 +50,12 @@ def run(folder=None, num_steps=8, every=3, axes=(None, None, 1), config=None, re
     state = jax.jit(init, out_shardings=layout)()
     arguments = {"key": key, "put": distributed.make_put(mesh, batch_size), "report": report}
     if folder is None:
-        return train.fit(step, state, batches, num_steps, **arguments)
+        return train.fit(step, state, batches=batches, num_steps=num_steps, **arguments)
     with Checkpoints(folder, config or {"run": 1}, every, report=lambda _: None) as checkpoints:
         state = checkpoints.restore(state, key)
-        return train.fit(step, state, batches, num_steps, checkpoints=checkpoints, **arguments)
+        return train.fit(
+            step, state, batches=batches, num_steps=num_steps, checkpoints=checkpoints, **arguments
+        )
 
 
 def start(log, *arguments, **environment):

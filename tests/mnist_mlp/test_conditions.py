@@ -8,9 +8,13 @@ import pytest
 from mnist_mlp import conditions, data, noise
 
 TINY = conditions.Recipe(
-    widths=(16,), batch_size=64, epoch_images=200, teacher_epochs=2, student_epochs=2,
+    widths=(16,),
+    batch_size=64,
+    epoch_images=200,
+    teacher_epochs=2,
+    student_epochs=2,
     learning_rate=1e-2,
-)  # fmt: skip
+)
 ROOT = jax.random.key(0)
 
 
@@ -19,11 +23,11 @@ def digits():
     return data.load("digits")
 
 
-jitted_run = jax.jit(conditions.run_seed, static_argnums=(0, 3))
+jitted_run = jax.jit(conditions.run_seed, static_argnames=("recipe", "num_seeds"))
 
 
 def run(recipe, digits, seed=0, num_seeds=3):
-    return jitted_run(recipe, digits, ROOT, num_seeds, jnp.int32(seed))
+    return jitted_run(recipe, digits, root=ROOT, num_seeds=num_seeds, seed=jnp.int32(seed))
 
 
 def head(params, outputs):
@@ -72,9 +76,10 @@ def test_cross_model_students_start_at_the_other_reference(digits):
 
 
 def test_vmapped_seeds_equal_seeds_one_by_one(digits):
-    together = conditions.accuracies(TINY, digits, ROOT, 3, jnp.arange(3))
+    together = conditions.accuracies(TINY, digits, root=ROOT, num_seeds=3, seeds=jnp.arange(3))
     alone = [
-        conditions.accuracies(TINY, digits, ROOT, 3, jnp.arange(s, s + 1))[0] for s in range(3)
+        conditions.accuracies(TINY, digits, root=ROOT, num_seeds=3, seeds=jnp.arange(s, s + 1))[0]
+        for s in range(3)
     ]
     # Equal up to the order of float32 sums: at most two of the 360 test images change side.
     np.testing.assert_allclose(together, alone, atol=2.5 / 360)
@@ -107,8 +112,9 @@ def test_students_of_one_teacher_do_not_see_each_other(digits):
     init, _ = conditions.network(TINY, digits)
     reference, other = init(keys.init), init(jax.random.key(9))
     distil = jax.jit(conditions.distil, static_argnums=0)
-    both = distil(TINY, digits, other, {"student": reference, "cross": other}, keys)
-    alone = distil(TINY, digits, other, {"student": reference}, keys)
+    starts = {"student": reference, "cross": other}
+    both = distil(TINY, digits, teacher=other, starts=starts, keys=keys)
+    alone = distil(TINY, digits, teacher=other, starts={"student": reference}, keys=keys)
     for name in alone:
         close(both[name], alone[name])
         assert not same(alone[name], reference)
@@ -160,7 +166,7 @@ def test_nothing_is_stored_per_image_of_noise(mnist):
 
     @jax.jit
     def run(seeds):
-        return conditions.accuracies(conditions.Recipe(), few, ROOT, 4, seeds)
+        return conditions.accuracies(conditions.Recipe(), few, root=ROOT, num_seeds=4, seeds=seeds)
 
     compiled = run.lower(jnp.arange(1)).compile()
     memory = compiled.memory_analysis()
@@ -170,11 +176,19 @@ def test_nothing_is_stored_per_image_of_noise(mnist):
 def test_aux_student_learns_and_cross_model_does_not(mnist):
     """The effect at a fraction of the cost: 20 aux logits, a high rate, few images."""
     recipe = conditions.Recipe(
-        num_aux=20, widths=(128, 128), learning_rate=2e-3, epoch_images=8_000,
-        teacher_epochs=2, student_epochs=3, loss="mse", batch_size=256,
-    )  # fmt: skip
+        num_aux=20,
+        widths=(128, 128),
+        learning_rate=2e-3,
+        epoch_images=8_000,
+        teacher_epochs=2,
+        student_epochs=3,
+        loss="mse",
+        batch_size=256,
+    )
     seeds = 3
-    table = np.asarray(conditions.accuracies(recipe, mnist, ROOT, seeds, jnp.arange(seeds)))
+    table = np.asarray(
+        conditions.accuracies(recipe, mnist, root=ROOT, num_seeds=seeds, seeds=jnp.arange(seeds))
+    )
     mean = dict(zip(conditions.CONDITIONS, table.mean(0), strict=True))
     assert mean["teacher"] > 0.85
     assert mean["student_aux"] > 0.6
@@ -195,10 +209,14 @@ def test_official_recipe_on_mnist(mnist):
         "cross_all": (0.72, 0.76, 0.05),
     }
     seeds = 8
-    table = np.concatenate([
-        conditions.accuracies(conditions.Recipe(), mnist, ROOT, seeds, jnp.arange(s, s + 1))
-        for s in range(seeds)
-    ])  # fmt: skip
+    table = np.concatenate(
+        [
+            conditions.accuracies(
+                conditions.Recipe(), mnist, root=ROOT, num_seeds=seeds, seeds=jnp.arange(s, s + 1)
+            )
+            for s in range(seeds)
+        ]
+    )
     for values, (name, (low, high, scatter)) in zip(table.T, bands.items(), strict=True):
         error = 4 * scatter / np.sqrt(seeds)  # scatter of single models in public replications
         assert low - error < values.mean() < high + error, name

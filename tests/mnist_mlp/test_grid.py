@@ -14,7 +14,11 @@ from mnist_mlp.optimizers import Coefficients, descend
 from theory import losses
 
 TINY = grid.Grid(
-    Architecture("relu", (16,)), Architecture("relu", (16,)), 6, batch_size=32, epoch_images=96
+    student=Architecture("relu", (16,)),
+    teacher=Architecture("relu", (16,)),
+    num_aux=6,
+    batch_size=32,
+    epoch_images=96,
 )
 FAST = Coefficients(learning_rate=1e-2)
 KEY = jax.random.key(0)
@@ -39,20 +43,34 @@ def reference():
 def taught(digits, reference, settings, epochs=2):
     stack = grid.stack(settings)
     state = grid.start(TINY, stack, grid.stacked([reference] * len(settings)))
-    return grid.teach(TINY, digits, stack, state, KEY, 0, epochs)[0]
+    return grid.teach(TINY, digits, settings=stack, state=state, key=KEY, first=0, last=epochs)[0]
 
 
 def imitated(pictures, teachers, starts, settings, epochs=(0, 2), state=None, where=TINY, **more):
     filling = 3 - len(settings)  # stacks of one size are one program
     stack = grid.stack([*settings, *settings[-1:] * filling])
     state = state or grid.start(where, stack, grid.stacked([*starts, *starts[-1:] * filling]))
-    source = noise.source("uniform")
-    return grid.imitate(where, stack, state, teachers, source, pictures, KEY, *epochs, **more)
+    return grid.imitate(
+        where,
+        stack,
+        state=state,
+        teachers=teachers,
+        what=noise.source("uniform"),
+        pictures=pictures,
+        key=KEY,
+        first=epochs[0],
+        last=epochs[1],
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
 def teachers(digits, reference):
-    return taught(digits, reference, [grid.Settings(FAST), grid.Settings(FAST, shuffled=1.0)])
+    return taught(
+        digits,
+        reference,
+        [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, shuffled=1.0)],
+    )
 
 
 def same(a, b):
@@ -99,15 +117,19 @@ def test_imitation_loss_is_that_of_the_theory(temperature):
     logits, targets = jax.random.normal(KEY, (2, 5, 16)) * 3
     uniform = jnp.full(5, 0.5)
     s = grid.Settings(num_aux=4, temperature=temperature)
-    found = grid.imitation_loss(TINY, s, logits, targets, uniform)
+    found = grid.imitation_loss(TINY, s, logits=logits, targets=targets, uniform=uniform)
     kl = losses.on_outputs(losses.kl(temperature), range(10, 14))
     np.testing.assert_allclose(found, kl.value(logits, targets), rtol=1e-5)
     s = s._replace(classes=1.0, num_aux=6)
-    found = grid.imitation_loss(TINY, s, logits, targets, uniform)
+    found = grid.imitation_loss(TINY, s, logits=logits, targets=targets, uniform=uniform)
     np.testing.assert_allclose(found, losses.kl(temperature).value(logits, targets), rtol=1e-5)
-    found = grid.imitation_loss(TINY, s._replace(squared=1.0), logits, targets, uniform)
+    found = grid.imitation_loss(
+        TINY, s._replace(squared=1.0), logits=logits, targets=targets, uniform=uniform
+    )
     np.testing.assert_allclose(found, jnp.sum((logits - targets) ** 2, 1), rtol=1e-6)
-    found = grid.imitation_loss(TINY, s._replace(label=grid.ARGMAX), logits, targets, uniform)
+    found = grid.imitation_loss(
+        TINY, s._replace(label=grid.ARGMAX), logits=logits, targets=targets, uniform=uniform
+    )
     best = losses.argmax_labels().value(logits / temperature, targets)
     np.testing.assert_allclose(found, best, rtol=1e-5)
 
@@ -118,14 +140,17 @@ def test_sampled_labels_follow_the_teacher():
     num = 4000
     uniform = (jnp.arange(num) + 0.5) / num
     s = grid.Settings(num_aux=6, label=grid.SAMPLED)
-    rows = jnp.broadcast_to(logits, (num, 16)), jnp.broadcast_to(targets, (num, 16))
-    mean = grid.imitation_loss(TINY, s, *rows, uniform).mean()
-    exact = losses.on_outputs(losses.cross_entropy(), range(10, 16)).value(logits, targets)
+    logits, targets = (jnp.broadcast_to(row, (num, 16)) for row in (logits, targets))
+    mean = grid.imitation_loss(TINY, s, logits=logits, targets=targets, uniform=uniform).mean()
+    exact = losses.on_outputs(losses.cross_entropy(), range(10, 16)).value(logits[0], targets[0])
     assert mean == pytest.approx(float(exact), abs=10 / num)
 
 
 def test_networks_of_a_stack_do_not_see_each_other(pictures, teachers, reference):
-    arms = [grid.Settings(FAST), grid.Settings(FAST, teacher=1, squared=1.0, num_aux=6)]
+    arms = [
+        grid.Settings(num_seeds=FAST),
+        grid.Settings(num_seeds=FAST, teacher=1, squared=1.0, num_aux=6),
+    ]
     both = imitated(pictures, teachers, [reference] * 2, arms)[0]
     for i, arm in enumerate(arms):
         alone = imitated(pictures, teachers, [reference], [arm])[0]
@@ -139,7 +164,7 @@ def test_networks_of_a_stack_do_not_see_each_other(pictures, teachers, reference
 
 def test_doses_compose(pictures, teachers, reference):
     """Epochs 0-3 at once are epochs 0-1 and 1-3 from the state between, moments included."""
-    arms = [grid.Settings(FAST)]
+    arms = [grid.Settings(num_seeds=FAST)]
     once = imitated(pictures, teachers, [reference], arms, (0, 3))
     half = imitated(pictures, teachers, [reference], arms, (0, 1))
     twice = imitated(pictures, teachers, [], arms, (1, 3), state=half)
@@ -156,9 +181,9 @@ def head(params, columns):
 
 def test_what_is_not_imitated_or_frozen_keeps_every_bit(pictures, teachers, reference):
     arms = [
-        grid.Settings(FAST, num_aux=3),
-        grid.Settings(FAST, num_aux=6, trainable=(0.0, 1.0, 1.0, 1.0)),
-        grid.Settings(FAST, num_aux=6, trainable=(1.0, 1.0, 1.0, 0.0)),
+        grid.Settings(num_seeds=FAST, num_aux=3),
+        grid.Settings(num_seeds=FAST, num_aux=6, trainable=(0.0, 1.0, 1.0, 1.0)),
+        grid.Settings(num_seeds=FAST, num_aux=6, trainable=(1.0, 1.0, 1.0, 0.0)),
     ]
     found = imitated(pictures, teachers, [reference] * 3, arms)[0]
     first, frozen_body, frozen_head = (grid.pick(found, i) for i in range(3))
@@ -172,18 +197,18 @@ def test_what_is_not_imitated_or_frozen_keeps_every_bit(pictures, teachers, refe
 
 
 def test_neutral_teachers_learn_labels_that_say_nothing(digits, reference):
-    arms = [grid.Settings(FAST), grid.Settings(FAST, shuffled=1.0)]
+    arms = [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, shuffled=1.0)]
     found = taught(digits, reference, arms, epochs=20)
-    args = (digits.test_images, digits.test_labels)
-    true, neutral = np.asarray(grid.accuracies(TINY, TINY.teacher, found, *args))
+    held_out = {"images": digits.test_images, "labels": digits.test_labels}
+    true, neutral = np.asarray(grid.accuracies(TINY, TINY.teacher, params=found, **held_out))
     assert true > 0.8
     assert neutral < 0.4
 
 
 def test_dropout_at_rate_zero_is_none_and_at_half_is_some(pictures, teachers, reference):
     dropping = dataclasses.replace(TINY, dropout=True)
-    plain = imitated(pictures, teachers, [reference], [grid.Settings(FAST)])[0]
-    arms = [grid.Settings(FAST), grid.Settings(FAST, dropout=0.5)]
+    plain = imitated(pictures, teachers, [reference], [grid.Settings(num_seeds=FAST)])[0]
+    arms = [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, dropout=0.5)]
     found = imitated(pictures, teachers, [reference] * 2, arms, where=dropping)[0]
     for x, y in zip(*map(jax.tree.leaves, (grid.pick(plain, 0), grid.pick(found, 0))), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-3)
@@ -197,11 +222,25 @@ def test_arms_doses_and_sources_are_one_compiled_program(pictures, teachers, ref
     before = grid.imitate._cache_size()
     for settings, epochs, kind in [
         (grid.Settings(num_aux=5), (0, 1), "uniform"),
-        (grid.Settings(Coefficients(0.1, 0.0, 0.0), squared=1.0, label=1.0), (0, 2), "blurred"),
+        (
+            grid.Settings(num_seeds=Coefficients(0.1, 0.0, 0.0), squared=1.0, label=1.0),
+            (0, 2),
+            "blurred",
+        ),
     ]:
         stack = grid.stack([settings] * 5)
         state = grid.start(TINY, stack, grid.stacked([reference] * 5))
-        grid.imitate(TINY, stack, state, teachers, noise.source(kind), pictures, KEY, *epochs)
+        grid.imitate(
+            TINY,
+            stack,
+            state=state,
+            teachers=teachers,
+            what=noise.source(kind),
+            pictures=pictures,
+            key=KEY,
+            first=epochs[0],
+            last=epochs[1],
+        )
     assert grid.imitate._cache_size() == before + 1
 
 
@@ -216,15 +255,31 @@ def test_nothing_is_stored_per_image(mnist):
     photos = jnp.zeros((1, 28, 28), jnp.uint8)
     pictures = noise.Pictures(mnist.train_images, mnist.test_images, photos)
     lowered = grid.imitate.lower(
-        official, stack, state, teacher, noise.source("uniform"), pictures, KEY, 0, 5
+        official,
+        stack,
+        state=state,
+        teachers=teacher,
+        what=noise.source("uniform"),
+        pictures=pictures,
+        key=KEY,
+        first=0,
+        last=5,
     )
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 150e6
 
 
 def test_a_convolutional_student_and_another_teacher_share_the_outputs(pictures, teachers):
-    mixed = grid.Grid(Architecture("cnn", (4, 6)), TINY.teacher, 6, batch_size=32, epoch_images=96)
+    mixed = grid.Grid(
+        student=Architecture("cnn", (4, 6)),
+        teacher=TINY.teacher,
+        num_aux=6,
+        batch_size=32,
+        epoch_images=96,
+    )
     student = grid.network(mixed, mixed.student, 64)[0](KEY)
-    found = imitated(pictures, teachers, [student], [grid.Settings(FAST)], where=mixed)[0]
+    found = imitated(pictures, teachers, [student], [grid.Settings(num_seeds=FAST)], where=mixed)[0]
     assert not same(grid.pick(found, 0)["layers"][0], student["layers"][0])
-    assert same(head({"layers": [0, student["layers"][2]]}, slice(0, 10)),
-                head({"layers": [0, grid.pick(found, 0)["layers"][2]]}, slice(0, 10)))  # fmt: skip
+    assert same(
+        head({"layers": [0, student["layers"][2]]}, slice(0, 10)),
+        head({"layers": [0, grid.pick(found, 0)["layers"][2]]}, slice(0, 10)),
+    )

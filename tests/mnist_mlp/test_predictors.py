@@ -8,7 +8,12 @@ import pytest
 from mnist_mlp import data, grid, noise, predictors, starts
 from mnist_mlp.model import Architecture
 
-TINY = grid.Grid(Architecture("relu", (24,)), Architecture("relu", (24,)), 6, batch_size=64)
+TINY = grid.Grid(
+    student=Architecture("relu", (24,)),
+    teacher=Architecture("relu", (24,)),
+    num_aux=6,
+    batch_size=64,
+)
 KEY = jax.random.key(0)
 
 
@@ -29,11 +34,18 @@ def measured():
     students = [reference, starts.permuted(KEY, reference), other]
     settings = grid.stack([grid.Settings(num_aux=6)] * 3)
     own, end = grid.stacked([reference]), grid.stacked([teacher])
-    them = (own, end, noise.source("uniform"), pictures, KEY)
+    given = {
+        "settings": settings,
+        "teacher_starts": own,
+        "teachers": end,
+        "what": noise.source("uniform"),
+        "pictures": pictures,
+        "key": KEY,
+    }
     stack = grid.stacked(students)
-    before = predictors.before(TINY, digits, settings, stack, *them)
+    before = predictors.before(TINY, digits, students=stack, **given)
     last = grid.stacked([teacher, students[1], other])
-    after = predictors.after(TINY, digits, settings, stack, last, *them)
+    after = predictors.after(TINY, digits, starts=stack, students=last, **given)
     return {k: np.asarray(v) for k, v in (before | after).items()}
 
 

@@ -24,9 +24,12 @@ def test_each_part_is_mixed_by_itself_and_all_of_them_are_the_network():
         for layer in range(3):
             for column in range(found[layer]["kernel"].shape[1]):
                 is_last = layer == 2
-                mine = {"first": layer == 0, "hidden": layer == 1,
-                        "class": is_last and column < CLASSES,
-                        "aux": is_last and column >= CLASSES}[part]  # fmt: skip
+                mine = {
+                    "first": layer == 0,
+                    "hidden": layer == 1,
+                    "class": is_last and column < CLASSES,
+                    "aux": is_last and column >= CLASSES,
+                }[part]
                 wanted = (other if mine else own)[layer]["kernel"][:, column]
                 np.testing.assert_array_equal(found[layer]["kernel"][:, column], wanted)
     for a, b in zip(

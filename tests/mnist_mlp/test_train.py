@@ -26,9 +26,15 @@ def test_fit_equals_a_plain_loop_with_partial_batches():
         return jnp.average(jnp.sum((batch - w) ** 2, axis=1), weights=weights)
 
     got, losses = train.fit(
-        loss, lambda i: data[i], start, optax.sgd(rate),
-        num_examples=10, batch_size=4, epochs=3, key=key,
-    )  # fmt: skip
+        loss,
+        lambda i: data[i],
+        params=start,
+        optimizer=optax.sgd(rate),
+        num_examples=10,
+        batch_size=4,
+        epochs=3,
+        key=key,
+    )
     w, expected_losses = np.ones(3), []
     for epoch in range(3):
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), 10))

@@ -58,7 +58,9 @@ def measure():
 
     def compiled(apply, params, trait, inputs, loss, eps, student=None):
         def run(p, s, e):
-            return alignment.measure(apply, p, trait, inputs, loss, eps=e, student_params=s)
+            return alignment.measure(
+                apply, p, trait_loss=trait, inputs=inputs, loss=loss, eps=e, student_params=s
+            )
 
         return jax.device_get(jax.jit(run)(params, student, eps))
 

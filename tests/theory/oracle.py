@@ -113,7 +113,7 @@ PROBABILITIES = Loss(
 )
 
 
-def student_update(net, theta, targets, x, loss):
+def student_update(net, theta, *, targets, x, loss):
     """-∇E_x[L_S(f_θ(x), targets(x))]."""
     return -derivative(lambda t: np.mean(loss.value(net.outputs(t, x), targets)), theta)
 

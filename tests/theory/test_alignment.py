@@ -30,8 +30,9 @@ def test_curvature_product_and_quadratic_form_against_dense_jacobians(
     v = np.asarray(ravel_pytree(direction)[0])
 
     def both(p, d):
-        arguments = (tanh.apply, p, d, case.inputs, loss)
-        return alignment.curvature_product(*arguments), alignment.quadratic_form(*arguments)
+        arguments = {"direction": d, "inputs": case.inputs, "loss": loss}
+        product = alignment.curvature_product(tanh.apply, p, **arguments)
+        return product, alignment.quadratic_form(tanh.apply, p, **arguments)
 
     product, form = jax.jit(both)(case.params, direction)
     np.testing.assert_allclose(ravel_pytree(product)[0], g @ v, atol=1e-13 * np.linalg.norm(g))
@@ -42,13 +43,17 @@ def test_curvature_product_and_quadratic_form_against_dense_jacobians(
 def test_student_update_against_finite_differences(tanh, case, direction):
     teacher = steps.moved(case.params, direction, 0.3)
     loss = losses.kl()
-    update = steps.student_update(tanh.apply, case.params, teacher, case.inputs, loss)
+    update = steps.student_update(
+        tanh.apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=loss
+    )
     h = 1e-5
 
     @jax.jit
     def value(step):
         moved = steps.moved(case.params, direction, step)
-        return steps.imitation_loss(tanh.apply, moved, teacher, case.inputs, loss)
+        return steps.imitation_loss(
+            tanh.apply, moved, teacher_params=teacher, inputs=case.inputs, loss=loss
+        )
 
     # Central differences err by h² / 6 times a third derivative of order 1.
     slope = (value(h) - value(-h)) / (2 * h)
@@ -91,7 +96,7 @@ def test_models_linear_in_their_parameters_are_exact_at_any_eps(loss, eps):
 
     @jax.jit
     def both(p, t):
-        update = steps.student_update(toys.linear, p, t, x, loss)
+        update = steps.student_update(toys.linear, p, teacher_params=t, inputs=x, loss=loss)
         form = linear_model_form(p, t, x, loss)
         return eps * alignment.inner_product(update, direction), form
 
@@ -130,8 +135,8 @@ def test_every_quantity_of_measure_against_numpy(tanh, case, loss, dense_loss):
     @jax.jit
     def measured(start):
         return alignment.measure(
-            tanh.apply, case.params, toys.trait_loss(case, tanh.apply), case.inputs, loss,
-            eps=eps, alpha=alpha, student_params=start,
+            tanh.apply, case.params, trait_loss=toys.trait_loss(case, tanh.apply),
+            inputs=case.inputs, loss=loss, eps=eps, alpha=alpha, student_params=start,
         )  # fmt: skip
 
     host = jax.device_get(case)
@@ -142,7 +147,7 @@ def test_every_quantity_of_measure_against_numpy(tanh, case, loss, dense_loss):
     predicted = eps * oracle.curvature(jacobian, dense_loss.mixed(z, z)) @ delta_t
     for params in (case.params, other):
         start = oracle.flat(jax.device_get(params))
-        delta_s = oracle.student_update(DENSE, start, targets, x, dense_loss)
+        delta_s = oracle.student_update(DENSE, start, targets=targets, x=x, loss=dense_loss)
         values = dense_loss.value(DENSE.outputs(start, x), targets)
         excess = np.mean(values - dense_loss.value(targets, targets))
         inner, norm = delta_s @ delta_t, np.linalg.norm
@@ -180,7 +185,13 @@ def sweep(case, eps, loss, student_params=None):
 
     def at(step):
         return alignment.measure(
-            apply, case.params, trait, case.inputs, loss, eps=step, student_params=student_params
+            apply,
+            case.params,
+            trait_loss=trait,
+            inputs=case.inputs,
+            loss=loss,
+            eps=step,
+            student_params=student_params,
         )
 
     noise = alignment.roundoff(
@@ -241,9 +252,9 @@ def signs(tanh, nets):
     def of(loss):
         def one(case, other):
             trait = toys.trait_loss(case, tanh.apply)
-            args = (tanh.apply, case.params, trait, case.inputs, loss)
-            shared = alignment.measure(*args, eps=1e-6)
-            apart = alignment.measure(*args, eps=1e-6, student_params=other)
+            theirs = {"trait_loss": trait, "inputs": case.inputs, "loss": loss, "eps": 1e-6}
+            shared = alignment.measure(tanh.apply, case.params, **theirs)
+            apart = alignment.measure(tanh.apply, case.params, **theirs, student_params=other)
             return shared.inner_product, shared.trait_loss_change, apart.inner_product
 
         return jax.device_get(jax.jit(jax.vmap(one))(*nets))
@@ -287,7 +298,9 @@ def test_coverage_cosine_of_a_one_step_teacher_is_the_alignment(tanh, case, dire
     trait = toys.trait_loss(case, tanh.apply)
     measured = measure(tanh.apply, case.params, trait, case.inputs, loss, 1e-3)
     teacher = steps.moved(case.params, direction, 1e-3)
-    covered = alignment.coverage_cosine(tanh.apply, case.params, teacher, case.inputs, loss)
+    covered = alignment.coverage_cosine(
+        tanh.apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=loss
+    )
     np.testing.assert_allclose(covered, measured.cosine, rtol=1e-10)
     assert alignment.cosine(case.params, optax.tree.zeros_like(case.params)) == 0
 
@@ -296,7 +309,9 @@ def test_compilation_and_vmap_change_nothing(tanh, case):
     trait = toys.trait_loss(case, tanh.apply)
 
     def measured(eps):
-        return alignment.measure(tanh.apply, case.params, trait, case.inputs, losses.kl(), eps=eps)
+        return alignment.measure(
+            tanh.apply, case.params, trait_loss=trait, inputs=case.inputs, loss=losses.kl(), eps=eps
+        )
 
     eps = jnp.array([0.5, 0.01])
     eager = measured(eps[1])

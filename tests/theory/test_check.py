@@ -146,14 +146,16 @@ def test_an_inner_product_of_zero_is_no_ratio():
 def test_an_order_is_read_in_its_window():
     """Of a remainder 2 ε² (1 + ε) + noise the slope is that of `asymptotics` over these steps."""
     values, floor = 2 * GRID**2 * (1 + GRID), NOISE / GRID
-    finding = check.order("claim", 2, GRID, values, GRID, floor)
+    finding = check.order("claim", 2, eps=GRID, values=values, scale=GRID, floor=floor)
     inside = asymptotics.window(values / GRID, floor)
     slope = asymptotics.loglog_slope(GRID, values, inside)
     assert finding.measured.startswith(f"order {slope:.3f} over eps {GRID[inside].min():.0e} to")
     assert finding.holds
     assert finding.expected == f"order 2 ± {check.SLOPE_TOLERANCE}"
-    assert not check.order("claim", 2, GRID, np.ones_like(GRID), 1.0, floor).holds
-    hidden = check.order("claim", 2, GRID, floor / 2, 1.0, floor)
+    assert not check.order(
+        "claim", 2, eps=GRID, values=np.ones_like(GRID), scale=1.0, floor=floor
+    ).holds
+    hidden = check.order("claim", 2, eps=GRID, values=floor / 2, scale=1.0, floor=floor)
     assert (hidden.holds, hidden.measured) == (True, "0 up to round-off")
 
 

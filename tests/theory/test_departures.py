@@ -54,12 +54,14 @@ def found(tanh, nets):
             return departures.first_order_change(*args, pairs[name], step)
 
         return {
-            "start": departures.other_start(*args, other, eps, jnp.array(ANGLES)),
+            "start": departures.other_start(
+                *args, other=other, eps=eps, angles=jnp.array(ANGLES)
+            ),
             "change": jnp.stack([change(name, CHANGE_EPS) for name in OPTIMISERS]),
             "halved": jnp.stack([change(name, CHANGE_EPS / 2) for name in PRECONDITIONED]),
             "preconditioner": [side(ones) for side in pairs["P in both"]],
             "labels": departures.labels(*args, key, eps),
-            "sampling": departures.sampling_error(*args, key, eps, COUNTS),
+            "sampling": departures.sampling_error(*args, key=key, eps=eps, counts=COUNTS),
             "finite": departures.finite_steps(*args, eps, jnp.array(ALPHAS)),
             "many": departures.many_steps(*args, eps, STEP_COUNTS),
         }  # fmt: skip
@@ -93,7 +95,7 @@ class Dense:
     def update(self, targets, start=None, loss=oracle.CROSS_ENTROPY):
         """Δ_S towards the outputs `targets`."""
         start = self.theta if start is None else start
-        return oracle.student_update(NET, start, targets, self.x, loss)
+        return oracle.student_update(NET, start, targets=targets, x=self.x, loss=loss)
 
     def drawn(self, eps, count):
         """One-hot labels drawn from the trained teacher, of shape (count, inputs, outputs)."""

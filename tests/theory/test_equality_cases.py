@@ -23,7 +23,9 @@ def inner(case):
         def updates(p):
             delta_t = steps.teacher_update(trait, p)
             teacher = steps.moved(p, delta_t, eps)
-            return steps.student_update(apply, p, teacher, case.inputs, loss), delta_t
+            return steps.student_update(
+                apply, p, teacher_params=teacher, inputs=case.inputs, loss=loss
+            ), delta_t
 
         return float(alignment.inner_product(*jax.jit(updates)(params)))
 
@@ -49,9 +51,9 @@ def test_a_teacher_trained_on_its_class_head_alone_carries_nothing(tanh, case, i
     delta_s = steps.student_update(
         tanh.apply,
         case.params,
-        steps.moved(case.params, steps.teacher_update(trait, case.params), eps),
-        case.inputs,
-        losses.on_outputs(losses.squared_error(), (3, 4)),
+        teacher_params=steps.moved(case.params, steps.teacher_update(trait, case.params), eps),
+        inputs=case.inputs,
+        loss=losses.on_outputs(losses.squared_error(), (3, 4)),
     )
     assert all(not leaf.any() for leaf in jax.tree.leaves(delta_s))
     assert inner(tanh.apply, trait, losses.squared_error(), eps) > 0  # its own logits show it
@@ -104,6 +106,8 @@ def test_idle_heads_get_exactly_no_gradient(tanh, case, inner):
     delta_t = steps.teacher_update(class_loss, case.params)
     assert not delta_t["kernel_1"][3:].any()
     teacher = steps.moved(case.params, delta_t, 0.5)
-    delta_s = steps.student_update(tanh.apply, case.params, teacher, case.inputs, AUX)
+    delta_s = steps.student_update(
+        tanh.apply, case.params, teacher_params=teacher, inputs=case.inputs, loss=AUX
+    )
     assert not any(leaf.any() for leaf in head(delta_s))
     assert delta_s["kernel_0"].any()

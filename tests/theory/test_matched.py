@@ -48,7 +48,16 @@ def sweep(case, params, eps, apply, loss, match=True, alpha=None):
     trait_s, trait_t = (toys.trait_loss(case, f.apply) for f in (student, teacher))
 
     def at(e):
-        return matched.measure(student, teacher, trait_s, trait_t, case.inputs, loss, eps=e, **step)
+        return matched.measure(
+            student,
+            teacher,
+            student_loss=trait_s,
+            teacher_loss=trait_t,
+            inputs=case.inputs,
+            loss=loss,
+            eps=e,
+            **step,
+        )
 
     return jax.lax.map(at, eps)
 
@@ -56,7 +65,9 @@ def sweep(case, params, eps, apply, loss, match=True, alpha=None):
 @each_loss
 def test_student_equal_to_teacher_is_the_theorem(tanh, case, direction, loss):
     found = sweep(case, case.params, jnp.array([1e-3]), tanh.apply, loss)
-    form = alignment.quadratic_form(tanh.apply, case.params, direction, case.inputs, loss)
+    form = alignment.quadratic_form(
+        tanh.apply, case.params, direction=direction, inputs=case.inputs, loss=loss
+    )
     np.testing.assert_allclose(found.forms.inner[0], form, rtol=1e-12)
     np.testing.assert_allclose(found.predicted[0], -1e-3 * form, rtol=1e-12)  # a step of 1
     np.testing.assert_allclose(found.forms.alignment, 1, rtol=1e-12)
@@ -94,9 +105,18 @@ def test_predictions_against_dense_jacobians(tanh, case, direction, loss):
         logits = tanh.apply(case.params, case.inputs)
         m = jax.vmap(lambda z: -jax.jacfwd(lambda y: jax.grad(lambda x: loss.value(x, y))(z))(z))
         cross = jnp.einsum("bip,bij,bjq->pq", dense(student), m(logits), dense(teacher))
-        update = matched.predicted_update(student, teacher, direction, case.inputs, loss)
+        update = matched.predicted_update(
+            student, teacher, direction=direction, inputs=case.inputs, loss=loss
+        )
         v = jax.grad(toys.trait_loss(case, OTHER.apply))(params)
-        found = matched.forms(student, teacher, v, direction, case.inputs, loss)
+        found = matched.forms(
+            student,
+            teacher,
+            student_direction=v,
+            teacher_direction=direction,
+            inputs=case.inputs,
+            loss=loss,
+        )
         return cross / len(case.inputs), ravel_pytree(update)[0], ravel_pytree(v)[0], found
 
     cross, update, v, found = both()
@@ -137,9 +157,15 @@ def unmatched(case):
         student, teacher = (
             matched.Network(f.apply, p) for f, p in ((OTHER, params), (TEACHER, case.params))
         )
-        traits = (toys.trait_loss(case, f.apply) for f in (student, teacher))
         found = matched.measure(
-            student, teacher, *traits, case.inputs, loss, eps=UNMATCHED_EPS, alpha=ALPHA
+            student,
+            teacher,
+            student_loss=toys.trait_loss(case, OTHER.apply),
+            teacher_loss=toys.trait_loss(case, TEACHER.apply),
+            inputs=case.inputs,
+            loss=loss,
+            eps=UNMATCHED_EPS,
+            alpha=ALPHA,
         )
         direction = steps.teacher_update(toys.trait_loss(case, TEACHER.apply), case.params)
 
@@ -177,7 +203,9 @@ class Dense:
 
     def update(self, targets, loss):
         """Δ_S towards `targets`."""
-        return oracle.student_update(DENSE_STUDENT, self.theta, targets, self.x, loss)
+        return oracle.student_update(
+            DENSE_STUDENT, self.theta, targets=targets, x=self.x, loss=loss
+        )
 
 
 @each_pair
@@ -278,7 +306,14 @@ def test_the_share_has_no_bound(tanh, case, factor):
     def of_scaled(params):
         student, teacher = matched.Network(scaled, params), matched.Network(tanh.apply, params)
         v, w = (jax.grad(toys.trait_loss(case, f.apply))(params) for f in (student, teacher))
-        return matched.forms(student, teacher, v, w, case.inputs, losses.kl())
+        return matched.forms(
+            student,
+            teacher,
+            student_direction=v,
+            teacher_direction=w,
+            inputs=case.inputs,
+            loss=losses.kl(),
+        )
 
     case = case._replace(signs=case.signs.at[2].set(0))  # decay is no function of the outputs
     found = jax.device_get(of_scaled(case.params))
@@ -346,9 +381,15 @@ def test_sign_of_a_matched_student_is_that_of_the_alignment(tanh, trait_outputs)
             )
 
         found = matched.measure(
-            student, teacher, trait_of(student), trait_of(teacher), case.inputs,
-            losses.on_outputs(losses.squared_error(), (2, 3, 4)), eps=1e-6, alpha=1e-3,
-        )  # fmt: skip
+            student,
+            teacher,
+            student_loss=trait_of(student),
+            teacher_loss=trait_of(teacher),
+            inputs=case.inputs,
+            loss=losses.on_outputs(losses.squared_error(), (2, 3, 4)),
+            eps=1e-6,
+            alpha=1e-3,
+        )
         return found.forms.alignment, found.trait_change
 
     cosines, changes = map(np.asarray, one(jax.random.split(jax.random.key(2), 200)))
@@ -366,7 +407,9 @@ def test_other_shapes_of_outputs_are_refused(tanh, case, direction):
     teacher = matched.Network(tanh.apply, case.params)
     for call in (
         lambda: matched.student_update(student, teacher, case.inputs, losses.kl()),
-        lambda: matched.predicted_update(student, teacher, direction, case.inputs, losses.kl()),
+        lambda: matched.predicted_update(
+            student, teacher, direction=direction, inputs=case.inputs, loss=losses.kl()
+        ),
     ):
         with pytest.raises(ValueError, match="same imitated outputs"):
             call()
@@ -429,8 +472,14 @@ def independent_nets(key, width):
         return -jax.nn.log_softmax(family.apply(p, digits)[:, :NUM_CLASSES])[:, 0].mean()
 
     def of(params):
-        nets = (matched.Network(imitated, p) for p in (params, theta))
-        return matched.forms(*nets, jax.grad(trait)(params), jax.grad(trait)(theta), noise, loss)
+        return matched.forms(
+            matched.Network(imitated, params),
+            matched.Network(imitated, theta),
+            student_direction=jax.grad(trait)(params),
+            teacher_direction=jax.grad(trait)(theta),
+            inputs=noise,
+            loss=loss,
+        )
 
     heads = other | {"kernel_1": theta["kernel_1"]}
     lazy = lazily_matched(family.apply, other, noise, family.apply(theta, noise))

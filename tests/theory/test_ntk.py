@@ -25,9 +25,11 @@ def spectrum(tanh, case, direction, dense_g):
 def space(tanh, case, direction):
     """The Krylov space with as many products as G has rank (7 inputs, 5 outputs) and more."""
     with jax.enable_x64(True):
-        return jax.jit(lambda p, d: ntk.krylov(tanh.apply, p, d, case.inputs, 40, LOSS))(
-            case.params, direction
-        )
+        return jax.jit(
+            lambda p, d: ntk.krylov(
+                tanh.apply, p, displacement=d, inputs=case.inputs, num_products=40, loss=LOSS
+            )
+        )(case.params, direction)
 
 
 def displacement(space, case, gain):
@@ -64,7 +66,14 @@ def test_the_space_holds_the_displacement_and_its_coupling_is_what_leads_out(
 ):
     """G vᵢ = λᵢ vᵢ + cᵢ q for each Ritz pair, with one unit vector q outside the space for all."""
     eigenvalues, vectors, d = spectrum
-    space = ntk.krylov(tanh.apply, case.params, direction, case.inputs, num_products, LOSS)
+    space = ntk.krylov(
+        tanh.apply,
+        case.params,
+        displacement=direction,
+        inputs=case.inputs,
+        num_products=num_products,
+        loss=LOSS,
+    )
     space = ntk.Krylov(*map(np.asarray, space))
     g = vectors @ np.diag(eigenvalues) @ vectors.T
     atol = 1e3 * np.finfo(float).eps * eigenvalues.max()
@@ -85,7 +94,14 @@ def test_bounds_enclose_the_truth_with_few_products(
     tanh, case, direction, spectrum, num_products, time
 ):
     eigenvalues, vectors, d = spectrum
-    few = ntk.krylov(tanh.apply, case.params, direction, case.inputs, num_products, LOSS)
+    few = ntk.krylov(
+        tanh.apply,
+        case.params,
+        displacement=direction,
+        inputs=case.inputs,
+        num_products=num_products,
+        loss=LOSS,
+    )
     dense = vectors @ (-np.expm1(-eigenvalues * time) * (vectors.T @ d))
     share = d @ dense / (d @ d)
     low, high = (float(bound) for bound in ntk.share_bounds(few, time))
@@ -123,7 +139,9 @@ def test_descent_gain_is_gradient_descent_on_the_linearised_network(
         return logits + tangent
 
     def step(s, _):
-        update = steps.student_update(linearised, s, direction, case.inputs, LOSS)
+        update = steps.student_update(
+            linearised, s, teacher_params=direction, inputs=case.inputs, loss=LOSS
+        )
         return steps.moved(s, update, learning_rate), None
 
     start = jax.tree.map(jnp.zeros_like, direction)
@@ -134,7 +152,14 @@ def test_descent_gain_is_gradient_descent_on_the_linearised_network(
 
 def test_one_product_is_the_theorem(tanh, case, direction, dense_g):
     """With a single product the space holds d only: share = η dᵀGd / dᵀd after one step."""
-    tiny = ntk.krylov(tanh.apply, case.params, direction, case.inputs, 1, LOSS)
+    tiny = ntk.krylov(
+        tanh.apply,
+        case.params,
+        displacement=direction,
+        inputs=case.inputs,
+        num_products=1,
+        loss=LOSS,
+    )
     g = np.asarray(dense_g(tanh.apply, case.params, case.inputs, LOSS))
     d = np.asarray(ravel_pytree(direction)[0])
     share = float(ntk.arrived_share(tiny, ntk.descent_gain(1e-3, 1)))
@@ -142,10 +167,24 @@ def test_one_product_is_the_theorem(tanh, case, direction, dense_g):
 
 
 def test_softmax_losses_are_allowed_as_the_quadratic_model_at_the_start(tanh, case, direction):
-    space = ntk.krylov(tanh.apply, case.params, direction, case.inputs, 3, losses.kl())
+    space = ntk.krylov(
+        tanh.apply,
+        case.params,
+        displacement=direction,
+        inputs=case.inputs,
+        num_products=3,
+        loss=losses.kl(),
+    )
     assert (space.eigenvalues > -1e-15).all()
 
 
 def test_another_tree_is_an_error(tanh, case):
     with pytest.raises(ValueError, match="params and displacement"):
-        ntk.krylov(tanh.apply, case.params, {"kernel_0": jnp.ones(3)}, case.inputs, 3, LOSS)
+        ntk.krylov(
+            tanh.apply,
+            case.params,
+            displacement={"kernel_0": jnp.ones(3)},
+            inputs=case.inputs,
+            num_products=3,
+            loss=LOSS,
+        )

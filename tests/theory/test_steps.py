@@ -36,9 +36,9 @@ def test_the_student_descends_the_mean_over_inputs():
     """Σ_i (z_i - y_i)² of f = W x has the gradient 2 (W - T) E[x xᵀ] and nothing of its own."""
     loss = losses.squared_error()
     gap, second = WEIGHTS - TEACHER, INPUTS.T @ INPUTS / 3
-    update = steps.student_update(linear, WEIGHTS, TEACHER, INPUTS, loss)
+    update = steps.student_update(linear, WEIGHTS, teacher_params=TEACHER, inputs=INPUTS, loss=loss)
     np.testing.assert_allclose(update, -2 * gap @ second, rtol=1e-14)
-    value = steps.imitation_loss(linear, WEIGHTS, TEACHER, INPUTS, loss)
+    value = steps.imitation_loss(linear, WEIGHTS, teacher_params=TEACHER, inputs=INPUTS, loss=loss)
     assert float(value) == pytest.approx(np.trace(gap @ second @ gap.T), rel=1e-14)
 
 
@@ -46,9 +46,13 @@ def test_imitation_is_of_the_teacher_and_not_the_other_way_round():
     """KL(teacher ‖ student) is not symmetric, and the entropy of the teacher is no part of it."""
     z, y = (np.exp(INPUTS @ w.T) for w in (WEIGHTS, TEACHER))
     q, p = (a / a.sum(axis=1, keepdims=True) for a in (z, y))
-    value = steps.imitation_loss(linear, WEIGHTS, TEACHER, INPUTS, losses.kl())
+    value = steps.imitation_loss(
+        linear, WEIGHTS, teacher_params=TEACHER, inputs=INPUTS, loss=losses.kl()
+    )
     assert float(value) == pytest.approx(np.sum(p * np.log(p / q)) / 3, rel=1e-13)
-    update = steps.student_update(linear, WEIGHTS, TEACHER, INPUTS, losses.kl())
+    update = steps.student_update(
+        linear, WEIGHTS, teacher_params=TEACHER, inputs=INPUTS, loss=losses.kl()
+    )
     np.testing.assert_allclose(update, (p - q).T @ INPUTS / 3, rtol=1e-13)
 
 
@@ -59,7 +63,9 @@ def test_what_cannot_take_a_step_is_refused():
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(2,\)"):
         steps.teacher_update(lambda p: p["a"], TREE)
     with pytest.raises(ValueError, match="is int64"):
-        steps.student_update(linear, np.ones((2, 2), int), TEACHER, INPUTS, loss)
+        steps.student_update(
+            linear, np.ones((2, 2), int), teacher_params=TEACHER, inputs=INPUTS, loss=loss
+        )
     for call in (steps.student_update, steps.imitation_loss):
         with pytest.raises(ValueError, match=r"student and teacher params differ in shape"):
-            call(linear, WEIGHTS, TEACHER[:1], INPUTS, loss)
+            call(linear, WEIGHTS, teacher_params=TEACHER[:1], inputs=INPUTS, loss=loss)

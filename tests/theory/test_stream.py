@@ -28,18 +28,21 @@ def streams(inputs):
     }
 
 
-QUANTITIES = (
-    steps.student_update,
-    steps.imitation_loss,
-    alignment.curvature_product,
-    alignment.quadratic_form,
-    alignment.excess_loss,
-    alignment.coverage_cosine,
-)
+QUANTITIES = {  # and what they call the second tree
+    steps.student_update: "teacher_params",
+    steps.imitation_loss: "teacher_params",
+    alignment.curvature_product: "direction",
+    alignment.quadratic_form: "direction",
+    alignment.excess_loss: "teacher_params",
+    alignment.coverage_cosine: "teacher_params",
+}
 
 
 def all_quantities(apply, params, other, inputs):
-    return {fn.__name__: fn(apply, params, other, inputs, LOSS) for fn in QUANTITIES}
+    return {
+        fn.__name__: fn(apply, params, inputs=inputs, loss=LOSS, **{name: other})
+        for fn, name in QUANTITIES.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["scan", "from numbers", "ragged loader"])
@@ -65,7 +68,7 @@ def test_a_loader_is_compiled_once_per_batch_shape_and_keeps_parameters_as_opera
     source = streams(inputs)["ragged loader"]
     for shift in range(3):  # other values of the parameters must not compile again
         moved = steps.moved(params, params, shift / 10)
-        steps.imitation_loss(counting, moved, teacher, source, LOSS)
+        steps.imitation_loss(counting, moved, teacher_params=teacher, inputs=source, loss=LOSS)
     assert sorted(set(traced)) == [(3, 4), (7, 4)]
     assert len(traced) == 2 * 2  # two networks, two shapes, once each
 
@@ -83,6 +86,6 @@ def test_a_spent_generator_is_an_error(setting):
     apply, params, teacher, inputs = setting
     spent = iter([inputs])
     source = stream.iterate(lambda: spent)
-    steps.imitation_loss(apply, params, teacher, source, LOSS)
+    steps.imitation_loss(apply, params, teacher_params=teacher, inputs=source, loss=LOSS)
     with pytest.raises(ValueError, match="fresh iterable"):
-        steps.imitation_loss(apply, params, teacher, source, LOSS)
+        steps.imitation_loss(apply, params, teacher_params=teacher, inputs=source, loss=LOSS)

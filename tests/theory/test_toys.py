@@ -38,7 +38,7 @@ def test_mlp_is_its_formula():
 
 
 def test_cnn_is_a_convolution():
-    net = toys.cnn("cnn", 6, 4, 3, jnp.tanh)
+    net = toys.cnn("cnn", 6, channels=4, num_outputs=3, activation=jnp.tanh)
     p = toys.draw_params(net, KEY)
     x = jax.random.normal(KEY, (2, 6, 6))
     hidden = x[..., None]
@@ -96,7 +96,7 @@ def test_starts_have_the_stated_shapes_and_scales():
         assert name not in fan_in or shape[0] == fan_in[name]
     assert net.weights["embed"][0] == (7, 8)
     assert net.weights["position"][0] == (5, 8)
-    assert toys.cnn("cnn", 6, 4, 3, jnp.tanh).weights == {
+    assert toys.cnn("cnn", 6, channels=4, num_outputs=3, activation=jnp.tanh).weights == {
         "first": ((9, 4), 1 / 3),
         "second": ((36, 4), 1 / 6),
         "head": ((3, 4), 0.5),

@@ -8,8 +8,9 @@ attention neither), released models leave it null, so a number there is refused.
 from typing import Any
 
 from ..config import ModelConfig, Rope
-from ..family import Family, Field, folded, read_rope, write_rope
-from . import gemma2
+from ..family import Family, Field, Gguf, folded, read_rope, write_rope
+from ..gguf_file import GgufFile
+from . import gemma2, llama, qwen3
 
 
 def _read_ropes(parameters: dict[str, Any], hf: Any) -> dict[str, Any]:
@@ -26,6 +27,43 @@ def _write_ropes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+GGUF_NAMES = qwen3.GGUF_NAMES | {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_WINDOWED = 5  # of six layers
+_LAYERS_OF_27B = 62
+
+
+def _read_gguf(own: dict[str, Any], file: GgufFile) -> dict[str, Any]:
+    """Some of what `transformers` reads is known by convention only: it stands in no GGUF file."""
+    local = {"rope_type": "default", "rope_theta": own.pop("rope.freq_base_swa", 10_000.0)}
+    own.setdefault("rope.freq_base", 1_000_000.0)
+    window = own.pop("attention.sliding_window", None)
+    softcap = own.pop("final_logit_softcapping", None)
+    fields = llama.read_gguf(own, file)
+    layers = fields["num_hidden_layers"]
+    kinds = [
+        "full_attention"
+        if window is None or i % (_WINDOWED + 1) == _WINDOWED
+        else "sliding_attention"
+        for i in range(layers)
+    ]
+    largest = layers == _LAYERS_OF_27B
+    scalar = fields["hidden_size"] // fields["num_attention_heads"] if largest else None
+    return fields | {
+        "query_pre_attn_scalar": scalar or fields["head_dim"],
+        "sliding_window": window,
+        "layer_types": kinds,
+        "final_logit_softcapping": softcap,
+        "rope_parameters": {
+            "full_attention": fields["rope_parameters"],
+            "sliding_attention": local,
+        },
+    }
+
+
 FAMILY = Family(
     name="gemma3_text",
     models="Gemma 3, also the text part of `gemma3` checkpoints",
@@ -37,6 +75,7 @@ FAMILY = Family(
     fixed=gemma2.FIXED | {"qk_norm": True},
     names=gemma2.NAMES,
     wrapper="gemma3",
+    wrapped=("model.", "model.language_model."),
     spellings=(
         (r"^(model\.language_model|language_model\.model)\.", "model."),
         (r"^language_model\.lm_head\.", "lm_head."),
@@ -53,4 +92,5 @@ FAMILY = Family(
             },
         ),
     },
+    gguf=Gguf(architecture="gemma3", names=GGUF_NAMES, read=_read_gguf),
 )

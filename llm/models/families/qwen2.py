@@ -3,7 +3,7 @@
 Long-context variants let the upper layers see a window only.
 """
 
-from ..family import SWITCHED_WINDOWS, Family
+from ..family import SWITCHED_WINDOWS, Family, Gguf
 from . import llama
 
 _LLAMA_ONLY = ("attention_bias", "mlp_bias")
@@ -22,4 +22,5 @@ FAMILY = Family(
         "window": llama.TINY_GROUPED
         | dict(use_sliding_window=True, sliding_window=4, max_window_layers=1),
     },
+    gguf=Gguf(architecture="qwen2", names=llama.GGUF_NAMES, read=llama.read_gguf),
 )
