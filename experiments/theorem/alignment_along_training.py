@@ -32,10 +32,11 @@ import pandas as pd
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure
 from experiments.frame.cli import option
+from experiments.frame.images import inputs, read_data
 from experiments.frame.record import Row
-from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
-from theory import alignment, losses, steps
+from theory import alignment, losses
+from theory.alignment import without_parallel_part
 
 RUNTIME = "100 s on two cores"
 
@@ -125,18 +126,6 @@ def program(config: Config):
         )
 
     return run
-
-
-def without_parallel_part(gradient, trait, positive, negative):
-    """The gradient less its part along the trait gradient, where that part has a wanted sign.
-
-    Only where the gradient is not zero: Adam would turn the faintest entry in the idle class
-    head into steps of full size.
-    """
-    reached = jax.tree.map(lambda g, t: jnp.where(g == 0, 0, t), gradient, trait)
-    along = alignment.inner_product(gradient, reached)
-    along = jnp.maximum(along, 0) * positive + jnp.minimum(along, 0) * negative
-    return steps.moved(gradient, reached, -along / alignment.inner_product(reached, reached))
 
 
 def students(config, recipe, *, images, reference, teacher, starts, keys, trait_key):

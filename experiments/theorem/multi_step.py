@@ -35,8 +35,8 @@ import pandas as pd
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure
 from experiments.frame.cli import option
+from experiments.frame.images import inputs, read_data
 from experiments.frame.record import Row
-from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
 from theory import alignment, losses, ntk, steps, toys
 

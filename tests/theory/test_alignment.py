@@ -318,3 +318,16 @@ def test_compilation_and_vmap_change_nothing(tanh, case):
     together = jax.jit(jax.vmap(measured))(eps)
     for name, value in eager._asdict().items():
         np.testing.assert_allclose(value, getattr(together, name)[1], rtol=1e-9, err_msg=name)
+
+
+def test_projection_removes_the_parallel_part_and_leaves_the_idle_head_alone():
+    gradient = {"body": jnp.array([1.0, 2.0, 0.5]), "head": jnp.zeros(2)}
+    trait = {"body": jnp.array([1.0, 1.0, -1.0]), "head": jnp.array([5.0, 6.0])}
+    remove = alignment.without_parallel_part
+    left = remove(gradient, trait, True, False)
+    assert float(left["body"] @ trait["body"]) == pytest.approx(0, abs=1e-6)
+    assert not left["head"].any()
+    opposed = {"body": -trait["body"], "head": trait["head"]}
+    np.testing.assert_array_equal(remove(gradient, opposed, True, False)["body"], gradient["body"])
+    both = remove(gradient, opposed, True, True)
+    np.testing.assert_allclose(both["body"], left["body"], atol=1e-6)
