@@ -156,9 +156,9 @@ def draw(family_name: str, config: Config) -> toys.Case:
     return jax.jit(jax.vmap(lambda key: toys.draw_case(FAMILIES[family_name], key, 8)))(keys)
 
 
-def allowed(alone):
+def allowed(single):
     """What round-off may change: the level of it, and a part of what is not zero."""
-    inner, noise = alone
+    inner, noise = single
     return noise[:, None] + alone.relative(inner), alone.relative(noise)
 
 
