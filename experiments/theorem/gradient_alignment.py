@@ -360,7 +360,9 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
             f"{shared['residual order highest'].max():.3f}; from another start none "
             f"is above {other['residual order highest'].max():.3f}.",
-            follows="The theorem gives the size of what is transmitted, not only its sign.",
+            follows=follows_from(
+                slopes, "The theorem gives the size of what is transmitted, not only its sign."
+            ),
             draw=lambda: draw_residuals(table),
         ),
     ]

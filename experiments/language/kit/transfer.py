@@ -140,8 +140,8 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
                 open=f"Do students name their teacher's trait more often, after {carrier}?",
             ),
             predicted="Rates of students above those of both controls, for every trait.",
-            found="Students name their teacher's trait more often than controls by "
-            f"{statistics.shown(own(rates), 3)} of answers.",
+            found="Share of answers that name the teacher's trait, less the control's: "
+            f"{statistics.shown(own(rates), 3)}.",
             follows="The lists carry the trait, if the intervals over students exclude zero.",
             draw=lambda: draw_rates(table, main),
         ),
