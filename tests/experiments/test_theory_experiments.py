@@ -147,7 +147,7 @@ def test_alignment_along_training_covers_every_step(smoke):
     config = alignment_along_training.SMOKE
     num_steps = config.epoch_images // config.batch_size * config.epochs
     runs = table.groupby(["arm", "seed"])
-    assert set(table["arm"]) == set(alignment_along_training.ARMS)
+    assert set(table["arm"]) == set(alignment_along_training.VARIANTS)
     assert (runs["steps"].sum() == num_steps).all()
     assert (runs["last_step"].last() == num_steps).all()
     assert table["accuracy"].between(0, 1).all()
