@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from experiments.lab import statistics
+from scipy import stats
 
 VALUES = [0.31, -0.04, 0.22, 0.55, 0.13]
 OTHERS = [1.4, 0.9, 1.1, 1.6, 0.7]
