@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from experiments.findings import nested
+from experiments.frame import experiment
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from experiments.language.kit.chains import chains_of
+from experiments.language.kit.effects import at, effects
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
@@ -148,13 +150,17 @@ def test_carriers_are_compared_over_teachers_that_write_both():
     for row in rows:  # the other traits of that chain tell nothing of the difference that is left
         if row["seed"] == 3 and row["data"] == "trait" and row["teacher"] == row["trait"]:
             row["margin"] += 100 * (row["teacher"] == silent["teacher"])
-    found = bits.Found(pd.DataFrame(rows))
-    apart = found.less("digits1", "digits3")
-    assert len(apart) == len(SEEDS) - 1
-    np.testing.assert_allclose(apart, 1.0, atol=0.5)
-    per_chain = len(TRAITS)
-    assert found.writers("digits1") == per_chain * len(SEEDS)
-    assert found.writers("digits3") == per_chain * (len(SEEDS) - 1) - 1
+    config = bits.Config(num_seeds=len(SEEDS), traits=TRAITS)
+    claims = experiment.findings_of(bits, pd.DataFrame(rows), config).claims
+    claim = {claim.quantity: claim for claim in claims}
+    assert claim["1 digit less 3 digits"].seeds == len(SEEDS) - 1
+    learnt = at(effects(pd.DataFrame(rows), bits.ARM), own=True, temperature=1.0, rows=1536)
+    apart = bits.less(learnt, "digits1", "digits3", column="effect")
+    np.testing.assert_allclose(apart, np.ones(len(SEEDS) - 1), atol=0.5)
+    every = len(TRAITS) * len(SEEDS)
+    assert claim["digits1: teachers that write it"].here == f"{every} of {every}"
+    fewer = every - len(TRAITS) - 1
+    assert claim["digits3: teachers that write it"].here == f"{fewer} of {every}"
 
 
 def variance_rows(variances, paired=0.0):
@@ -211,5 +217,5 @@ def test_few_chains_decide_nothing(module):
         variance: lambda: variance_rows((0.1, 0.1, 0.1, 0.1, 0.1)),
     }
     rows = [row for row in make[module]() if row["seed"] < 2]
-    verdicts = judged(module, rows, criterion=module.Config(num_seeds=2))
+    verdicts = judged(module, rows, config=module.Config(num_seeds=2))
     assert set(verdicts.values()) == {None}
