@@ -1,7 +1,9 @@
 """The one-question experiments of the microworld: criteria see an effect, and its absence."""
 
+import ast
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -190,20 +192,29 @@ def variance_rows(variances, paired=0.0):
     return rows
 
 
+def best_allocation(rows):
+    """Units of every level that are found best, as the claim tells them."""
+    claims = experiment.findings_of(variance, pd.DataFrame(rows), variance.Config()).claims
+    told = next(c.here for c in claims if c.quantity.startswith("half width of the best"))
+    return ast.literal_eval(re.search(r"\(.*?\)", told)[0])
+
+
 def test_variance():
     components = (0.1, 0.3, 0.05, 0.1, 1.0)
     rows = variance_rows(components, paired=2.0)
     found = judged(variance, rows)
     assert found["variance left by paired control"] is True
-    table = variance.Found(pd.DataFrame(rows), variance.Config())
-    for part, true in zip(table.components(), components, strict=True):
+    table = variance.rows_by_recipe(pd.DataFrame(rows))
+    effect, costs = variance.paired(table["plain"]), variance.costs_by_recipe(table)
+    for part, true in zip(variance.components_of(effect), components, strict=True):
         assert part.low <= true <= part.high
-    assert table.best()[-1] > 1, "students that scatter and cost little are repeated"
-    assert nested.cost(table.costs(), table.best()) <= table.budget()
-    small = [0.1, 0.3, 0.01, 0.01, 0.01]
-    table = variance.Found(pd.DataFrame(variance_rows(small)), variance.Config())
-    assert table.best()[1] > 1, "traits of a base are repeated instead"
-    assert table.best()[2:] == (1, 1, 1)
+    best = best_allocation(rows)
+    assert best[-1] > 1, "students that scatter and cost little are repeated"
+    budget = nested.cost(costs[variance.named(variance.BEFORE)], variance.COUNTS_BEFORE)
+    assert nested.cost(costs["plain"], best) <= budget
+    best = best_allocation(variance_rows([0.1, 0.3, 0.01, 0.01, 0.01]))
+    assert best[1] > 1, "traits of a base are repeated instead"
+    assert best[2:] == (1, 1, 1)
 
 
 @pytest.mark.parametrize("module", [bits, matching_dose, persistence, which_part, variance])
