@@ -47,6 +47,11 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
 
 
+def bracketed(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value and the ends of its interval as text."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> bool:
     """Whether the mean lies within ±margin: two one-sided t tests at level `alpha` (TOST).
 
