@@ -135,8 +135,6 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             follows=follows_from(
                 little, "From other starts there is hardly an effect to be ranked."
             ),
-                little, "From other starts there is hardly an effect to be ranked."
-            ),
             draw=lambda: draw_prediction(ranked),
         ),
         Figure(
