@@ -9,7 +9,6 @@ import pytest
 from experiments.findings import statistics
 from experiments.frame import experiment, record
 from experiments.mnist import (
-    kit,
     mnist_27_percent,
     mnist_chains,
     mnist_heads,
@@ -18,6 +17,7 @@ from experiments.mnist import (
     mnist_max,
     mnist_predictors,
 )
+from experiments.mnist.kit import training
 
 SMOKED = (mnist_heads,)
 
@@ -40,9 +40,9 @@ def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, caps
 
 def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
     base = mnist_init_ladder.SMOKE
-    alone = mnist_init_ladder.parts(base)["seed 1"]()
+    alone = mnist_init_ladder.arms(base)["seed 1"].measure()
     wider = dataclasses.replace(base, num_seeds=3, stack=7)
-    again = mnist_init_ladder.parts(wider)["seed 1"]()
+    again = mnist_init_ladder.arms(wider)["seed 1"].measure()
     assert [r["ladder"] for r in alone] == [r["ladder"] for r in again]
     # Equal up to the order of sums: two of 360 test images may change side.
     for mine, other in zip(alone, again, strict=True):
@@ -163,12 +163,14 @@ def test_a_gain_that_is_gone_at_once_has_no_half_life():
 
 def test_search_never_uses_seeds_or_digits_of_the_final():
     config = mnist_max.SMOKE
-    names = list(mnist_max.parts(config))
+    names = list(mnist_max.arms(config))
     searched = {int(n.split()[2].strip(",")) for n in names if n.startswith("search")}
     assert min(searched) > config.num_seeds
-    where = kit.lab(config, validation=True)
-    full = kit.lab(config)
-    assert len(where.data.train_images) + len(where.data.test_images) == len(full.data.train_images)
+    searching = training.setup_of(config, validation=True)
+    full = training.setup_of(config)
+    assert len(searching.data.train_images) + len(searching.data.test_images) == len(
+        full.data.train_images
+    )
     table = pd.DataFrame(
         [
             dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
