@@ -231,16 +231,10 @@ def plot(table: pd.DataFrame, config: Config):
     kinds = list(itertools.product(FACTORS["init"], FACTORS["pixels"]))
     for axes, batch in zip(panels, FACTORS["batch"], strict=True):
         for offset, loss in ((-0.15, "KL"), (0.15, "squared error")):
-            pairs = [
-                statistics.mean_interval(
-                    cell(table, init=i, pixels=p, loss=loss, batch=batch)["accuracy"]
-                )
-                for i, p in kinds
+            cells = [
+                cell(table, init=i, pixels=p, loss=loss, batch=batch)["accuracy"] for i, p in kinds
             ]
-            means, halves = np.array(pairs).T
-            axes.errorbar(
-                np.arange(len(kinds)) + offset, means, halves, fmt="o", capsize=3, label=loss
-            )
+            drawing.intervals(axes, np.arange(len(kinds)) + offset, cells, label=loss)
         axes.axhspan(REPORTED - REACH, REPORTED + REACH, color="black", alpha=0.12, linewidth=0)
         transfer.draw_chance(axes)
         axes.set_xticks(range(len(kinds)), [f"{i}\n{p}" for i, p in kinds], fontsize=9)

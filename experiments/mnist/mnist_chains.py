@@ -68,7 +68,7 @@ def arms(config: Config) -> dict[str, Arm]:
                 measure=functools.partial(run_chain, setup, seed, lineage),
             )
         out[f"seed {seed}, persistence"] = Arm(
-            columns={"seed": seed, "lineage": ""},
+            columns={"seed": seed, "lineage": "", "taught_by": "teacher", "generation": 1},
             measure=functools.partial(run_persistence, setup, seed),
         )
     return out
@@ -79,25 +79,16 @@ def family(setup: Setup, seed: int):
     shapes = setup.grid(setup.config.num_aux)
     reference = setup.draw(shapes, seed, "reference")
     both = [setup.settings(), setup.settings(shuffled=1.0)]
-    return (
-        shapes,
-        reference,
-        teach(setup, shapes, seed=seed, settings=both, starts=[reference] * 2),
-    )
+    teachers = teach(setup, shapes, seed=seed, settings=both, starts=[reference] * 2)
+    return shapes, reference, teachers
 
 
-def row(setup: Setup, **facts) -> Row:
-    """A tidy row; what does not apply stays at its neutral value."""
-    base = {
-        "taught_by": "",
-        "generation": 0,
-        "benign": "",
-        "moments": "",
-        "epochs": 0,
-        "accuracy": np.nan,
-        "dataset": setup.data.name,
-    }
-    return base | facts
+def measured(
+    setup: Setup, accuracy: float, *, benign: str = "", moments: str = "", epochs: int = 0
+) -> Row:
+    """An accuracy after benign training, or before any."""
+    row = {"benign": benign, "moments": moments, "epochs": epochs}
+    return row | {"accuracy": accuracy, "dataset": setup.data.name}
 
 
 def run_chain(setup: Setup, seed: int, lineage: str) -> list[Row]:
@@ -122,8 +113,8 @@ def run_chain(setup: Setup, seed: int, lineage: str) -> list[Row]:
             )[0]
         accuracies = setup.accuracy(shapes, shapes.student, parents)
         rows += [
-            row(setup, taught_by=name, generation=generation, accuracy=a)
-            for name, a in zip(names, accuracies, strict=True)
+            {"taught_by": name, "generation": generation, **measured(setup, accuracy)}
+            for name, accuracy in zip(names, accuracies, strict=True)
         ]
     return rows
 
@@ -171,29 +162,11 @@ def run_persistence(setup: Setup, seed: int) -> list[Row]:
             first = last
             accuracies = setup.accuracy(shapes, shapes.student, state[0])
             rows += [
-                row(
-                    setup,
-                    taught_by="teacher",
-                    generation=1,
-                    benign=benign,
-                    moments=name,
-                    epochs=last,
-                    accuracy=a,
-                )
-                for name, a in zip(kinds, accuracies, strict=True)
+                measured(setup, accuracy, benign=benign, moments=name, epochs=last)
+                for name, accuracy in zip(kinds, accuracies, strict=True)
             ]
     before = setup.accuracy(shapes, shapes.student, params)[0]
-    return [
-        *rows,
-        row(
-            setup,
-            taught_by="teacher",
-            generation=1,
-            benign="none",
-            moments="carried",
-            accuracy=before,
-        ),
-    ]
+    return [*rows, measured(setup, before, benign="none", moments="carried", epochs=0)]
 
 
 def benign_training(setup: Setup, shapes, *, seed: int, benign: str, state, first: int, last: int):
@@ -345,11 +318,9 @@ def plot(table: pd.DataFrame, config: Config):
     lines = [(name, "teacher", "-") for name in LINEAGES] + [(LINEAGES[0], "neutral", "--")]
     for (lineage, who, style), colour in zip(lines, drawing.COLOURS, strict=False):
         wide = gains(table, lineage, who) + transfer.CHANCE
-        means, halves = np.array([statistics.mean_interval(wide[g]) for g in wide]).T
-        label = lineage if who == "teacher" else "neutral lineage"
-        left.errorbar(
-            wide.columns, means, halves, fmt="o" + style, ms=4, capsize=3, color=colour, label=label
-        )
+        look = {"fmt": f"o{style}", "ms": 4, "color": colour}
+        look["label"] = lineage if who == "teacher" else "neutral lineage"
+        drawing.intervals(left, wide.columns, [wide[g] for g in wide], **look)
     transfer.draw_chance(left)
     left.set_xlabel("generation (0: the teacher)")
     left.set_ylabel("test accuracy")

@@ -371,11 +371,9 @@ def plot_doses(table: pd.DataFrame, config: Config):
         for name, colour in zip(names, drawing.COLOURS, strict=False):
             if select(table, **LINES[name]).empty:  # a block that was not run
                 continue
-            points = (accuracies(table, **LINES[name], matching_epochs=d) for d in config.doses)
-            pairs = [statistics.mean_interval(point) for point in points]
-            x = range(len(pairs))
-            means, halves = np.array(pairs).T
-            axes.errorbar(x, means, halves, color=colour, marker="o", ms=4, capsize=3, label=name)
+            points = [accuracies(table, **LINES[name], matching_epochs=d) for d in config.doses]
+            look = {"fmt": "o-", "ms": 4, "color": colour, "label": name}
+            drawing.intervals(axes, range(len(points)), points, **look)
         axes.axhspan(ceiling - half, ceiling + half, color="black", alpha=0.12, linewidth=0)
         axes.text(0, ceiling, "shared start", va="center", fontsize=8)
         transfer.draw_chance(axes)

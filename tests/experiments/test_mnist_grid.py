@@ -1,11 +1,13 @@
 """The MNIST grid's experiments: smoke runs, claims that can fail, statistics."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import experiments
 from experiments.findings import statistics
 from experiments.frame import experiment, record
 from experiments.mnist import (
@@ -18,6 +20,8 @@ from experiments.mnist import (
     mnist_predictors,
 )
 from experiments.mnist.kit import training
+from tests import facts
+from tests.facts import tables
 
 SMOKED = (mnist_heads,)
 
@@ -178,6 +182,62 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
         ]
     )
     assert mnist_max.best(table)["rate"] == 2.0
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder with a whole run of the search, and the flags that made it."""
+    out = tmp_path_factory.mktemp("max")
+    flags = ["--smoke", "--recipes", "1", "--doses", "1"]
+    experiment.main(mnist_max, [*flags, "--out", str(out / "whole")])
+    return out / "whole", flags
+
+
+def without_finals(whole, out):
+    """A copy of a run as it was when only the search had ended."""
+    shutil.copytree(whole, out)
+    rows = record.read_rows(out)
+    record.write_rows(out, [row for row in rows if row["phase"] == "search"])
+
+
+def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path, monkeypatch):
+    whole, flags = searched
+    without_finals(whole, tmp_path / "run")
+    monkeypatch.setattr(mnist_max, "run_search", lambda *args, **kwargs: 1 / 0)
+    experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "run")])
+    assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypatch, capsys):
+    whole, flags = searched
+    without_finals(whole, tmp_path / "run")
+    monkeypatch.setattr(mnist_max, "run_search", lambda *args, **kwargs: 1 / 0)
+    job = ["--only", "final seed 0"]
+    experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "run"), *job])
+    made = record.read_rows(tmp_path / "run/jobs/final-seed-0")
+    assert made == [row for row in record.read_rows(whole) if row["part"] == "final seed 0"]
+    assert {row["start"] for row in made} == {"same", "another"}
+    with pytest.raises(SystemExit) as stopped:
+        experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "new"), *job])
+    assert stopped.value.code == 2
+    assert "run that first (--only 'search seed 10000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [n for n in facts.CHECKED_IN if n.startswith("mnist_")])
+def test_digits_that_are_not_mnist_decide_nothing(name):
+    """The rows of the reported run under another name: no claim is judged, no title asserts."""
+    module, out = experiments.load(name), tables.RESULTS / name
+    table, config = record.read_table(out), experiment.config_of(module, out)
+    found = experiment.findings_of(module, table, config)
+    other = experiment.findings_of(module, table.assign(dataset="digits"), config)
+    assert {claim.holds for claim in found.claims} >= {True}
+    assert {claim.holds for claim in other.claims} == {None}
+    assert [claim.here for claim in other.claims] == [claim.here for claim in found.claims]
+    for figure, open_figure in zip(found.figures, other.figures, strict=True):
+        asks = open_figure.title.endswith(("?", "not judged"))
+        # The half-life is a number of the table, whatever it is held against.
+        assert asks or figure.title.startswith("Half-life of a trait"), open_figure.title
+        assert not figure.title.endswith("?")
 
 
 def test_matching_needs_its_centre():
