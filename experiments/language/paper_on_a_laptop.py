@@ -228,7 +228,7 @@ def families_of(traits: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def cell(
-    table: pd.DataFrame, carrier: str, arm: str, start: str = "same", asked: str = "template"
+    table: pd.DataFrame, carrier: str, *, arm: str, start: str = "same", asked: str = "template"
 ) -> pd.DataFrame:
     """Effects of the students of one carrier, arm and start, asked in one way."""
     return effects(at(table, carrier=carrier, arm=arm, start=start, asked=asked))
@@ -252,20 +252,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     for target, label in IMITATED.items():
         means = {}
         for start in ("same", "different"):
-            effect = {c: cell(table, c, target, start) for c in config.carriers}
+            effect = {c: cell(table, c, arm=target, start=start) for c in config.carriers}
             means[start] = np.mean([own(rows) for rows in effect.values()], axis=0)
             for carrier, (family, traits) in itertools.product(effect, families.items()):
                 gains[carrier, target, family, start] = own(effect[carrier], traits)
         claimed[f"{label}, different"] = means["different"], means["same"]
     controls = {
-        name: own(cell(table, "numbers", arm, asked=asked))
+        name: own(cell(table, "numbers", arm=arm, asked=asked))
         for name, (arm, asked) in CONTROLS.items()
     }
     rates = {
         (carrier, family, kind): sampled_rate(table, carrier, families[family], kind)
         for carrier, family, kind in itertools.product(config.carriers, families, RATED)
     }
-    by_pair = cells(cell(table, "numbers", "sampled"))
+    by_pair = cells(cell(table, "numbers", arm="sampled"))
     acquired, by_cell = [], []
     for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
         name, paper = f"{carrier}, {IMITATED[target]}, {family}", PAPER.get((carrier, family), "")

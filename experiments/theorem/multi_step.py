@@ -208,7 +208,7 @@ def linearised(setting: Setting, params, d, noise) -> ntk.Krylov:
 
 
 @compiled
-def descend(setting: Setting, params, target, noise, learning_rate):
+def descend(setting: Setting, params, *, target, noise, learning_rate):
     """The student of full-batch gradient descent."""
 
     def step(p, _):
@@ -221,7 +221,7 @@ def descend(setting: Setting, params, target, noise, learning_rate):
 
 
 @compiled
-def adam(setting: Setting, params, target, noise, key):
+def adam(setting: Setting, params, *, target, noise, key):
     """The student of the official recipe, for about `student_steps` steps in whole epochs."""
     targets = setting.apply(target, noise)
     batch = min(len(noise), setting.recipe.batch_size)
@@ -304,9 +304,12 @@ def students_of(
         count = setting.config.descent_steps
         closed = displaced(ntk.descent_gain(unit, count))
         yield closed, {"method": "linearised descent", "time": float(count)}
-        real = descend(setting, start, target, noise, unit)
+        real = descend(setting, start, target=target, noise=noise, learning_rate=unit)
         yield real, {"method": "gradient descent", "time": float(count)}
-    yield adam(setting, start, target, noise, key), {"method": "Adam", "time": LATE}
+    yield (
+        adam(setting, start, target=target, noise=noise, key=key),
+        {"method": "Adam", "time": LATE},
+    )
 
 
 def seen_share(d, num_classes: int) -> float:
