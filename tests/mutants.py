@@ -1,6 +1,6 @@
 """Do the tests see a wrong line? `python -m tests.mutants theory` breaks one at a time to find out.
 
-A mutant is one changed expression of `theory/` or of `experiments/lab/statistics.py`. Wrong lines
+A mutant is one changed expression of `theory/` or of `experiments/findings/statistics.py`. Wrong lines
 that once passed, named in tests/mutants.toml, always run. The others are drawn from all that
 `variants` can change, the same for the same seed and count. Each runs in a copy of the tree, with
 the tests that import its module. Exit code 1: one survives that the table does not call equivalent.
@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STATISTICS = "experiments/lab/statistics.py"
+STATISTICS = "experiments/findings/statistics.py"
 COPIED = ("theory", "mnist_mlp", "llm", "experiments", "tests")
 LIMIT = 1200  # seconds of a mutant's tests: a loop without end is seen too
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -180,7 +180,7 @@ def named(entry: dict[str, str]) -> Mutant:
 def tests_of(path: str) -> list[str]:
     """The test files that import the module: the one named after it first, then the shorter."""
     module, folder = pathlib.Path(path).stem, "experiments" if path == STATISTICS else "theory"
-    package = "experiments.lab" if path == STATISTICS else "theory"
+    package = "experiments.findings" if path == STATISTICS else "theory"
     imports = re.compile(rf"^from {package} import .*\b{module}\b", re.MULTILINE)
     files = [
         f for f in (ROOT / "tests" / folder).glob("test_*.py") if imports.search(f.read_text())

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from experiments.lab import statistics
 from scipy import stats
+
+from experiments.findings import statistics
 
 VALUES = [0.31, -0.04, 0.22, 0.55, 0.13]
 OTHERS = [1.4, 0.9, 1.1, 1.6, 0.7]
