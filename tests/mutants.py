@@ -1,7 +1,7 @@
 """Do the tests see a wrong line? `python -m tests.mutants theory` breaks one at a time to find out.
 
-A mutant is one changed expression of `theory/` or of `experiments/findings/statistics.py`. Wrong lines
-that once passed, named in tests/mutants.toml, always run. The others are drawn from all that
+A mutant is one changed expression of `theory/` or of `experiments/findings/statistics.py`. Wrong
+lines that once passed, named in tests/mutants.toml, always run. The others are drawn from all that
 `variants` can change, the same for the same seed and count. Each runs in a copy of the tree, with
 the tests that import its module. Exit code 1: one survives that the table does not call equivalent.
 """
