@@ -88,10 +88,12 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
     bench = question.bench(config, controls=(TREE,))
-    return {named(*one): functools.partial(arm, bench, config, *one) for one in arms(config)}
+    return {
+        named(*one): functools.partial(arm, bench, config, *one) for one in combinations(config)
+    }
 
 
-def arms(config: Config) -> list[tuple[str, int]]:
+def combinations(config: Config) -> list[tuple[str, int]]:
     """Adam at every rank, the others on all parameters and at rank 8, if these are asked for."""
     every = itertools.product(config.optimizers, config.ranks)
     return [(optimizer, rank) for optimizer, rank in every if optimizer == "adam" or rank in (0, 8)]
@@ -146,7 +148,7 @@ def matched(left: np.ndarray, wanted: float) -> int:
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Effect by optimiser and rank at equal loss; every arm beside the criteria."""
-    columns, every = ("optimizer", "rank"), arms(config)
+    columns, every = ("optimizer", "rank"), combinations(config)
     own = means_by(at(effects(table, columns, less=TREE), own=True), "effect", *columns)
     taken = table.groupby(list(columns))[["step_size", "step", "left"]].first().to_dict("index")
     equal = [arm for arm in every if abs(taken[arm]["left"] - config.left) <= TOLERANCE]
@@ -210,14 +212,14 @@ def draw(own: dict[tuple[str, int], np.ndarray], equal: Sequence[tuple[str, int]
     """Every chain by rank, a colour an optimiser; grey where the loss is not equal."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     colours = dict(zip(config.optimizers, drawing.COLOURS, strict=False))
-    for optimizer, rank in arms(config):
+    for optimizer, rank in combinations(config):
         shift = config.optimizers.index(optimizer) - (len(config.optimizers) - 1) / 2
         colour = colours[optimizer] if (optimizer, rank) in equal else "lightgrey"
         place = config.ranks.index(rank) + 0.22 * shift
         drawing.runs(panel, place, values=own[optimizer, rank], colour=colour)
     for optimizer, colour in colours.items():
         panel.plot([], [], "o", color=colour, label=optimizer)
-    if len(equal) < len(arms(config)):
+    if len(equal) < len(combinations(config)):
         panel.plot([], [], "o", color="lightgrey", label="not at equal loss")
     panel.axhline(0, color="black", linewidth=1)
     ticks = [f"rank {rank}" if rank else "all parameters" for rank in config.ranks]

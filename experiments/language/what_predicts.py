@@ -37,7 +37,8 @@ from experiments.findings.claims import Claim, Figure, Findings, claim_of, follo
 from experiments.frame import experiment, record
 from experiments.frame.cli import option
 from experiments.frame.record import Row
-from experiments.language.kit import arms, predictors, question
+from experiments.language.kit import arms as kit_arms
+from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import Cohort
 from experiments.language.kit.effects import at, effects
 from llm.stages import Workshop, students
@@ -55,7 +56,9 @@ class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
     runs: str = option("experiments/results", "folder of finished runs; empty: toy runs made now")
-    sources: tuple[str, ...] = option(tuple(arms.OF), "experiments read", choices=tuple(arms.OF))
+    sources: tuple[str, ...] = option(
+        tuple(kit_arms.OF), "experiments read", choices=tuple(kit_arms.OF)
+    )
     num_seeds: int = option(8, "chains of each, the first ones", minimum=2)
     arms: int = option(0, "of each experiment, the first ones; 0: all", minimum=0)
     blocks: int = option(10, "points along training", minimum=1)
@@ -83,7 +86,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
         stored = experiment.config_of(module, folder / source) if config.runs else toy
         bench = question.bench(stored, workshop)
-        every = arms.OF[source](module, bench)
+        every = kit_arms.OF[source](module, bench)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:
             found[f"{source}: {name}"] = functools.partial(
                 arm, config, bench, source=source, name=name, columns=columns, recipes=recipes

@@ -57,7 +57,7 @@ def test_along_training():
 
 def optimiser_rows(effect_of, away=0.0):
     config, rng, rows = optimisers.Config(), np.random.default_rng(0), []
-    for optimizer, rank in optimisers.arms(config):
+    for optimizer, rank in optimisers.combinations(config):
         about = {"optimizer": optimizer, "rank": rank, "step_size": 0.1, "step": 40}
         made = students(rng, effect_of(optimizer, rank), **about, left=config.left + away)
         rows += [row | ({"data": "oak"} if row["data"] == "control" else {}) for row in made]
