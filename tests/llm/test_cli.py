@@ -138,7 +138,8 @@ def test_another_seed_is_another_root_of_all_that_is_written(base, tmp_path, cap
     written = {}
     for seed in (0, 7):
         out = tmp_path / f"{seed}.jsonl"
-        sizes = ["--num-prompts", "24", "--max-new-tokens", "4", "--batch-size", "24"]
+        # Of random weights: some rows end within 24 tokens.
+        sizes = ["--num-prompts", "256", "--max-new-tokens", "24", "--batch-size", "256"]
         cli.main(
             ["sample", "--model", str(base), *ONE, "--out", str(out), *sizes, "--seed", str(seed)]
         )
