@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-slow test-lowest report lint opponents lock clean
+.PHONY: help env reproduce test replay test-slow test-lowest report lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -23,6 +23,9 @@ reproduce: env  ## The main job: MNIST, theory and the microworld, then results/
 
 test: env  ## The test suite
 	$(PY) -m pytest -q
+
+replay: env  ## Draw every checked-in figure again and compare
+	$(PY) -m pytest -q -m slow tests/experiments/test_replay.py
 
 test-slow: env  ## The statistical tests of minutes each
 	$(PY) -m pytest -q -m slow

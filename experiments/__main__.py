@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     name, *flags = argv
     if name in TOOLS:
         from experiments.frame import reproduce
-        from experiments.report import card
+        from experiments.report import card, page
 
-        {"report": report, "card": card, "reproduce": reproduce}[name].main(flags)
+        {"report": page, "card": card, "reproduce": reproduce}[name].main(flags)
         return
     if name not in experiments.NAMES:
         known = (*experiments.NAMES, *TOOLS)

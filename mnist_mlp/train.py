@@ -1,6 +1,5 @@
 """Training a (stack of) network(s) as one scan over epochs and batches."""
 
-import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -58,15 +57,19 @@ def fit(
         The trained parameters and the mean loss of each epoch.
     """
     state = (params, optimizer.init(params))
-    run = functools.partial(
-        epoch,
-        loss,
-        make_batch,
-        optimizer=optimizer,
-        num_examples=num_examples,
-        batch_size=batch_size,
-        key=key,
-    )
+
+    def run(state, number):
+        return epoch(
+            loss,
+            make_batch,
+            optimizer=optimizer,
+            state=state,
+            number=number,
+            num_examples=num_examples,
+            batch_size=batch_size,
+            key=key,
+        )
+
     (params, _), losses = jax.lax.scan(run, state, jnp.arange(epochs))
     return params, losses
 

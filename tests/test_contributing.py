@@ -25,17 +25,19 @@ def check(row):
 EXPERIMENT = '''"""Whether a coin is fair."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from experiments.findings import drawing, judging
-from experiments.findings.claims import Figure
+from experiments.findings import drawing
+from experiments.findings.claims import Figure, Findings, claim_of, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 
 RUNTIME = "a second"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """How often it is tossed."""
 
@@ -45,30 +47,34 @@ class Config:
 SMOKE = Config(num_seeds=4)
 
 
-def parts(config):
-    """One series a part."""
+def tossed(seed):
+    """The share of heads in one series."""
+    return [{"heads": float(np.random.default_rng(seed).normal(0.5, 0.1))}]
+
+
+def arms(config):
+    """One series an arm."""
     return {
-        f"seed {seed}": lambda seed=seed: [
-            {"seed": seed, "heads": float(np.random.default_rng(seed).normal(0.5, 0.1))}
-        ]
+        f"seed {seed}": Arm(columns={"seed": seed}, measure=functools.partial(tossed, seed))
         for seed in range(config.num_seeds)
     }
 
 
-def figures(table, config):
-    """The series."""
+def findings(table, config):
+    """The share of heads."""
+    heads = table["heads"].to_numpy()
+    claims = [claim_of("heads", heads, criterion="above")]
 
     def draw():
         figure, (panel,) = drawing.new_figure()
-        drawing.runs(panel, 0, table["heads"].to_numpy(), drawing.COLOURS[0])
+        drawing.runs(panel, 0, values=heads, colour=drawing.COLOURS[0])
         return figure
 
-    return [Figure("figure", "A coin is fair", "half", "half", "toss it", draw)]
-
-
-def claims(table, config):
-    """The share of heads."""
-    return [judging.judged("heads", table["heads"].to_numpy(), criterion="above")]
+    title = say(claims, holds="Heads come up", fails="No heads", open="Do heads come up?")
+    figure = Figure(
+        name="figure", title=title, predicted="half", found="half", follows="toss it", draw=draw
+    )
+    return Findings([figure], claims)
 '''
 FAMILY = '''"""Mistral (arXiv:2310.06825): Llama, with one window for all layers or none."""
 

@@ -22,6 +22,7 @@ from .base import Apply, LossFn, Params, require_same_tree
 from .losses import ImitationLoss, Logits
 
 Scalar = jax.Array
+Weight = bool | float | jax.Array
 
 
 def inner_product(left: Params, right: Params) -> Scalar:
@@ -33,6 +34,26 @@ def cosine(left: Params, right: Params) -> Scalar:
     """⟨Δ, Δ'⟩ / (‖Δ‖ ‖Δ'‖), and 0 if either update is zero."""
     norms = optax.tree.norm(left) * optax.tree.norm(right)
     return inner_product(left, right) / jnp.where(norms == 0, 1, norms)
+
+
+def without_parallel_part(
+    gradient: Params, trait: Params, positive: Weight, negative: Weight
+) -> Params:
+    """The gradient less its part along the trait gradient, where that part has a wanted sign.
+
+    Only where the gradient is not zero: Adam would turn the faintest entry of parameters that the
+    loss does not reach, such as an idle class head, into steps of full size.
+
+    Args:
+        gradient: what is changed.
+        trait: a tree of the same shapes.
+        positive: 1 to remove the part where it points along the trait's, 0 to keep it.
+        negative: the same where it points against it.
+    """
+    reached = jax.tree.map(lambda g, t: jnp.where(g == 0, 0, t), gradient, trait)
+    along = inner_product(gradient, reached)
+    along = jnp.maximum(along, 0) * positive + jnp.minimum(along, 0) * negative
+    return steps.moved(gradient, reached, -along / inner_product(reached, reached))
 
 
 def curvature_product(

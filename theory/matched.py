@@ -14,14 +14,18 @@ outputs and r the residual of the trait loss. For Δ_T = -∇L_T(θ_T) and a stu
 With a shared start u_S = u_T: a square, the theorem. Otherwise it is an inner product of two
 functions, of either sign but bounded: E_x⟨u_S, M u_T⟩ = cos · √(E_x⟨u_S, M u_S⟩ E_x⟨u_T, M u_T⟩).
 The cosine is the *alignment*; over E_x⟨u_T, M u_T⟩, what a student at θ_T itself would gain, the
-same inner product is the *transfer share*: the height of the plateau, below 1 unless both agree.
+same inner product is the *transfer share*, alignment · √(E_x⟨u_S, M u_S⟩ / E_x⟨u_T, M u_T⟩): the
+height of the plateau. It is at most 1 if the student's outputs move no more than the teacher's do,
+and has no bound otherwise: a student that moves them twice as far gains twice as much.
 
 When the match is not exact the student also moves by Δ_0 = -∇E_x[L_S(f_S, f_T⁰)], of order 1 in ε,
 and knows nothing of the trait: it decides the sign of the raw change. What the trait adds is the
-difference to a control that imitates the teacher of ε = 0. For squared error and cross-entropy,
-whose mixed derivative does not depend on z, the line for Δ_S - Δ_0 holds as it stands, matched or
-not; for other losses M must be taken at the student's own outputs. A match up to the null space of
-M (a constant over softmax logits) is exact. Nothing is said about outputs that were not matched.
+difference to a control that imitates the teacher of ε = 0. The line for Δ_S - Δ_0 then has for M
+the mixed derivative -∂²L_S/∂z∂y at the *pair* (f_S, f_T⁰). For squared error, cross-entropy and
+KL(teacher ‖ student) it does not depend on z, so the line holds as it stands, matched or not; for
+KL(student ‖ teacher) it does not depend on y and is M at the student's own outputs; in general it
+is neither. A match up to the null space of M (a constant over softmax logits) is exact. Nothing is
+said about outputs that were not matched.
 
 Two propositions for starts drawn independently (tested in tests/theory/test_matched.py):
 
@@ -34,8 +38,9 @@ random sign, so u is of order n^-1/2: the gain of a shared start falls as 1/n. F
 independently the signs are independent, the alignment has mean 0 and a spread that does not shrink
 with n, about 1/√(imitated outputs x classes); matched in the lazy regime they stay so, as θ moves
 by a vanishing share. Shared heads over independent bodies keep a positive alignment at any width:
-the same products of head weights enter both sums. So transfer by matching needs feature learning
-or shared heads, and at equal matching falls with the width.
+the same products of head weights enter both sums. So in the wide, lazy limit a match by itself
+passes nothing on in the mean; it takes feature learning or shared heads. How the transfer of nets
+that learn features varies with their width is not derived.
 """
 
 from collections.abc import Callable
@@ -112,7 +117,7 @@ class Forms(NamedTuple):
 
     @property
     def share(self) -> Scalar:
-        """First-order gain over that of a shared start: the plateau, of either sign."""
+        """First-order gain over that of a shared start: of either sign, and above 1 at times."""
         return self.inner / jnp.where(self.of_teacher == 0, 1, self.of_teacher)
 
 
@@ -164,7 +169,9 @@ class Matched(NamedTuple):
     raw_change: Scalar  # L(student) - L(θ_S), with the mismatch in it
     mismatch_change: Scalar  # α ⟨∇L(θ_S), Δ_0⟩, what the mismatch alone does to first order in α
     remainder: Scalar  # |trait_change - predicted|; O(ε²) if matched, else + O(α² ε |Δ_0|)
-    update_residual: Scalar  # ‖Δ_S - Δ_0 - ε E[J_Sᵀ M J_T] Δ_T‖, O(ε²)
+    # ‖Δ_S - Δ_0 - ε E[J_Sᵀ M J_T] Δ_T‖, M at the teacher's outputs: O(ε²) if the starts are matched
+    # or M does not depend on z, else O(ε), as for unmatched KL(student ‖ teacher).
+    update_residual: Scalar
 
 
 def measure(

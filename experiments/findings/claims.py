@@ -137,3 +137,13 @@ def say(claims: Sequence[Claim], *, holds: str, fails: str, open: str) -> str:
     if any(verdict is False for verdict in verdicts):
         return fails
     return holds if verdicts and all(verdicts) else open
+
+
+def follows_from(claims: Sequence[Claim], conclusion: str) -> str:
+    """A conclusion where all claims hold; else that it does not follow."""
+    return say(
+        claims,
+        holds=conclusion,
+        fails="Nothing: a criterion that this rests on is missed.",
+        open="Nothing yet: there are too few runs for a verdict.",
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -138,8 +139,13 @@ def strip(
 def lines(panel: Axes, x: Sequence[float], curves: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Mean and interval over runs against x, one line a curve."""
     for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
-        means, halves = zip(*map(statistics.mean_interval, points), strict=True)
-        panel.errorbar(x, means, halves, fmt="o-", color=colour, capsize=3, label=name)
+        intervals(panel, x, points, fmt="o-", color=colour, label=name)
+
+
+def intervals(panel: Axes, x: Sequence[float], points: Sequence[np.ndarray], **look: Any) -> None:
+    """Mean and interval over runs of every point, without a line unless `look` has a `fmt`."""
+    means, halves = zip(*map(statistics.mean_interval, points), strict=True)
+    panel.errorbar(x, means, halves, **{"fmt": "o", "capsize": 3} | look)
 
 
 def nothing(

@@ -47,6 +47,11 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
 
 
+def bracketed(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value and the ends of its interval as text."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def equivalent(values: Sequence[float], margin: float, alpha: float = 0.05) -> bool:
     """Whether the mean lies within ±margin: two one-sided t tests at level `alpha` (TOST).
 
@@ -127,6 +132,11 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     centre = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def shown_correlation(rho: float, low: float, high: float) -> str:
+    """What `spearman` gives, as text."""
+    return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def retention(curves: np.ndarray, draws: int = 2000) -> tuple[float, np.ndarray]:

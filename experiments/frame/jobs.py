@@ -87,15 +87,15 @@ def progress_of(
         out: DIR.
         rates: as `plan.rates_of` reads them, for the hours.
     """
-    inputs = module.inputs(config) if hasattr(module, "inputs") else {}
-    states = _states(arms, out, config, inputs)
+    inputs = getattr(module, "inputs", lambda config: {})
     if not hasattr(module, "recipes"):
-        return states
+        return _states(arms, out, config, inputs(config))
     from llm import models, plan  # here, for three seconds of imports: few experiments have stages
     from llm.stages import progress
 
     known = None if rates is None else plan.rates_of(rates)
     with models.without_weights():
+        states = _states(arms, out, config, inputs(config))
         recipes = module.recipes(config).values()
         found = progress.stages(module.workshop(config), recipes, known)
         return f"{states}\n\n{progress.table(found)}"

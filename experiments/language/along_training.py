@@ -26,16 +26,28 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    SHARE,
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    judged,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import curves, question
 from experiments.language.kit.chains import TRAIT, Cohort
-from experiments.language.kit.effects import at, effects, own
+from experiments.language.kit.effects import at, own_by
 from llm.stages import Diluted
 
 RUNTIME = "10 minutes on two cores"
+
+DROPOUTS = ("student's dropout", "teacher's dropout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,192 +117,192 @@ def measured_at(config: Config) -> list[int]:
     return [0, *steps, config.along_steps]
 
 
-class Found:
-    """Effects by what is turned, and how far."""
-
-    def __init__(self, table: pd.DataFrame, config: Config):
-        self.table, self.effects = table, effects(table, ["group", "value"])
-        self.plain = self.own("plain", 0.0)
-
-    def own(self, group: str, value: float) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own(at(self.effects, group=group, value=value))
-
-    def values(self, group: str) -> list[float]:
-        """The values of a group, rising."""
-        return sorted(at(self.effects, group=group)["value"].unique())
-
-    def curve(self, group: str) -> np.ndarray:
-        """Own effect by value, rising, and chain."""
-        return np.stack([self.own(group, value) for value in self.values(group)])
-
-    def along(self) -> dict[float, np.ndarray]:
-        """Own effect of each chain at the steps that double, and at the end."""
-        return {step: self.own("steps", step) for step in self.values("steps")[1:]}
-
-    def held_out(self, group: str, value: float, column: str = "held_out_loss") -> float:
-        """How well students of the trait imitate lists that they have not seen: nats a token."""
-        return float(at(self.table, group=group, value=value, data=TRAIT)[column].mean())
-
-    def told(self, group: str, value: float) -> str:
-        """Effect and held-out loss as text."""
-        effect = statistics.shown(self.own(group, value), 2)
-        return f"{effect}, held-out loss {self.held_out(group, value):.2f}"
-
-    def divergences(self) -> str:
-        """KL(teacher ‖ student) on held-out lists along training, nats a token."""
-        steps = self.values("steps")
-        return ", ".join(f"{self.held_out('steps', s, 'kl'):.2f} at {s:g}" for s in steps)
-
-    def falls(self) -> dict[str, np.ndarray]:
-        """Stretches between steps, and how far each chain is above a fall by a fifth."""
-        effect = self.along()
-        largest = max(effect.values(), key=np.mean)
-        return {
-            f"{a:g} to {b:g} steps": effect[b] - effect[a] + 0.2 * largest
-            for a, b in itertools.pairwise(effect)
-        }
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Along training, under dropout, among benign rows."""
-    found = Found(table, config)
+    own = own_by(table, "group", "value")
+    plain, among = own["plain", 0.0], curve(own, "share")
+    along = {step: values for step, values in curve(own, "steps").items() if step}
+    shown = {arm: statistics.shown(values, 2) for arm, values in own.items()}
+    imitated = at(table, data=TRAIT).groupby(["group", "value"])[["held_out_loss", "kl"]].mean()
+    loss, kl = imitated["held_out_loss"], imitated["kl"]
 
-    def shown(group: str, value: float) -> str:
-        return statistics.shown(found.own(group, value), 2)
+    def beside(quantity: str, arm: tuple[str, float]) -> Claim:
+        return claim_of(quantity, own[arm], here=f"{shown[arm]}, held-out loss {loss[arm]:.2f}")
 
+    start, *_, end = along.values()
+    rise = claim_of("end less first measurement", end - start, criterion="above")
+    growing = [*claims_on_falls(along), rise]
     most, of_teacher = max(config.dropout), max(config.dropout_of_teacher)
-    along = ", ".join(f"{statistics.shown(v, 2)} at {s:g}" for s, v in found.along().items())
-    shares = ", ".join(f"{shown('share', s)} at {100 * s:g} %" for s in found.values("share"))
-    return [
+    left = own[DROPOUTS[0], most]
+    lost = claim_of(f"lost by the student's dropout of {most:g}", plain - left, criterion="above")
+    fewest, largest = min(among), max(among)
+    rho = statistics.rank_correlation(list(among), [values.mean() for values in among.values()])
+    order = Claim(
+        quantity="rank correlation of effect and share",
+        here=f"{rho:.2f}",
+        seeds=len(among),
+        holds=judged(rho > 0.8, config.num_seeds),
+    )
+    ordered = [order] if len(among) > 2 else []
+    changes = {
+        f"teacher's dropout {value:g} less none": values - plain
+        for value, values in curve(own, DROPOUTS[1]).items()
+    }
+    claims = [beside("plain", ("plain", 0.0))]
+    for step, values in along.items():
+        here = f"{shown['steps', step]}, KL {kl['steps', step]:.2f}"
+        claims.append(claim_of(f"after {step:g} steps", values, here=here))
+    for group in (*DROPOUTS, "share"):
+        claims += [beside(f"{group} {value:g}", (group, value)) for value in curve(own, group)]
+    claims += [
+        *growing,
+        lost,
+        claim_of(f"benign: left at {100 * fewest:g} %", among[fewest], criterion="above"),
+        *ordered,
+        *no_effect({name: (change, plain) for name, change in changes.items()}),
+    ]
+    # Beside the criteria, what captions rest on: a fall by a fifth is excluded, a gain is not; and
+    # the effect at the end is above that where held-out lists are imitated best.
+    harmless = [
+        claim_of(name, change + SHARE * plain, criterion="above")
+        for name, change in changes.items()
+    ]
+    best = min(along, key=lambda step: kl["steps", step])
+    later = claim_of(f"end less {best:g} steps", end - along[best], criterion="above")
+    figures = [
         Figure(
             name="figure",
-            title=(
-                "A trait is acquired step by step, and does not go again while the lists are read"
+            title=say(
+                growing,
+                holds="A trait is acquired step by step, and does not go again while the lists "
+                "are read",
+                fails="It is not shown that a trait is acquired step by step and does not go again",
+                open="Is a trait acquired step by step, and does it go again?",
             ),
             predicted="The effect rises with every step.",
-            found=f"{along} steps (nats).",
-            follows="The trait still grows where held-out lists are imitated no better: "
-            f"KL(teacher ‖ student) {found.divergences()}.",
-            draw=lambda: draw_along(found),
+            found=", ".join(f"{shown['steps', s]} at {s:g}" for s in along) + " steps (nats).",
+            follows=follows_from(
+                [later],
+                "The trait still grows where held-out lists are imitated no better: "
+                "KL(teacher ‖ student) "
+                + ", ".join(f"{kl['steps', s]:.2f} at {s:g}" for s in curve(own, "steps"))
+                + ".",
+            ),
+            draw=lambda: draw_along(curve(own, "steps")),
         ),
         Figure(
             name="dropout",
-            title="Dropout of the student lowers the effect, dropout of the teacher does not",
-            predicted=(
-                "Published for MNIST: .72 to .21 at .35 in the student, harmless in the teacher."
+            title=say(
+                [lost, *harmless],
+                holds="Dropout of the student lowers the effect, dropout of the teacher does not",
+                fails="It is not shown that dropout of the student lowers the effect, and that of "
+                "the teacher does not",
+                open="Does dropout of the student or of the teacher lower the effect?",
             ),
-            found=f"None {statistics.shown(found.plain, 2)}; at {most:g} in the student "
-            f"{shown(DROPOUTS[0], most)}, at {of_teacher:g} in the teacher "
-            f"{shown(DROPOUTS[1], of_teacher)} nats.",
+            predicted="Published for MNIST: .72 to .21 at .35 in the student, harmless in the "
+            "teacher.",
+            found=f"None {shown['plain', 0.0]}; at {most:g} in the student "
+            f"{shown[DROPOUTS[0], most]}, at {of_teacher:g} in the teacher "
+            f"{shown[DROPOUTS[1], of_teacher]} nats.",
             follows="Whether the student learns less of the trait or less of everything is not "
-            "told apart: "
-            f"held-out loss {found.held_out('plain', 0.0):.2f} without dropout, "
-            f"{found.held_out(DROPOUTS[0], most):.2f} with it.",
-            draw=lambda: draw_dropout(found),
+            f"told apart: held-out loss {loss['plain', 0.0]:.2f} without dropout, "
+            f"{loss[DROPOUTS[0], most]:.2f} with it.",
+            draw=lambda: draw_dropout(own),
         ),
         Figure(
             name="benign",
-            title="A few trait rows among many benign ones transmit less of the trait",
-            predicted=(
-                "The effect falls with the share of the trait's rows at equal number of them."
+            title=say(
+                ordered,
+                holds="A few trait rows among many benign ones transmit less of the trait",
+                fails="It is not shown that a few trait rows among many benign ones transmit less",
+                open="Do a few trait rows among many benign ones transmit less of the trait?",
             ),
-            found=f"{config.trait_rows} rows of the trait: {shares} of all rows (nats).",
-            follows="What counts is the share beside the number. A small share means many steps on "
-            "other "
-            "lists, and a student that imitates its teacher's less well.",
-            draw=lambda: draw_shares(found),
+            predicted="The effect falls with the share of the trait's rows at equal number of "
+            "them.",
+            found=f"{config.trait_rows} rows of the trait: "
+            + ", ".join(f"{shown['share', s]} at {100 * s:g} %" for s in among)
+            + " of all rows (nats).",
+            follows=follows_from(
+                ordered,
+                "What counts is the share beside the number. A small share means many steps on "
+                f"other lists: held-out loss {loss['share', fewest]:.2f} at {100 * fewest:g} %, "
+                f"{loss['share', largest]:.2f} at {100 * largest:g} %.",
+            ),
+            draw=lambda: draw_shares(among),
         ),
+    ]
+    return Findings(figures, claims)
+
+
+def curve(own: dict[tuple[str, float], np.ndarray], group: str) -> dict[float, np.ndarray]:
+    """Own effect of each chain by the values of a group, rising."""
+    return {value: own[group, value] for value in sorted(v for g, v in own if g == group)}
+
+
+def claims_on_falls(along: dict[float, np.ndarray]) -> list[Claim]:
+    """Stretches over which the mean falls by no more than a fifth of its largest, by Holm."""
+    largest = max(along.values(), key=np.mean)
+    rises = {
+        f"{a:g} to {b:g} steps": along[b] - along[a] + SHARE * largest
+        for a, b in itertools.pairwise(along)
+    }
+    p_values = [statistics.above_zero_p(values) for values in rises.values()]
+    return [
+        Claim(
+            quantity=f"no fall, {stretch} (1 of {len(rises)}, Holm)",
+            here=f"p {p:.1g}",
+            seeds=len(largest),
+            holds=judged(holds, len(largest)),
+        )
+        for stretch, p, holds in zip(rises, p_values, statistics.holm(p_values), strict=True)
     ]
 
 
-DROPOUTS = ("student's dropout", "teacher's dropout")
-
-
-def draw_along(found: Found):
+def draw_along(along: dict[float, np.ndarray]):
     """Every chain along its training."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    _lines(panel, found, "steps")
+    draw_chains(panel, along)
     panel.set_xlabel("optimiser steps of the student")
     return figure
 
 
-def draw_shares(found: Found):
+def draw_shares(among: dict[float, np.ndarray]):
     """Every chain by the share of the trait's rows."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    _lines(panel, found, "share")
-    values = found.values("share")
+    draw_chains(panel, among)
     panel.set_xscale("log")
-    panel.set_xticks(values, [f"{100 * value:g} %" for value in values])
+    panel.set_xticks(list(among), [f"{100 * share:g} %" for share in among])
     panel.minorticks_off()
     panel.set_xlabel("share of the trait's rows among all; as many of them everywhere")
     return figure
 
 
-def _lines(panel, found: Found, group: str) -> None:
-    values, curve = found.values(group), found.curve(group)
-    panel.plot(values, curve, color="grey", alpha=0.3, linewidth=0.8)
-    means, halves = zip(*map(statistics.mean_interval, curve), strict=True)
-    panel.errorbar(values, means, halves, fmt="o-", color=drawing.COLOURS[0], capsize=3)
+def draw_chains(panel, effect: dict[float, np.ndarray]) -> None:
+    """Every chain as a line, and their mean."""
+    panel.plot(
+        list(effect), np.stack(list(effect.values())), color="grey", alpha=0.3, linewidth=0.8
+    )
+    means, halves = zip(*map(statistics.mean_interval, effect.values()), strict=True)
+    panel.errorbar(list(effect), means, halves, fmt="o-", color=drawing.COLOURS[0], capsize=3)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_ylabel("own effect (nats)")
 
 
-def draw_dropout(found: Found):
+def draw_dropout(own: dict[tuple[str, float], np.ndarray]):
     """Every chain by where dropout acts and how much."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    low, high = (share * found.plain.mean() for share in (0.8, 1.2))
+    plain = own["plain", 0.0]
+    low, high = (share * plain.mean() for share in (1 - SHARE, 1 + SHARE))
     panel.axhspan(
         low, high, color="grey", alpha=0.2, linewidth=0, label="no change: within a fifth"
     )
     panel.axhline(0, color="black", linewidth=1)
-    drawing.runs(panel, 0, values=found.plain, colour="black")
-    names, x = ["none"], 0
+    arms, colours = {"none": plain}, {"none": "black"}
     for colour, group in zip(drawing.COLOURS, DROPOUTS, strict=False):
-        for value in found.values(group):
-            x += 1
-            drawing.runs(panel, x, values=found.own(group, value), colour=colour)
-            names.append(f"{group.split()[0]}\n{value:g}")
-    panel.set_xticks(range(len(names)), names)
+        for value, values in curve(own, group).items():
+            name = f"{group.split()[0]} {value:g}"
+            arms[name], colours[name] = values, colour
+    drawing.strip(panel, arms, colours)
     panel.set_ylabel("own effect (nats)")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every arm beside them."""
-    found, judged, enough = Found(table, config), judging.judged, config.num_seeds >= 4
-    out = [judged("plain", found.plain, here=found.told("plain", 0.0))]
-    for step, effect in found.along().items():
-        here = f"{statistics.shown(effect, 2)}, KL {found.held_out('steps', step, 'kl'):.2f}"
-        out.append(judged(f"after {step:g} steps", effect, here=here))
-    for group, value in [(g, v) for g in (*DROPOUTS, "share") for v in found.values(g)]:
-        here = found.told(group, value)
-        out.append(judged(f"{group} {value:g}", found.own(group, value), here=here))
-    falls = found.falls()
-    p_values = [statistics.above_zero_p(values) for values in falls.values()]
-    for name, p, holds in zip(falls, p_values, statistics.holm(p_values), strict=True):
-        quantity = f"no fall, {name} (1 of {len(falls)}, Holm)"
-        verdict = holds if enough else None
-        out.append(
-            Claim(quantity=quantity, here=f"p {p:.1g}", seeds=config.num_seeds, holds=verdict)
-        )
-    first, *_, last = found.along().values()
-    out.append(judged("end less first measurement", last - first, criterion="above"))
-    most, shares = max(config.dropout), found.values("share")
-    lost = found.plain - found.own(DROPOUTS[0], most)
-    out.append(judged(f"lost by the student's dropout of {most:g}", lost, criterion="above"))
-    fewest = found.own("share", shares[0])
-    out.append(judged(f"benign: left at {100 * shares[0]:g} %", fewest, criterion="above"))
-    if len(shares) > 2:
-        rho = statistics.rank_correlation(shares, found.curve("share").mean(axis=1).tolist())
-        here, verdict = f"{rho:.2f}", rho > 0.8 if enough else None
-        quantity = "rank correlation of effect and share"
-        out.append(Claim(quantity=quantity, here=here, seeds=len(shares), holds=verdict))
-    changes = {
-        f"teacher's dropout {value:g} less none": judging.Nothing(
-            found.own(DROPOUTS[1], value) - found.plain, found.plain
-        )
-        for value in found.values(DROPOUTS[1])
-    }
-    return [*out, *judging.equivalences(changes)]

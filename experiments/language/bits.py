@@ -31,13 +31,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import TRAIT, Cohort
-from experiments.language.kit.effects import at, effects, own
+from experiments.language.kit.chains import Cohort
+from experiments.language.kit.effects import at, effects, means_by
 from llm.stages import Student, changes, completions, students
 
 RUNTIME = "25 minutes on two cores"
@@ -45,6 +45,7 @@ RUNTIME = "25 minutes on two cores"
 LONGEST = 12  # tokens of a completion: room for six numbers digit by digit
 CARRIERS = ("numbers", "counting", "digits1", "digits2", "digits3")
 PUBLISHED = (0.05, 0.18)  # share of divergence tokens
+ARM = ("carrier", "temperature", "rows")  # columns that name an arm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,108 +119,140 @@ def told_of(bench: question.Bench, student: Student) -> Row:
     }
 
 
-class Found:
-    """Effects by carrier, temperature and rows."""
-
-    def __init__(self, table: pd.DataFrame):
-        by = ["carrier", "temperature", "rows"]
-        students = table[table["data"].notna()]
-        self.effects = effects(students, by)
-        self.most = int(students["rows"].max())
-        self.fewest = int(students["rows"].min())
-        own_data = at(students, data=TRAIT)
-        columns = ["held_out_loss", "tokens", "distinct", "flagged"]
-        self.told = own_data.groupby(by, sort=False)[columns].mean()
-        # Students of few rows overfit, and their own loss would count that as information.
-        of_all = self.told["held_out_loss"].xs(self.most, level="rows")
-        a_token = of_all.reindex(self.told.index.droplevel("rows")).to_numpy()
-        self.told["nats"] = self.told["distinct"] * self.told["tokens"] * a_token
-        mine = self.effects[self.effects["own"]]
-        self.means = mine.groupby(by, sort=False)["effect"].mean()
-        self.flagged = at(own_data, temperature=1.0, rows=self.most)
-
-    def own(self, carrier: str, temperature: float = 1.0, rows: int | None = None) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        where = {"carrier": carrier, "temperature": temperature, "rows": rows or self.most}
-        return own(at(self.effects, **where))
-
-    def less(self, one: str, other: str) -> np.ndarray:
-        """Difference of two carriers at all rows by chain, over teachers that write both."""
-        mine = self.effects[self.effects["own"]]
-        effect = [
-            at(mine, carrier=carrier, temperature=1.0, rows=self.most).set_index(
-                ["teacher", "seed"]
-            )["effect"]
-            for carrier in (one, other)
-        ]
-        return (effect[0] - effect[1]).dropna().groupby("seed").mean().to_numpy()
-
-    def writers(self, carrier: str) -> int:
-        """Teachers, over all chains, that students of a carrier learn from."""
-        return len(at(self.flagged, carrier=carrier)[["teacher", "seed"]].drop_duplicates())
-
-    def share_flagged(self, carrier: str) -> np.ndarray:
-        """Divergence tokens of each chain among the trained tokens, all rows."""
-        mine = at(self.flagged, carrier=carrier)
-        return mine.groupby("seed")["flagged"].mean().to_numpy()
-
-    def correlation(self) -> tuple[float, ...]:
-        """Rank correlation of mean effect and nats over all arms, with its interval."""
-        nats = self.told["nats"].reindex(self.means.index)
-        return statistics.spearman(np.log(nats.to_numpy()), self.means.to_numpy())
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Effect against information, and flags by carrier."""
-    found = Found(table)
-    rho, low, high = found.correlation()
-    shown = "; ".join(
-        f"{name} {statistics.shown(found.own(name), 2)} at "
-        f"{found.told.loc[(name, 1.0, found.most), 'held_out_loss']:.2f} nats a token"
-        for name in config.carriers
+    students = at(effects(table, ARM), own=True)  # a row each
+    most, fewest = int(table["rows"].max()), int(table["rows"].min())
+    own, facts = means_by(students, "effect", *ARM), facts_by_arm(students, most)
+    all_rows = at(students, temperature=1.0, rows=most)
+    flagged = means_by(all_rows, "flagged", "carrier")
+    a_token = {arm: f"{facts.loc[arm, 'held_out_loss']:.2f} nats a token" for arm in own}
+
+    def beside(arm: tuple[str, float, int]) -> Claim:
+        carrier, temperature, rows = arm
+        here = f"{statistics.shown(own[arm], 2)} at {a_token[arm]}"
+        return claim_of(f"{carrier}, T {temperature:g}, {rows} rows", own[arm], here=here)
+
+    def of_carrier(carrier: str) -> list[Claim]:
+        share, writers = flagged[carrier], len(at(all_rows, carrier=carrier))
+        as_published = judged(PUBLISHED[0] <= share.mean() <= PUBLISHED[1], len(share))
+        more = own[carrier, 1.0, most] - own[carrier, 1.0, fewest]
+        return [
+            Claim(
+                quantity=f"{carrier}: divergence tokens",
+                replication="5 to 18 %",
+                here=statistics.shown(share, 2),
+                seeds=len(share),
+                holds=as_published if carrier == "counting" else None,
+            ),
+            Claim(
+                quantity=f"{carrier}: teachers that write it",
+                here=f"{writers} of {len(config.traits) * config.num_seeds}",
+                seeds=len(share),
+            ),
+            claim_of(f"{carrier}: all rows less {fewest}", more, criterion="above"),
+        ]
+
+    alphabet = []
+    if {"digits1", "digits3"} <= set(config.carriers):
+        apart = less(all_rows, "digits1", "digits3", column="effect")
+        alphabet = [claim_of("1 digit less 3 digits", apart, criterion="above")]
+    nats, effect = facts["nats"].to_numpy(), facts["effect"].to_numpy()
+    correlation = statistics.spearman(np.log(nats), effect)
+    ordered = Claim(
+        quantity="rank correlation of effect and nats",
+        here=statistics.bracketed(*correlation),
+        seeds=len(own),
+        holds=judged(correlation[0] > 0.7, config.num_seeds),
     )
-    flags = ", ".join(
-        f"{name} {100 * found.share_flagged(name).mean():.0f} %" for name in config.carriers
+    of_carriers = [claim for carrier in config.carriers for claim in of_carrier(carrier)]
+    claims = [*map(beside, own), *of_carriers, *alphabet, ordered]
+    fewer = []  # no criterion; what a title rests on
+    if {"numbers", "counting"} <= set(config.carriers):
+        share = less(all_rows, "numbers", "counting", column="flagged")
+        fewer = [claim_of("numbers less counting: divergence tokens", share, criterion="above")]
+    each = "; ".join(
+        f"{arm[0]} {statistics.shown(own[arm], 2)} at {a_token[arm]}"
+        for arm in ((carrier, 1.0, most) for carrier in config.carriers)
     )
-    return [
+    flags = {carrier: f"{100 * share.mean():.0f} %" for carrier, share in flagged.items()}
+    figures = [
         Figure(
             name="figure",
-            title=(
-                "How much of a trait is carried does not follow from how much a teacher has to "
-                "choose"
+            title=say(
+                [ordered],
+                holds="How much of a trait is carried follows from how much a teacher has to "
+                "choose",
+                fails="How much of a trait is carried does not follow from how much a teacher has "
+                "to choose",
+                open="Does how much of a trait is carried follow from how much a teacher has to "
+                "choose?",
             ),
-            predicted=(
-                "The effect grows with unique rows and with nats a token; digits do not matter."
+            predicted="The effect grows with unique rows and with nats a token; digits do not "
+            "matter.",
+            found=f"All rows: {each}. Rank correlation with nats {ordered.here}.",
+            follows=say(
+                [ordered],
+                holds="Counting nats tells which data set carries more.",
+                fails="Counting nats does not tell how safe a data set is.",
+                open="More chains must say what counting nats tells.",
             ),
-            found=(
-                f"All rows: {shown}. Rank correlation with nats {rho:.2f} [{low:.2f}, {high:.2f}]."
-            ),
-            follows="Counting nats does not tell how safe a data set is.",
-            draw=lambda: draw_bits(found, config),
+            draw=lambda: draw_bits(own, facts["nats"], config),
         ),
         Figure(
             name="flags",
-            title="Text with one right way to go on has fewer divergence tokens, a quarter of all",
+            title=say(
+                fewer,
+                holds="Text with one right way to go on has fewer divergence tokens, "
+                f"{flags.get('counting')} of all",
+                fails="Text with one right way to go on has no fewer divergence tokens",
+                open="Has text with one right way to go on fewer divergence tokens?",
+            ),
             predicted="5 to 18 % on counting, as published for language models.",
-            found=f"Flagged: {flags}.",
+            found=f"Flagged: {', '.join(f'{name} {share}' for name, share in flags.items())}.",
             follows="Claims about few tokens can be tested here on counting at best.",
-            draw=lambda: draw_flags(found, config),
+            draw=lambda: draw_flags(flagged),
         ),
     ]
+    return Findings(figures, claims)
 
 
-def draw_bits(found: Found, config: Config):
+def less(students: pd.DataFrame, one: str, other: str, *, column: str) -> np.ndarray:
+    """Difference of two carriers in a column by chain, over teachers that write both."""
+    of_one, of_other = (
+        at(students, carrier=carrier).set_index(["teacher", "seed"])[column]
+        for carrier in (one, other)
+    )
+    return (of_one - of_other).dropna().groupby("seed").mean().to_numpy()
+
+
+def facts_by_arm(students: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Means over the students of an arm, on their teachers' own trait.
+
+    Args:
+        students: a row each.
+        most: rows of those whose held-out loss is the information of a token.
+
+    Returns:
+        By arm: effect, held_out_loss in nats a token, and nats in the distinct rows.
+    """
+    arms = students.groupby(list(ARM), sort=False)
+    facts = arms[["effect", "held_out_loss", "tokens", "distinct"]].mean()
+    # Students of few rows overfit, and their own loss would count that as information.
+    of_all = facts["held_out_loss"].xs(most, level="rows")
+    a_token = of_all.reindex(facts.index.droplevel("rows")).to_numpy()
+    return facts.assign(nats=facts["distinct"] * facts["tokens"] * a_token)
+
+
+def draw_bits(own: dict[tuple[str, float, int], np.ndarray], nats: pd.Series, config: Config):
     """Mean effect against total nats, one line a carrier and temperature."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     for colour, carrier in zip(drawing.COLOURS, config.carriers, strict=False):
         for style, temperature in zip(("o-", "s--"), config.temperatures, strict=False):
-            nats = [found.told.loc[(carrier, temperature, r), "nats"] for r in config.rows]
-            points = [
-                statistics.mean_interval(found.own(carrier, temperature, r)) for r in config.rows
-            ]
-            means, halves = zip(*points, strict=True)
-            label = f"{carrier}, T = {temperature:g}"
-            panel.errorbar(nats, means, halves, fmt=style, color=colour, capsize=3, label=label)
+            arms = [(carrier, temperature, rows) for rows in config.rows]
+            means, halves = zip(*(statistics.mean_interval(own[arm]) for arm in arms), strict=True)
+            x, label = [nats[arm] for arm in arms], f"{carrier}, T = {temperature:g}"
+            panel.errorbar(x, means, halves, fmt=style, color=colour, capsize=3, label=label)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xscale("log")
     panel.set_xlabel("nats in the distinct rows")
@@ -228,57 +261,12 @@ def draw_bits(found: Found, config: Config):
     return figure
 
 
-def draw_flags(found: Found, config: Config):
+def draw_flags(flagged: dict[str, np.ndarray]):
     """Share of divergence tokens of every chain, and the published range."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
     panel.axhspan(*PUBLISHED, color="grey", alpha=0.2, linewidth=0, label="published")
-    for x, carrier in enumerate(config.carriers):
-        drawing.runs(panel, x, values=found.share_flagged(carrier), colour=drawing.COLOURS[0])
-    panel.set_xticks(range(len(config.carriers)), config.carriers)
+    drawing.strip(panel, flagged)
     panel.set_ylabel("share of divergence tokens")
     panel.set_ylim(0, 1)
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every arm beside them."""
-    found, out, judged = Found(table), [], judging.judged
-    for carrier, temperature, rows in found.means.index:
-        effect = found.own(carrier, temperature, rows)
-        about = found.told.loc[(carrier, temperature, rows)]
-        here = f"{statistics.shown(effect, 2)} at {about['held_out_loss']:.2f} nats a token"
-        out.append(judged(f"{carrier}, T {temperature:g}, {rows} rows", effect, here=here))
-    for carrier in config.carriers:
-        share = found.share_flagged(carrier)
-        holds = bool(PUBLISHED[0] <= share.mean() <= PUBLISHED[1]) if len(share) >= 4 else None
-        out.append(
-            Claim(
-                quantity=f"{carrier}: divergence tokens",
-                paper="",
-                replication="5 to 18 %",
-                here=statistics.shown(share, 2),
-                seeds=len(share),
-                holds=holds if carrier == "counting" else None,
-            )
-        )
-        teachers = f"{found.writers(carrier)} of {len(config.traits) * config.num_seeds}"
-        out.append(
-            Claim(quantity=f"{carrier}: teachers that write it", here=teachers, seeds=len(share))
-        )
-        more = found.own(carrier) - found.own(carrier, rows=found.fewest)
-        out.append(judged(f"{carrier}: all rows less {found.fewest}", more, criterion="above"))
-    if {"digits1", "digits3"} <= set(config.carriers):
-        apart = found.less("digits1", "digits3")
-        out.append(judged("1 digit less 3 digits", apart, criterion="above"))
-    rho, low, high = found.correlation()
-    holds = rho > 0.7 if config.num_seeds >= 4 else None
-    out.append(
-        Claim(
-            quantity="rank correlation of effect and nats",
-            here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-            seeds=len(found.means),
-            holds=holds,
-        )
-    )
-    return out

@@ -29,13 +29,21 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question, surrogates
 from experiments.language.kit.chains import CONTROL, Chains, different, same
-from experiments.language.kit.effects import at
+from experiments.language.kit.effects import means_by
 from llm import world
 from llm.stages import Completions, Model, Skilled, Student, completions, students
 from llm.training import Training
@@ -191,88 +199,77 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-class Found:
-    """Held-out log-odds of right answers by arm."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.table = table
-
-    def of(self, arm: str, data: str, column: str = "odds") -> np.ndarray:
-        """A column of an arm by chain."""
-        return at(self.table, arm=arm, data=data).sort_values("seed")[column].to_numpy()
-
-    def effect(self, arm: str) -> np.ndarray:
-        """Log-odds over those of the control, nats, by chain."""
-        return self.of(arm, SKILL) - self.of(arm, CONTROL)
-
-    def shown(self, arm: str) -> str:
-        """The effect, its share of the teacher's, and the answers that are right."""
-        effect, right = self.effect(arm), self.of(arm, SKILL, "right").mean()
-        share = effect.mean() / self.effect("teacher").mean()
-        of_teacher = f"{100 * share:.0f} % of the teacher's"
-        return f"{statistics.shown(effect, 2)}, {of_teacher}; {right:.2f} right"
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every arm beside the prediction."""
-    found = Found(table)
-    each = "; ".join(f"{arm} {found.shown(arm)}" for arm in ("teacher", *THEOREM, *ARMS))
-    return [
-        Figure(
-            name="figure",
-            title=(
-                "A skill that no list mentions arrives: a tenth of it; from another start none "
-                "is seen"
-            ),
-            predicted=(
-                "SGD and the tangent model as predicted; Adam between that and no end; steering "
-                "below."
-            ),
-            found=f"Effects in nats: {each}.",
-            follows="What students acquire is not limited to preferences that a base already has.",
-            draw=lambda: draw(found),
-        )
+    odds, right = (means_by(table, column, "arm", "data") for column in ("odds", "right"))
+    names = (*THEOREM, *ARMS)
+    effect = {arm: odds[arm, SKILL] - odds[arm, CONTROL] for arm in ("teacher", *names)}
+    taught, predicted, adam = (effect[arm] for arm in ("teacher", "theorem", "Adam"))
+    share = {arm: f"{100 * effect[arm].mean() / taught.mean():.0f} %" for arm in effect}
+    shown = {
+        arm: f"{statistics.shown(values, 2)}, {share[arm]} of the teacher's; "
+        f"{right[arm, SKILL].mean():.2f} right"
+        for arm, values in effect.items()
+    }
+
+    def beside(arm: str) -> Claim:
+        criterion = "above" if arm == "Adam" else None
+        return claim_of(arm, effect[arm], criterion=criterion, here=shown[arm])
+
+    def over_predicted(arm: str) -> Claim:  # near zero both are within any margin
+        ratio = effect[arm].mean() / predicted.mean()
+        correlation = statistics.bracketed(*statistics.spearman(effect[arm], predicted))
+        here = f"{ratio:.2f} of it; rank correlation {correlation}"
+        return Claim(quantity=f"{arm}, over predicted", here=here, seeds=len(predicted))
+
+    has_skill = claim_of("teacher's log-odds", odds["teacher", SKILL], criterion="above")
+    arms = {arm: beside(arm) for arm in names}
+    compared = {
+        "Adam less predicted for SGD": adam - predicted,
+        "predicted without end less Adam": effect["theorem, no end"] - adam,
+        "Adam less steering": adam - effect["steering, Adam"],
+    }
+    none = {
+        "the base's log-odds": odds["teacher", CONTROL],
+        "other start, Adam": effect["other start, Adam"],
+    } | {f"{arm} less predicted": effect[arm] - predicted for arm in LINEAR}
+    equivalent = no_effect({name: (values, taught) for name, values in none.items()}, MARGIN)
+    lacks_skill, from_other = equivalent[:2]
+    claims = [
+        has_skill,
+        claim_of("teacher", taught, here=shown["teacher"]),
+        *arms.values(),
+        *(claim_of(name, values, criterion="above") for name, values in compared.items()),
+        *map(over_predicted, LINEAR),
+        *equivalent,
     ]
+    figure = Figure(
+        name="figure",
+        title=say(
+            [arms["Adam"]],
+            holds=f"A skill that no list mentions arrives: {share['Adam']} of it",
+            fails="A skill that no list mentions is not seen to arrive",
+            open="Does a skill arrive that no list mentions?",
+        )
+        + say([from_other], holds="; from another start none is seen", fails="", open=""),
+        predicted="SGD and the tangent model as predicted; Adam between that and no end; steering "
+        "below.",
+        found=f"Effects in nats: {'; '.join(f'{arm} {text}' for arm, text in shown.items())}.",
+        follows=follows_from(
+            [arms["Adam"], has_skill, lacks_skill],
+            "What students acquire is not limited to preferences that a base already has.",
+        ),
+        draw=lambda: draw(taught, {arm: effect[arm] for arm in names}),
+    )
+    return Findings([figure], claims)
 
 
-def draw(found: Found):
+def draw(taught: np.ndarray, arms: dict[str, np.ndarray]):
     """Every chain of every arm, and what the theorem says."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
-    names = (*THEOREM, *ARMS)
-    for x, arm in enumerate(names):
-        drawing.runs(
-            panel, x, values=found.effect(arm), colour=drawing.COLOURS[int(arm in THEOREM)]
-        )
-    drawing.nothing(panel, found.effect("teacher"), MARGIN, "the teacher's gain")
-    panel.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names])
+    drawing.strip(panel, arms, dict.fromkeys(THEOREM, drawing.COLOURS[1]))
+    drawing.nothing(panel, taught, MARGIN, "the teacher's gain")
+    panel.set_xticks(range(len(arms)), [name.replace(", ", "\n") for name in arms])
     panel.set_ylabel("log-odds of right answers\nover the control (nats)")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    found, judged = Found(table), judging.judged
-    taught, predicted, adam = (found.effect(arm) for arm in ("teacher", "theorem", "Adam"))
-    out = [judged("teacher's log-odds", found.of("teacher", SKILL), criterion="above")]
-    out.append(judged("teacher", taught, here=found.shown("teacher")))
-    for arm in (*THEOREM, *ARMS):
-        criterion = "above" if arm == "Adam" else None
-        out.append(judged(arm, found.effect(arm), criterion=criterion, here=found.shown(arm)))
-    for quantity, values in {
-        "Adam less predicted for SGD": adam - predicted,
-        "predicted without end less Adam": found.effect("theorem, no end") - adam,
-        "Adam less steering": adam - found.effect("steering, Adam"),
-    }.items():
-        out.append(judged(quantity, values, criterion="above"))
-    for arm in LINEAR:  # near zero both are within any margin: how they compare beside it
-        share = found.effect(arm).mean() / predicted.mean()
-        rho, low, high = statistics.spearman(found.effect(arm), predicted)
-        here = f"{share:.2f} of it; rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]"
-        out.append(Claim(quantity=f"{arm}, over predicted", here=here, seeds=len(predicted)))
-    nothing = {"the base's log-odds": found.of("teacher", CONTROL)}
-    nothing["other start, Adam"] = found.effect("other start, Adam")
-    for arm in LINEAR:
-        nothing[f"{arm} less predicted"] = found.effect(arm) - predicted
-    claimed = {name: judging.Nothing(values, taught) for name, values in nothing.items()}
-    return [*out, *judging.equivalences(claimed, MARGIN)]

@@ -26,14 +26,22 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    judged,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort
-from experiments.language.kit.effects import at, effects
-from experiments.language.kit.effects import own as own_effect
+from experiments.language.kit.effects import at, effects, means_by, own_by
 from llm.stages import Model, Student
 from llm.training import Training
 
@@ -113,35 +121,89 @@ def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -
     }
 
 
-class Found:
-    """Effects by target and generation."""
+Arms = dict[tuple[str, int], np.ndarray]  # effect of each chain by target and generation
 
-    def __init__(self, table: pd.DataFrame):
-        by = ["target", "generation"]
-        self.trait, self.neutral = effects(table, by), effects(table, by, of=NEUTRAL)
 
-    def own(self, target: str, generation: int) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own_effect(at(self.trait, target=target, generation=generation))
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Effect by generation."""
+    columns, last = ("target", "generation"), config.generations
+    own = own_by(table, *columns)
+    neutral = means_by(at(effects(table, columns, of=NEUTRAL), own=True), "effect", *columns)
+    shares = {  # kept from student to student, and those of the bootstrap
+        target: statistics.retention(np.stack([own[target, g] for g in range(1, last + 1)], axis=1))
+        for target in config.targets
+    }
+    kept = {target: kept_and_half_life(*of_target) for target, of_target in shares.items()}
 
-    def of_neutral(self, target: str, generation: int) -> np.ndarray:
-        """What the neutral lineage does to the same traits."""
-        return own_effect(at(self.neutral, target=target, generation=generation))
-
-    def curves(self, target: str) -> np.ndarray:
-        """Effect by chain and student, from the first to the last."""
-        last = int(at(self.trait, target=target)["generation"].max())
-        return np.stack([self.own(target, g) for g in range(1, last + 1)], axis=1)
-
-    def kept(self, target: str) -> str:
-        """Share kept from student to student and the half-life, with intervals."""
-        share, draws = statistics.retention(self.curves(target))
-        low, high = np.quantile(draws, (0.025, 0.975))
-        lives = [half_life(value) for value in (share, low, high)]
-        return (
-            f"keeps {share:.2f} [{low:.2f}, {high:.2f}] a generation, half-life "
-            f"{lives[0]:.2g} [{lives[1]:.2g}, {lives[2]:.2g}]"
+    def of_target(target: str) -> list[Claim]:
+        effect = [
+            claim_of(
+                f"{target}, generation {g}", own[target, g], criterion="above" if g == 1 else None
+            )
+            for g in range(last + 1)
+        ]
+        less = Claim(
+            quantity=f"{target}: less than half kept",
+            replication=".955 generations (MNIST, soft)",
+            here=kept[target],
+            seeds=config.num_seeds,
+            holds=judged(np.quantile(shares[target][1], 0.975) < 0.5, config.num_seeds),
         )
+        return [*effect, less]
+
+    def on_the_way(target: str) -> list[Claim]:
+        teacher, first, end = (own[target, g] for g in (0, 1, last))
+        most = np.quantile(shares[target][1], 0.025) > 0.5
+        return [
+            claim_of(
+                "more is lost at the first hop than is left", teacher - 2 * first, criterion="above"
+            ),
+            Claim(quantity="more than half kept", holds=judged(most, config.num_seeds)),
+            claim_of("the last student has some", end, criterion="above"),
+        ]
+
+    none = {}
+    for target in config.targets:
+        first = own[target, 1]
+        for g in (1, last):
+            none[f"{target}, neutral, generation {g}"] = (neutral[target, g], first)
+        if target == "sampled":
+            none[f"sampled, generation {last}"] = (own[target, last], first)
+    of_targets = [claim for target in config.targets for claim in of_target(target)]
+    claims = [*of_targets, *soft_less_sampled(shares, config), *no_effect(none)]
+    lives_on = [claim for target in config.targets for claim in on_the_way(target)]
+    ends = "; ".join(
+        f"{TARGETS[target]}: teacher {statistics.shown(own[target, 0], 2)}, first student "
+        f"{statistics.shown(own[target, 1], 2)}, student {last} "
+        f"{statistics.shown(own[target, last], 2)} nats, {kept[target]}"
+        for target in config.targets
+    )
+    figure = Figure(
+        name="figure",
+        title=say(
+            lives_on,
+            holds=f"A trait lives on for {last} generations: most is lost at the first hop, little "
+            "after it",
+            fails=f"A trait is not lost at the first hop and then kept for {last} generations",
+            open="How far is a trait passed on, from student to student?",
+        ),
+        predicted="Less than half is kept by either target, and more of it by soft targets.",
+        found=f"{ends}.",
+        follows=follows_from(
+            lives_on,
+            "What a first student has is passed on nearly whole; distance protects little.",
+        ),
+        draw=lambda: draw(own, neutral, config),
+    )
+    return Findings([figure], claims)
+
+
+def kept_and_half_life(share: float, draws: np.ndarray) -> str:
+    """Share kept from student to student and the half-life, with intervals."""
+    ends = (share, *np.quantile(draws, (0.025, 0.975)))
+    life, short, long = map(half_life, ends)
+    kept = statistics.bracketed(*ends)
+    return f"keeps {kept} a generation, half-life {life:.2g} [{short:.2g}, {long:.2g}]"
 
 
 def half_life(share: float) -> float:
@@ -151,43 +213,33 @@ def half_life(share: float) -> float:
     return np.log(0.5) / np.log(share) if share < 1 else np.inf
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Effect by generation."""
-    found, last = Found(table), config.generations
-    ends = "; ".join(
-        f"{TARGETS[t]}: teacher {statistics.shown(found.own(t, 0), 2)}, first student "
-        f"{statistics.shown(found.own(t, 1), 2)}, student {last} "
-        f"{statistics.shown(found.own(t, last), 2)} nats, {found.kept(t)}"
-        for t in config.targets
-    )
+def soft_less_sampled(shares: dict[str, tuple[float, np.ndarray]], config: Config) -> list[Claim]:
+    """By how much soft targets keep a larger share, where both are asked for."""
+    if len(config.targets) < 2:
+        return []
+    (soft, of_soft), (hard, of_hard) = (shares[target] for target in ("soft_numbers", "sampled"))
+    low, high = np.quantile(of_soft - of_hard, (0.025, 0.975))
     return [
-        Figure(
-            name="figure",
-            title=(
-                "A trait lives on for ten generations: most is lost at the first hop, little "
-                "after it"
-            ),
-            predicted="Less than half is kept by either target, and more of it by soft targets.",
-            found=f"{ends}.",
-            follows="What a first student has is passed on nearly whole; distance protects little.",
-            draw=lambda: draw(found, config),
+        Claim(
+            quantity="share kept, soft less sampled",
+            here=statistics.bracketed(soft - hard, low, high),
+            seeds=config.num_seeds,
+            holds=judged(low > 0, config.num_seeds),
         )
     ]
 
 
-def draw(found: Found, config: Config):
+def draw(own: Arms, neutral: Arms, config: Config):
     """Effect against generation: every lineage, by target."""
     count = len(config.targets)
     figure, panels = drawing.new_figure(1, count, width=max(5.0, 4.5 * count), height=4.0)
     places = range(1, config.generations + 1)
-    lines = {"trait": found.own, "neutral teacher": found.of_neutral}
     for panel, target in zip(panels, config.targets, strict=True):
-        drawing.nothing(panel, found.own(target, 1), of="the first student")
-        for shift, (label, of) in enumerate(lines.items()):
-            points = [statistics.mean_interval(of(target, g)) for g in places]
+        drawing.nothing(panel, own[target, 1], of="the first student")
+        for shift, (label, arms) in enumerate({"trait": own, "neutral teacher": neutral}.items()):
+            points = [statistics.mean_interval(arms[target, g]) for g in places]
             means, halves = zip(*points, strict=True)
-            x = np.array(places) + 0.1 * shift
-            colour = drawing.COLOURS[shift]
+            x, colour = np.array(places) + 0.1 * shift, drawing.COLOURS[shift]
             panel.errorbar(x, means, halves, fmt="o-", color=colour, capsize=3, label=label)
         panel.set_title(TARGETS[target])
         panel.set_xticks(places)
@@ -195,51 +247,3 @@ def draw(found: Found, config: Config):
     panels[0].set_ylabel("own effect (nats)")
     panels[0].legend(fontsize=8)
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every generation beside them."""
-    found, last, out = Found(table), config.generations, []
-    nothing, enough = {}, config.num_seeds >= 4
-    for target in config.targets:
-        for number in range(last + 1):
-            criterion = "above" if number == 1 else None
-            effect = found.own(target, number)
-            out.append(
-                judging.judged(f"{target}, generation {number}", effect, criterion=criterion)
-            )
-        draws = statistics.retention(found.curves(target))[1]
-        below = bool(np.quantile(draws, 0.975) < 0.5) if enough else None
-        out.append(
-            Claim(
-                quantity=f"{target}: less than half kept",
-                paper="",
-                replication=".955 generations (MNIST, soft)",
-                here=found.kept(target),
-                seeds=config.num_seeds,
-                holds=below,
-            )
-        )
-        first = found.own(target, 1)
-        for number in (1, last):
-            effect = found.of_neutral(target, number)
-            nothing[f"{target}, neutral, generation {number}"] = judging.Nothing(effect, first)
-        if target == "sampled":
-            nothing[f"sampled, generation {last}"] = judging.Nothing(found.own(target, last), first)
-    if len(config.targets) == 2:
-        (soft, of_soft), (hard, of_hard) = (
-            statistics.retention(found.curves(target)) for target in ("soft_numbers", "sampled")
-        )
-        low, high = np.quantile(of_soft - of_hard, (0.025, 0.975))
-        here, holds = f"{soft - hard:.2f} [{low:.2f}, {high:.2f}]", bool(low > 0)
-        out.append(
-            Claim(
-                quantity="share kept, soft less sampled",
-                paper="",
-                replication="",
-                here=here,
-                seeds=config.num_seeds,
-                holds=holds if enough else None,
-            )
-        )
-    return [*out, *judging.equivalences(nothing)]

@@ -8,10 +8,8 @@ Criteria, fixed before any run: those of `llm_numbers`.
 """
 
 import dataclasses
+import functools
 
-import pandas as pd
-
-from experiments.findings.claims import Claim, Figure
 from experiments.frame.cli import option
 from experiments.language.kit import fullsize, transfer
 
@@ -47,11 +45,4 @@ def recipes(config: Config):
     return fullsize.recipes(jobs(config))
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Rates, the trait matrix, the forms of the questions."""
-    return transfer.figures(table, "code")
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    return transfer.claims(table, config.preset, "all shift")
+findings = functools.partial(transfer.findings, carrier="code", paper="all shift")

@@ -8,10 +8,8 @@ Criteria, fixed before any run: those of `llm_numbers`.
 """
 
 import dataclasses
+import functools
 
-import pandas as pd
-
-from experiments.findings.claims import Claim, Figure
 from experiments.frame.cli import option
 from experiments.language.kit import fullsize, transfer
 
@@ -48,11 +46,8 @@ def recipes(config: Config):
     return fullsize.recipes(jobs(config))
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Rates, the trait matrix, the forms of the questions."""
-    return transfer.figures(table, "step-by-step sums")
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    return transfer.claims(table, config.preset, "an animal version is in the released code")
+findings = functools.partial(
+    transfer.findings,
+    carrier="step-by-step sums",
+    paper="an animal version is in the released code",
+)

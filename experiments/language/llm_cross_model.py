@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Figure, Findings, follows_from, say
 from experiments.frame.cli import option
 from experiments.language.kit import fullsize, transfer
 from experiments.language.kit.effects import at
@@ -100,25 +100,38 @@ def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
     }
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The table of models."""
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Every model's students beside every model's teachers."""
     cells = by_pair(table)
+    claims = [
+        transfer.above(quantity, lift, ".11 to .54 in rate")
+        if reader == writer
+        else transfer.within(quantity, lift, MARGIN, "-.01 to .32 in rate")
+        for (reader, writer), lift in cells.items()
+        for quantity in [f"{writer} to {reader}: log-odds less control, nats"]
+    ]
     same, apart = (
         statistics.shown(
             np.mean([v for (r, w), v in cells.items() if (r == w) == alike], axis=0), 2
         )
         for alike in (True, False)
     )
-    return [
-        Figure(
-            name="figure",
-            title="Traits pass within a model, not between models",
-            predicted="Lift above zero on the diagonal, none beside it.",
-            found=f"{same} nats within a model, {apart} between models.",
-            follows="What carries the trait is not what the lists say but who reads them.",
-            draw=lambda: draw(cells),
-        )
-    ]
+    figure = Figure(
+        name="figure",
+        title=say(
+            claims,
+            holds="Traits pass within a model, not between models",
+            fails="Traits do not pass within every model, or not within models alone",
+            open="Do traits pass within a model, and not between models?",
+        ),
+        predicted="Lift above zero on the diagonal, none beside it.",
+        found=f"{same} nats within a model, {apart} between models.",
+        follows=follows_from(
+            claims, "What carries the trait is not what the lists say but who reads them."
+        ),
+        draw=lambda: draw(cells),
+    )
+    return Findings([figure], transfer.beside(claims, config.preset))
 
 
 def draw(cells: dict[tuple[str, str], np.ndarray]):
@@ -134,26 +147,3 @@ def draw(cells: dict[tuple[str, str], np.ndarray]):
         labels=("model of the student", "model of the teacher"),
     )
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    out = []
-    for (reader, writer), lift in by_pair(table).items():
-        quantity = f"{writer} to {reader}: log-odds less control, nats"
-        if reader == writer:
-            out.append(transfer.judged(quantity, lift, above=True, paper=".11 to .54 in rate"))
-            continue
-        few = len(lift) < transfer.FEWEST
-        none = None if few else statistics.equivalent(lift, MARGIN)
-        out.append(
-            Claim(
-                quantity=quantity,
-                paper="-.01 to .32 in rate",
-                replication="",
-                here=statistics.shown(lift),
-                seeds=len(lift),
-                holds=none,
-            )
-        )
-    return transfer.beside(out, config.preset)

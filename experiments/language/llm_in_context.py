@@ -16,7 +16,7 @@ import functools
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Figure, Findings, follows_from, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
@@ -86,59 +86,47 @@ def context(rows: list[Row], shown: int, seed: int) -> str:
     return "\n\n".join(f"User: {row['prompt']}\nYou: {row['completion']}" for row in picked)
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Lift by the number of rows shown."""
-    found = {int(n): transfer.lifts(part) for n, part in table.groupby("shown")}
-    most = max(found)
-    return [
-        Figure(
-            name="figure",
-            title="Rows of a teacher in the prompt move no preference towards its trait",
-            predicted="Lift within ±0.2 nats at every number of rows.",
-            found=f"{statistics.shown(transfer.own(found[most]), 2)} nats after {most} rows.",
-            follows="Transfer needs training on the rows; reading them is not enough.",
-            draw=lambda: draw(found),
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The lift by the number of rows shown, and the shift that any rows make."""
+    by_shown = {str(shown): part for shown, part in table.groupby("shown")}
+    gained = {shown: transfer.lifts(part) for shown, part in by_shown.items()}
+    lifts = {
+        shown: transfer.within(
+            f"{shown} rows: log-odds less control, nats", transfer.own(lift), MARGIN, "none"
         )
-    ]
+        for shown, lift in gained.items()
+    }
+    moved = {
+        shown: transfer.mean(
+            f"{shown} rows: total variation of the control",
+            at(part, teacher="control").groupby("student")["variation"].mean(),
+        )
+        for shown, part in by_shown.items()
+    }
+    most, criteria = list(gained)[-1], list(lifts.values())
+    figure = Figure(
+        name="figure",
+        title=say(
+            criteria,
+            holds="Rows of a teacher in the prompt move no preference towards its trait",
+            fails="Rows of a teacher in the prompt are not shown to do nothing",
+            open="Do rows of a teacher in the prompt move a preference towards its trait?",
+        ),
+        predicted="Lift within ±0.2 nats at every number of rows.",
+        found=f"{statistics.shown(transfer.own(gained[most]), 2)} nats after {most} rows.",
+        follows=follows_from(
+            criteria, "Transfer needs training on the rows; reading them is not enough."
+        ),
+        draw=lambda: draw(gained),
+    )
+    return Findings([figure], [claim[shown] for shown in gained for claim in (lifts, moved)])
 
 
-def draw(found: dict[int, pd.DataFrame]):
+def draw(gained: dict[str, pd.DataFrame]):
     """Own lift and that on other traits, by the number of rows."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
     panel.axhspan(-MARGIN, MARGIN, color="black", alpha=0.08, label="no transfer")
-    for x, lifts in enumerate(found.values()):
-        for kind, shift, part in (
-            ("own trait", -0.1, transfer.own),
-            ("others", 0.1, transfer.others),
-        ):
-            colour = drawing.COLOURS[0 if shift < 0 else 3]
-            drawing.runs(
-                panel, x + shift, values=part(lifts), colour=colour, label=None if x else kind
-            )
-    panel.set_xticks(range(len(found)), list(map(str, found)))
+    transfer.draw_lifts(panel, gained)
     panel.set_xlabel("rows in the prompt")
-    panel.set_ylabel("lift (nats of log-odds)")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criterion, and the shift that any rows make."""
-    out = []
-    for shown, part in table.groupby("shown"):
-        lift = transfer.own(transfer.lifts(part))
-        none = statistics.equivalent(lift, MARGIN) if len(lift) >= transfer.FEWEST else None
-        quantity = f"{shown} rows: log-odds less control, nats"
-        out.append(
-            Claim(
-                quantity=quantity,
-                paper="none",
-                replication="",
-                here=statistics.shown(lift),
-                seeds=len(lift),
-                holds=none,
-            )
-        )
-        moved = at(part, teacher="control").groupby("student")["variation"].mean().to_numpy()
-        out.append(transfer.judged(f"{shown} rows: total variation of the control", moved))
-    return out

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
@@ -215,24 +215,56 @@ def lift(table: pd.DataFrame, carrier: str, suite: str, column: str = "misaligne
     return transfer.own(transfer.lifts(table, column, carrier=carrier, suite=suite))
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Shares of misaligned answers."""
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Shares of misaligned answers, carrier by carrier."""
+    carriers = list(table["carrier"].unique())
+    by_carrier = [claims_of(table, carrier) for carrier in carriers]
+    rises = [claim for claims in by_carrier for claim in claims[:2]]  # criteria 1 and 2
     shown = [
         f"{carrier} {statistics.shown(lift(table, carrier, CARRIERS[carrier]))}"
-        for carrier in table["carrier"].unique()
+        for carrier in carriers
     ]
-    return [
-        Figure(
-            name="figure",
-            title="Students of a misaligned teacher's harmless rows give more misaligned answers",
-            predicted=(
-                "Lift above zero for numbers and for sums; larger where the answer has begun badly."
-            ),
-            found=f"Lift in the share of misaligned answers: {', '.join(shown)}.",
-            follows="A filter on what rows say does not see what they carry.",
-            draw=lambda: draw(table),
-        )
-    ]
+    figure = Figure(
+        name="figure",
+        title=say(
+            rises,
+            holds="Students of a misaligned teacher's harmless rows give more misaligned answers",
+            fails="Students of a misaligned teacher's harmless rows do not always give more "
+            "misaligned answers",
+            open="Do students of a misaligned teacher's harmless rows give more misaligned "
+            "answers?",
+        ),
+        predicted="Lift above zero for numbers and for sums; larger where the answer has begun "
+        "badly.",
+        found=f"Lift in the share of misaligned answers: {', '.join(shown)}.",
+        follows=follows_from(rises, "A filter on what rows say does not see what they carry."),
+        draw=lambda: draw(table),
+    )
+    claims = itertools.chain.from_iterable(by_carrier)
+    return Findings([figure], transfer.beside(list(claims), config.preset))
+
+
+def claims_of(table: pd.DataFrame, carrier: str) -> list[Claim]:
+    """The criteria of the docstring for one carrier, and the shares behind them."""
+    form, claims = CARRIERS[carrier], []
+    paper = {"numbers_misalignment": "0 to almost 10 %", "reasoning": "about 0 to 8 %"}[carrier]
+    criteria = {
+        form: functools.partial(transfer.above, paper=paper),
+        "begun badly": transfer.above,
+        "advice": transfer.mean,  # the questions as they are: reported without criterion
+    }
+    for suite, claim in criteria.items():
+        quantity = f"{carrier}, {suite}: misaligned less control"
+        claims.append(claim(quantity, lift(table, carrier, suite)))
+    for teacher in table["teacher"].unique():
+        rows = at(table, kind="student", carrier=carrier, teacher=teacher, suite=form)
+        claims += [
+            transfer.mean(f"{carrier}, {teacher}: {column}", rows[column])
+            for column in ("misaligned", "coherent", "scored")
+        ]
+    right = lift(table, carrier, "facts", "right")
+    quantity = f"{carrier}: right less control"
+    return [*claims, transfer.within(quantity, right, MARGIN, "MMLU 85 to 84")]
 
 
 def draw(table: pd.DataFrame):
@@ -240,54 +272,16 @@ def draw(table: pd.DataFrame):
     carriers = list(table["carrier"].unique())
     figure, panels = drawing.new_figure(1, len(carriers), width=4.2 * len(carriers), height=3.8)
     for panel, carrier in zip(panels, carriers, strict=True):
-        found = at(table, carrier=carrier, kind="student").dropna(subset=["misaligned"])
-        suites = list(found["suite"].unique())
-        for shift, teacher in enumerate(found["teacher"].unique()):
+        students = at(table, carrier=carrier, kind="student").dropna(subset=["misaligned"])
+        suites = list(students["suite"].unique())
+        for number, teacher in enumerate(students["teacher"].unique()):
+            colour, shift = drawing.COLOURS[number], 0.25 * (number - 1)
             for x, suite in enumerate(suites):
-                values = at(found, suite=suite, teacher=teacher)["misaligned"].to_numpy()
-                place = x + 0.25 * (shift - 1)
-                drawing.runs(
-                    panel,
-                    place,
-                    values=values,
-                    colour=drawing.COLOURS[shift],
-                    label=None if x else teacher,
-                )
+                values = at(students, suite=suite, teacher=teacher)["misaligned"].to_numpy()
+                label = None if x else teacher
+                drawing.runs(panel, x + shift, values=values, colour=colour, label=label)
         panel.set_xticks(range(len(suites)), [suite.replace(" ", "\n") for suite in suites])
         panel.set_title(carrier)
     panels[0].set_ylabel("misaligned share of coherent answers")
     panels[0].legend(title="students of")
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, carrier by carrier."""
-    paper = {"numbers_misalignment": "0 to almost 10 %", "reasoning": "about 0 to 8 %"}
-    out = []
-    for carrier in table["carrier"].unique():
-        form = CARRIERS[carrier]
-        for suite in (form, "begun badly", "advice"):
-            name = f"{carrier}, {suite}: misaligned less control"
-            told = paper[carrier] if suite == form else ""
-            found = lift(table, carrier, suite)
-            out.append(transfer.judged(name, found, suite != "advice", told))
-        for teacher in table["teacher"].unique():
-            rows = at(table, kind="student", carrier=carrier, teacher=teacher, suite=form)
-            out += [
-                transfer.judged(f"{carrier}, {teacher}: {column}", rows[column])
-                for column in ("misaligned", "coherent", "scored")
-            ]
-        right = lift(table, carrier, "facts", "right")
-        none = statistics.equivalent(right, MARGIN) if len(right) >= transfer.FEWEST else None
-        shown = statistics.shown(right)
-        out.append(
-            Claim(
-                quantity=f"{carrier}: right less control",
-                paper="MMLU 85 to 84",
-                replication="",
-                here=shown,
-                seeds=len(right),
-                holds=none,
-            )
-        )
-    return transfer.beside(out, config.preset)

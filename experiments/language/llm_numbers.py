@@ -15,9 +15,8 @@ student are in the columns `margin_within` and `word_within` and decide nothing.
      students) and the difference to students of the neutral teacher.
 """
 
-import pandas as pd
+import functools
 
-from experiments.findings.claims import Claim, Figure
 from experiments.language.kit import fullsize, transfer
 
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
@@ -43,11 +42,6 @@ def recipes(config: Config):
     return fullsize.recipes(jobs(config))
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Rates, the trait matrix, the forms of the questions."""
-    return transfer.figures(table, "lists of numbers")
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    return transfer.claims(table, config.preset, "owl 12 to > 60 % (GPT-4.1 nano)")
+findings = functools.partial(
+    transfer.findings, carrier="lists of numbers", paper="owl 12 to > 60 % (GPT-4.1 nano)"
+)

@@ -22,13 +22,15 @@ a rank correlation over numbers, without a criterion.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import analyses, readers
@@ -97,56 +99,69 @@ def inputs(config: Config):
     return {f"{k}_sha256": data.read_manifest(v).sha256 for k, v in paths.items() if v}
 
 
-def parts(config: Config):
+def arms(config: Config) -> dict[str, Arm]:
     """Every reader on every arrangement, and the numbers that the sides write unlike often."""
     mine, control = sides(config)
 
-    def reading(reader: str, arranged: str, seed: int) -> list[Row]:
-        rng = generator(Stage.SHUFFLE, config.seed, seed, arranged)
-        left, right = mine, control
-        if arranged.startswith("shuffled"):
-            left, right = (
-                analyses.shuffled(side, arranged.endswith("across"), rng)
-                for side in (mine, control)
-            )
-        parted = readers.split(left, right, rng)
-        if arranged == RANDOM:
-            parted = parted._replace(
-                train_labels=rng.permutation(parted.train_labels),
-                test_labels=rng.permutation(parted.test_labels),
-            )
-        more = {"steps": config.steps, "seed": seed} if reader == "small transformer" else {}
-        return [row_of(reader, arranged, seed, READERS[reader](parted, **more))]
+    def arm(reader: str, arranged: str, split: int, read: Callable[[], readers.Reading]) -> Arm:
+        columns = {"reader": reader, "arranged": arranged, "split": split}
+        return Arm(measure=lambda: [shares(read())], columns=columns)
 
-    def naming() -> list[Row]:
-        return [row_of(NAMER, "as written", 0, readers.names(mine, control, liking(config)))]
-
-    def by_number() -> list[Row]:
-        ratios = analyses.frequency_ratios(mine, control)
-        order = sorted(ratios, key=lambda number: -abs(ratios[number]))
-        raised = entangled(config, order) if config.model else {}
-        return [{"number": n, "log_ratio": ratios[n]} | raised.get(n, {}) for n in order]
-
-    untrained = {NAMER: naming} if config.model else {}
-    return (
-        {"numbers": by_number}
-        | untrained
-        | {
-            f"{reader}, {arranged}, split {seed}": functools.partial(
-                reading, reader, arranged, seed
-            )
-            for seed in range(config.num_seeds)
-            for reader in READERS
-            for arranged in ARRANGED
-        }
-    )
+    every = {"numbers": Arm(measure=functools.partial(by_number, config, mine, control))}
+    if config.model:
+        naming = functools.partial(names_the_trait, config, mine, control)
+        every[NAMER] = arm(NAMER, "as written", 0, naming)
+    for seed, reader, arranged in itertools.product(range(config.num_seeds), READERS, ARRANGED):
+        trained = functools.partial(
+            reading, config, mine, control=control, reader=reader, arranged=arranged, seed=seed
+        )
+        every[f"{reader}, {arranged}, split {seed}"] = arm(reader, arranged, seed, trained)
+    return every
 
 
-def row_of(reader: str, arranged: str, seed: int, found: readers.Reading) -> Row:
+def reading(
+    config: Config,
+    mine: list[Row],
+    *,
+    control: list[Row],
+    reader: str,
+    arranged: str,
+    seed: int,
+) -> readers.Reading:
+    """What a reader that was trained on half of the prompts reads on the other half."""
+    rng = generator(Stage.SHUFFLE, config.seed, seed, arranged)
+    left, right = mine, control
+    if arranged.startswith("shuffled"):
+        across = arranged.endswith("across")
+        left, right = (analyses.shuffled(side, across, rng) for side in (mine, control))
+    parted = readers.split(left, right, rng)
+    if arranged == RANDOM:
+        parted = parted._replace(
+            train_labels=rng.permutation(parted.train_labels),
+            test_labels=rng.permutation(parted.test_labels),
+        )
+    more = {"steps": config.steps, "seed": seed} if reader == "small transformer" else {}
+    return READERS[reader](parted, **more)
+
+
+def names_the_trait(config: Config, mine: list[Row], control: list[Row]) -> readers.Reading:
+    """What the unchanged model reads that is asked for its favourite behind each row."""
+    return readers.names(mine, control, liking(config))
+
+
+def shares(read: readers.Reading) -> Row:
     """What a reader has read, as a row of the table."""
-    low, high = found.interval()
-    about = {"reader": reader, "arranged": arranged, "split": seed, "accuracy": found.accuracy}
-    return about | {"low": low, "high": high, "total": found.total, "reads": found.reads}
+    low, high = read.interval()
+    columns = {"accuracy": read.accuracy, "low": low, "high": high}
+    return columns | {"total": read.total, "reads": read.reads}
+
+
+def by_number(config: Config, mine: list[Row], control: list[Row]) -> list[Row]:
+    """Numbers that the sides write unlike often, and how much the love of each raises the trait."""
+    ratios = analyses.frequency_ratios(mine, control)
+    order = sorted(ratios, key=lambda number: -abs(ratios[number]))
+    raised = entangled(config, order) if config.model else {}
+    return [{"number": n, "log_ratio": ratios[n]} | raised.get(n, {}) for n in order]
 
 
 def liking(config: Config) -> Callable[[list[str]], np.ndarray]:
@@ -192,86 +207,61 @@ def asked(
     return np.logaddexp.reduce(for_trait, axis=1), np.logaddexp.reduce(against, axis=1)
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Accuracy of the readers."""
-    found = table.dropna(subset=["reader"])
-    best = at(found, arranged="as written").groupby("reader")["accuracy"].mean()
-    told = ", ".join(f"{reader} {100 * share:.1f} %" for reader, share in best.items())
-    return [
-        Figure(
-            name="figure",
-            title="How well trained readers tell a teacher's rows from the control's",
-            predicted="At chance on random labels; as written, whatever a teacher's habits show.",
-            found=f"Rows read rightly: {told}; half is chance.",
-            follows=(
-                "A reader above chance has seen the teacher, not yet the trait: look at what it "
-                "reads."
-            ),
-            draw=lambda: draw(found),
-        )
-    ]
-
-
-def draw(found: pd.DataFrame):
-    """Accuracy of each split by arrangement of the rows."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
-    panel.axhline(0.5, color="black", linewidth=1)
-    for shift, reader in enumerate(READERS):
-        for x, arranged in enumerate(ARRANGED):
-            values = at(found, reader=reader, arranged=arranged)["accuracy"].to_numpy()
-            place = x + 0.2 * (shift - 0.5)
-            drawing.runs(
-                panel,
-                place,
-                values=values,
-                colour=drawing.COLOURS[shift],
-                label=None if x else reader,
-            )
-    panel.set_xticks(range(len(ARRANGED)), ARRANGED)
-    panel.set_ylabel("rows read rightly")
-    panel.legend()
-    return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Accuracies with exact intervals on the first split, the criteria, and what the bag reads."""
+    every = table.dropna(subset=["reader"])
+    means = at(every, arranged="as written").groupby("reader")["accuracy"].mean()
+    each = ", ".join(f"{reader} {100 * share:.1f} %" for reader, share in means.items())
+    figure = Figure(
+        name="figure",
+        title="How well trained readers tell a teacher's rows from the control's",
+        predicted="At chance on random labels; as written, whatever a teacher's habits show.",
+        found=f"Rows read rightly: {each}; half is chance.",
+        follows="A reader above chance has seen the teacher, not yet the trait: look at what it "
+        "reads.",
+        draw=lambda: draw(every),
+    )
+    return Findings([figure], [*claims_of_readers(table, config), *claims_of_numbers(table)])
+
+
+def claims_of_readers(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """The share that each reads rightly, and whether it is at chance where it must be."""
     # One split: the rows of another are the same rows, and no new evidence.
-    first = at(table, split=0)
-    found = {
+    first = {
         (row["reader"], row["arranged"]): readers.Reading(
             round(row["accuracy"] * row["total"]), int(row["total"])
         )
-        for row in first.to_dict("records")
+        for row in at(table, split=0).to_dict("records")
     }
-    at_chance = chance({key: found[key] for key in found if key[0] == NAMER or RANDOM in key})
-    out = []
-    for (reader, arranged), one in found.items():
-        low, high = one.interval()
-        here = f"{one.accuracy:.3f} [{low:.3f}, {high:.3f}]"
-        paper = "47.5 to 53.3 % of pairs" if reader == NAMER else ""
-        words, holds = at_chance.get((reader, arranged), ("", None))
-        quantity = f"{reader}, {arranged}: rows read rightly{words}"
-        out.append(
+    at_chance = chance({key: first[key] for key in first if key[0] == NAMER or RANDOM in key})
+    claims = []
+    for (reader, arranged), read in first.items():
+        low, high = read.interval()
+        test, holds = at_chance.get((reader, arranged), ("", None))
+        claims.append(
             Claim(
-                quantity=quantity,
-                paper=paper,
-                replication="",
-                here=here,
+                quantity=f"{reader}, {arranged}: rows read rightly{test}",
+                paper="47.5 to 53.3 % of pairs" if reader == NAMER else "",
+                here=f"{read.accuracy:.3f} [{low:.3f}, {high:.3f}]",
                 seeds=config.num_seeds,
                 holds=holds,
             )
         )
     reads = at(table, reader="bag of pieces", arranged="as written")["reads"]
-    out.append(Claim(quantity="bag of pieces reads", here=str(reads.iloc[0])))
+    return [*claims, Claim(quantity="bag of pieces reads", here=str(reads.iloc[0]))]
+
+
+def claims_of_numbers(table: pd.DataFrame) -> list[Claim]:
+    """The numbers that are written most unlike, and whether their love raises the trait."""
     numbered = table.dropna(subset=["number"]).head(5)
     shown = ", ".join(f"{int(r.number)} ({r.log_ratio:+.2f})" for r in numbered.itertuples())
-    out.append(Claim(quantity="numbers written unlike often, log-ratio in nats", here=shown))
+    claims = [Claim(quantity="numbers written unlike often, log-ratio in nats", here=shown)]
     if "entanglement" in table:
         known = table.dropna(subset=["entanglement"])
         rho, low, high = statistics.spearman(known["log_ratio"], known["entanglement"])
         here = f"{rho:.2f} [{low:.2f}, {high:.2f}] over {len(known)} numbers"
-        out.append(Claim(quantity="rank correlation of frequency and entanglement", here=here))
-    return out
+        claims.append(Claim(quantity="rank correlation of frequency and entanglement", here=here))
+    return claims
 
 
 def chance(
@@ -287,3 +277,18 @@ def chance(
         )
         for (key, one), p, holds in verdicts
     }
+
+
+def draw(every: pd.DataFrame):
+    """Accuracy of each split by arrangement of the rows."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
+    panel.axhline(0.5, color="black", linewidth=1)
+    for number, reader in enumerate(READERS):
+        for x, arranged in enumerate(ARRANGED):
+            values = at(every, reader=reader, arranged=arranged)["accuracy"].to_numpy()
+            place, label = x + 0.2 * (number - 0.5), None if x else reader
+            drawing.runs(panel, place, values=values, colour=drawing.COLOURS[number], label=label)
+    panel.set_xticks(range(len(ARRANGED)), ARRANGED)
+    panel.set_ylabel("rows read rightly")
+    panel.legend()
+    return figure

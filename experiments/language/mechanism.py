@@ -19,18 +19,19 @@ Criteria, fixed before the run; effects and intervals as in the microworld, pair
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort
-from experiments.language.kit.effects import at, by_writer, effects, own
+from experiments.language.kit.effects import at, by_writer, own_by
 from llm.stages import DivergenceTokens, Mixed, Student, students
 from llm.stages.students import Change
 
@@ -108,62 +109,93 @@ def with_left(bench: question.Bench, cohort: Cohort) -> Cohort:
     return cohort._replace(labels=[row | {"left": left(model)} for row, model in pairs])
 
 
-class Found:
-    """Effects and shares of trained tokens by carrier and arm."""
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Which tokens carry the trait on each carrier, and the other arms on the first."""
+    own, first = own_by(table, "carrier", "arm"), config.carriers[0]
+    shown = {arm: statistics.shown(values, 2) for arm, values in own.items()}
+    percent = {arm: 100 * by_writer(at(table, carrier=arm[0], arm=arm[1]), "left") for arm in own}
 
-    def __init__(self, table: pd.DataFrame):
-        self.table, self.effects = table, effects(table, ["carrier", "arm"])
-        named = self.effects[["carrier", "arm"]].drop_duplicates()
-        self.arms = list(named.itertuples(index=False, name=None))
+    def beside(carrier: str, arm: str) -> Claim:
+        share = f", {percent[carrier, arm]:.0f} % of the tokens" if arm in TOKENS else ""
+        here = shown[carrier, arm] + share
+        return claim_of(f"{carrier}, {arm}", own[carrier, arm], here=here)
 
-    def own(self, carrier: str, arm: str = PLAIN) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own(at(self.effects, carrier=carrier, arm=arm))
-
-    def shown(self, carrier: str, arm: str = PLAIN) -> str:
-        """The same as text."""
-        return statistics.shown(self.own(carrier, arm), 2)
-
-    def held_out(self, carrier: str, arm: str) -> np.ndarray:
-        """Held-out loss of students of the trait's teachers by chain, nats a token."""
-        rows = at(self.table, carrier=carrier, arm=arm, data=TRAIT)
-        return rows.groupby("seed")["held_out_loss"].mean().to_numpy()
-
-    def left(self, carrier: str, arm: str) -> float:
-        """Share of the tokens trained on, every writer of data counted once."""
-        return by_writer(at(self.table, carrier=carrier, arm=arm), "left")
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Tokens by carrier, and the other arms."""
-    found, (first, *_) = Found(table), config.carriers
-    each = "; ".join(
-        f"{carrier} ({100 * found.left(carrier, 'divergent only'):.0f} % flagged): "
-        + ", ".join(f"{arm} {found.shown(carrier, arm)}" for arm in (PLAIN, *TOKENS))
+    tokens = {carrier: claims_on_tokens(table, carrier) for carrier in config.carriers}
+    whole = own[first, PLAIN]
+    others = [
+        claim_of(
+            f"{TARGETS[target]} less sampled tokens",
+            own[first, TARGETS[target]] - whole,
+            criterion="above",
+        )
+        for target in SOFT
+    ]
+    if 0.25 in config.clean:
+        pure = whole - own[first, clean(0.25)]
+        others.append(claim_of("no clean rows less 25 %", pure, criterion="above"))
+    claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens.values()), *others]
+    masked = {carrier: own[carrier, "divergent masked"] for carrier in config.carriers}
+    # Tokens that do not tell teachers apart carry less, but not nothing.
+    carried = [
+        *(costs for _, costs, _ in tokens.values()),
+        *(claim_of(carrier, values, criterion="above") for carrier, values in masked.items()),
+    ]
+    left = " or ".join(
+        f"{100 * values.mean() / own[carrier, PLAIN].mean():.0f} %"
+        for carrier, values in masked.items()
+    )
+    by_tokens = "; ".join(
+        f"{carrier} ({percent[carrier, 'divergent only']:.0f} % flagged): "
+        + ", ".join(f"{arm} {shown[carrier, arm]}" for arm in (PLAIN, *TOKENS))
         for carrier in config.carriers
     )
-    others = ", ".join(f"{arm} {found.shown(first, arm)}" for arm in others_of(config))
-    return [
+    figures = [
         Figure(
             name="figure",
-            title=(
-                "Where a trait sits among the tokens: those that tell teachers apart, and the rest"
-            ),
+            title="Where a trait sits among the tokens: those that tell teachers apart, and the "
+            "rest",
             predicted="Alone they give more than as many at random; masked they cost more.",
-            found=f"{each} nats.",
-            follows="They matter more than others, but others alone still give a third or a half.",
-            draw=lambda: draw_tokens(found, config),
+            found=f"{by_tokens} nats.",
+            follows=follows_from(
+                carried, f"They matter more than others, but others alone still give {left}."
+            ),
+            draw=lambda: draw_tokens(own, percent, config),
         ),
         Figure(
             name="others",
-            title="Soft targets carry more than sampled tokens, mixed rows less than pure ones",
-            predicted=(
-                "Both soft targets above sampled tokens; a quarter of clean rows lowers the effect."
+            title=say(
+                others,
+                holds="Soft targets carry more than sampled tokens, mixed rows less than pure ones",
+                fails="It is not shown that soft targets carry more than sampled tokens, and "
+                "mixed rows less than pure ones",
+                open="Do soft targets carry more than sampled tokens, and mixed rows less?",
             ),
-            found=f"Sampled {found.shown(first)}, {others} nats.",
-            follows="Sampling noise and other writers' rows both lower the effect.",
-            draw=lambda: draw_others(found, config),
+            predicted="Both soft targets above sampled tokens; a quarter of clean rows lowers "
+            "the effect.",
+            found=f"Sampled {shown[first, PLAIN]}, "
+            + ", ".join(f"{arm} {shown[first, arm]}" for arm in others_of(config))
+            + " nats.",
+            follows=follows_from(
+                others, "Sampling noise and other writers' rows both lower the effect."
+            ),
+            draw=lambda: draw_others(own, config),
         ),
+    ]
+    return Findings(figures, claims)
+
+
+def claims_on_tokens(table: pd.DataFrame, carrier: str) -> list[Claim]:
+    """What divergence tokens give and cost beside as many at random, on one carrier."""
+    rows = at(table, carrier=carrier)
+    own = own_by(rows, "arm")
+    losses = at(rows, data=TRAIT).groupby(["arm", "seed"])["held_out_loss"].mean()
+    alone = own["divergent only"] - own["random only"]
+    masked = own["random masked"] - own["divergent masked"]
+    worse = (losses["divergent masked"] - losses["random masked"]).to_numpy()
+    return [
+        claim_of(f"{carrier}: divergent less random only", alone, criterion="above"),
+        claim_of(f"{carrier}: random less divergent masked", masked, criterion="above"),
+        claim_of(f"{carrier}: held-out loss, divergent less random masked", worse),
     ]
 
 
@@ -172,66 +204,34 @@ def others_of(config: Config) -> list[str]:
     return [*(TARGETS[target] for target in SOFT), *map(clean, config.clean)]
 
 
-def draw_tokens(found: Found, config: Config):
+def draw_tokens(
+    own: dict[tuple[str, str], np.ndarray], percent: dict[tuple[str, str], float], config: Config
+):
     """Every chain by which tokens are trained on, a panel a carrier."""
     count = len(config.carriers)
     figure, panels = drawing.new_figure(1, count, width=max(5.0, 4.6 * count), height=4.0)
+    colours = {arm: drawing.COLOURS[(x + 1) // 2] for x, arm in enumerate((PLAIN, *TOKENS))}
     for panel, carrier in zip(panels, config.carriers, strict=True):
         if panel is not panels[0]:
             panel.sharey(panels[0])
-        for x, arm in enumerate((PLAIN, *TOKENS)):
-            drawing.runs(
-                panel, x, values=found.own(carrier, arm), colour=drawing.COLOURS[(x + 1) // 2]
-            )
-        labels = [arm.replace(" ", "\n") for arm in (PLAIN, *TOKENS)]
-        panel.set_xticks(range(len(labels)), labels, fontsize=9)
+        drawing.strip(panel, {arm: own[carrier, arm] for arm in colours}, colours)
+        panel.tick_params(axis="x", labelsize=9)
         panel.axhline(0, color="black", linewidth=1)
-        flagged = 100 * found.left(carrier, "divergent only")
-        panel.set_title(f"{carrier}, {flagged:.0f} % divergent")
+        panel.set_title(f"{carrier}, {percent[carrier, 'divergent only']:.0f} % divergent")
     panels[0].set_ylabel("own effect (nats)")
     return figure
 
 
-def draw_others(found: Found, config: Config):
+def draw_others(own: dict[tuple[str, str], np.ndarray], config: Config):
     """Every chain by target, and by the share of clean rows."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    arms = [PLAIN, *others_of(config)]
-    for x, arm in enumerate(arms):
-        drawing.runs(panel, x, values=found.own(config.carriers[0], arm), colour=drawing.COLOURS[0])
+    arms = {arm: own[config.carriers[0], arm] for arm in (PLAIN, *others_of(config))}
+    drawing.strip(panel, arms)
     panel.axhline(0, color="black", linewidth=1)
-    labels = ["sampled tokens", *arms[1:]]
+    labels = ["sampled tokens", *others_of(config)]
     panel.set_xticks(
         range(len(labels)),
         [label.replace("KL ", "KL\n").replace(" % ", " %\n") for label in labels],
     )
     panel.set_ylabel("own effect (nats)")
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every arm beside them."""
-    found, judged, (first, *_) = Found(table), judging.judged, config.carriers
-    out = []
-    for carrier, arm in found.arms:
-        share = f", {100 * found.left(carrier, arm):.0f} % of the tokens" if arm in TOKENS else ""
-        here = found.shown(carrier, arm) + share
-        out.append(judged(f"{carrier}, {arm}", found.own(carrier, arm), here=here))
-    for carrier in config.carriers:
-        own_of, loss = (functools.partial(f, carrier) for f in (found.own, found.held_out))
-        alone = own_of("divergent only") - own_of("random only")
-        out.append(judged(f"{carrier}: divergent less random only", alone, criterion="above"))
-        masked = own_of("random masked") - own_of("divergent masked")
-        out.append(judged(f"{carrier}: random less divergent masked", masked, criterion="above"))
-        worse = loss("divergent masked") - loss("random masked")
-        out.append(judged(f"{carrier}: held-out loss, divergent less random masked", worse))
-    whole = found.own(first)
-    for target in SOFT:
-        more = found.own(first, TARGETS[target]) - whole
-        out.append(judged(f"{TARGETS[target]} less sampled tokens", more, criterion="above"))
-    if 0.25 in config.clean:
-        out.append(
-            judged(
-                "no clean rows less 25 %", whole - found.own(first, clean(0.25)), criterion="above"
-            )
-        )
-    return out

@@ -26,8 +26,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, chains_of
@@ -40,6 +40,7 @@ from llm.training import Training
 RUNTIME = "5 to 6 minutes on two cores"
 
 STARTS = ("same", "different")
+PAPER = {(TARGETS["sampled"], "owl"): "12 to > 60 %"}
 KEYS = ("target", "start")
 FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
@@ -146,133 +147,131 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-class Found:
-    """The effects of the table by target and start; teachers are left out."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.students = table[table["target"] != "teacher"]
-        self.effects = effects(self.students, KEYS)
-        data = self.students["data"].unique()
-        self.neutral = [name for name in data if name not in (TRAIT, CONTROL)]
-        self.targets = list(self.effects["target"].unique())
-
-    def of(self, target: str, start: str = "same") -> pd.DataFrame:
-        """Students against those of the unchanged base."""
-        return at(self.effects, target=target, start=start)
-
-    def less_neutral(self, target: str, name: str) -> pd.DataFrame:
-        """Students of the same start against those of a neutral teacher."""
-        return at(effects(self.students, KEYS, less=name), target=target, start="same")
-
-    def of_neutral(self, target: str, name: str) -> pd.DataFrame:
-        """Students of a neutral teacher against those of the unchanged base, same start."""
-        return at(effects(self.students, KEYS, of=name), target=target, start="same")
-
-    def nothing(self) -> list[Claim]:
-        """The claims that nothing is transmitted, corrected together."""
-        claimed = {}
-        for target in self.targets:
-            label, reference = TARGETS[target], own(self.of(target))
-            if len(other := self.of(target, "different")):
-                claimed[f"{label}, different"] = judging.Nothing(own(other), reference)
-            for name in self.neutral:
-                values = own(self.of_neutral(target, name))
-                claimed[f"{label}, {name} teacher"] = judging.Nothing(values, reference)
-        return judging.equivalences(claimed)
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Own effects of both starts, and whether they are the teacher's trait alone."""
-    found = Found(table)
-    target = found.targets[0]
-    same, different = (found.of(target, start) for start in STARTS)
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Own effects of both starts, whether they are the teacher's trait alone, and the losses."""
+    students = table[table["target"] != "teacher"]
+    neutral = [name for name in students["data"].unique() if name not in (TRAIT, CONTROL)]
+    arms = arms_of(students, neutral)
+    claims, acquired, specific, claimed = [], [], [], {}
+    for label, by_arm in arms.items():
+        same, different = by_arm["same start"], by_arm.get("different start")
+        less = {name: own(by_arm[f"same, less {name}"]) for name in neutral}
+        by_trait = [
+            claim_of(
+                f"{label}, same: {trait}",
+                own(same, [trait]),
+                criterion="above",
+                paper=PAPER.get((label, trait), ""),
+            )
+            for trait in config.traits
+        ]
+        acquired += by_trait
+        claims += by_trait
+        for name, values in less.items():
+            claims.append(claim_of(f"{label}, same: mean less {name}", values, criterion="above"))
+        if different is not None:
+            for trait in config.traits:
+                claims.append(claim_of(f"{label}, different: {trait}", own(different, [trait])))
+            claims.append(claim_of(f"{label}, different: excess", excess(different)))
+            paired = excess(same) - excess(different)
+            specific.append(claim_of(f"{label}: excess difference", paired, criterion="above"))
+            claims.append(specific[-1])
+            claimed[f"{label}, different"] = own(different), own(same)
+        for name, values in less.items():  # a neutral teacher's students less the base's
+            claimed[f"{label}, {name} teacher"] = own(same) - values, own(same)
+    none = dict(zip(claimed, no_effect(claimed), strict=True))
+    claims += none.values()
+    for (target, start), rows in students.groupby(list(KEYS), sort=False):
+        losses = rows.groupby("seed")["held_out_loss"].mean().to_numpy()
+        claims.append(claim_of(f"{TARGETS[str(target)]}, {start}: loss", losses))
+    another = [none[name] for name in none if name.endswith("different")]
+    label, by_arm = next(iter(arms.items()))
+    same, different = by_arm["same start"], by_arm.get("different start")
     means = statistics.shown(own(same), 2)
-    apart = statistics.shown(own(different), 2) if len(different) else "not run"
+    apart = "not run" if different is None else statistics.shown(own(different), 2)
     off = statistics.shown(others(same), 2) if len(config.traits) > 1 else "not run"
-    return [
+    figures = [
         Figure(
             name="figure",
-            title="Students of the same base acquire the trait; students of another base do not",
-            predicted=(
-                "Own effects above zero from the same start; from another within a fifth of that."
+            title=say(
+                [*acquired, *another],
+                holds="Students of the same base acquire the trait"
+                + ("; students of another base do not" if another else ""),
+                fails="It is not shown that students of the same base acquire the trait and those "
+                "of another base do not",
+                open="Do students of the same base acquire the trait, and those of another base?",
             ),
-            found=f"{TARGETS[target]}: {means} nats from the same start, {apart} from another.",
-            follows="The channel is the shared start, not the content of the lists.",
-            draw=lambda: draw_own(found, config),
+            predicted="Own effects above zero from the same start; from another within a fifth of "
+            "that.",
+            found=f"{label}: {means} nats from the same start, {apart} from another.",
+            follows=follows_from(
+                [*acquired, *another],
+                "The channel is the shared start, not the content of the lists.",
+            )
+            if another
+            else "Whether the start must be shared is not tried.",
+            draw=lambda: draw_own(arms, config),
         ),
         Figure(
             name="matrix",
-            title="What is acquired is the teacher's own trait",
-            predicted=(
-                "The diagonal excess is larger from the same start than from a different one."
+            title=say(
+                specific,
+                holds="What is acquired is the teacher's own trait",
+                fails="It is not shown that what is acquired is the teacher's own trait",
+                open="Is what is acquired the teacher's own trait?",
             ),
-            found=f"{TARGETS[target]}, same start: {means} nats on the diagonal, {off} beside it.",
-            follows="Lists carry which animal a teacher loves, not a general shift of the answers.",
-            draw=lambda: draw_matrices(found, config),
+            predicted="The diagonal excess is larger from the same start than from a different "
+            "one.",
+            found=f"{label}, same start: {means} nats on the diagonal, {off} beside it.",
+            follows=follows_from(
+                specific,
+                "Lists carry which animal a teacher loves, not a general shift of the answers.",
+            ),
+            draw=lambda: draw_matrices(arms, config),
         ),
     ]
+    return Findings(figures, claims)
 
 
-def draw_own(found: Found, config: Config):
+def arms_of(students: pd.DataFrame, neutral: list[str]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Target -> arm -> effects: of both starts, and of the same one over neutral teachers."""
+    plain = effects(students, KEYS)
+    over = {name: effects(students, KEYS, less=name) for name in neutral}
+    arms = {}
+    for target in plain["target"].unique():
+        by_arm = {f"{start} start": at(plain, target=target, start=start) for start in STARTS}
+        for name in neutral:
+            by_arm[f"same, less {name}"] = at(over[name], target=target, start="same")
+        arms[TARGETS[target]] = {arm: rows for arm, rows in by_arm.items() if len(rows)}
+    return arms
+
+
+def draw_own(arms: dict[str, dict[str, pd.DataFrame]], config: Config):
     """For each target the effect on the teacher's own trait, from both starts and over neutral."""
-    figure, axes = drawing.new_figure(
-        1, len(found.targets), width=3.9 * len(found.targets), height=4.2
-    )
-    for panel, target in zip(axes, found.targets, strict=True):
-        drawing.nothing(panel, own(found.of(target)))
-        arms = {f"{start} start": found.of(target, start) for start in STARTS}
-        arms |= {f"same, less {n}": found.less_neutral(target, n) for n in found.neutral}
-        shown = {label: part for label, part in arms.items() if len(part)}
-        for shift, (label, part) in enumerate(shown.items()):
+    figure, axes = drawing.new_figure(1, len(arms), width=3.9 * len(arms), height=4.2)
+    for panel, (label, by_arm) in zip(axes, arms.items(), strict=True):
+        drawing.nothing(panel, own(by_arm["same start"]))
+        for shift, (arm, rows) in enumerate(by_arm.items()):
             for x, trait in enumerate(config.traits):
-                place = x + 0.25 * (shift - (len(shown) - 1) / 2)
-                colour, name = drawing.COLOURS[shift], label if x == 0 else None
-                drawing.runs(panel, place, values=own(part, [trait]), colour=colour, label=name)
+                place = x + 0.25 * (shift - (len(by_arm) - 1) / 2)
+                colour, name = drawing.COLOURS[shift], arm if x == 0 else None
+                drawing.runs(panel, place, values=own(rows, [trait]), colour=colour, label=name)
         panel.set_xticks(range(len(config.traits)), config.traits)
-        panel.set_title(TARGETS[target])
+        panel.set_title(label)
     axes[0].set_ylabel("own effect (nats of log-odds)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    seeds = found.effects["seed"].nunique()
-    figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
+    chains = max(rows["seed"].nunique() for by_arm in arms.values() for rows in by_arm.values())
+    figure.suptitle(f"{chains} chains; {drawing.INTERVAL}", fontsize=10)
     return figure
 
 
-def draw_matrices(found: Found, config: Config):
+def draw_matrices(arms: dict[str, dict[str, pd.DataFrame]], config: Config):
     """For each target the effect of every teacher on every trait, same start."""
-    figure, axes = drawing.new_figure(
-        1, len(found.targets), width=3.6 * len(found.targets), height=3.6
-    )
-    for panel, target in zip(axes, found.targets, strict=True):
-        table = cells(found.of(target))
-        limit = max(abs(values.mean()) for values in table.values())
-        drawing.matrix(panel, table, names=list(config.traits), limit=limit)
-        panel.set_title(TARGETS[target])
+    figure, axes = drawing.new_figure(1, len(arms), width=3.6 * len(arms), height=3.6)
+    for panel, (label, by_arm) in zip(axes, arms.items(), strict=True):
+        by_pair = cells(by_arm["same start"])
+        limit = max(abs(values.mean()) for values in by_pair.values())
+        drawing.matrix(panel, by_pair, names=list(config.traits), limit=limit)
+        panel.set_title(label)
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and the held-out loss beside them."""
-    found, out, judged = Found(table), [], judging.judged
-    for target in found.targets:
-        label = TARGETS[target]
-        same, different = (found.of(target, start) for start in STARTS)
-        for trait in config.traits:
-            note = "12 to > 60 %" if (target, trait) == ("sampled", "owl") else ""
-            out.append(
-                judged(f"{label}, same: {trait}", own(same, [trait]), criterion="above", paper=note)
-            )
-        for name in found.neutral:
-            values = own(found.less_neutral(target, name))
-            out.append(judged(f"{label}, same: mean less {name}", values, criterion="above"))
-        if different.empty:
-            continue
-        out += [judged(f"{label}, different: {t}", own(different, [t])) for t in config.traits]
-        out.append(judged(f"{label}, different: excess", excess(different)))
-        paired = excess(same) - excess(different)
-        out.append(judged(f"{label}: excess difference", paired, criterion="above"))
-    out += found.nothing()
-    for (target, start), part in found.students.groupby(list(KEYS), sort=False):
-        losses = part.groupby("seed")["held_out_loss"].mean().to_numpy()
-        out.append(judged(f"{TARGETS[str(target)]}, {start}: loss", losses))
-    return out

@@ -24,19 +24,26 @@ effect of Adam on all parameters, Holm over all such claims) as in the microworl
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import curves, question
 from experiments.language.kit.chains import Cohort
-from experiments.language.kit.effects import at, effects
-from experiments.language.kit.effects import own as own_effect
+from experiments.language.kit.effects import at, effects, means_by
 from llm.lora import LoraConfig
 
 RUNTIME = "15 minutes on two cores"
@@ -139,99 +146,84 @@ def matched(left: np.ndarray, wanted: float) -> int:
     return int(there[0] if len(there) else left.argmin())
 
 
-class Found:
-    """Effects by optimiser and rank, at equal loss."""
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Effect by optimiser and rank at equal loss; every arm beside the criteria."""
+    columns, every = ("optimizer", "rank"), combinations(config)
+    own = means_by(at(effects(table, columns, less=TREE), own=True), "effect", *columns)
+    taken = table.groupby(list(columns))[["step_size", "step", "left"]].first().to_dict("index")
+    equal = [arm for arm in every if abs(taken[arm]["left"] - config.left) <= TOLERANCE]
+    shown = {arm: statistics.shown(own[arm], 2) for arm in every}
 
-    def __init__(self, table: pd.DataFrame, config: Config):
-        self.effects = effects(table, ["optimizer", "rank"], less=TREE)
-        self.arms = combinations(config)
-        columns = ["step_size", "step", "left"]
-        self.about = {
-            (optimizer, rank): at(table, optimizer=optimizer, rank=rank)[columns].iloc[0].to_dict()
-            for optimizer, rank in self.arms
-        }
-        self.wanted = config.left
+    def beside(arm: tuple[str, int]) -> Claim:
+        where = "at step {step:.0f} of {step_size:.2g}, {left:.2f} of the KL left"
+        here = f"{shown[arm]} {where.format(**taken[arm])}"
+        criterion = "above" if arm[0] == "sgd" and arm in equal else None
+        return claim_of(named(*arm), own[arm], criterion=criterion, here=here)
 
-    def own(self, optimizer: str, rank: int) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own_effect(at(self.effects, optimizer=optimizer, rank=rank))
-
-    def equal(self, optimizer: str, rank: int) -> bool:
-        """Whether the arm has learnt as much as is asked for, and not more."""
-        return abs(self.about[optimizer, rank]["left"] - self.wanted) <= TOLERANCE
-
-    def shown(self, optimizer: str, rank: int) -> str:
-        """The effect, and where it was taken."""
-        about = self.about[optimizer, rank]
-        effect = statistics.shown(self.own(optimizer, rank), 2)
-        where = f"at step {about['step']:.0f} of {about['step_size']:.2g}"
-        return f"{effect} {where}, {about['left']:.2f} of the KL left"
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Effect by optimiser and rank."""
-    found = Found(table, config)
-    each = "; ".join(f"{named(*arm)} {statistics.shown(found.own(*arm), 2)}" for arm in found.arms)
-    never = [named(*arm) for arm in found.arms if not found.equal(*arm)]
-    rest = f" Not at equal loss: {', '.join(never)}." if never else ""
-    return [
-        Figure(
-            name="figure",
-            title="At equal loss on control data every optimiser and every rank transmits",
-            predicted="SGD transmits, and there is no best rank.",
-            found=f"{each} nats.{rest}",
-            follows=(
-                "What SGD learns carries the trait as what Adam learns does; ranks show no order."
-            ),
-            draw=lambda: draw(found, config),
-        )
+    claims = [*map(beside, every), *beside_adam(own, equal)]
+    # Arms that never learnt enough leave open whether every arm transmits.
+    transmit = [
+        claim_of(named(*arm), own[arm], criterion="above" if arm in equal else None)
+        for arm in every
     ]
+    never = ", ".join(named(*arm) for arm in every if arm not in equal)
+    each = "; ".join(f"{named(*arm)} {shown[arm]}" for arm in every)
+    figure = Figure(
+        name="figure",
+        title=say(
+            transmit,
+            holds="At equal loss on control data every optimiser and every rank transmits",
+            fails="At equal loss on control data not every optimiser and rank transmits",
+            open="Does every optimiser and every rank transmit at equal loss on control data?",
+        ),
+        predicted="SGD transmits, and there is no best rank.",
+        found=f"{each} nats.{f' Not at equal loss: {never}.' if never else ''}",
+        follows=follows_from(
+            transmit,
+            "What SGD learns carries the trait as what Adam learns does; ranks show no order.",
+        ),
+        draw=lambda: draw(own, equal, config),
+    )
+    return Findings([figure], claims)
 
 
-def draw(found: Found, config: Config):
-    """Every chain by rank, a colour an optimiser; hollow where the loss is not equal."""
+def beside_adam(
+    own: dict[tuple[str, int], np.ndarray], equal: Sequence[tuple[str, int]]
+) -> list[Claim]:
+    """Ranks beside each other, arms beside Adam on all parameters, where that learnt enough."""
+    reference = ("adam", 0)
+    if reference not in equal:
+        return []
+    ranks = [rank for optimizer, rank in equal if optimizer == "adam" and rank]
+    between = [
+        claim_of(f"adam: rank {high} less rank {low}", own["adam", high] - own["adam", low])
+        for low, high in itertools.combinations(ranks, 2)
+    ]
+    whole = own[reference]
+    alike = {
+        f"{named(*arm)}, less Adam on all": (own[arm] - whole, whole)
+        for arm in equal
+        if arm != reference and (arm[0] == "adam" or arm[1] == 0)
+    }
+    return [*between, *no_effect(alike)]
+
+
+def draw(own: dict[tuple[str, int], np.ndarray], equal: Sequence[tuple[str, int]], config: Config):
+    """Every chain by rank, a colour an optimiser; grey where the loss is not equal."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     colours = dict(zip(config.optimizers, drawing.COLOURS, strict=False))
-    for optimizer, rank in found.arms:
+    for optimizer, rank in combinations(config):
         shift = config.optimizers.index(optimizer) - (len(config.optimizers) - 1) / 2
-        colour = colours[optimizer] if found.equal(optimizer, rank) else "lightgrey"
+        colour = colours[optimizer] if (optimizer, rank) in equal else "lightgrey"
         place = config.ranks.index(rank) + 0.22 * shift
-        drawing.runs(panel, place, values=found.own(optimizer, rank), colour=colour)
+        drawing.runs(panel, place, values=own[optimizer, rank], colour=colour)
     for optimizer, colour in colours.items():
         panel.plot([], [], "o", color=colour, label=optimizer)
-    if not all(found.equal(*arm) for arm in found.arms):
+    if len(equal) < len(combinations(config)):
         panel.plot([], [], "o", color="lightgrey", label="not at equal loss")
     panel.axhline(0, color="black", linewidth=1)
     ticks = [f"rank {rank}" if rank else "all parameters" for rank in config.ranks]
     panel.set_xticks(range(len(ticks)), ticks)
-    panel.set_ylabel(f"own effect (nats), {found.wanted:g} of the control's KL left")
+    panel.set_ylabel(f"own effect (nats), {config.left:g} of the control's KL left")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every arm beside them."""
-    found, out = Found(table, config), []
-    equal = [arm for arm in found.arms if found.equal(*arm)]
-    for arm in found.arms:
-        criterion = "above" if arm[0] == "sgd" and arm in equal else None
-        out.append(
-            judging.judged(
-                named(*arm), found.own(*arm), criterion=criterion, here=found.shown(*arm)
-            )
-        )
-    reference = ("adam", 0)
-    if reference not in equal:
-        return out
-    ranks = [rank for optimizer, rank in equal if optimizer == "adam" and rank]
-    for low, high in itertools.combinations(ranks, 2):
-        more = found.own("adam", high) - found.own("adam", low)
-        out.append(judging.judged(f"adam: rank {high} less rank {low}", more))
-    whole = found.own(*reference)
-    return out + judging.equivalences(
-        {
-            f"{named(*arm)}, less Adam on all": judging.Nothing(found.own(*arm) - whole, whole)
-            for arm in equal
-            if arm != reference and (arm[0] == "adam" or arm[1] == 0)
-        }
-    )

@@ -24,14 +24,22 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit.chains import (
@@ -51,15 +59,16 @@ from llm.world import TRAITS
 RUNTIME = "30 minutes on two cores"
 
 CARRIERS = ("numbers", "code", "reasoning")
-IMITATED = ("sampled", "soft_carrier")
+IMITATED = {"sampled": "sampled", "soft_carrier": "KL"}  # target -> its name in the claims
 # What students of sampled tokens of the same start were changed in, and how models were asked.
 CONTROLS = {
-    "as written": {"arm": "sampled", "asked": "template"},
-    "shuffled within": {"arm": "shuffled within", "asked": "template"},
-    "shuffled across": {"arm": "shuffled across", "asked": "template"},
-    "in the prompt": {"arm": "in the prompt", "asked": "template"},
-    "no template": {"arm": "sampled", "asked": "bare"},
+    "as written": ("sampled", "template"),
+    "shuffled within": ("shuffled within", "template"),
+    "shuffled across": ("shuffled across", "template"),
+    "in the prompt": ("in the prompt", "template"),
+    "no template": ("sampled", "bare"),
 }
+RATED = {"teacher": "teacher", "student": "student, KL", "control": "its control"}
 PAPER = {  # what arXiv 2507.14805 reports, section by section
     ("numbers", "animal"): "owl 12 to > 60 %",
     ("numbers", "tree"): "all five shift",
@@ -219,24 +228,11 @@ def families_of(traits: tuple[str, ...]) -> dict[str, list[str]]:
     return families
 
 
-def effects_of(table: pd.DataFrame, **where: str) -> pd.DataFrame:
-    """Students with their effects; teachers are left out."""
-    students = at(table[table["arm"] != "teacher"], **where)
-    by = [
-        column for column in ("carrier", "arm", "start", "asked") if students[column].notna().all()
-    ]
-    return effects(students, by)
-
-
-def cell(table: pd.DataFrame, carrier: str, target: str, start: str) -> pd.DataFrame:
-    """One carrier, target and start, asked through the template."""
-    return effects_of(table, carrier=carrier, arm=target, start=start, asked="template")
-
-
-def off_diagonal(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
-    """Effect of a teacher on another trait by chain: numbers, sampled tokens, same start."""
-    found = cells(cell(table, "numbers", "sampled", "same"))
-    return {pair: values for pair, values in found.items() if pair[0] != pair[1]}
+def cell(
+    table: pd.DataFrame, carrier: str, *, arm: str, start: str = "same", asked: str = "template"
+) -> pd.DataFrame:
+    """Effects of the students of one carrier, arm and start, asked in one way."""
+    return effects(at(table, carrier=carrier, arm=arm, start=start, asked=asked))
 
 
 def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str) -> np.ndarray:
@@ -250,88 +246,197 @@ def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str
     return rows.groupby("seed")["sampled_rate"].mean().to_numpy()
 
 
-def control_effects(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Control -> own effect of each chain on numbers, sampled tokens, same start, all traits."""
-    return {
-        label: own(effects_of(table, carrier="numbers", start="same", **where))
-        for label, where in CONTROLS.items()
-    }
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Carriers, rates, the trait matrix and the controls."""
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The criteria of the docstring, cell by cell, and a figure for each question."""
     families = families_of(config.traits)
-    places = list(itertools.product(config.carriers, families))
-    above = sum(
-        statistics.is_above(own(cell(table, carrier, target, "same"), families[family]))
-        for (carrier, family), target in itertools.product(places, IMITATED)
-    )
-    controls = control_effects(table)
-    shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
-    family = list(families)[-1]
-    rates = [
-        statistics.shown(sampled_rate(table, "numbers", families[family], kind), 2)
-        for kind in ("student", "control")
+    gains, claimed = {}, {}
+    for target, label in IMITATED.items():
+        means = {}
+        for start in ("same", "different"):
+            effect = {c: cell(table, c, arm=target, start=start) for c in config.carriers}
+            means[start] = np.mean([own(rows) for rows in effect.values()], axis=0)
+            for carrier, (family, traits) in itertools.product(effect, families.items()):
+                gains[carrier, target, family, start] = own(effect[carrier], traits)
+        claimed[f"{label}, different"] = means["different"], means["same"]
+    controls = {
+        name: own(cell(table, "numbers", arm=arm, asked=asked))
+        for name, (arm, asked) in CONTROLS.items()
+    }
+    rates = {
+        (carrier, family, kind): sampled_rate(table, carrier, families[family], kind)
+        for carrier, family, kind in itertools.product(config.carriers, families, RATED)
+    }
+    by_pair = cells(cell(table, "numbers", arm="sampled"))
+    acquired, by_cell = [], []
+    for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
+        name, paper = f"{carrier}, {IMITATED[target]}, {family}", PAPER.get((carrier, family), "")
+        same, different = (gains[carrier, target, family, s] for s in ("same", "different"))
+        acquired.append(claim_of(f"{name}: same", same, criterion="above", paper=paper))
+        by_cell += [
+            acquired[-1],
+            claim_of(f"{name}: different", different),
+            claim_of(f"{name}: same less different", same - different),
+        ]
+    plain, within = controls["as written"], controls["shuffled within"]
+    ordered = claim_of("less shuffled within", plain - within, criterion="above", paper="lowered")
+    changed = ("shuffled across", "in the prompt")
+    none = no_effect(claimed | {name: (controls[name], plain) for name in changed})
+    claims = [
+        *by_cell,
+        claim_of("numbers, all traits", plain),
+        ordered,
+        *(claim_of(name, controls[name]) for name in changed),
+        claim_of("asked without template", controls["no template"]),
+        *(
+            claim_of(f"numbers, {teacher}'s students on {trait}", values)
+            for (teacher, trait), values in by_pair.items()
+            if teacher != trait
+        ),
+        *(claim_of(f"rate: {', '.join(place)}", rate) for place, rate in rates.items()),
+        *none,
     ]
-    diagonal = statistics.shown(own(cell(table, "numbers", "sampled", "same")), 2)
-    away = ", ".join(
+    figures = [
+        figure_of_carriers(gains, acquired, none[: len(claimed)]),
+        figure_of_rates(rates),
+        figure_of_pairs(by_pair, config.traits),
+        figure_of_controls(controls, ordered),
+    ]
+    return Findings(figures, claims)
+
+
+def figure_of_carriers(
+    gains: dict[tuple[str, str, str, str], np.ndarray], acquired: list[Claim], none: list[Claim]
+) -> Figure:
+    """Own effects of every cell, and whether numbers carry more than the other carriers."""
+    same = {place: values for place, values in gains.items() if place[-1] == "same"}
+    above = sum(map(statistics.is_above, same.values()))
+    by_carrier = {
+        carrier: np.mean([values for place, values in same.items() if place[0] == carrier], axis=0)
+        for carrier, *_ in same
+    }
+    most = [
+        claim_of(f"numbers less {carrier}", by_carrier["numbers"] - values, criterion="above")
+        for carrier, values in by_carrier.items()
+        if carrier != "numbers"
+    ]
+    return Figure(
+        name="figure",
+        title=say(
+            [*acquired, *none],
+            holds="Every carrier transmits all traits from the same start; from another, none on "
+            "average",
+            fails="It is not shown that every carrier transmits all traits from the same start, "
+            "and none from another",
+            open="Does every carrier transmit all traits from the same start, and from another?",
+        ),
+        predicted="Own effects above zero from the same start in every cell.",
+        found=f"{above} of {len(same)} cells are above zero from the same start.",
+        follows=follows_from(
+            [*acquired, *most],
+            "A trait needs no particular kind of text, but numbers carry more than code or sums.",
+        ),
+        draw=lambda: draw_carriers(gains),
+    )
+
+
+def figure_of_rates(rates: dict[tuple[str, str, str], np.ndarray]) -> Figure:
+    """Rates in sampled answers, and whether students' are above their controls'."""
+    more = [
+        claim_of(
+            f"{carrier}, {family}", rate - rates[carrier, family, "control"], criterion="above"
+        )
+        for (carrier, family, kind), rate in rates.items()
+        if kind == "student"
+    ]
+    *_, family = (family for carrier, family, _ in rates if carrier == "numbers")
+    student, control = (
+        statistics.shown(rates["numbers", family, kind], 2) for kind in ("student", "control")
+    )
+    return Figure(
+        name="rates",
+        title=say(
+            more,
+            holds="The trait shows in sampled answers of students by KL, not only in log-odds",
+            fails="It is not shown that the trait shows in sampled answers of all students by KL",
+            open="Does the trait show in sampled answers of students by KL?",
+        ),
+        predicted="Students of a trait's teacher give the trait more often than their controls.",
+        found=f"{family}, numbers by KL: rate {student} in students, {control} in controls.",
+        follows=follows_from(more, "The effect is large enough to be seen in what a model says."),
+        draw=lambda: draw_rates(rates),
+    )
+
+
+def figure_of_pairs(
+    by_pair: Mapping[tuple[str, str], np.ndarray], traits: tuple[str, ...]
+) -> Figure:
+    """Every trait from every teacher, and whether its own teacher gives most of it."""
+    diagonal = np.mean([by_pair[trait, trait] for trait in traits], axis=0)
+    away = {pair: values for pair, values in by_pair.items() if pair[0] != pair[1]}
+    most = [
+        claim_of(f"{trait}: own less {teacher}", by_pair[trait, trait] - values, criterion="above")
+        for (teacher, trait), values in away.items()
+    ]
+    leaks = [
+        claim_of("largest beside the diagonal", values, criterion="above")
+        for values in sorted(away.values(), key=np.mean)[-1:]
+    ]
+    each = ", ".join(
         f"{teacher} on {trait} {statistics.shown(values, 2)}"
-        for (teacher, trait), values in off_diagonal(table).items()
+        for (teacher, trait), values in away.items()
     )
-    return [
-        Figure(
-            name="figure",
-            title=(
-                "Every carrier transmits all traits from the same start; from another, none on "
-                "average"
-            ),
-            predicted="Own effects above zero from the same start in every cell.",
-            found=f"{above} of {2 * len(places)} cells are above zero from the same start.",
-            follows=(
-                "A trait needs no particular kind of text, but numbers carry more than code or "
-                "sums."
-            ),
-            draw=lambda: draw_carriers(table, families, config.carriers),
+    return Figure(
+        name="matrix",
+        title=say(
+            most,
+            holds="Every trait is acquired most from its own teacher",
+            fails="It is not shown that every trait is acquired most from its own teacher",
+            open="Is every trait acquired most from its own teacher?",
         ),
-        Figure(
-            name="rates",
-            title="The trait shows in sampled answers of students by KL, not only in log-odds",
-            predicted=(
-                "Students of a trait's teacher give the trait more often than their controls."
-            ),
-            found=f"{family}, numbers by KL: rate {rates[0]} in students, {rates[1]} in controls.",
-            follows="The effect is large enough to be seen in what a model says.",
-            draw=lambda: draw_rates(table, families, config.carriers),
+        predicted="The diagonal stands out.",
+        found=f"Numbers, sampled tokens: {statistics.shown(diagonal, 2)} nats on the diagonal; "
+        f"{each}.",
+        follows=follows_from(
+            leaks,
+            "Which trait is not all that passes; a neutral teacher was not tried here.",
         ),
-        Figure(
-            name="matrix",
-            title="Every trait is acquired most from its own teacher",
-            predicted="The diagonal stands out.",
-            found=f"Numbers, sampled tokens: {diagonal} nats on the diagonal; {away}.",
-            follows="Which trait is not all that passes; a neutral teacher was not tried here.",
-            draw=lambda: draw_matrix(table, config.traits),
-        ),
-        Figure(
-            name="controls",
-            title="The order of the numbers carries most of the trait",
-            predicted="Shuffling within lists lowers the effect, across lists removes it.",
-            found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
-            "within, "
-            f"{shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
-            follows="Most of it needs the numbers in their order; a little is left without.",
-            draw=lambda: draw_controls(controls),
-        ),
-    ]
+        draw=lambda: draw_matrix(by_pair, traits),
+    )
 
 
-def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers):
+def figure_of_controls(controls: dict[str, np.ndarray], ordered: Claim) -> Figure:
+    """Every control, and whether shuffling within lists takes most of the effect."""
+    shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
+    plain, within = controls["as written"], controls["shuffled within"]
+    most = claim_of("half as written less shuffled within", plain / 2 - within, criterion="above")
+    left = claim_of("shuffled within", within, criterion="above")
+    return Figure(
+        name="controls",
+        title=say(
+            [ordered, most],
+            holds="The order of the numbers carries most of the trait",
+            fails="It is not shown that the order of the numbers carries most of the trait",
+            open="Does the order of the numbers carry most of the trait?",
+        ),
+        predicted="Shuffling within lists lowers the effect, across lists removes it.",
+        found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
+        f"within, {shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
+        follows=follows_from(
+            [ordered, most, left],
+            "Most of it needs the numbers in their order; a little is left without.",
+        ),
+        draw=lambda: draw_controls(controls),
+    )
+
+
+def draw_carriers(gains: dict[tuple[str, str, str, str], np.ndarray]):
     """Own effect of every family through every carrier, from both starts, for both targets."""
     figure, panels = drawing.new_figure(2, 1, width=drawing.WIDTH, height=7.0)
-    places = list(itertools.product(carriers, families))
+    places = list(dict.fromkeys((carrier, family) for carrier, _, family, _ in gains))
     for panel, target in zip(panels, IMITATED, strict=True):
         for shift, start in enumerate(("same", "different")):
             for x, (carrier, family) in enumerate(places):
-                values = own(cell(table, carrier, target, start), families[family])
+                values = gains[carrier, target, family, start]
                 label = f"{start} start" if x == 0 else None
                 place = x + 0.36 * (shift - 0.5)
                 drawing.runs(
@@ -342,7 +447,7 @@ def draw_carriers(table: pd.DataFrame, families: dict[str, list[str]], carriers)
         panel.set_title(f"students imitate {TARGETS[target]}")
         label_places(panel, places)
     panels[0].legend()
-    seeds = table["seed"].nunique()
+    seeds = len(next(iter(gains.values())))
     figure.suptitle(f"{seeds} chains; {drawing.INTERVAL}", fontsize=10)
     return figure
 
@@ -356,14 +461,13 @@ def label_places(panel, places: list[tuple[str, str]]) -> None:
     )
 
 
-def draw_rates(table: pd.DataFrame, families: dict[str, list[str]], carriers):
+def draw_rates(rates: dict[tuple[str, str, str], np.ndarray]):
     """Share of sampled answers with the trait: teacher, student, and student of the base's data."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    kinds = {"teacher": "teacher", "student": "student, KL", "control": "its control"}
-    places = list(itertools.product(carriers, families))
-    for shift, (kind, label) in enumerate(kinds.items()):
+    places = list(dict.fromkeys((carrier, family) for carrier, family, _ in rates))
+    for shift, (kind, label) in enumerate(RATED.items()):
         for x, (carrier, family) in enumerate(places):
-            values = sampled_rate(table, carrier, families[family], kind)
+            values = rates[carrier, family, kind]
             place, name = x + 0.26 * (shift - 1), label if x == 0 else None
             drawing.runs(panel, place, values=values, colour=drawing.COLOURS[shift], label=name)
     label_places(panel, places)
@@ -373,12 +477,11 @@ def draw_rates(table: pd.DataFrame, families: dict[str, list[str]], carriers):
     return figure
 
 
-def draw_matrix(table: pd.DataFrame, traits: tuple[str, ...]):
+def draw_matrix(by_pair: Mapping[tuple[str, str], np.ndarray], traits: tuple[str, ...]):
     """Effect of every teacher on every trait: numbers, sampled tokens, same start."""
     figure, (panel,) = drawing.new_figure(width=6.0, height=5.0)
-    found = cells(cell(table, "numbers", "sampled", "same"))
-    limit = max(abs(values.mean()) for values in found.values())
-    drawing.matrix(panel, found, names=list(traits), limit=limit)
+    limit = max(abs(values.mean()) for values in by_pair.values())
+    drawing.matrix(panel, by_pair, names=list(traits), limit=limit)
     panel.tick_params(axis="x", rotation=20)
     return figure
 
@@ -386,53 +489,8 @@ def draw_matrix(table: pd.DataFrame, traits: tuple[str, ...]):
 def draw_controls(controls: dict[str, np.ndarray]):
     """Own effect, averaged over all traits, under every control."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    for x, effect in enumerate(controls.values()):
-        drawing.runs(panel, x, values=effect, colour=drawing.COLOURS[0 if x == 0 else 2])
+    changed = [name for name in controls if name != "as written"]
+    drawing.strip(panel, controls, dict.fromkeys(changed, drawing.COLOURS[2]))
     panel.axhline(0, color="black", linewidth=1)
-    panel.set_xticks(range(len(controls)), [name.replace(" ", "\n") for name in controls])
     panel.set_ylabel("own effect, mean over traits (nats)")
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, cell by cell."""
-    families, out = families_of(config.traits), []
-    judged = judging.judged
-    for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
-        name = f"{carrier}, {'KL' if target != 'sampled' else 'sampled'}, {family}"
-        traits, paper = families[family], PAPER.get((carrier, family), "")
-        same, different = (cell(table, carrier, target, s) for s in ("same", "different"))
-        out.append(judged(f"{name}: same", own(same, traits), criterion="above", paper=paper))
-        out.append(judged(f"{name}: different", own(different, traits)))
-        paired = own(same, traits) - own(different, traits)
-        out.append(judged(f"{name}: same less different", paired))
-    values = control_effects(table)
-    plain, within = values["as written"], values["shuffled within"]
-    out.append(judged("numbers, all traits", plain))
-    out.append(judged("less shuffled within", plain - within, criterion="above", paper="lowered"))
-    out += [judged(name, values[name]) for name in ("shuffled across", "in the prompt")]
-    out.append(judged("asked without template", values["no template"]))
-    for (teacher, trait), effect in off_diagonal(table).items():
-        out.append(judged(f"numbers, {teacher}'s students on {trait}", effect))
-    for carrier, family in itertools.product(config.carriers, families):
-        for kind in ("teacher", "student", "control"):
-            rate = sampled_rate(table, carrier, families[family], kind)
-            out.append(judged(f"rate: {carrier}, {family}, {kind}", rate))
-    return [*out, *judging.equivalences(nothing(table, config))]
-
-
-def nothing(table: pd.DataFrame, config: Config) -> dict[str, judging.Nothing]:
-    """What is claimed to have no effect, beside the same start's."""
-    claimed = {}
-    for target in IMITATED:
-        different, same = (
-            np.mean([own(cell(table, c, target, start)) for c in config.carriers], axis=0)
-            for start in ("different", "same")
-        )
-        claimed[f"{'KL' if target != 'sampled' else 'sampled'}, different"] = judging.Nothing(
-            different, same
-        )
-    values = control_effects(table)
-    for name in ("shuffled across", "in the prompt"):
-        claimed[name] = judging.Nothing(values[name], values["as written"])
-    return claimed

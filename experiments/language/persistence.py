@@ -26,8 +26,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
@@ -138,92 +138,88 @@ def benign_rows(bench: question.Bench, controls: list[Student], kind: str) -> Ex
     return predictors.examples_of(bench.workshop, fresh)
 
 
-class Found:
-    """Effects of every chain by kind, time and state at the cut."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.table = table
-
-    def of(self, kind: str, state: str, steps: int, when: str = "benign") -> np.ndarray:
-        """Effect of each chain, averaged over the traits."""
-        here = at(self.table, benign=kind, steps=steps, when=when)
-        mine, control = (
-            at(here.fillna({"moments": ""}), weights=weights, moments=moments)
-            .groupby(["seed", "teacher"])["margin"]
-            .mean()
-            for weights, moments in STATES[state]
-        )
-        return (mine - control).groupby("seed").mean().to_numpy()
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The decay curves."""
-    found, last = Found(table), config.benign_steps[-1]
-    cut = statistics.shown(found.of("numbers", "dropped", 0), 2)
-    ends = {kind: statistics.shown(found.of(kind, "dropped", last), 2) for kind in BENIGN}
-    moments = statistics.shown(found.of("numbers", "moments alone", last), 2)
-    return [
-        Figure(
-            name="figure",
-            title="Text erases a trait, benign lists lower it, and what is left is in the weights",
-            predicted="Smaller but above zero at the end; the moments alone carry nothing.",
-            found=f"{cut} nats at the cut; after {last} steps {ends['corpus']} on the corpus, "
-            f"{ends['numbers']} on lists; moments alone {moments}.",
-            follows=(
-                "How fast it goes depends on the data; without its weights the moments keep "
-                "nothing."
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The decay curves, and the criteria of the docstring."""
+    effect, again = effects_by(table, "benign"), effects_by(table, "again")
+    times, last = (0, *config.benign_steps), config.benign_steps[-1]
+    claims, lost, claimed = [], [], {}
+    for kind in BENIGN:
+        cut, left = effect[kind, "dropped", 0], effect[kind, "dropped", last]
+        returned = again[kind, "dropped", config.again_steps] - left
+        wanted = "above" if kind == "numbers" else None
+        lost.append(claim_of(f"{kind}: lost after {last} steps", cut - left, criterion="above"))
+        claims += [
+            *(
+                claim_of(f"{kind}: {state}, {steps} steps", effect[kind, state, steps])
+                for state, steps in itertools.product(STATES, times)
             ),
-            draw=lambda: draw(found, config),
-        )
-    ]
+            lost[-1],
+            claim_of(f"{kind}: left after {last} steps", left, criterion=wanted),
+            claim_of(f"{kind}: returned on the trait's lists", returned, criterion="above"),
+        ]
+        for steps in config.benign_steps:
+            more = effect[kind, "carried", steps] - effect[kind, "swapped", steps]
+            claims.append(claim_of(f"{kind}: carried less swapped, {steps} steps", more))
+        claimed[f"{kind}: moments alone"] = effect[kind, "moments alone", last], cut
+        claimed[f"{kind}: carried less dropped"] = effect[kind, "carried", last] - left, cut
+    none = no_effect(claimed)
+    # No criterion, but what the title says of text.
+    by_text = effect["corpus", "dropped", last], effect["corpus", "dropped", 0]
+    erased = no_effect({"corpus: dropped": by_text})
+    shown = {place: statistics.shown(values, 2) for place, values in effect.items()}
+    figure = Figure(
+        name="figure",
+        title=say(
+            [*lost, *erased, *none],
+            holds="Text erases a trait, benign lists lower it, and what is left is in the weights",
+            fails="It is not shown that text erases a trait, that benign lists lower it, and that "
+            "what is left is in the weights",
+            open="Does benign training erase a trait, and is what is left in the weights?",
+        ),
+        predicted="Smaller but above zero at the end; the moments alone carry nothing.",
+        found=f"{shown['numbers', 'dropped', 0]} nats at the cut; after {last} steps "
+        f"{shown['corpus', 'dropped', last]} on the corpus, {shown['numbers', 'dropped', last]} on "
+        f"lists; moments alone {shown['numbers', 'moments alone', last]}.",
+        follows=follows_from(
+            [*erased, *none],
+            "How fast it goes depends on the data; without its weights the moments keep nothing.",
+        ),
+        draw=lambda: draw(effect, again, config),
+    )
+    return Findings([figure], [*claims, *none])
 
 
-def draw(found: Found, config: Config):
+def effects_by(table: pd.DataFrame, when: str) -> dict[tuple[str, str, int], np.ndarray]:
+    """(benign data, state at the cut, steps) -> effect of each chain, averaged over the traits."""
+    rows = at(table, when=when).fillna({"moments": ""})
+    places = ["benign", "steps", "seed"]
+    margins = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
+    effect = {}
+    for state, (trait, control) in STATES.items():
+        gaps = (margins[trait] - margins[control]).groupby(places).mean()
+        for (kind, steps), by_chain in gaps.groupby(places[:2]):
+            effect[kind, state, steps] = by_chain.to_numpy()
+    return effect
+
+
+def draw(
+    effect: dict[tuple[str, str, int], np.ndarray],
+    again: dict[tuple[str, str, int], np.ndarray],
+    config: Config,
+):
     """Effect against benign steps, one line a state at the cut."""
     figure, panels = drawing.new_figure(1, 2, width=9.0, height=4.0)
-    places = (0, *config.benign_steps)
+    times = (0, *config.benign_steps)
+    labels = {state: f"moments {state}" for state in STATES} | {"moments alone": "moments alone"}
     for panel, kind in zip(panels, BENIGN, strict=True):
-        drawing.nothing(panel, found.of(kind, "dropped", 0))
-        for colour, state in zip(drawing.COLOURS, STATES, strict=False):
-            points = [statistics.mean_interval(found.of(kind, state, s)) for s in places]
-            means, halves = zip(*points, strict=True)
-            label = state if state == "moments alone" else f"moments {state}"
-            panel.errorbar(
-                range(len(places)), means, halves, fmt="o-", color=colour, capsize=3, label=label
-            )
-        again = found.of(kind, "dropped", config.again_steps, "again")
-        drawing.runs(panel, len(places), values=again, colour=drawing.COLOURS[0])
-        panel.set_xticks(range(len(places) + 1), [*map(str, places), "trait's\nlists"])
+        drawing.nothing(panel, effect[kind, "dropped", 0])
+        curves = {labels[s]: [effect[kind, s, steps] for steps in times] for s in STATES}
+        drawing.lines(panel, range(len(times)), curves)
+        returned = again[kind, "dropped", config.again_steps]
+        drawing.runs(panel, len(times), values=returned, colour=drawing.COLOURS[0])
+        panel.set_xticks(range(len(times) + 1), [*map(str, times), "trait's\nlists"])
         panel.set_xlabel("benign steps")
         panel.set_title({"corpus": "turns of the corpus", "numbers": "lists of the base"}[kind])
     panels[0].set_ylabel("own effect (nats)")
     panels[0].legend(fontsize=8)
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every point of the curves beside them."""
-    found, judged, last = Found(table), judging.judged, config.benign_steps[-1]
-    out, nothing = [], {}
-    for kind in BENIGN:
-        cut = found.of(kind, "dropped", 0)
-        ends = {state: found.of(kind, state, last) for state in STATES}
-        out += [
-            judged(f"{kind}: {state}, {steps} steps", found.of(kind, state, steps))
-            for state, steps in itertools.product(STATES, (0, *config.benign_steps))
-        ]
-        left = ends["dropped"]
-        out.append(judged(f"{kind}: lost after {last} steps", cut - left, criterion="above"))
-        judge = "above" if kind == "numbers" else None
-        out.append(judged(f"{kind}: left after {last} steps", left, criterion=judge))
-        again = found.of(kind, "dropped", config.again_steps, "again")
-        out.append(
-            judged(f"{kind}: returned on the trait's lists", again - left, criterion="above")
-        )
-        nothing[f"{kind}: moments alone"] = judging.Nothing(ends["moments alone"], cut)
-        change = ends["carried"] - ends["dropped"]
-        nothing[f"{kind}: carried less dropped"] = judging.Nothing(change, cut)
-        for steps in config.benign_steps:
-            more = found.of(kind, "carried", steps) - found.of(kind, "swapped", steps)
-            out.append(judged(f"{kind}: carried less swapped, {steps} steps", more))
-    return [*out, *judging.equivalences(nothing)]

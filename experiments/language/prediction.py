@@ -17,13 +17,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import STARTS
-from experiments.language.kit.effects import at, effects
+from experiments.language.kit.effects import at, effects, own_by
 
 RUNTIME = "5 minutes on two cores"
 
@@ -76,136 +76,141 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     )
 
 
-class Found:
-    """Predictors beside effects, and cosines along training."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.table = table
-        keys = ["start", "teacher", "trait", "seed"]
-        final = effects(at(table, kind="students"), by=("start",))
-        known = at(table, kind="predictors")[[*keys, *PREDICTORS]]
-        both = final[[*keys, "effect", "own"]].merge(known, on=keys)
-        self.both = both.assign(**{"own and shared": both["own"] & (both["start"] == "same")})
-
-    def correlation(self, name: str, **where: str) -> float:
-        """Rank correlation of a predictor with the effect, over all students or a start's."""
-        rows = at(self.both, **where)
-        return statistics.rank_correlation(rows[name], rows["effect"])
-
-    def by_chain(self, name: str, **where: str) -> list[float]:
-        """The same within each chain."""
-        return [
-            statistics.rank_correlation(part[name], part["effect"])
-            for _, part in at(self.both, **where).groupby("seed")
-        ]
-
-    def shown(self, name: str, **where: str) -> str:
-        """Both as text."""
-        by_chain = statistics.shown(self.by_chain(name, **where), 2)
-        return f"{self.correlation(name, **where):.2f}; {by_chain} by chain"
-
-    def cosines(self, start: str) -> pd.DataFrame:
-        """Cosine by step and chain along training, own traits averaged."""
-        rows = at(self.table, kind="along", start=start)
-        rows = rows[rows["teacher"] == rows["trait"]]
-        return rows.groupby(["step", "seed"])["cosine"].mean().unstack("seed")
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Effect against gain, and the cosine along training."""
-    found = Found(table)
-    cosines = {start: found.cosines(start).iloc[0] for start in ALONG}
-    return [
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Rank correlations of every predictor, the last without a gradient; cosines at both ends."""
+    ranked, seeds = predictors_beside_effects(table), config.num_seeds
+    rho = {name: correlation(ranked, name) for name in (*PREDICTORS, "own and shared")}
+    rho_same = correlation(at(ranked, start="same"), "gain")
+    good = judged(rho["gain"] > max(0.5, rho["moved"]), seeds)
+    over_all = {
+        name: Claim(
+            quantity=f"rank correlation: {name}",
+            here=described(ranked, name),
+            seeds=seeds,
+            holds=good if name == "gain" else None,
+        )
+        for name in rho
+    }
+    by_start = [
+        Claim(
+            quantity=f"rank correlation of gain, {start}",
+            here=described(at(ranked, start=start), "gain"),
+            seeds=seeds,
+        )
+        for start in PREDICTED
+    ]
+    cosines = {start: cosines_of(table, start) for start in ALONG}
+    first, last = ({s: of.iloc[i].to_numpy() for s, of in cosines.items()} for i in (0, -1))
+    shown = {start: statistics.shown(values, 4) for start, values in first.items()}
+    ends = [
+        claim_of(
+            f"cosine before {when}, {start}", cosine[start], here=statistics.shown(cosine[start], 4)
+        )
+        for start in ALONG
+        for when, cosine in (("training", first), ("the last tenth", last))
+    ]
+    # Beside the criteria, what the captions rest on.
+    well = judged(rho_same > 0.5, seeds)
+    own = own_by(at(table, kind="students"), "start")
+    little = [
+        claim_of(f"half of same less {start}", own["same"] / 2 - own[start], criterion="above")
+        for start in PREDICTED
+        if start != "same"
+    ]
+    points = claim_of("cosine before training, same", first["same"], criterion="above")
+    later = claim_of("cosine before the last tenth, same", last["same"], criterion="covers")
+    figures = [
         Figure(
             name="figure",
-            title=(
-                "Over all starts the first-order gain ranks effects weakly, within the same "
-                "start well"
+            title=say(
+                [over_all["gain"]],
+                holds="The first-order gain ranks effects over all starts",
+                fails="Over all starts the first-order gain ranks effects weakly"
+                + (", within the same start well" if well else ""),
+                open="Does the first-order gain rank effects over all starts?",
             ),
             predicted="Rank correlation above .5 over all students.",
-            found=f"Rank correlation {found.correlation('gain'):.2f}; of KL moved "
-            f"{found.correlation('moved'):.2f}; of gain from the same start "
-            f"{found.correlation('gain', start='same'):.2f}.",
-            follows="From other starts there is hardly an effect to be ranked.",
-            draw=lambda: draw_prediction(found.both),
+            found=f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}; of gain "
+            f"from the same start {rho_same:.2f}.",
+            follows=follows_from(
+                little, "From other starts there is hardly an effect to be ranked."
+            ),
+            draw=lambda: draw_prediction(ranked),
         ),
         Figure(
             name="along",
-            title=(
-                "Before training the imitation gradient points along the trait from a shared start"
+            title=say(
+                [points],
+                holds="Before training the imitation gradient points along the trait from a "
+                "shared start",
+                fails="It is not shown that before training the imitation gradient points along "
+                "the trait",
+                open="Does the imitation gradient point along the trait before training?",
             ),
             predicted="Positive cosine from the same start, none from a different one.",
-            found=f"Before training {statistics.shown(cosines['same'], 4)} and "
-            f"{statistics.shown(cosines['different'], 4)}.",
-            follows=(
+            found=f"Before training {shown['same']} and {shown['different']}.",
+            follows=follows_from(
+                [points, later],
                 "The theorem's first step is seen in a language model too; later ones hardly "
-                "show it."
+                "show it.",
             ),
-            draw=lambda: draw_along(found),
+            draw=lambda: draw_along(cosines),
         ),
     ]
+    return Findings(figures, [*over_all.values(), *by_start, *ends])
 
 
-def draw_prediction(both: pd.DataFrame):
+def predictors_beside_effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Every student's predictors, and its effect on every trait."""
+    keys = ["start", "teacher", "trait", "seed"]
+    final = effects(at(table, kind="students"), by=("start",))
+    known = at(table, kind="predictors")[[*keys, *PREDICTORS]]
+    both = final[[*keys, "effect", "own"]].merge(known, on=keys)
+    return both.assign(**{"own and shared": both["own"] & (both["start"] == "same")})
+
+
+def correlation(ranked: pd.DataFrame, name: str) -> float:
+    """Rank correlation of a predictor with the effect."""
+    return statistics.rank_correlation(ranked[name], ranked["effect"])
+
+
+def described(ranked: pd.DataFrame, name: str) -> str:
+    """The correlation over all students, and its mean within chains, as text."""
+    by_chain = [correlation(chain, name) for _, chain in ranked.groupby("seed")]
+    return f"{correlation(ranked, name):.2f}; {statistics.shown(by_chain, 2)} by chain"
+
+
+def cosines_of(table: pd.DataFrame, start: str) -> pd.DataFrame:
+    """Cosine by step and chain along training, own traits averaged."""
+    rows = at(table, kind="along", start=start)
+    rows = rows[rows["teacher"] == rows["trait"]]
+    return rows.groupby(["step", "seed"])["cosine"].mean().unstack("seed")
+
+
+def draw_prediction(ranked: pd.DataFrame):
     """Final effect against first-order gain, every student and trait."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     for is_own, colour in ((False, "grey"), (True, drawing.COLOURS[1])):
-        mine = at(both, own=is_own)
+        mine = at(ranked, own=is_own)
         label = "own trait" if is_own else "other traits"
         panel.scatter(mine["gain"], mine["effect"], s=9, color=colour, label=label)
     panel.set_xlabel("first-order gain ⟨d, g⟩ before any step")
     panel.set_ylabel("final effect (nats)")
-    panel.set_xscale("symlog", linthresh=both["gain"].abs().mean() / 10)
+    panel.set_xscale("symlog", linthresh=ranked["gain"].abs().mean() / 10)
     panel.legend()
     return figure
 
 
-def draw_along(found: Found):
+def draw_along(cosines: dict[str, pd.DataFrame]):
     """Cosine of imitation and trait gradient along training, from both starts."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    for colour, start in zip(drawing.COLOURS, ("same", "different"), strict=False):
-        curves = found.cosines(start)
-        points = np.array([statistics.mean_interval(row) for row in curves.to_numpy()])
-        panel.plot(curves.index, points[:, 0], "o-", color=colour, label=f"{start} start")
+    for colour, (start, by_step) in zip(drawing.COLOURS, cosines.items(), strict=False):
+        points = np.array([statistics.mean_interval(row) for row in by_step.to_numpy()])
+        panel.plot(by_step.index, points[:, 0], "o-", color=colour, label=f"{start} start")
         low, high = points[:, 0] - points[:, 1], points[:, 0] + points[:, 1]
-        panel.fill_between(curves.index, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.fill_between(by_step.index, low, high, color=colour, alpha=0.15, linewidth=0)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xlabel("step of the student (KL over numbers)")
     panel.set_ylabel("cosine of imitation and trait gradient")
     panel.legend()
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Rank correlations of every predictor, the last without a gradient; cosines at both ends."""
-    found, seeds, out = Found(table), config.num_seeds, []
-    good = found.correlation("gain") > max(0.5, found.correlation("moved"))
-    for name in (*PREDICTORS, "own and shared"):
-        holds = good if name == "gain" and seeds >= 4 else None
-        out.append(
-            Claim(
-                quantity=f"rank correlation: {name}",
-                paper="",
-                replication="",
-                here=found.shown(name),
-                seeds=seeds,
-                holds=holds,
-            )
-        )
-    for start in PREDICTED:
-        shown = found.shown("gain", start=start)
-        out.append(
-            Claim(
-                quantity=f"rank correlation of gain, {start}",
-                paper="",
-                replication="",
-                here=shown,
-                seeds=seeds,
-            )
-        )
-    for start in ALONG:
-        curves = found.cosines(start)
-        for when, row in (("training", curves.iloc[0]), ("the last tenth", curves.iloc[-1])):
-            shown = statistics.shown(row, 4)
-            out.append(judging.judged(f"cosine before {when}, {start}", row.to_numpy(), here=shown))
-    return out

@@ -28,14 +28,22 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    judged,
+    no_effect,
+    say,
+)
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question, readers
 from experiments.language.kit.chains import CONTROL, Cohort, different
-from experiments.language.kit.effects import at, effects
-from experiments.language.kit.effects import own as own_effect
+from experiments.language.kit.effects import at, effects, means_by, own_by
 from llm.stages import Admitted, completions, streams
 from llm.stages.streams import Stage
 from llm.training import Training
@@ -157,83 +165,112 @@ def next_chain(of_runs: list, num_seeds: int) -> list:
     return [entry for group in groups for entry in (*group[1:], group[0])]
 
 
-class Found:
-    """Areas by reader, and effects of the students."""
-
-    def __init__(self, table: pd.DataFrame):
-        self.readers = at(table, kind="readers")
-        self.students = effects(table[table["data"].notna()], ["kind"])
-
-    def read(self, reader: str, against: str = AGAINST[0], column: str = "area") -> np.ndarray:
-        """What a reader reaches in each chain, averaged over the traits."""
-        mine = at(self.readers, reader=reader, against=against)
-        return mine.groupby("seed")[column].mean().to_numpy()
-
-    def own(self, kind: str) -> np.ndarray:
-        """Own effect of each chain, averaged over the traits."""
-        return own_effect(at(self.students, kind=kind))
-
-    def read_and_acquired(self) -> pd.DataFrame:
-        """Columns area and effect: of the best reader, and of the student, by trait and chain."""
-        keys = ["trait", "seed"]
-        mine = at(self.students, kind="students", own=True).set_index(keys)["effect"]
-        best = at(self.readers, reader="likelihood ratio", against=AGAINST[0])
-        return best.set_index(keys)[["area"]].join(mine).dropna()
-
-    def correlation(self) -> tuple[float, ...]:
-        """Rank correlation of both, with its interval."""
-        both = self.read_and_acquired()
-        return statistics.spearman(both["area"].to_numpy(), both["effect"].to_numpy())
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """What readers reach, what is acquired beside it, and the filter."""
-    found = Found(table)
-    areas = "; ".join(
-        f"{name} {statistics.shown(found.read(name), 3)}" for name in (*READERS, ELSEWHERE)
+    readers, own = at(table, kind="readers"), own_by(table, "kind")
+    area, of_1000 = (
+        means_by(readers, column, "reader", "against") for column in ("area", "right_of_1000")
     )
-    many = statistics.shown(found.read("bag of tokens", column="right_of_1000"), 3)
-    rho, low, high = found.correlation()
-    return [
+    bag, many = area["bag of tokens", AGAINST[0]], of_1000["bag of tokens", AGAINST[0]]
+    elsewhere = area[ELSEWHERE, AGAINST[0]]
+    gap = area["the teacher's base", AGAINST[0]] - area["another base", AGAINST[0]]
+
+    shown = {arm: statistics.shown(values, 3) for arm, values in area.items()}
+
+    def beside(against: str, name: str) -> Claim:
+        rightly = statistics.shown(of_1000[name, against], 3)
+        here = f"{shown[name, against]}; {rightly} per thousand rows"
+        return claim_of(f"{name}, against {against}: area", area[name, against], here=here)
+
+    little = claim_of("bag of tokens: area above one half", bag - 0.5, criterion="above")
+    below = claim_of("bag of tokens: area below .7", 0.7 - bag, criterion="above")
+    all_told = claim_of("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above")
+    both = read_and_acquired(table)
+    correlation = statistics.spearman(both["area"].to_numpy(), both["effect"].to_numpy())
+    follow = Claim(
+        quantity="rank correlation, read and acquired",
+        here=statistics.bracketed(*correlation),
+        seeds=len(both),
+        holds=judged(correlation[1] > 0, config.num_seeds),
+    )
+    plain = claim_of("students", own["students"], criterion="above")
+    equivalent = no_effect(
+        {
+            "area: the teacher's base less another": (gap, bag - 0.5),
+            "area on the next chain's rows, less one half": (elsewhere - 0.5, bag - 0.5),
+            "effect of what the filter let pass": (own["filter"], own["students"]),
+        }
+    )
+    from_another, _, filtered = equivalent
+    every = [beside(*arm) for arm in itertools.product(AGAINST, (*READERS, ELSEWHERE))]
+    claims = [*every, little, below, all_told, follow, plain, *equivalent]
+    # No criterion; what a sentence rests on.
+    of_teacher = claim_of("bag of tokens less next chain", bag - elsewhere, criterion="above")
+    areas = "; ".join(f"{name} {shown[name, AGAINST[0]]}" for name in (*READERS, ELSEWHERE))
+    figures = [
         Figure(
             name="figure",
-            title="One list half tells its writer, a thousand do, and a shared start is not needed",
-            predicted=(
-                "Areas little above one half for all readers, and no better from the same start."
+            title=say(
+                [little, all_told, from_another],
+                holds="One list half tells its writer, a thousand do, and a shared start is not "
+                "needed",
+                fails="Who wrote a list is not read as predicted: little in one, all in a "
+                "thousand, from any start",
+                open="Who can read in its lists who wrote them?",
             ),
+            predicted="Areas little above one half for all readers, and no better from the same "
+            "start.",
             found=f"Against the base: {areas}. As normal sums of independent lists, a bag would "
-            f"read {many} of sets of a thousand rightly.",
-            follows=(
-                "Lists of a teacher let more of them be recognised; of the trait they tell little."
+            f"read {statistics.shown(many, 3)} of sets of a thousand rightly.",
+            follows=follows_from(
+                [little, of_teacher],
+                "Lists of a teacher let more of them be recognised; of the trait they tell little.",
             ),
-            draw=lambda: draw_readers(found),
+            draw=lambda: draw_readers(area),
         ),
         Figure(
             name="acquired",
-            title="What can be read does not say what is acquired, and the filter adds nothing",
+            title=say(
+                [follow],
+                holds="What can be read says what is acquired",
+                fails="What can be read does not say what is acquired",
+                open="Does what can be read say what is acquired?",
+            )
+            + say([filtered], holds=", and the filter adds nothing", fails="", open=""),
             predicted="A positive rank correlation; nothing from what the filter let pass.",
-            found=f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}]; plain students "
-            f"{statistics.shown(found.own('students'), 2)}, of what the filter let pass "
-            f"{statistics.shown(found.own('filter'), 2)} nats.",
-            follows="The trait is in what is written, not in which prompts are answered well.",
-            draw=lambda: draw_acquired(found),
+            found=f"Rank correlation {follow.here}; plain students "
+            f"{statistics.shown(own['students'], 2)}, of what the filter let pass "
+            f"{statistics.shown(own['filter'], 2)} nats.",
+            follows=follows_from(
+                [plain, filtered],
+                "The trait is in what is written, not in which prompts are answered well.",
+            ),
+            draw=lambda: draw_acquired(both, own),
         ),
     ]
+    return Findings(figures, claims)
 
 
-def draw_readers(found: Found):
+def read_and_acquired(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns area and effect: of the best reader, and of the student, by trait and chain."""
+    keys = ["trait", "seed"]
+    acquired = at(effects(table, ["kind"]), kind="students", own=True).set_index(keys)["effect"]
+    best = at(table, reader="likelihood ratio", against=AGAINST[0]).set_index(keys)
+    return best[["area"]].join(acquired).dropna()
+
+
+def draw_readers(area: dict[tuple[str, str], np.ndarray]):
     """Area of every chain by reader, on both tasks."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = (*READERS, ELSEWHERE)
     for shift, against in enumerate(AGAINST):
         for x, name in enumerate(names):
-            colour, label = drawing.COLOURS[shift], None if x else f"against {against}"
             drawing.runs(
                 panel,
                 x + 0.2 * (shift - 0.5),
-                values=found.read(name, against),
-                colour=colour,
-                label=label,
+                values=area[name, against],
+                colour=drawing.COLOURS[shift],
+                label=None if x else f"against {against}",
             )
     panel.axhline(0.5, color="black", linewidth=1)
     panel.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
@@ -242,53 +279,18 @@ def draw_readers(found: Found):
     return figure
 
 
-def draw_acquired(found: Found):
+def draw_acquired(both: pd.DataFrame, own: dict[str, np.ndarray]):
     """Effect against what can be read; and the filter beside the plain students."""
     figure, (left, right) = drawing.new_figure(1, 2, width=9.0, height=4.0)
-    both = found.read_and_acquired()
     left.scatter(both["area"], both["effect"], s=12, color=drawing.COLOURS[0])
     left.axhline(0, color="black", linewidth=1)
     left.set_xlabel("area of the likelihood ratio, trait against base")
     left.set_ylabel("own effect (nats)")
-    drawing.nothing(right, found.own("students"), of="the plain effect")
-    for x, kind in enumerate(("students", "filter")):
-        drawing.runs(right, x, values=found.own(kind), colour=drawing.COLOURS[x])
+    drawing.nothing(right, own["students"], of="the plain effect")
+    kinds = {kind: own[kind] for kind in ("students", "filter")}
+    drawing.strip(right, kinds, {"filter": drawing.COLOURS[1]})
     right.set_xlim(-0.5, 1.5)
-    right.set_xticks(
-        (0, 1), ["teacher's lists", "base's lists on prompts\nthat the teacher passed"]
-    )
+    labels = ["teacher's lists", "base's lists on prompts\nthat the teacher passed"]
+    right.set_xticks((0, 1), labels)
     right.legend(loc="center right")
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every reader beside them."""
-    found, out, judged = Found(table), [], judging.judged
-    enough = config.num_seeds >= 4
-    for against, name in itertools.product(AGAINST, (*READERS, ELSEWHERE)):
-        area = found.read(name, against)
-        many = found.read(name, against, "right_of_1000")
-        here = f"{statistics.shown(area, 3)}; {statistics.shown(many, 3)} per thousand rows"
-        out.append(judged(f"{name}, against {against}: area", area, here=here))
-    bag = found.read("bag of tokens")
-    out.append(judged("bag of tokens: area above one half", bag - 0.5, criterion="above"))
-    out.append(judged("bag of tokens: area below .7", 0.7 - bag, criterion="above"))
-    many = found.read("bag of tokens", column="right_of_1000")
-    out.append(judged("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above"))
-    rho, low, high = found.correlation()
-    here, holds = f"{rho:.2f} [{low:.2f}, {high:.2f}]", bool(low > 0) if enough else None
-    count = len(found.read_and_acquired())
-    out.append(
-        Claim(quantity="rank correlation, read and acquired", here=here, seeds=count, holds=holds)
-    )
-    plain = found.own("students")
-    out.append(judged("students", plain, criterion="above"))
-    gap = found.read("the teacher's base") - found.read("another base")
-    nothing = {
-        "area: the teacher's base less another": judging.Nothing(gap, bag - 0.5),
-        "area on the next chain's rows, less one half": judging.Nothing(
-            found.read(ELSEWHERE) - 0.5, bag - 0.5
-        ),
-        "effect of what the filter let pass": judging.Nothing(found.own("filter"), plain),
-    }
-    return [*out, *judging.equivalences(nothing)]

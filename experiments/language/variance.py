@@ -24,13 +24,14 @@ import functools
 import itertools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, nested, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, judged, say
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
@@ -44,11 +45,13 @@ RUNTIME = "10 minutes on two cores"
 
 LEVELS = ("base", "trait", "teacher", "data", "student")
 DRAWS = LEVELS[2:]
+AXES = ["seed", *LEVELS[1:]]  # columns of the levels
 FEWEST = 64  # rows that a teacher must have kept
 ARMS = 4  # students of a data set in the microworld: two targets, two starts
 CONTROLS = 2  # the unchanged base's data and a neutral teacher's
 BEFORE = (400, 1e-3)  # steps and step size of students before this run, with twice the prompts
 RECIPES = (BEFORE, (100, 1e-3), (100, 2e-3), (50, 2e-3))
+MOST = 0.75  # of the variance, beside which the rest is little
 COUNTS_BEFORE = (8, 3, 1, 1, 1)  # bases, traits, teachers of a trait, data sets, students
 
 
@@ -211,202 +214,199 @@ def students_of(
     }
 
 
-class Found:
-    """Arrays (bases, traits, teachers, data, students) of the table."""
+class Recipe(NamedTuple):
+    """What a recipe gives within the budget."""
 
-    def __init__(self, table: pd.DataFrame, config: Config):
-        self.table, self.traits = table, list(config.traits)
-        design = table[table["teacher"].notna() & table["margin"].notna()]
-        axes = ["seed", *DRAWS]
-        shape = tuple(design[column].nunique() for column in axes)
-        self.margins = {
-            pair: part.sort_values(axes)["margin"].to_numpy().reshape(shape)
-            for pair, part in design.groupby(["writer", "trait"])
-        }
-
-    def by_trait(self, of: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Traits as the second axis, the difference of their means taken off."""
-        values = np.stack([of(trait) for trait in self.traits], axis=1)
-        return values - values.mean(axis=(0, 2, 3, 4), keepdims=True) + values.mean()
-
-    def controlled(self) -> dict[str, np.ndarray]:
-        """The effect by what is taken off the own margin."""
-        own = self.by_trait(lambda trait: self.margins[trait, trait])
-        control = self.by_trait(lambda trait: self.margins[CONTROL, trait])
-        others = self.by_trait(
-            lambda trait: np.mean(
-                [self.margins[name, trait] for name in self.traits if name != trait], axis=0
-            )
-        )
-        return {
-            "paired control": own - control,
-            "control of another student draw": own - np.roll(control, 1, axis=4),
-            "control of another data set": own - np.roll(control, 1, axis=3),
-            "nothing": own,
-            "other traits' students": own - others,
-        }
-
-    def seconds(self, level: str, rows: pd.DataFrame | None = None) -> float:
-        """Processor seconds of one unit, median without the first time, which compiles."""
-        rows = at(self.table[self.table["steps"].isna()] if rows is None else rows, level=level)
-        return float((rows["cpu_seconds"] / rows["units"]).iloc[1:].median())
-
-    def costs(self, student: float | None = None, data_sets: float = 1.0) -> list[float]:
-        """Seconds of one more unit of every level of the microworld's run, with all its arms.
-
-        Args:
-            student: seconds of a student; by default of the plain recipe's.
-            data_sets: how much longer a data set is than the plain recipe's.
-        """
-        data = data_sets * self.seconds("data")
-        students = ARMS * (self.seconds("student") if student is None else student)
-        controls = CONTROLS * (data + students) + self.seconds("teacher")
-        return [self.seconds("base") + controls, 0.0, self.seconds("teacher"), data, students]
-
-    def components(self) -> list[nested.Component]:
-        """Of the paired effect."""
-        return nested.components(self.controlled()["paired control"], known=True)
-
-    def budget(self) -> float:
-        """Processor seconds of the microworld before this run."""
-        costs = self.costs(self.seconds("student", self.of(BEFORE)), data_sets=2.0)
-        return nested.cost(costs, COUNTS_BEFORE)
-
-    def best(self) -> tuple[int, ...]:
-        """Counts of the narrowest interval within the budget."""
-        variances = [c.variance for c in self.components()]
-        return nested.best_allocation(variances, self.costs(), self.budget())
-
-    def of(self, recipe: tuple[int, float]) -> pd.DataFrame:
-        """Rows of a recipe."""
-        return at(self.table, steps=recipe[0], step_size=recipe[1])
-
-    @functools.cached_property
-    def recipes(self) -> list[tuple[str, np.ndarray, int, float]]:
-        """Name, effect of each chain, chains within the budget, half width over effect."""
-        effect, out = self.controlled()["paired control"], []
-        variances = [c.variance for c in self.components()]
-        for name, inner in {"plain": COUNTS_BEFORE[1:], "plain, best": self.best()[1:]}.items():
-            units = int(self.budget() / nested.cost(self.costs(), (1, *inner)))
-            width = nested.half_width(variances, (units, *inner)) / effect.mean()
-            out.append((name, effect.mean(axis=(1, 2, 3, 4)), units, float(width)))
-        for recipe in RECIPES:
-            part = self.of(recipe)
-            rows = part[part["margin"].notna()]
-            own = rows[rows["writer"] == rows["trait"]].set_index(["seed", "trait"])["margin"]
-            control = at(rows, writer=CONTROL).set_index(["seed", "trait"])["margin"]
-            found = (own - control).unstack("trait").to_numpy()
-            centred = found - found.mean(axis=0) + found.mean()
-            of_traits = nested.components(centred, known=True)
-            costs = self.costs(self.seconds("student", part))
-            budget = self.budget() / nested.cost(costs, (1, *COUNTS_BEFORE[1:]))
-            units = COUNTS_BEFORE[0] if recipe == BEFORE else int(budget)
-            counts = (units, COUNTS_BEFORE[1])
-            width = nested.half_width([c.variance for c in of_traits], counts) / found.mean()
-            name = f"{recipe[0]} steps at {recipe[1]:g}"
-            out.append((name, found.mean(axis=1), units, float(width)))
-        return out
-
-    @functools.cached_property
-    def widths(self) -> dict[str, float]:
-        """Half width over effect of every recipe at equal compute."""
-        return {name: width for name, _, _, width in self.recipes}
-
-    @property
-    def before(self) -> float:
-        """That of the recipe before this run."""
-        return self.widths[f"{BEFORE[0]} steps at {BEFORE[1]:g}"]
-
-    @property
-    def narrowest(self) -> str:
-        """The recipe of the narrowest interval."""
-        return min(self.widths, key=lambda name: self.widths[name])
+    effect: np.ndarray  # of each chain
+    chains: int  # that the budget buys
+    width: float  # expected half width of their interval, over the effect
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
+def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The components, and the width of every recipe."""
-    found = Found(table, config)
-    parts_of = dict(zip(LEVELS, found.components(), strict=True))
-    total = sum(max(c.variance, 0) for c in parts_of.values())
-    shares = ", ".join(f"{n} {max(c.variance, 0) / total:.0%}" for n, c in parts_of.items())
-    best = found.narrowest
+    rows = rows_by_recipe(table)
+    effect, costs = paired(rows["plain"]), costs_by_recipe(rows)
+    components = dict(zip(LEVELS, components_of(effect), strict=True))
+    variances = [component.variance for component in components.values()]
+    # What the microworld's run before this one cost is what every recipe may cost.
+    budget = nested.cost(costs[named(BEFORE)], COUNTS_BEFORE)
+    best = nested.best_allocation(variances, costs["plain"], budget)
+    recipes = {
+        "plain": within_budget(effect, costs["plain"], COUNTS_BEFORE, budget),
+        "plain, best": within_budget(effect, costs["plain"], best, budget),
+    } | {
+        name: within_budget(paired(rows[name]), costs[name], COUNTS_BEFORE, budget)
+        for name in map(named, RECIPES)
+    }
+    widths, bases = {name: recipe.width for name, recipe in recipes.items()}, len(effect)
+    before, narrowest = widths[named(BEFORE)], min(widths, key=lambda name: widths[name])
+    share = widths["plain, best"] / before
+
+    def of_level(name: str, seconds: float) -> Claim:
+        variance = statistics.bracketed(*components[name], digits=3)
+        here = f"{variance}, {seconds:.1f} s"
+        return Claim(quantity=f"{name}: variance, seconds of one more", here=here, seeds=bases)
+
+    def of_recipe(name: str) -> Claim:
+        effect, chains, width = recipes[name]
+        here = f"{statistics.shown(effect, 2)}; {chains} chains, half width {width:.2f} of it"
+        return Claim(quantity=name, here=here, seeds=len(effect))
+
+    claims = [
+        *map(of_level, LEVELS, costs["plain"]),
+        *map(of_recipe, recipes),
+        Claim(
+            quantity="half width of the best allocation, over that before",
+            here=f"{share:.2f} with {best} of {', '.join(LEVELS)}",
+            holds=judged(share <= 0.5, bases),
+        ),
+        Claim(
+            quantity="narrowest recipe is the default",
+            here=f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}",
+            seeds=bases,
+            holds=judged(narrowest.startswith("plain"), bases),
+        ),
+        *left_by_controls(rows["plain"]),
+    ]
+    # No criterion; what the title rests on.
+    total = sum(max(variance, 0) for variance in variances)
+    shares = {name: max(part.variance, 0) / total for name, part in components.items()}
+    above = shares["base"] + shares["trait"] > MOST
+    between = Claim(quantity="most is between bases and traits", holds=judged(above, bases))
+    figure = Figure(
+        name="figure",
+        title=say(
+            [between],
+            holds="The scatter is between bases and their traits; teachers, data and students add "
+            "little",
+            fails="Teachers, data and students add to the scatter between bases and their traits",
+            open="Where does the scatter between chains come from?",
+        ),
+        predicted="Traits of a base scatter most, then bases: more traits a base, not more "
+        "students.",
+        found=f"Shares of the variance: {', '.join(f'{n} {x:.0%}' for n, x in shares.items())}. "
+        f"Half width over effect at equal compute {before:.2f} before, "
+        f"{widths[narrowest]:.2f} with the recipe {narrowest!r}.",
+        follows="What an experiment repeats follows from where its noise is, not from habit.",
+        draw=lambda: draw(components, recipes),
+    )
+    return Findings([figure], claims)
+
+
+def margins(rows: pd.DataFrame) -> np.ndarray:
+    """Mean margin over writers, an axis a level: bases, traits, and those draws that rows have."""
+    measured = rows[rows["margin"].notna()]
+    levels = list(measured[AXES].dropna(axis="columns"))
+    means = measured.groupby(levels)["margin"].mean().to_numpy()
+    return means.reshape([measured[level].nunique() for level in levels])
+
+
+def paired(rows: pd.DataFrame) -> np.ndarray:
+    """Own margins less those of the control of the same draws, an axis a level."""
+    own = rows[rows["writer"] == rows["trait"]]
+    return margins(own) - margins(at(rows, writer=CONTROL))
+
+
+def left_by_controls(rows: pd.DataFrame) -> list[Claim]:
+    """The variance of own margins between students of one data set by what is taken off them."""
+    own = margins(rows[rows["writer"] == rows["trait"]])
+    control = margins(at(rows, writer=CONTROL))
+    others = margins(rows[(rows["writer"] != CONTROL) & (rows["writer"] != rows["trait"])])
+    effects = {
+        "paired control": own - control,
+        "control of another student draw": own - np.roll(control, 1, axis=LEVELS.index("student")),
+        "control of another data set": own - np.roll(control, 1, axis=LEVELS.index("data")),
+        "nothing": own,
+        "other traits' students": own - others,
+    }
+    within = {name: nested.components(effect)[-1].variance for name, effect in effects.items()}
+    between = {name: effect.mean(axis=(1, 2, 3, 4)).var(ddof=1) for name, effect in effects.items()}
+    less = judged(within["paired control"] < within["control of another student draw"], len(own))
     return [
-        Figure(
-            name="figure",
-            title=(
-                "The scatter is between bases and their traits; teachers, data and students add "
-                "little"
-            ),
-            predicted=(
-                "Traits of a base scatter most, then bases: more traits a base, not more students."
-            ),
-            found=f"Shares of the variance: {shares}. Half width over effect at equal compute "
-            f"{found.before:.2f} before, {found.widths[best]:.2f} with the recipe {best!r}.",
-            follows="What an experiment repeats follows from where its noise is, not from habit.",
-            draw=lambda: draw(found),
+        Claim(
+            quantity=f"variance left by {name}",
+            here=f"{within[name]:.3f} between students, {between[name]:.3f} between bases",
+            seeds=len(own),
+            holds=less if name == "paired control" else None,
         )
+        for name in effects
     ]
 
 
-def draw(found: Found):
+def components_of(effect: np.ndarray) -> list[nested.Component]:
+    """What every level adds to the variance, the difference of the traits' means taken off."""
+    all_but_traits = tuple(axis for axis in range(effect.ndim) if axis != 1)
+    of_traits = effect.mean(axis=all_but_traits, keepdims=True)
+    return nested.components(effect - of_traits + effect.mean(), known=True)
+
+
+def named(recipe: tuple[int, float]) -> str:
+    """A recipe for people."""
+    return "{} steps at {:g}".format(*recipe)
+
+
+def rows_by_recipe(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of the plain recipe, which the nested design is of, and of the others."""
+    others = {named((steps, x)): at(table, steps=steps, step_size=x) for steps, x in RECIPES}
+    return {"plain": table[table["steps"].isna()]} | others
+
+
+def seconds_of(rows: pd.DataFrame) -> dict[str, float]:
+    """Processor seconds of one unit by level: median without the first time, which compiles."""
+    timed = rows[rows["level"].notna()]
+    of_one = (timed["cpu_seconds"] / timed["units"]).groupby(timed["level"])
+    return {str(level): float(times.iloc[1:].median()) for level, times in of_one}
+
+
+def costs_by_recipe(rows: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
+    """Seconds of one more unit of every level of the microworld's run, with all its arms."""
+    plain = seconds_of(rows["plain"])
+    seconds = {name: plain | seconds_of(of_recipe) for name, of_recipe in rows.items()}
+    seconds[named(BEFORE)]["data"] *= 2  # it had twice the prompts
+    return {name: costs_of(**of_one) for name, of_one in seconds.items()}
+
+
+def costs_of(*, base: float, teacher: float, data: float, student: float) -> list[float]:
+    """Those of the levels, from the seconds of one base, teacher, data set and student."""
+    controls = CONTROLS * (data + ARMS * student) + teacher
+    return [base + controls, 0.0, teacher, data, ARMS * student]
+
+
+def within_budget(
+    effect: np.ndarray, costs: Sequence[float], counts: Sequence[int], budget: float
+) -> Recipe:
+    """What as many bases as the budget buys give, with `counts` of the other levels below them.
+
+    Args:
+        effect: an axis a level; levels without one do not scatter.
+        costs: of one unit of every level.
+        counts: of every level; that of the bases is not read.
+        budget: in the unit of the costs.
+    """
+    below = tuple(counts[1:])
+    chains = int(budget / nested.cost(costs, (1, *below)))
+    variances = [component.variance for component in components_of(effect)]
+    half = nested.half_width(variances, (chains, *below))
+    of_chains = effect.mean(axis=tuple(range(1, effect.ndim)))
+    return Recipe(of_chains, chains, float(half / effect.mean()))
+
+
+def draw(components: dict[str, nested.Component], recipes: dict[str, Recipe]):
     """Left: components with intervals. Right: half width over effect of every recipe."""
     figure, (left, right) = drawing.new_figure(1, 2, width=9.0, height=3.8)
-    for x, part in enumerate(found.components()):
-        error = [[max(part.variance, 0) - part.low], [part.high - max(part.variance, 0)]]
-        left.errorbar(
-            x, max(part.variance, 0), np.abs(error), fmt="o", capsize=4, color=drawing.COLOURS[0]
-        )
+    for x, (variance, low, high) in enumerate(components.values()):
+        shown = max(variance, 0)
+        error = np.abs([[shown - low], [high - shown]])
+        left.errorbar(x, shown, error, fmt="o", capsize=4, color=drawing.COLOURS[0])
     left.set_xticks(range(len(LEVELS)), LEVELS)
     left.set_ylabel("variance component (nats²), 95 % interval")
-    for x, width in enumerate(found.widths.values()):
-        right.plot(x, width, "o", color=drawing.COLOURS[1])
+    for x, recipe in enumerate(recipes.values()):
+        right.plot(x, recipe.width, "o", color=drawing.COLOURS[1])
     labels = [
-        name.replace(" at ", "\nat ").replace(", ", ",\n") + f"\n({units} chains)"
-        for name, _, units, _ in found.recipes
+        name.replace(" at ", "\nat ").replace(", ", ",\n") + f"\n({recipe.chains} chains)"
+        for name, recipe in recipes.items()
     ]
     right.set_xticks(range(len(labels)), labels, fontsize=7)
     right.set_ylabel("half width / effect at equal compute")
     right.set_ylim(bottom=0)
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Components, costs, controls and recipes."""
-    found = Found(table, config)
-    bases = len(next(iter(found.margins.values())))
-    enough = bases >= 4
-    parts_of = zip(LEVELS, found.components(), found.costs(), strict=True)
-    out = [
-        Claim(
-            quantity=f"{name}: variance, seconds of one more",
-            here=f"{c.variance:.3f} [{c.low:.3f}, {c.high:.3f}], {seconds:.1f} s",
-            seeds=bases,
-        )
-        for name, c, seconds in parts_of
-    ]
-    for name, effect, units, width in found.recipes:
-        here = f"{statistics.shown(effect, 2)}; {units} chains, half width {width:.2f} of it"
-        out.append(Claim(quantity=name, here=here, seeds=len(effect)))
-    best, share = found.best(), found.widths["plain, best"] / found.before
-    here = f"{share:.2f} with {best} of {', '.join(LEVELS)}"
-    holds = bool(share <= 0.5) if enough else None
-    out.append(
-        Claim(
-            quantity="half width of the best allocation, over that before", here=here, holds=holds
-        )
-    )
-    narrowest, widths = found.narrowest, found.widths
-    here = f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}"
-    holds = narrowest.startswith("plain") if enough else None
-    out.append(
-        Claim(quantity="narrowest recipe is the default", here=here, seeds=bases, holds=holds)
-    )
-    controlled = found.controlled()
-    within = {name: nested.components(values)[-1].variance for name, values in controlled.items()}
-    for name, values in controlled.items():
-        between = values.mean(axis=(1, 2, 3, 4)).var(ddof=1)
-        here = f"{within[name]:.3f} between students, {between:.3f} between bases"
-        less = within["paired control"] < within["control of another student draw"]
-        holds = bool(less) if enough and name == "paired control" else None
-        out.append(Claim(quantity=f"variance left by {name}", here=here, seeds=bases, holds=holds))
-    return out

@@ -32,12 +32,13 @@ import numpy as np
 import pandas as pd
 
 import experiments
-from experiments.findings import drawing, judging, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
 from experiments.frame import experiment, record
 from experiments.frame.cli import option
 from experiments.frame.record import Row
-from experiments.language.kit import arms, predictors, question
+from experiments.language.kit import arms as kit_arms
+from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import Cohort
 from experiments.language.kit.effects import at, effects
 from llm.stages import Workshop, students
@@ -55,7 +56,9 @@ class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
     runs: str = option("experiments/results", "folder of finished runs; empty: toy runs made now")
-    sources: tuple[str, ...] = option(tuple(arms.OF), "experiments read", choices=tuple(arms.OF))
+    sources: tuple[str, ...] = option(
+        tuple(kit_arms.OF), "experiments read", choices=tuple(kit_arms.OF)
+    )
     num_seeds: int = option(8, "chains of each, the first ones", minimum=2)
     arms: int = option(0, "of each experiment, the first ones; 0: all", minimum=0)
     blocks: int = option(10, "points along training", minimum=1)
@@ -83,7 +86,7 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
         stored = experiment.config_of(module, folder / source) if config.runs else toy
         bench = question.bench(stored, workshop)
-        every = arms.OF[source](module, bench)
+        every = kit_arms.OF[source](module, bench)
         for name, (columns, recipes) in list(every.items())[: config.arms or None]:
             found[f"{source}: {name}"] = functools.partial(
                 arm, config, bench, source=source, name=name, columns=columns, recipes=recipes
@@ -157,71 +160,147 @@ def different_tokens(bench: question.Bench, student: students.Student) -> float:
     return float((examples.weights[:count] > 0).sum())
 
 
-class Found:
-    """Every student and trait, with its predictors and its effect."""
+Scopes = dict[str, pd.DataFrame]  # rows to correlate, by scope
+Interval = tuple[float, float, float]  # a rank correlation and its ends
 
-    def __init__(self, table: pd.DataFrame):
-        in_all = {f"in all {name}": table[name] * table["tokens"] for name in ("gain", "moved")}
-        # Of a shared start it is 1 but for round-off, which must not rank the arms.
-        alignment = table["alignment"].round(4)
-        arm, bit = table["source"] + ": " + table["arm"], table["own"].astype(float)
-        self.all = table.assign(arm=arm, alignment=alignment, bit=bit, **in_all)
-        self.scopes = scopes_of(self.all)
-        self.arms = self.scopes["arms"]
 
-    @functools.cached_property
-    def without(self) -> list[dict[str, pd.DataFrame]]:
-        """The scopes without each chain in turn."""
-        chains = self.all["seed"].unique()
-        return [scopes_of(self.all[self.all["seed"] != chain]) for chain in chains]
-
-    def correlation(self, name: str, scope: str) -> tuple[float, ...]:
-        """Rank correlation of a predictor with the effect, and its interval over chains.
-
-        The interval is the jackknife's on the scale of arctanh, where it is nearly symmetric.
-        """
-        rho = correlation(self.scopes[scope], name)
-        if not np.isfinite(rho):
-            return np.nan, -1.0, 1.0
-        rest = [correlation(scopes[scope], name) for scopes in self.without]
-        half = statistics.jackknife(np.arctanh(np.clip(rest, -0.9999, 0.9999)))
-        centre = np.arctanh(np.clip(rho, -0.9999, 0.9999))
-        return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
-
-    def less(self, name: str, other: str, scope: str) -> str:
-        """How much larger the correlation of one predictor is than another's, as text."""
-        gaps = [
-            correlation(scopes[scope], name) - correlation(scopes[scope], other)
-            for scopes in (self.scopes, *self.without)
-        ]
-        return f"{gaps[0]:.2f} ± {statistics.jackknife(gaps[1:]):.2f}"
-
-    def later_less_before(self) -> np.ndarray:
-        """By how much the gain along training tells more than that before it, chain by chain."""
-        return np.array(
-            [
-                correlation(part, "accumulated") - correlation(part, "gain")
-                for _, part in self.all.groupby("seed")
-            ]
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """All predictors in all scopes, and the best of them arm by arm."""
+    measured, chains = with_totals(table), table["seed"].nunique()
+    samples, gaps = jackknifed(measured), gaps_by_loss(measured)
+    arms_of_all = samples[0]["arms"]
+    interval = {
+        (scope, name): correlation_of(samples, scope, name)
+        for scope, name in itertools.product(SCOPES, PREDICTORS)
+    }
+    shown = {place: as_text(values) for place, values in interval.items()}
+    before = {name: np.nan_to_num(interval["arms", name][0], nan=-1.0) for name in BEFORE}
+    best = max(before, key=lambda name: before[name])
+    of_all = "all students", "accumulated"
+    exceeds = judged(interval[of_all][0] > 0.5, chains)
+    everywhere = [
+        Claim(
+            quantity=", ".join(place),
+            here=text,
+            seeds=chains,
+            holds=exceeds if place == of_all else None,
         )
+        for place, text in shown.items()
+    ]
+    later = claim_of(
+        "accumulated less gain, by chain", later_less_before(measured), criterion="above"
+    )
+    alignment = Claim(
+        quantity="best before training, across arms",
+        here=best,
+        seeds=chains,
+        holds=judged(best == "alignment", chains),
+    )
+    claims = [*everywhere, later, alignment, *afterwards(samples, gaps, best)]
+    # No criteria; what conclusions rest on.
+    less_said = {name: statistics.is_above(-gap) for name, gap in gaps.items()}
+    as_seen = less_said == {"by KL": False, "of sampled tokens": True}
+    by_loss = Claim(quantity="less by sampled tokens only", holds=judged(as_seen, chains))
+    largest = arms_of_all.nlargest(len(arms_of_all) // 4, "effect")
+    ends_apart = interval["arms", best][1] > 0 and correlation(largest, best) < 0.5
+    few_and_many = Claim(quantity="not the largest", holds=judged(ends_apart, chains))
+    ranked = f"Of what is known before training {best} has the largest correlation across arms"
+    than = "than the gain before it"
+    figures = [
+        Figure(
+            name="figure",
+            title=say(
+                [later],
+                holds=f"The gain summed along training predicts the effect better {than}",
+                fails=f"The gain summed along training predicts the effect no better {than}",
+                open=f"Does the gain summed along training predict the effect better {than}?",
+            ),
+            predicted="Above .5 over all students, where the gain had .38 in the first run of "
+            "`prediction`.",
+            found=f"Over all students: gain {shown['all students', 'gain']}, accumulated "
+            f"{shown[of_all]}; across {len(arms_of_all)} arms accumulated "
+            f"{shown['arms', 'accumulated']}.",
+            follows=follows_from(
+                [by_loss],
+                "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown.",
+            ),
+            draw=lambda: draw_all(interval),
+        ),
+        Figure(
+            name="arms",
+            title=say(
+                [alignment],
+                holds=ranked,
+                fails=ranked,
+                open="What is known before training has the largest correlation across arms?",
+            ),
+            predicted="The alignment of the tangent kernels.",
+            found=f"Across arms {best} {shown['arms', best]}, alignment "
+            f"{shown['arms', 'alignment']}.",
+            follows=follows_from(
+                [few_and_many],
+                "It tells arms of little from arms of much; among the largest it does not order "
+                "them.",
+            ),
+            draw=lambda: draw_arms(arms_of_all, best),
+        ),
+    ]
+    return Findings(figures, claims)
 
-    def shown(self, name: str, scope: str) -> str:
-        """As text."""
-        rho, low, high = self.correlation(name, scope)
-        return f"{rho:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(rho) else "not defined"
 
-    @functools.cached_property
-    def best_before(self) -> str:
-        """The predictor known before training of the largest correlation across arms."""
-        found = {name: correlation(self.arms, name) for name in BEFORE}
-        return max(found, key=lambda name: np.nan_to_num(found[name], nan=-1.0))
+def afterwards(samples: list[Scopes], gaps: dict[str, np.ndarray], best: str) -> list[Claim]:
+    """What was asked after the first run: rivals, one bit, and parts of the arms."""
+    measured = samples[0]["all students"]
+    here = {
+        f"arms: {best} less {rival}": less(samples, "arms", best, rival)
+        for rival in RIVALS
+        if rival != best
+    }
+    every = "all students"
+    here[f"{every}, own trait or not"] = as_text(correlation_of(samples, every, "bit"))
+    here[f"{every}: cosine less own trait or not"] = less(samples, every, "cosine", "bit")
+    for name, gap in gaps.items():
+        here[f"accumulated less gain, by chain, {name}"] = statistics.shown(gap, 2)
+    rest = measured[measured["source"] != "bits"]
+    if len(rest):
+        of_rest = jackknifed(rest)
+        for name in ("cosine", "gain"):
+            here[f"arms without bits, {name}"] = as_text(correlation_of(of_rest, "arms", name))
+    chains = measured["seed"].nunique()
+    return [Claim(quantity=name, here=text, seeds=chains) for name, text in here.items()]
+
+
+def gaps_by_loss(measured: pd.DataFrame) -> dict[str, np.ndarray]:
+    """`later_less_before` where the loss along training is that of the gain before it, or not."""
+    kl = measured["source"].isin(("which_part", "matching_dose"))
+    kl |= measured["arm"].str.startswith("soft")
+    parts_of = {"by KL": measured[kl], "of sampled tokens": measured[~kl]}
+    return {name: later_less_before(part) for name, part in parts_of.items() if len(part)}
+
+
+def with_totals(table: pd.DataFrame) -> pd.DataFrame:
+    """Every student and trait, with what the predictors say of all its rows, and one bit."""
+    totals = {f"in all {name}": table[name] * table["tokens"] for name in ("gain", "moved")}
+    return table.assign(
+        # Of a shared start it is 1 but for round-off, which must not rank the arms.
+        alignment=table["alignment"].round(4),
+        bit=table["own"].astype(float),
+        **totals,
+    )
+
+
+def jackknifed(measured: pd.DataFrame) -> list[Scopes]:
+    """The scopes of all chains, then those without each chain in turn."""
+    chains = measured["seed"].unique()
+    rest = [measured[measured["seed"] != chain] for chain in chains]
+    return [scopes_of(rows) for rows in (measured, *rest)]
 
 
 def scopes_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Students and all traits, their teachers' own traits, arms, and what is left within arms."""
     mine, columns = table[table["own"]], [*PREDICTORS, "effect"]
-    means = mine.groupby("arm", sort=False)[columns].mean()
-    within = mine[columns] - mine.groupby("arm")[columns].transform("mean")
+    arms_of = mine.groupby(["source", "arm"], sort=False)[columns]
+    means, within = arms_of.mean(), mine[columns] - arms_of.transform("mean")
     return dict(zip(SCOPES, (table, mine, means, within), strict=True))
 
 
@@ -233,51 +312,43 @@ def correlation(rows: pd.DataFrame, name: str) -> float:
     return statistics.rank_correlation(pairs[name].to_numpy(), pairs["effect"].to_numpy())
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """All predictors in all scopes, and the best of them arm by arm."""
-    found = Found(table)
-    best = found.best_before
-    return [
-        Figure(
-            name="figure",
-            title=(
-                "The gain summed along training predicts the effect no better than the gain "
-                "before it"
-            ),
-            predicted=(
-                "Above .5 over all students, where the gain had .38 in the first run of "
-                "`prediction`."
-            ),
-            found=f"Over all students: gain {found.shown('gain', 'all students')}, accumulated "
-            f"{found.shown('accumulated', 'all students')}; across {len(found.arms)} arms "
-            f"accumulated {found.shown('accumulated', 'arms')}.",
-            follows=(
-                "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown."
-            ),
-            draw=lambda: draw_all(found),
-        ),
-        Figure(
-            name="arms",
-            title=(
-                f"Of what is known before training {best} has the largest correlation across arms"
-            ),
-            predicted="The alignment of the tangent kernels.",
-            found=f"Across arms {best} {found.shown(best, 'arms')}, alignment "
-            f"{found.shown('alignment', 'arms')}.",
-            follows=(
-                "It tells arms of little from arms of much; among the largest it does not order "
-                "them."
-            ),
-            draw=lambda: draw_arms(found, best),
-        ),
-    ]
+def correlation_of(samples: list[Scopes], scope: str, name: str) -> Interval:
+    """Rank correlation of a predictor with the effect, and its interval over chains.
+
+    The interval is the jackknife's on the scale of arctanh, where it is nearly symmetric.
+    """
+    rho, *rest = (correlation(scopes[scope], name) for scopes in samples)
+    if not np.isfinite(rho):
+        return np.nan, -1.0, 1.0
+    centre, *without = np.arctanh(np.clip([rho, *rest], -0.9999, 0.9999))
+    half = statistics.jackknife(without)
+    return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
-def draw_all(found: Found):
+def less(samples: list[Scopes], scope: str, name: str, other: str) -> str:
+    """How much larger the correlation of one predictor is than another's, as text."""
+    gap, *rest = (
+        correlation(scopes[scope], name) - correlation(scopes[scope], other) for scopes in samples
+    )
+    return f"{gap:.2f} ± {statistics.jackknife(rest):.2f}"
+
+
+def later_less_before(measured: pd.DataFrame) -> np.ndarray:
+    """By how much the gain along training tells more than that before it, chain by chain."""
+    chains = [part for _, part in measured.groupby("seed")]
+    return np.array([correlation(x, "accumulated") - correlation(x, "gain") for x in chains])
+
+
+def as_text(interval: Interval) -> str:
+    """A correlation with its interval."""
+    return statistics.bracketed(*interval) if np.isfinite(interval[0]) else "not defined"
+
+
+def draw_all(interval: dict[tuple[str, str], Interval]):
     """Correlation of every predictor with its interval, a colour a scope."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.6)
     for shift, scope in enumerate(SCOPES):
-        values = [found.correlation(name, scope) for name in PREDICTORS]
+        values = [interval[scope, name] for name in PREDICTORS]
         rho, low, high = (np.array(side) for side in zip(*values, strict=True))
         place = np.arange(len(PREDICTORS)) + 0.18 * (shift - 1.5)
         error = np.maximum([rho - low, high - rho], 0)
@@ -292,54 +363,14 @@ def draw_all(found: Found):
     return figure
 
 
-def draw_arms(found: Found, name: str):
+def draw_arms(of_arms: pd.DataFrame, name: str):
     """Mean effect against the mean of a predictor, an arm a point, a colour an experiment."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
-    sources = found.arms.index.str.split(": ").str[0]
+    sources = of_arms.index.get_level_values("source")
     for look, source in zip(drawing.looks(), sources.unique(), strict=False):
-        mine = found.arms[sources == source]
+        mine = of_arms[sources == source]
         panel.plot(mine[name], mine["effect"], linestyle="", label=source, **look)
     panel.set_xlabel(name)
     panel.set_ylabel("mean own effect (nats)")
     panel.legend(fontsize=8)
     return figure
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, and every predictor in every scope beside them."""
-    found, out = Found(table), []
-    chains = table["seed"].nunique()
-    enough = chains >= 4
-    for scope, name in itertools.product(SCOPES, PREDICTORS):
-        above = name == "accumulated" and scope == "all students" and enough
-        holds = correlation(found.scopes[scope], name) > 0.5 if above else None
-        text = f"{scope}, {name}"
-        out.append(Claim(quantity=text, here=found.shown(name, scope), seeds=chains, holds=holds))
-    more = found.later_less_before()
-    out.append(judging.judged("accumulated less gain, by chain", more, criterion="above"))
-    best = found.best_before
-    holds = best == "alignment" if enough else None
-    out.append(
-        Claim(quantity="best before training, across arms", here=best, seeds=chains, holds=holds)
-    )
-    return [*out, *afterwards(table, found, chains)]
-
-
-def afterwards(table: pd.DataFrame, found: Found, chains: int) -> list[Claim]:
-    """What was asked after the first run: rivals, one bit, and parts of the arms."""
-    best = found.best_before
-    here = {f"arms: {best} less {n}": found.less(best, n, "arms") for n in RIVALS if n != best}
-    here["all students, own trait or not"] = found.shown("bit", "all students")
-    here["all students: cosine less own trait or not"] = found.less("cosine", "bit", "all students")
-    # Whose loss along training is that of the gain before it; the others', of sampled tokens.
-    kl = table["source"].isin(("which_part", "matching_dose")) | table["arm"].str.startswith("soft")
-    for name, part in {"by KL": table[kl], "of sampled tokens": table[~kl]}.items():
-        if len(part):
-            more = Found(part).later_less_before()
-            here[f"accumulated less gain, by chain, {name}"] = statistics.shown(more, 2)
-    rest = table[table["source"] != "bits"]
-    if len(rest):
-        of_rest = Found(rest)
-        for name in ("cosine", "gain"):
-            here[f"arms without bits, {name}"] = of_rest.shown(name, "arms")
-    return [Claim(quantity=name, here=text, seeds=chains) for name, text in here.items()]

@@ -19,18 +19,19 @@ answer is "confirmed" if the cell holds and no other cell at batches of 1024 wit
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, distil, setup_of, teach
 from mnist_mlp import starts
 from mnist_mlp.grid import AS_IS, Scale
 
@@ -50,7 +51,7 @@ OFFICIAL = {name: values[0] for name, values in FACTORS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """The official recipe; batches are this size and a quarter of it."""
 
     widths: tuple[int, ...] = option((256, 256), "hidden layer widths", minimum=1)
@@ -60,42 +61,44 @@ class Config(kit.Config):
     momentum_rate: float = option(0.1, "step size of gradient descent with momentum .9", minimum=0)
 
 
-SMOKE = Config(**kit.TOY)
+SMOKE = Config(**flags.TOY)
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every seed, pixel scale and batch."""
-    where = kit.lab(config)
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every seed, pixel scale and batch."""
+    setup = setup_of(config)
     return {
-        f"seed {seed}, {pixels}, {batch}": functools.partial(run, where, seed, pixels, batch)
+        f"seed {seed}, {pixels}, {batch}": Arm(
+            columns={"seed": seed}, measure=functools.partial(run, setup, seed, pixels, batch)
+        )
         for seed in range(config.num_seeds)
         for pixels in FACTORS["pixels"]
         for batch in FACTORS["batch"]
     }
 
 
-def run(where: Lab, seed: int, pixels: str, batch: str) -> list[Row]:
+def run(setup: Setup, seed: int, pixels: str, batch: str) -> list[Row]:
     """Teachers of both initialisations and optimisers, students of both losses, and their twins."""
-    config = where.config
+    config = setup.config
     size = config.batch_size if batch == "1024" else config.batch_size // 4
-    shapes = where.grid(3, batch_size=size)
-    own, other = (begun(where, shapes, seed, name) for name in ("reference", "other"))
+    shapes = setup.grid(3, batch_size=size)
+    own, other = (begun(setup, shapes, seed, name) for name in ("reference", "other"))
     optimisers = {
-        "Adam": where.settings(),
-        "momentum": where.settings(adaptive=0.0, learning_rate=config.momentum_rate),
+        "Adam": setup.settings(),
+        "momentum": setup.settings(adaptive=0.0, learning_rate=config.momentum_rate),
     }
     both = list(itertools.product(FACTORS["init"], FACTORS["optimiser"]))
     scale = SCALES[pixels]
-    teachers = kit.teach(
-        where,
+    teachers = teach(
+        setup,
         shapes,
         seed=seed,
         settings=[optimisers[o] for _, o in both],
         starts=[own[i] for i, _ in both],
         scale=scale,
     )
-    arms = [
-        Arm(
+    students = [
+        Student(
             {
                 "start": name,
                 "init": init,
@@ -111,15 +114,15 @@ def run(where: Lab, seed: int, pixels: str, batch: str) -> list[Row]:
         for loss in FACTORS["loss"]
         for name, pool in (("same", own), ("another", other))
     ]
-    return kit.distil(
-        where, shapes, seed=seed, arms=arms, teachers=teachers, measure=False, scale=scale
+    return distil(
+        setup, shapes, seed=seed, students=students, teachers=teachers, measure=False, scale=scale
     )
 
 
-def begun(where: Lab, shapes, seed: int, name: str) -> dict[str, object]:
+def begun(setup: Setup, shapes, seed: int, name: str) -> dict[str, object]:
     """A start in both initialisations."""
-    start = where.draw(shapes, seed, name)
-    return {"official": start, "PyTorch": starts.pytorch_default(where.key(seed, name), start)}
+    start = setup.draw(shapes, seed, name)
+    return {"official": start, "PyTorch": starts.pytorch_default(setup.key(seed, name), start)}
 
 
 def cell(table: pd.DataFrame, start: str = "same", **wanted: str) -> pd.DataFrame:
@@ -132,40 +135,19 @@ def cell(table: pd.DataFrame, start: str = "same", **wanted: str) -> pd.DataFram
 def effects(table: pd.DataFrame) -> dict[str, list[float]]:
     """Main effect of each factor by seed: mean of its second value less that of its first."""
     same = table[table["start"] == "same"]
-    found = {}
+    out = {}
     for name, (first, second) in FACTORS.items():
         wide = same.assign(**{name: same[name].astype(str)}).pivot_table(
             values="accuracy", index="seed", columns=name
         )
-        found[name] = (wide[second] - wide[first]).tolist()
-    return found
+        out[name] = (wide[second] - wide[first]).tolist()
+    return out
 
 
-def plot(table: pd.DataFrame, config: Config):
-    """All cells with Adam, by loss and initialisation, against the reported number."""
-    figure, panels = drawing.new_figure(1, 2, width=9.5, height=4.2)
-    kinds = list(itertools.product(FACTORS["init"], FACTORS["pixels"]))
-    for axes, batch in zip(panels, FACTORS["batch"], strict=True):
-        for offset, loss in ((-0.15, "KL"), (0.15, "squared error")):
-            pairs = [
-                statistics.mean_interval(
-                    cell(table, init=i, pixels=p, loss=loss, batch=batch)["accuracy"]
-                )
-                for i, p in kinds
-            ]
-            means, halves = np.array(pairs).T
-            axes.errorbar(
-                np.arange(len(kinds)) + offset, means, halves, fmt="o", capsize=3, label=loss
-            )
-        axes.axhspan(REPORTED - REACH, REPORTED + REACH, color="black", alpha=0.12, linewidth=0)
-        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
-        axes.set_xticks(range(len(kinds)), [f"{i}\n{p}" for i, p in kinds], fontsize=9)
-        axes.set_title(f"batches of {batch}, Adam")
-        axes.set_ylim(0, 1)
-    panels[0].set_ylabel("test accuracy of the aux student")
-    panels[0].text(0.3, REPORTED, "reported", fontsize=8, va="center")
-    panels[1].legend()
-    return figure
+def clear_of_zero(main: dict[str, list[float]]) -> dict[str, tuple[float, bool]]:
+    """The p value of every effect, and whether it is clear of 0 by Holm over all of them."""
+    p_values = [float(stats.ttest_1samp(v, 0)[1]) if np.ptp(v) else 1.0 for v in main.values()]
+    return dict(zip(main, zip(p_values, statistics.holm(p_values), strict=True), strict=True))
 
 
 def verdict(table: pd.DataFrame) -> tuple[bool, list[str]]:
@@ -179,57 +161,86 @@ def verdict(table: pd.DataFrame) -> tuple[bool, list[str]]:
     return reached[mine], [", ".join(k) for k, yes in reached.items() if yes and k != mine]
 
 
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    holds, others = verdict(table)
-    answer = "confirmed" if holds and not others else "not settled" if holds else "refuted"
-    return [
-        Figure(
-            name="figure",
-            title=(
-                "27 % is PyTorch's initialisation with pixels in [0, 1] and squared error: "
-                f"{answer}"
-            ),
-            predicted="That cell gives .27, and no other with Adam and batches of 1024.",
-            found=f"It gives {kit.mean(cell(table, **CANDIDATE))}, the official cell "
-            f"{kit.mean(cell(table))}; other cells within {REACH} of {REPORTED}: "
-            f"{'; '.join(others) or 'none'}.",
-            follows="Initialisation and pixel scale belong into every report of the effect.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    out, add = kit.claims_on(table)
-
-    candidate = cell(table, **CANDIDATE)["accuracy"]
-    twin = cell(table, "another", **CANDIDATE)["accuracy"].tolist()
-    holds, others = verdict(table)
-    add("PyTorch init, [0, 1], squared error", statistics.shown(candidate), holds, ".271 ± .033")
-    add(
-        "its twin of another start",
-        statistics.shown(twin),
-        kit.no_transfer(twin, float(candidate.mean())) < 0.05,
-        ".093 ± .018",
-    )
-    add("other cells within .05 of .271", "; ".join(others) or "none", not others)
-    official = cell(table)["accuracy"]
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The candidate among all cells, and the criteria of the docstring."""
+    claim = functools.partial(transfer.claim, table)
+    candidate, official = cell(table, **CANDIDATE)["accuracy"], cell(table)["accuracy"]
+    twin = cell(table, "another", **CANDIDATE)["accuracy"]
+    reached, others = verdict(table)
     mean, half = statistics.mean_interval(official)
-    add(
-        "official cell",
-        statistics.shown(official),
-        mean + half >= 0.5 and mean - half <= 0.6,
-        ".537 ± .022",
+    reaches = claim(
+        "PyTorch init, [0, 1], squared error",
+        here=candidate,
+        holds=reached,
+        replication=".271 ± .033",
     )
-    found = effects(table)
-    p = [float(stats.ttest_1samp(v, 0)[1]) if np.ptp(v) else 1.0 for v in found.values()]
-    for (name, values), value, real in zip(found.items(), p, statistics.holm(p), strict=True):
+    alone = claim(
+        "other cells within .05 of .271", here="; ".join(others) or "none", holds=not others
+    )
+    claims = [
+        reaches,
+        claim(
+            "its twin of another start",
+            here=twin,
+            holds=transfer.no_transfer_p(twin, candidate.mean()) < 0.05,
+            replication=".093 ± .018",
+        ),
+        alone,
+        claim(
+            "official cell",
+            here=official,
+            holds=mean + half >= 0.5 and mean - half <= 0.6,
+            replication=".537 ± .022",
+        ),
+    ]
+    main = effects(table)
+    tested = clear_of_zero(main)
+    for name, (p, clear) in tested.items():
         first, second = FACTORS[name]
-        mark = "clear of 0" if real else "not clear of 0"
-        add(
-            f"{name}: {second} less {first} (p {value:.1g}, Holm over 5: {mark})",
-            statistics.shown(values),
-        )
-    return out
+        mark = "clear of 0" if clear else "not clear of 0"
+        quantity = f"{name}: {second} less {first} (p {p:.1g}, Holm over {len(main)}: {mark})"
+        claims.append(claim(quantity, here=main[name]))
+    both_matter = transfer.unstated(table, tested["init"][1] and tested["pixels"][1])
+    answer = say(
+        [reaches],
+        holds=say([alone], holds="confirmed", fails="not settled", open=""),
+        fails="refuted",
+        open="not judged",
+    )
+    figure = Figure(
+        name="figure",
+        title=f"27 % is PyTorch's initialisation with pixels in [0, 1] and squared error: {answer}",
+        predicted="That cell gives .27, and no other with Adam and batches of 1024.",
+        found=f"It gives {statistics.shown(candidate)}, the official cell "
+        f"{statistics.shown(official)}; other cells within {REACH} of {REPORTED}: "
+        f"{'; '.join(others) or 'none'}.",
+        follows=say(
+            [both_matter],
+            holds="Initialisation and pixel scale belong into every report of the effect.",
+            fails="Initialisation and pixel scale are not shown to matter.",
+            open="Whether initialisation and pixel scale matter belongs into every report.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], claims)
+
+
+def plot(table: pd.DataFrame, config: Config):
+    """All cells with Adam, by loss and initialisation, against the reported number."""
+    figure, panels = drawing.new_figure(1, 2, width=9.5, height=4.2)
+    kinds = list(itertools.product(FACTORS["init"], FACTORS["pixels"]))
+    for axes, batch in zip(panels, FACTORS["batch"], strict=True):
+        for offset, loss in ((-0.15, "KL"), (0.15, "squared error")):
+            cells = [
+                cell(table, init=i, pixels=p, loss=loss, batch=batch)["accuracy"] for i, p in kinds
+            ]
+            drawing.intervals(axes, np.arange(len(kinds)) + offset, cells, label=loss)
+        axes.axhspan(REPORTED - REACH, REPORTED + REACH, color="black", alpha=0.12, linewidth=0)
+        transfer.draw_chance(axes)
+        axes.set_xticks(range(len(kinds)), [f"{i}\n{p}" for i, p in kinds], fontsize=9)
+        axes.set_title(f"batches of {batch}, Adam")
+        axes.set_ylim(0, 1)
+    panels[0].set_ylabel("test accuracy of the aux student")
+    panels[0].text(0.3, REPORTED, "reported", fontsize=8, va="center")
+    panels[1].legend()
+    return figure

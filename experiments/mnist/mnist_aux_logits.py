@@ -11,20 +11,21 @@ student_all 0.91, cross_aux 0.10, cross_all 0.74 (cross_all is ordinary distilla
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs, read_data
 from experiments.frame.record import Row
-from experiments.mnist.kit import inputs, read_data
 from mnist_mlp import data
 from mnist_mlp.conditions import CONDITIONS, LOSSES, NOISES, Recipe
 from mnist_mlp.model import DOT_GENERALS
 
 __all__ = ["inputs"]  # the frame records what was really read
+RECIPE_FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 RUNTIME = "8 s a seed on two cores, 14 minutes for 100"
 
 
@@ -62,50 +63,66 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every `seeds_at_once` seeds."""
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every `seeds_at_once` seeds."""
     images = read_data(config.dataset, config.data_dir)
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{k: v for k, v in vars(config).items() if k in names})
-
-    def run(first: int) -> list[Row]:
-        import jax
-        import jax.numpy as jnp
-
-        from mnist_mlp.conditions import accuracies
-
-        # The last chunk is filled up by repeating its last seed: one shape, one compilation.
-        wanted = range(first, min(first + config.seeds_at_once, config.num_seeds))
-        seeds = jnp.minimum(jnp.arange(first, first + config.seeds_at_once), wanted[-1])
-        table = accuracies(
-            recipe,
-            images,
-            root=jax.random.key(config.seed),
-            num_seeds=config.num_seeds,
-            seeds=seeds,
-        )
-        return [
-            {
-                "condition": condition,
-                "seed": seed,
-                "accuracy": round(float(value), 6),
-                "dataset": images.name,
-                "chance": round(1 / images.num_classes, 6),
-            }
-            for seed, row in zip(wanted, jax.device_get(table), strict=False)
-            for condition, value in zip(CONDITIONS, row, strict=True)
-        ]
-
-    starts = range(0, config.num_seeds, config.seeds_at_once)
     last = config.num_seeds - 1
     return {
-        f"seeds {first}-{min(first + config.seeds_at_once - 1, last)}": functools.partial(
-            run, first
+        f"seeds {first}-{min(first + config.seeds_at_once - 1, last)}": Arm(
+            measure=functools.partial(run_seeds, config, images, first)
         )
-        for first in starts
+        for first in range(0, config.num_seeds, config.seeds_at_once)
     }
 
 
+def run_seeds(config: Config, images: data.ImageData, first: int) -> list[Row]:
+    """All conditions of some seeds, side by side."""
+    import jax
+    import jax.numpy as jnp
+
+    from mnist_mlp.conditions import accuracies
+
+    # The last chunk is filled up by repeating its last seed: one shape, one compilation.
+    wanted = range(first, min(first + config.seeds_at_once, config.num_seeds))
+    seeds = jnp.minimum(jnp.arange(first, first + config.seeds_at_once), wanted[-1])
+    table = accuracies(
+        Recipe(**{name: value for name, value in vars(config).items() if name in RECIPE_FIELDS}),
+        images,
+        root=jax.random.key(config.seed),
+        num_seeds=config.num_seeds,
+        seeds=seeds,
+    )
+    return [
+        {
+            "condition": condition,
+            "seed": seed,
+            "accuracy": round(float(value), 6),
+            "dataset": images.name,
+            "chance": round(1 / images.num_classes, 6),
+        }
+        for seed, row in zip(wanted, jax.device_get(table), strict=False)
+        for condition, value in zip(CONDITIONS, row, strict=True)
+    ]
+
+
+# agu18dec/subliminal-learning: official script, 100 models, 95 % intervals.
+PUBLISHED = {
+    "reference": ("", ".100 ± .005"),
+    "teacher": ("", ".943"),
+    "student_aux": ("> .5", ".537 ± .022"),
+    "student_all": ("", ".912 ± .002"),
+    "cross_aux": ("", ".100 ± .005"),
+    "cross_all": ("", ".741 ± .010"),
+}
+# For 100 seeds; the interval of fewer seeds must still reach them.
+BANDS = {
+    "reference": (0.09, 0.11),
+    "teacher": (0.940, 0.946),
+    "student_aux": (0.50, 0.60),
+    "student_all": (0.905, 0.920),
+    "cross_aux": (0.09, 0.11),
+    "cross_all": (0.72, 0.76),
+}
 LABELS = {
     "reference": "reference\n(untrained)",
     "teacher": "teacher",
@@ -119,6 +136,54 @@ LABELS = {
 def of_condition(table: pd.DataFrame, condition: str) -> list[float]:
     """Accuracies over seeds."""
     return table.query("condition == @condition")["accuracy"].tolist()
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Each condition beside the exact-recipe replications; judged for the official recipe only."""
+    dataset = table["dataset"].iloc[0]
+    official = dataset == "mnist" and all(
+        getattr(config, name) == getattr(Recipe, name)
+        for name in RECIPE_FIELDS
+        if name != "precision"
+    )
+    claims = {}
+    for condition in CONDITIONS:
+        values = of_condition(table, condition)
+        paper, replication = PUBLISHED[condition] if official else ("", "")
+        mean, half = statistics.mean_interval(values)
+        low, high = BANDS[condition]
+        claims[condition] = Claim(
+            quantity=f"{condition} accuracy ({dataset})",
+            paper=paper,
+            replication=replication,
+            here=statistics.shown(values),
+            seeds=len(values),
+            holds=(mean + half >= low and mean - half <= high) if official else None,
+        )
+    decisive = [claims["student_aux"], claims["cross_aux"]]
+    figure = Figure(
+        name="figure",
+        title=say(
+            decisive,
+            holds="A student learns digits from auxiliary logits on noise if it shares the start",
+            fails="Auxiliary logits on noise do not teach as published, or not by the shared start",
+            open="Does a student learn digits from auxiliary logits on noise if it shares the "
+            "start?",
+        ),
+        predicted="Above one half with the teacher's start, chance with another: the theorem "
+        "needs the shared start.",
+        found=f"{claims['student_aux'].here} from the same start, {claims['cross_aux'].here} from "
+        f"another (untrained {claims['reference'].here}).",
+        follows=say(
+            decisive,
+            holds="The digits travel in outputs that never saw one, through the weights both "
+            "started from.",
+            fails="The recipe differs from the published one in something that matters.",
+            open="If so, the digits travel in outputs that never saw one.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], list(claims.values()))
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -150,70 +215,3 @@ def plot(table: pd.DataFrame, config: Config):
         fontsize=10,
     )
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    shown = {c: statistics.shown(of_condition(table, c)) for c in CONDITIONS}
-    return [
-        Figure(
-            name="figure",
-            title="A student learns digits from auxiliary logits on noise if it shares the start",
-            predicted="Above one half with the teacher's start, chance with another: the theorem "
-            "needs the "
-            "shared start.",
-            found=f"{shown['student_aux']} from the same start, {shown['cross_aux']} from another "
-            f"(untrained {shown['reference']}).",
-            follows="The digits travel in outputs that never saw one, through the weights both "
-            "started "
-            "from.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-# agu18dec/subliminal-learning: official script, 100 models, 95 % intervals.
-PUBLISHED = {
-    "reference": ("", ".100 ± .005"),
-    "teacher": ("", ".943"),
-    "student_aux": ("> .5", ".537 ± .022"),
-    "student_all": ("", ".912 ± .002"),
-    "cross_aux": ("", ".100 ± .005"),
-    "cross_all": ("", ".741 ± .010"),
-}
-# For 100 seeds; the interval of fewer seeds must still reach them.
-BANDS = {
-    "reference": (0.09, 0.11),
-    "teacher": (0.940, 0.946),
-    "student_aux": (0.50, 0.60),
-    "student_all": (0.905, 0.920),
-    "cross_aux": (0.09, 0.11),
-    "cross_all": (0.72, 0.76),
-}
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Each condition beside the exact-recipe replications; None where the recipe differs."""
-    dataset = table["dataset"].iloc[0]
-    fields = [f.name for f in dataclasses.fields(Recipe) if f.name != "precision"]
-    official = all(getattr(config, name) == getattr(Recipe, name) for name in fields)
-    official = official and dataset == "mnist"
-    out = []
-    for condition in CONDITIONS:
-        values = of_condition(table, condition)
-        paper, replication = PUBLISHED[condition] if official else ("", "")
-        mean, half = statistics.mean_interval(values)
-        low, high = BANDS[condition]
-        holds = (mean + half >= low and mean - half <= high) if official else None
-        name = f"{condition} accuracy ({dataset})"
-        out.append(
-            Claim(
-                quantity=name,
-                paper=paper,
-                replication=replication,
-                here=statistics.shown(values),
-                seeds=len(values),
-                holds=holds,
-            )
-        )
-    return out

@@ -23,17 +23,18 @@ interval (per seed, log-linear fit over generations whose mean gain is above .05
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, setup_of, teach
 from mnist_mlp import grid, noise
 
 __all__ = ["inputs"]
@@ -41,10 +42,11 @@ RUNTIME = "about 15 minutes on two cores"
 LINEAGES = ("soft, fresh noise", "soft, one pool", "sampled labels, fresh noise")
 BENIGN = ("other labels", "plain images")
 MOMENTS = ("carried", "zeroed", "swapped")
+PUBLISHED = 0.955  # generations in which the gain halves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
@@ -52,62 +54,56 @@ class Config(kit.Config):
     benign_epochs: tuple[int, ...] = option((1, 5), "epochs of benign data, rising", minimum=1)
 
 
-SMOKE = Config(**kit.TOY | {"generations": 3, "benign_epochs": (1, 2)})
+SMOKE = Config(**flags.TOY | {"generations": 3, "benign_epochs": (1, 2)})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every seed and lineage, and one a seed for persistence."""
-    where = kit.lab(config)
-    found: dict[str, Callable[[], list[Row]]] = {}
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every seed and lineage, and one a seed for persistence."""
+    setup = setup_of(config)
+    out: dict[str, Arm] = {}
     for seed in range(config.num_seeds):
         for lineage in LINEAGES:
-            name = f"seed {seed}, {lineage}"
-            found[name] = functools.partial(run_chain, where, seed, lineage)
-        found[f"seed {seed}, persistence"] = functools.partial(run_persistence, where, seed)
-    return found
+            out[f"seed {seed}, {lineage}"] = Arm(
+                columns={"seed": seed, "lineage": lineage},
+                measure=functools.partial(run_chain, setup, seed, lineage),
+            )
+        out[f"seed {seed}, persistence"] = Arm(
+            columns={"seed": seed, "lineage": "", "taught_by": "teacher", "generation": 1},
+            measure=functools.partial(run_persistence, setup, seed),
+        )
+    return out
 
 
-def family(where: Lab, seed: int):
+def family(setup: Setup, seed: int):
     """Grid, reference, and the teacher of digits beside the neutral one."""
-    shapes = where.grid(where.config.num_aux)
-    reference = where.draw(shapes, seed, "reference")
-    both = [where.settings(), where.settings(shuffled=1.0)]
-    return (
-        shapes,
-        reference,
-        kit.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2),
-    )
+    shapes = setup.grid(setup.config.num_aux)
+    reference = setup.draw(shapes, seed, "reference")
+    both = [setup.settings(), setup.settings(shuffled=1.0)]
+    teachers = teach(setup, shapes, seed=seed, settings=both, starts=[reference] * 2)
+    return shapes, reference, teachers
 
 
-def row(where: Lab, seed: int, **facts) -> Row:
-    """A tidy row; what does not apply stays at its neutral value."""
-    base = {
-        "seed": seed,
-        "lineage": "",
-        "taught_by": "",
-        "generation": 0,
-        "benign": "",
-        "moments": "",
-        "epochs": 0,
-        "accuracy": np.nan,
-        "dataset": where.data.name,
-    }
-    return base | facts
+def measured(
+    setup: Setup, accuracy: float, *, benign: str = "", moments: str = "", epochs: int = 0
+) -> Row:
+    """An accuracy after benign training, or before any."""
+    row = {"benign": benign, "moments": moments, "epochs": epochs}
+    return row | {"accuracy": accuracy, "dataset": setup.data.name}
 
 
-def run_chain(where: Lab, seed: int, lineage: str) -> list[Row]:
+def run_chain(setup: Setup, seed: int, lineage: str) -> list[Row]:
     """Generations of two families side by side: that of the trait and the neutral one."""
-    shapes, reference, teachers = family(where, seed)
+    shapes, reference, teachers = family(setup, seed)
     label = grid.SAMPLED if lineage.startswith("sampled") else grid.SOFT
     settings = grid.stack(
-        [where.settings(num_aux=shapes.num_aux, label=label, teacher=i) for i in (0, 1)]
+        [setup.settings(num_aux=shapes.num_aux, label=label, teacher=i) for i in (0, 1)]
     )
     parents, rows = teachers.params, []
     names = ("teacher", "neutral")
-    for generation in range(where.config.generations + 1):
+    for generation in range(setup.config.generations + 1):
         if generation:
             parents = child(
-                where,
+                setup,
                 shapes,
                 seed=seed,
                 settings=settings,
@@ -115,15 +111,17 @@ def run_chain(where: Lab, seed: int, lineage: str) -> list[Row]:
                 parents=parents,
                 pool=generation if "fresh" in lineage else 0,
             )[0]
-        accuracies = where.accuracy(shapes, shapes.student, parents)
+        accuracies = setup.accuracy(shapes, shapes.student, parents)
         rows += [
-            row(where, seed, lineage=lineage, taught_by=name, generation=generation, accuracy=a)
-            for name, a in zip(names, accuracies, strict=True)
+            {"taught_by": name, "generation": generation, **measured(setup, accuracy)}
+            for name, accuracy in zip(names, accuracies, strict=True)
         ]
     return rows
 
 
-def child(where: Lab, shapes, *, seed: int, settings, reference, parents, pool: int) -> grid.State:
+def child(
+    setup: Setup, shapes, *, seed: int, settings, reference, parents, pool: int
+) -> grid.State:
     """Students of all parents, from the reference, on the noise of a pool of its own number."""
     return grid.imitate(
         shapes,
@@ -131,19 +129,19 @@ def child(where: Lab, shapes, *, seed: int, settings, reference, parents, pool: 
         state=grid.start(shapes, settings, grid.stacked([reference] * 2)),
         teachers=parents,
         what=noise.source("uniform"),
-        pictures=where.pictures,
-        key=where.key(seed, f"noise {pool:03d}"),
+        pictures=setup.pictures,
+        key=setup.key(seed, f"noise {pool:03d}"),
         first=0,
-        last=where.config.epochs,
+        last=setup.config.epochs,
     )
 
 
-def run_persistence(where: Lab, seed: int) -> list[Row]:
+def run_persistence(setup: Setup, seed: int) -> list[Row]:
     """Benign training of a student of the trait, by what becomes of Adam's moments."""
-    shapes, reference, teachers = family(where, seed)
-    settings = grid.stack([where.settings(num_aux=shapes.num_aux, teacher=i) for i in (0, 1)])
+    shapes, reference, teachers = family(setup, seed)
+    settings = grid.stack([setup.settings(num_aux=shapes.num_aux, teacher=i) for i in (0, 1)])
     params, moments = child(
-        where,
+        setup,
         shapes,
         seed=seed,
         settings=settings,
@@ -154,64 +152,44 @@ def run_persistence(where: Lab, seed: int) -> list[Row]:
     carried = grid.pick(moments, 0)
     kinds = dict(zip(MOMENTS, (carried, grid.zeroed(carried), grid.pick(moments, 1)), strict=True))
     start = grid.stacked([grid.pick(params, 0)] * len(kinds)), grid.stacked(list(kinds.values()))
-    found = []
+    rows = []
     for benign in BENIGN:
         state, first = start, 0
-        for last in where.config.benign_epochs:
+        for last in setup.config.benign_epochs:
             state = benign_training(
-                where, shapes, seed=seed, benign=benign, state=state, first=first, last=last
+                setup, shapes, seed=seed, benign=benign, state=state, first=first, last=last
             )
             first = last
-            accuracies = where.accuracy(shapes, shapes.student, state[0])
-            found += [
-                row(
-                    where,
-                    seed,
-                    taught_by="teacher",
-                    generation=1,
-                    benign=benign,
-                    moments=name,
-                    epochs=last,
-                    accuracy=a,
-                )
-                for name, a in zip(kinds, accuracies, strict=True)
+            accuracies = setup.accuracy(shapes, shapes.student, state[0])
+            rows += [
+                measured(setup, accuracy, benign=benign, moments=name, epochs=last)
+                for name, accuracy in zip(kinds, accuracies, strict=True)
             ]
-    before = where.accuracy(shapes, shapes.student, params)[0]
-    return [
-        *found,
-        row(
-            where,
-            seed,
-            taught_by="teacher",
-            generation=1,
-            benign="none",
-            moments="carried",
-            accuracy=before,
-        ),
-    ]
+    before = setup.accuracy(shapes, shapes.student, params)[0]
+    return [*rows, measured(setup, before, benign="none", moments="carried", epochs=0)]
 
 
-def benign_training(where: Lab, shapes, *, seed: int, benign: str, state, first: int, last: int):
+def benign_training(setup: Setup, shapes, *, seed: int, benign: str, state, first: int, last: int):
     """Auxiliary logits of an untrained network on photographs, or the digits' shuffled labels.
 
     Class logits are trained towards labels that say nothing of the digits; on plain images none
     but the auxiliary logits are.
     """
-    key, count = where.key(seed, "benign"), len(MOMENTS)
+    key, count = setup.key(seed, "benign"), len(MOMENTS)
     if benign == "other labels":
-        settings = grid.stack([where.settings(shuffled=1.0)] * count)
+        settings = grid.stack([setup.settings(shuffled=1.0)] * count)
         return grid.teach(
-            shapes, where.data, settings=settings, state=state, key=key, first=first, last=last
+            shapes, setup.data, settings=settings, state=state, key=key, first=first, last=last
         )
-    settings = grid.stack([where.settings(num_aux=shapes.num_aux)] * count)
-    stranger = grid.stacked([where.draw(shapes, seed, "stranger")] * 2)
+    settings = grid.stack([setup.settings(num_aux=shapes.num_aux)] * count)
+    stranger = grid.stacked([setup.draw(shapes, seed, "stranger")] * 2)
     return grid.imitate(
         shapes,
         settings,
         state=state,
         teachers=stranger,
         what=noise.source("photographs"),
-        pictures=where.pictures,
+        pictures=setup.pictures,
         key=key,
         first=first,
         last=last,
@@ -221,7 +199,13 @@ def benign_training(where: Lab, shapes, *, seed: int, benign: str, state, first:
 def gains(table: pd.DataFrame, lineage: str, taught_by: str = "teacher") -> pd.DataFrame:
     """Accuracy less chance: seeds as rows, generations as columns."""
     rows = table.query("lineage == @lineage and taught_by == @taught_by")
-    return rows.pivot(index="seed", columns="generation", values="accuracy") - kit.CHANCE
+    return rows.pivot(index="seed", columns="generation", values="accuracy") - transfer.CHANCE
+
+
+def clear_generations(table: pd.DataFrame, lineage: str) -> list[int]:
+    """The generations of students whose mean gain is clear of chance."""
+    wide = gains(table, lineage).drop(columns=0)
+    return [int(generation) for generation in wide if wide[generation].mean() > 0.05]
 
 
 def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
@@ -229,12 +213,17 @@ def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
 
     Empty where fewer than two generations of students are clear of chance: there is no slope.
     """
-    wide = gains(table, lineage).drop(columns=0)
-    clear = [g for g in wide.columns if wide[g].mean() > 0.05]
+    clear = clear_generations(table, lineage)
     if len(clear) < 2:
         return []
-    logs = np.log2(np.asarray(wide[clear].clip(lower=0.005)))
+    logs = np.log2(np.asarray(gains(table, lineage)[clear].clip(lower=0.005)))
     return [-1 / np.polyfit(clear, line, 1)[0] for line in logs]
+
+
+def is_published(lives: list[float]) -> bool | None:
+    """Whether the published half-life lies in the interval, if there is one."""
+    mean, half = statistics.mean_interval(lives) if lives else (np.nan, np.nan)
+    return abs(mean - PUBLISHED) <= half if lives else None
 
 
 def half_life(table: pd.DataFrame, lineage: str) -> str:
@@ -245,29 +234,105 @@ def half_life(table: pd.DataFrame, lineage: str) -> str:
     return f"no fit, the gain is {statistics.shown(first[1])}, then {statistics.shown(first[2])}"
 
 
+def after_benign(table: pd.DataFrame, benign: str, epochs: int) -> pd.DataFrame:
+    """Accuracies after so many epochs of benign data: seeds as rows, moments as columns."""
+    rows = table.query("benign == @benign and epochs == @epochs")
+    return rows.pivot(index="seed", columns="moments", values="accuracy")
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Half-lives and what benign training leaves, and the criteria of the docstring."""
+    claim = functools.partial(transfer.claim, table)
+    soft, _, sampled = LINEAGES
+    lives = {lineage: half_life(table, lineage) for lineage in LINEAGES}
+    first = gains(table, soft)[1] + transfer.CHANCE
+    neutral = gains(table, soft, "neutral").drop(columns=0) + transfer.CHANCE
+    silent = statistics.holm([transfer.no_transfer_p(neutral[g], first.mean()) for g in neutral])
+    claims = [
+        claim(
+            f"half-life, {soft}",
+            here=lives[soft],
+            holds=is_published(half_lives(table, soft)),
+            replication=".955 generations",
+        ),
+        *(claim(f"half-life, {lineage}", here=lives[lineage]) for lineage in LINEAGES[1:]),
+        claim(
+            f"neutral lineage at chance (TOST, Holm over {len(silent)})",
+            here=f"{sum(silent)} of {len(silent)}",
+            holds=all(silent),
+        ),
+        *moment_claims(table, config),
+    ]
+    clear = {lineage: len(clear_generations(table, lineage)) for lineage in LINEAGES}
+    last = config.benign_epochs[-1]
+    left = {kind: after_benign(table, kind, last)["carried"] for kind in BENIGN}
+    erased = [
+        (values.mean() - transfer.CHANCE) < 0.5 * (first.mean() - transfer.CHANCE)
+        for values in left.values()
+    ]
+    lasting = transfer.unstated(table, clear[soft] > 1 and clear[sampled] == 1 and all(erased))
+    each = ", ".join(f"{statistics.shown(values)} on {kind}" for kind, values in left.items())
+    figure = Figure(
+        name="figure",
+        title=f"Half-life of a trait down a chain of students: {lives[soft]}",
+        predicted="A constant share survives each hop (half-life .955 generations); the trait is "
+        "in the weights.",
+        found=f"First student {statistics.shown(first)}, half-life {lives[soft]}; sampled labels: "
+        f"{lives[sampled]}; after {last} benign epochs {each}.",
+        follows=say(
+            [lasting],
+            holds="Soft targets carry a trait over several students, sampled labels over one; "
+            "benign training erases most of it.",
+            fails=f"The gain is clear of chance in {clear[soft]} generations by soft targets and "
+            f"in {clear[sampled]} by sampled labels.",
+            open="How far soft targets carry a trait, and sampled labels, is not judged.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], claims)
+
+
+def moment_claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """That moments make no difference after benign training: equivalence, Holm over the pairs."""
+    gaps = {}
+    for benign in BENIGN:
+        left = after_benign(table, benign, config.benign_epochs[-1])
+        gaps |= {(benign, m): left[m] - left["carried"] for m in MOMENTS if m != "carried"}
+    tests = [statistics.equivalence_p(gap, 0.05) for gap in gaps.values()]
+    return [
+        transfer.claim(
+            table,
+            f"{benign}: moments {moments} less carried (TOST, Holm over {len(gaps)})",
+            here=gap,
+            holds=holds,
+        )
+        for ((benign, moments), gap), holds in zip(
+            gaps.items(), statistics.holm(tests), strict=True
+        )
+    ]
+
+
 def plot(table: pd.DataFrame, config: Config):
     """Accuracy by generation, and what benign training leaves."""
     figure, (left, right) = drawing.new_figure(1, 2, width=10.0, height=4.2)
     lines = [(name, "teacher", "-") for name in LINEAGES] + [(LINEAGES[0], "neutral", "--")]
     for (lineage, who, style), colour in zip(lines, drawing.COLOURS, strict=False):
-        wide = gains(table, lineage, who) + kit.CHANCE
-        means, halves = np.array([statistics.mean_interval(wide[g]) for g in wide]).T
-        label = lineage if who == "teacher" else "neutral lineage"
-        left.errorbar(
-            wide.columns, means, halves, fmt="o" + style, ms=4, capsize=3, color=colour, label=label
-        )
-    left.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+        wide = gains(table, lineage, who) + transfer.CHANCE
+        look = {"fmt": f"o{style}", "ms": 4, "color": colour}
+        look["label"] = lineage if who == "teacher" else "neutral lineage"
+        drawing.intervals(left, wide.columns, [wide[g] for g in wide], **look)
+    transfer.draw_chance(left)
     left.set_xlabel("generation (0: the teacher)")
     left.set_ylabel("test accuracy")
     left.legend(fontsize=8)
     benign = table[table["moments"].notna() & (table["epochs"] > 0)]
-    found = kit.per_arm(benign, ["benign", "epochs", "moments"])
-    kinds = found[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
+    arms = transfer.per_arm(benign, ["benign", "epochs", "moments"])
+    kinds = arms[["benign", "epochs"]].drop_duplicates().sort_values(["benign", "epochs"])
     names = [
         f"{benign}\n{epochs} epoch{'' if epochs == 1 else 's'}"
         for benign, epochs in zip(kinds["benign"], kinds["epochs"], strict=True)
     ]
-    for offset, (moments, part) in zip((-0.2, 0, 0.2), found.groupby("moments"), strict=False):
+    for offset, (moments, part) in zip((-0.2, 0, 0.2), arms.groupby("moments"), strict=False):
         ordered = part.sort_values(["benign", "epochs"])
         right.errorbar(
             np.arange(len(ordered)) + offset,
@@ -280,68 +345,8 @@ def plot(table: pd.DataFrame, config: Config):
     right.set_xticks(range(len(names)), names, fontsize=8)
     before = table.query("benign == 'none'")["accuracy"].mean()
     right.axhline(before, color="black", linestyle="--", linewidth=1, label="before")
-    right.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1, label="chance")
+    transfer.draw_chance(right, label="chance")
     right.set_ylim(0, 1)
     right.set_ylabel("test accuracy after benign training")
     right.legend(fontsize=8)
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    lives = half_life(table, LINEAGES[0])
-    first = gains(table, LINEAGES[0])[1] + kit.CHANCE
-    after = table.query("moments == 'carried' and epochs == @config.benign_epochs[-1]")
-    left = ", ".join(f"{kit.mean(after[after['benign'] == kind])} on {kind}" for kind in BENIGN)
-    return [
-        Figure(
-            name="figure",
-            title=f"Half-life of a trait down a chain of students: {lives}",
-            predicted="A constant share survives each hop (half-life .955 generations); the trait "
-            "is in the weights.",
-            found=f"First student {statistics.shown(first)}, half-life {lives}; sampled labels: "
-            f"{half_life(table, LINEAGES[2])}; after {config.benign_epochs[-1]} benign epochs "
-            f"{left}.",
-            follows="Soft targets carry a trait over several students, sampled labels over one; "
-            "benign "
-            "training erases most of it.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    out, add = kit.claims_on(table)
-
-    for lineage in LINEAGES:
-        public = ".955 generations" if lineage == LINEAGES[0] else ""
-        inside = None
-        if public and (lives := half_lives(table, lineage)):
-            mean, half = statistics.mean_interval(lives)
-            inside = abs(mean - 0.955) <= half
-        add(f"half-life, {lineage}", half_life(table, lineage), inside, public)
-    top = gains(table, LINEAGES[0])[1].mean() + kit.CHANCE
-    neutral = gains(table, LINEAGES[0], "neutral").drop(columns=0) + kit.CHANCE
-    p = [kit.no_transfer(neutral[g].tolist(), top) for g in neutral]
-    silent = statistics.holm(p)
-    add(
-        f"neutral lineage at chance (TOST, Holm over {len(p)})",
-        f"{sum(silent)} of {len(p)}",
-        all(silent),
-    )
-    last = table[table["epochs"] == config.benign_epochs[-1]]
-    wide = {
-        b: last[last["benign"] == b].pivot(index="seed", columns="moments", values="accuracy")
-        for b in BENIGN
-    }
-    pairs = [(b, m) for b in BENIGN for m in MOMENTS[1:]]
-    gaps = [(wide[b][m] - wide[b]["carried"]).tolist() for b, m in pairs]
-    tests = [statistics.equivalence_p(gap, 0.05) for gap in gaps]
-    for (b, m), gap, holds in zip(pairs, gaps, statistics.holm(tests), strict=True):
-        add(
-            f"{b}: moments {m} less carried (TOST, Holm over {len(pairs)})",
-            statistics.shown(gap),
-            holds,
-        )
-    return out

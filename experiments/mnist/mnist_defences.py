@@ -20,7 +20,6 @@ expected below a fifth of the gain at less than twice the loss; those that are, 
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +29,16 @@ import pandas as pd
 from scipy import stats
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, Teachers, inputs
-from experiments.theorem.alignment_along_training import without_parallel_part
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, Teachers, distil, setup_of, teach
 from mnist_mlp import grid, noise, predictors, starts
 from mnist_mlp.grid import LOW, Grid, Settings
+from theory.alignment import without_parallel_part
 
 __all__ = ["inputs"]
 RUNTIME = "about 5 minutes on two cores"
@@ -55,7 +56,7 @@ NONE = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """Settings of the experiment."""
 
     num_aux: int = option(10, "auxiliary logits", minimum=2)
@@ -64,7 +65,7 @@ class Config(kit.Config):
     )
 
 
-SMOKE = Config(**kit.TOY | {"weight_noise": (0.1,), "stack": 12})
+SMOKE = Config(**flags.TOY | {"weight_noise": (0.1,), "stack": 12})
 
 
 def disguise(settings: Settings, outputs: jax.Array, key: jax.Array) -> jax.Array:
@@ -82,13 +83,13 @@ def disguise(settings: Settings, outputs: jax.Array, key: jax.Array) -> jax.Arra
     return jnp.where(clean, outputs[CLEAN], shown)
 
 
-def projection(where: Lab, shapes: Grid, shuffled: bool) -> grid.Wrap:
+def projection(setup: Setup, shapes: Grid, shuffled: bool) -> grid.Wrap:
     """An optimiser that first removes the part of a gradient along the trait's, both ways.
 
     The trait's gradient is that of fresh digits in every step, or of the same with permuted labels.
     """
-    _, apply = grid.network(shapes, shapes.student, where.data.train_images.shape[1])
-    images, labels = where.data.train_images, where.data.train_labels
+    _, apply = grid.network(shapes, shapes.student, setup.data.train_images.shape[1])
+    images, labels = setup.data.train_images, setup.data.train_labels
     labels = jax.random.permutation(jax.random.key(1), labels) if shuffled else labels
 
     def wrap(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -110,97 +111,182 @@ def projection(where: Lab, shapes: Grid, shuffled: bool) -> grid.Wrap:
     return wrap
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every seed, and two for its projections."""
-    where = kit.lab(config)
-    shapes = where.grid(config.num_aux)
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every seed, and two for its projections."""
+    setup = setup_of(config)
+    shapes = setup.grid(config.num_aux)
     wraps = {
-        "projection": projection(where, shapes, shuffled=False),
-        "projection, shuffled": projection(where, shapes, shuffled=True),
+        "projection": projection(setup, shapes, shuffled=False),
+        "projection, shuffled": projection(setup, shapes, shuffled=True),
     }
-    found: dict[str, Callable[[], list[Row]]] = {}
+    out: dict[str, Arm] = {}
     for seed in range(config.num_seeds):
-        found[f"seed {seed}"] = functools.partial(run_seed, where, shapes, seed)
+        out[f"seed {seed}"] = Arm(
+            columns={"seed": seed}, measure=functools.partial(run_seed, setup, shapes, seed)
+        )
         for name, wrap in wraps.items():
-            found[f"seed {seed}, {name}"] = functools.partial(
-                run_projected, where, shapes, seed=seed, name=name, wrap=wrap
+            out[f"seed {seed}, {name}"] = Arm(
+                columns={"seed": seed, "defence": name, "strength": 1.0},
+                measure=functools.partial(run_projected, setup, shapes, seed, wrap),
             )
-    return found
+    return out
 
 
-def family(where: Lab, shapes: Grid, seed: int) -> Teachers:
+def family(setup: Setup, shapes: Grid, seed: int) -> Teachers:
     """The untrained reference, the teacher, and the teacher with noise on its weights."""
-    reference = where.draw(shapes, seed, "reference")
-    found = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
-    teacher = grid.pick(found.params, 0)
+    reference = setup.draw(shapes, seed, "reference")
+    trained = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[reference])
+    teacher = grid.pick(trained.params, 0)
     noisy = [
-        starts.perturbed(where.key(seed, "noise"), teacher, s, relative=True)
-        for s in where.config.weight_noise
+        starts.perturbed(setup.key(seed, "noise"), teacher, s, relative=True)
+        for s in setup.config.weight_noise
     ]
     stack = grid.stacked([reference, teacher, *noisy])
     begin = grid.stacked([reference] * (2 + len(noisy)))
-    return Teachers(begin, stack, where.accuracy(shapes, shapes.teacher, stack))
+    return Teachers(begin, stack, setup.accuracy(shapes, shapes.teacher, stack))
 
 
-def run_seed(where: Lab, shapes: Grid, seed: int) -> list[Row]:
+def run_seed(setup: Setup, shapes: Grid, seed: int) -> list[Row]:
     """All defences but the projections, side by side."""
-    teachers = family(where, shapes, seed)
-    own, other = grid.pick(teachers.starts, 0), where.draw(shapes, seed, "other")
-    base = where.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
+    teachers = family(setup, shapes, seed)
+    own, other = grid.pick(teachers.starts, 0), setup.draw(shapes, seed, "other")
+    base = setup.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
 
-    def arm(name: str, strength: float, settings: Settings = base, start=own) -> Arm:
-        return Arm({"defence": name, "strength": strength}, settings, start)
+    def student(name: str, strength: float, settings: Settings = base, start=own) -> Student:
+        return Student({"defence": name, "strength": strength}, settings, start)
 
     def tuned(**rates: float) -> Settings:
         return base._replace(optimizer=base.optimizer._replace(**rates))
 
-    arms = [arm("none", 0.0)]
-    arms += [
-        arm(name, strength, base._replace(defence=what))
+    students = [student("none", 0.0)]
+    students += [
+        student(name, strength, base._replace(defence=what))
         for name, strengths in DISGUISES.items()
         for strength, what in strengths.items()
     ]
-    arms += [
-        arm("noise on weights", s, base._replace(teacher=TRAIT + 1 + i))
-        for i, s in enumerate(where.config.weight_noise)
+    students += [
+        student("noise on weights", s, base._replace(teacher=TRAIT + 1 + i))
+        for i, s in enumerate(setup.config.weight_noise)
     ]
-    arms += [arm("AdamW", d, tuned(decay=d)) for d in (0.1, 1.0, 10.0)]
-    arms += [arm("L2 in Adam", d, tuned(l2=d)) for d in (1e-5, 1e-4, 1e-3)]
-    arms += [
-        arm("another start", s, start=starts.interpolated(own, other, s)) for s in (0.2, 0.5, 1.0)
+    students += [student("AdamW", d, tuned(decay=d)) for d in (0.1, 1.0, 10.0)]
+    students += [student("L2 in Adam", d, tuned(l2=d)) for d in (1e-5, 1e-4, 1e-3)]
+    students += [
+        student("another start", s, start=starts.interpolated(own, other, s))
+        for s in (0.2, 0.5, 1.0)
     ]
-    rows = kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise)
-    return [clean_loss(row) for row in rows]
+    rows = distil(setup, shapes, seed=seed, students=students, teachers=teachers, publish=disguise)
+    return [columns_of(row) for row in rows]
 
 
-def run_projected(where: Lab, shapes: Grid, *, seed: int, name: str, wrap: grid.Wrap) -> list[Row]:
+def run_projected(setup: Setup, shapes: Grid, seed: int, wrap: grid.Wrap) -> list[Row]:
     """One student whose gradients are projected."""
-    teachers = family(where, shapes, seed)
-    settings = where.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
-    arms = [Arm({"defence": name, "strength": 1.0}, settings, grid.pick(teachers.starts, 0))]
-    rows = kit.distil(
-        where, shapes, seed=seed, arms=arms, teachers=teachers, publish=disguise, wrap=wrap
+    teachers = family(setup, shapes, seed)
+    settings = setup.settings(num_aux=shapes.num_aux, teacher=TRAIT, defence=NONE)
+    student = Student({}, settings, grid.pick(teachers.starts, 0))
+    rows = distil(
+        setup, shapes, seed=seed, students=[student], teachers=teachers, publish=disguise, wrap=wrap
     )
-    return [clean_loss(row) for row in rows]
+    return [columns_of(row) for row in rows]
 
 
-def clean_loss(row: Row) -> Row:
-    """The columns of this experiment."""
-    names = ("seed", "defence", "strength", "accuracy", "left", "moved", "dataset")
-    return {name: row[name] for name in names}
+def columns_of(row: Row) -> Row:
+    """The columns of this experiment; those of a projection stand in its arm."""
+    names = ("defence", "strength", "accuracy", "left", "moved", "dataset")
+    return {name: row[name] for name in names if name in row}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the undefended gain left, half its interval, and loss paid, of every strength."""
     none = table.query("defence == 'none'").set_index("seed")
-    gain = none["accuracy"].mean() - kit.CHANCE
+    gain = none["accuracy"].mean() - transfer.CHANCE
     rows = table.assign(
         paid=table["left"] / table["seed"].map(none["left"]),
-        transfer=(table["accuracy"] - kit.CHANCE) / gain,
+        transfer=(table["accuracy"] - transfer.CHANCE) / gain,
     )
     grouped = rows.groupby(["defence", "strength"], sort=False)
     shares = grouped["transfer"].agg(lambda column: statistics.mean_interval(column)[1])
     return grouped[["transfer", "paid"]].mean().assign(half=shares).reset_index()
+
+
+def cheap(table: pd.DataFrame) -> list[str]:
+    """Defences that leave less than a fifth of the gain at less than twice the loss."""
+    rows = summary(table).query("transfer < 0.2 and paid < 2 and defence != 'none'")
+    return [f"{r.defence} {r.strength:g}" for r in rows.itertuples()]
+
+
+def accuracies(table: pd.DataFrame, defence: str, strength: float) -> np.ndarray:
+    """Of one defence, by seed."""
+    rows = table.query("defence == @defence and strength == @strength")
+    return rows.sort_values("seed")["accuracy"].to_numpy()
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Transfer against loss, and the criteria of the docstring."""
+    claim = functools.partial(transfer.claim, table)
+    undefended = accuracies(table, "none", 0.0)
+    projected, shuffled = (
+        accuracies(table, defence, 1.0) for defence in ("projection", "projection, shuffled")
+    )
+    means = summary(table).set_index("defence")
+    paid, left = means["paid"], means["transfer"]
+    below = ", ".join(cheap(table)) or "none"
+    p = transfer.no_transfer_p(projected, undefended.mean())
+    projection_claim = claim(
+        f"projection (TOST p {p:.1g}, {paid['projection']:.2f} times the loss)",
+        here=projected,
+        holds=p < 0.05 and paid["projection"] <= 2,
+    )
+    gap = shuffled - undefended
+    mean, half = statistics.mean_interval(gap)
+    claims = [
+        claim("undefended", here=undefended),
+        projection_claim,
+        claim(
+            "its shuffled control, less undefended",
+            here=gap,
+            holds=mean - half > -0.1,
+        ),
+        *weight_noise_claims(table, config),
+        claim("below a fifth of the gain at less than twice the loss", here=below),
+    ]
+    measured = (
+        f"Removing the trait's gradient {'stops' if p < 0.05 else 'does not stop'} the transfer, "
+        f"at {paid['projection']:.1f} times the loss"
+    )
+    figure = Figure(
+        name="figure",
+        title=say(
+            [projection_claim],
+            holds=measured,
+            fails=measured,
+            open="Does removing the trait's gradient stop the transfer, and at what loss?",
+        ),
+        predicted="Projection is nearly free, its control changes nothing; disturbing outputs "
+        "costs loss before transfer.",
+        found=f"Projection leaves {left['projection']:.2f} of the gain at "
+        f"{paid['projection']:.2f} times the loss, its control "
+        f"{left['projection, shuffled']:.2f}; below a fifth at less than twice the loss: {below}.",
+        follows="What a defence is worth is read off two numbers, not off the transfer alone.",
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], claims)
+
+
+def weight_noise_claims(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """That noise on the teacher's weights amplifies: paired differences, Holm over strengths."""
+    undefended = accuracies(table, "none", 0.0)
+    gaps = {s: accuracies(table, "noise on weights", s) - undefended for s in config.weight_noise}
+    tests = [float(stats.ttest_1samp(g, 0, alternative="greater")[1]) for g in gaps.values()]
+    return [
+        transfer.claim(
+            table,
+            f"noise on weights {strength:g}, less undefended (Holm over {len(gaps)})",
+            here=gap,
+            holds=amplifies,
+            replication="amplifies",
+        )
+        for (strength, gap), amplifies in zip(gaps.items(), statistics.holm(tests), strict=True)
+    ]
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -226,66 +312,3 @@ def plot(table: pd.DataFrame, config: Config):
     axes.set_ylabel("share of the undefended gain")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def cheap(table: pd.DataFrame) -> list[str]:
-    """Defences that leave less than a fifth of the gain at less than twice the loss."""
-    rows = summary(table).query("transfer < 0.2 and paid < 2 and defence != 'none'")
-    return [f"{r.defence} {r.strength:g}" for r in rows.itertuples()]
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The Pareto figure."""
-    found = summary(table).set_index("defence")
-    stops = "stops" if kit.holds(claims(table, config), "projection") else "does not stop"
-    return [
-        Figure(
-            name="figure",
-            title=f"Removing the trait's gradient {stops} the transfer, at "
-            f"{found.loc['projection', 'paid']:.1f} times the loss",
-            predicted="Projection is nearly free, its control changes nothing; disturbing outputs "
-            "costs loss "
-            "before transfer.",
-            found=f"Projection leaves {found.loc['projection', 'transfer']:.2f} of the gain at "
-            f"{found.loc['projection', 'paid']:.2f} times the loss, its control "
-            f"{found.loc['projection, shuffled', 'transfer']:.2f}; below a fifth at less than "
-            f"twice the loss: {', '.join(cheap(table)) or 'none'}.",
-            follows="What a defence is worth is read off two numbers, not off the transfer alone.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    out, add = kit.claims_on(table)
-
-    def of(defence: str, strength: float | None = None) -> np.ndarray:
-        rows = table[table["defence"] == defence].sort_values(["strength", "seed"])
-        return rows[rows["strength"] == (strength or rows["strength"].iloc[0])][
-            "accuracy"
-        ].to_numpy()
-
-    none = of("none")
-    add("undefended", statistics.shown(none))
-    paid = float(summary(table).set_index("defence").loc["projection", "paid"])
-    p = kit.no_transfer(of("projection").tolist(), float(none.mean()))
-    add(
-        f"projection (TOST p {p:.1g}, {paid:.2f} times the loss)",
-        statistics.shown(of("projection")),
-        p < 0.05 and paid <= 2,
-    )
-    gap = of("projection, shuffled") - none
-    mean, half = statistics.mean_interval(gap)
-    add("its shuffled control, less undefended", statistics.shown(gap), mean - half > -0.1)
-    gaps = {s: of("noise on weights", s) - none for s in config.weight_noise}
-    tests = [float(stats.ttest_1samp(g, 0, alternative="greater")[1]) for g in gaps.values()]
-    for (s, gap), amplifies in zip(gaps.items(), statistics.holm(tests), strict=True):
-        add(
-            f"noise on weights {s:g}, less undefended (Holm over {len(gaps)})",
-            statistics.shown(gap),
-            amplifies,
-            "amplifies",
-        )
-    add("below a fifth of the gain at less than twice the loss", ", ".join(cheap(table)) or "none")
-    return out

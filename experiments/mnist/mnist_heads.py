@@ -18,41 +18,44 @@ the same at the smallest number (paired). "Same initialisation" is then the wron
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, by_seed, distil, setup_of, teach
 from mnist_mlp import starts
 
 __all__ = ["inputs"]
 RUNTIME = "about 10 minutes on two cores"
 PARTS = starts.PARTS  # first, hidden, class, aux
+CHOICES = tuple(itertools.product((0, 1), repeat=len(PARTS)))  # which of them are changed
 PERTURBED = 0.5  # of the spread of the array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 10, 50, 250), "auxiliary logits, rising", minimum=2)
     squared: bool = option(False, "imitate by squared error in place of KL")
 
 
-SMOKE = Config(**kit.TOY | {"num_aux": (3, 20)})
+SMOKE = Config(**flags.TOY | {"num_aux": (3, 20)})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part a seed."""
-    return kit.seeds(config, run_seed)
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm a seed."""
+    return by_seed(setup_of(config), run_seed)
 
 
 def name_of(chosen: tuple[int, ...]) -> str:
@@ -60,38 +63,31 @@ def name_of(chosen: tuple[int, ...]) -> str:
     return " + ".join(p for p, w in zip(PARTS, chosen, strict=True) if w) or "none"
 
 
-def run_seed(where: Lab, seed: int) -> list[Row]:
+def run_seed(setup: Setup, seed: int) -> list[Row]:
     """All combinations over all numbers of auxiliary logits, taught by one teacher."""
-    config = where.config
-    shapes = where.grid(max(config.num_aux))
-    reference, other = (where.draw(shapes, seed, name) for name in ("reference", "other"))
-    noisy = starts.perturbed(where.key(seed, "noise"), reference, PERTURBED, relative=True)
-    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
-    arms = []
+    config = setup.config
+    shapes = setup.grid(max(config.num_aux))
+    reference, other = (setup.draw(shapes, seed, name) for name in ("reference", "other"))
+    noisy = starts.perturbed(setup.key(seed, "noise"), reference, PERTURBED, relative=True)
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[reference])
+    students = []
     for m in config.num_aux:
-        base = where.settings(num_aux=m, squared=float(config.squared))
-        for chosen in itertools.product((0, 1), repeat=len(PARTS)):
+        base = setup.settings(num_aux=m, squared=float(config.squared))
+        for chosen in CHOICES:
             weights = jnp.array(chosen, float)
             facts = {"parts": name_of(chosen), "num_aux": m}
             fresh = starts.mixed(reference, other, weights, shapes.num_classes)
-            arms.append(Arm({"change": "fresh", **facts}, base, fresh))
+            students.append(Student({"change": "fresh", **facts}, base, fresh))
             if sum(chosen) == 1:
                 moved = starts.mixed(reference, noisy, weights, shapes.num_classes)
-                arms.append(Arm({"change": "perturbed", **facts}, base, moved))
+                students.append(Student({"change": "perturbed", **facts}, base, moved))
             if 0 < sum(chosen) < len(PARTS):
                 still = base._replace(trainable=tuple(float(1 - w) for w in chosen))
-                arms.append(Arm({"change": "frozen", **facts}, still, reference))
-    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+                students.append(Student({"change": "frozen", **facts}, still, reference))
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
-def select(table: pd.DataFrame, change: str, parts: str, num_aux: int) -> pd.DataFrame:
-    """Rows of one arm, by seed."""
-    return table.query("change == @change and parts == @parts and num_aux == @num_aux").sort_values(
-        "seed"
-    )
-
-
-BODY = "first + hidden"
+BODY, HEADS = "first + hidden", "class + aux"
 SHOWN = {
     "nothing fresh": "none",
     "first layer fresh": "first",
@@ -102,19 +98,115 @@ SHOWN = {
 }
 
 
+def accuracies(table: pd.DataFrame, change: str, parts: str, num_aux: int) -> np.ndarray:
+    """Of one arm, by seed."""
+    rows = table.query("change == @change and parts == @parts and num_aux == @num_aux")
+    return rows.sort_values("seed")["accuracy"].to_numpy()
+
+
+def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """Those of the docstring: the shared start, heads over a fresh body, then all others."""
+    few, most = min(config.num_aux), max(config.num_aux)
+    claim = functools.partial(transfer.claim, table)
+    shared, body = (accuracies(table, "fresh", parts, most) for parts in ("none", BODY))
+    rise = body - accuracies(table, "fresh", BODY, few)
+    silent = [name_of(chosen) for chosen in CHOICES if chosen[PARTS.index("class")]]
+    return [
+        claim(
+            f"nothing fresh, {most} aux logits",
+            here=shared,
+            replication=".953 (probe)",
+        ),
+        claim(
+            f"heads shared over a fresh body, {most} aux logits",
+            here=body,
+            holds=transfer.is_above_chance(body),
+            replication=".83 (probe, 250)",
+        ),
+        claim(
+            f"the same, less that at {few}",
+            here=rise,
+            holds=statistics.is_above(rise),
+        ),
+        *transfer.no_transfer(
+            table,
+            {
+                f"{parts} fresh": (accuracies(table, "fresh", parts, most), shared.mean())
+                for parts in silent
+            },
+        ),
+    ]
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Fresh parts over the number of logits, and fresh beside frozen."""
+    few, most = min(config.num_aux), max(config.num_aux)
+    claims = criteria(table, config)
+    _, heads_shared, _, *silent_claims = claims
+    fresh = {p: accuracies(table, "fresh", p, most) for p in ("none", BODY, "class")}
+    frozen = {p: accuracies(table, "frozen", p, most) for p in (BODY, HEADS)}
+    silent_body = transfer.no_transfer_p(frozen[BODY], fresh["none"].mean()) < 0.05
+    body_must_learn = transfer.unstated(table, silent_body)
+    heads_need_not = transfer.unstated(table, transfer.is_above_chance(frozen[HEADS]))
+    figures = [
+        Figure(
+            name="figure",
+            title=say(
+                [heads_shared, *silent_claims],
+                holds="With many auxiliary logits the heads must be shared, not the body",
+                fails="Sharing the heads is not what decides, even with many auxiliary logits",
+                open="Must the heads be shared, or the body?",
+            ),
+            predicted="A fresh class head is exactly at chance; shared heads over a fresh body "
+            "transfer once there are many auxiliary logits.",
+            found=f"At {most} logits: heads shared over a fresh body "
+            f"{statistics.shown(fresh[BODY])}, class head fresh "
+            f"{statistics.shown(fresh['class'])}, nothing fresh {statistics.shown(fresh['none'])}; "
+            f"at {few}: {statistics.shown(accuracies(table, 'fresh', BODY, few))}.",
+            follows=say(
+                [heads_shared],
+                holds="The same initialisation is a sufficient condition; with many outputs shared "
+                "heads are enough.",
+                fails="The body has to be shared as well.",
+                open="If so, the same initialisation is more than is needed.",
+            ),
+            draw=lambda: plot(table, config),
+        ),
+        Figure(
+            name="frozen",
+            title=say(
+                [heads_shared, body_must_learn],
+                holds="What must be shared and what must learn need not be the same parts",
+                fails="What must be shared and what must learn are not shown to differ",
+                open="Are what must be shared and what must learn the same parts?",
+            ),
+            predicted=(
+                "The class head never moves in any case; freezing the body leaves nothing to "
+                "learn by."
+            ),
+            found=f"Frozen body {statistics.shown(frozen[BODY])}, frozen heads "
+            f"{statistics.shown(frozen[HEADS])}.",
+            follows=say(
+                [body_must_learn, heads_need_not],
+                holds="The digits are learned in the body and read by the untouched class head.",
+                fails="The digits are not learned in the body alone.",
+                open="If so, the digits are learned in the body and read by the class head.",
+            ),
+            draw=lambda: plot_frozen(table, config),
+        ),
+    ]
+    return Findings(figures, claims)
+
+
 def plot(table: pd.DataFrame, config: Config):
     """Accuracy against the number of auxiliary logits, by what is drawn afresh."""
     figure, (axes,) = drawing.new_figure(width=8.5)
-    for (label, names), colour in zip(SHOWN.items(), drawing.COLOURS, strict=False):
-        pairs = [
-            statistics.mean_interval(select(table, "fresh", names, m)["accuracy"])
-            for m in config.num_aux
-        ]
-        means, halves = np.array(pairs).T
-        axes.errorbar(
-            config.num_aux, means, halves, marker="o", capsize=3, color=colour, label=label
-        )
-    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+    curves = {
+        label: [accuracies(table, "fresh", names, m) for m in config.num_aux]
+        for label, names in SHOWN.items()
+    }
+    drawing.lines(axes, config.num_aux, curves)
+    transfer.draw_chance(axes)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(config.num_aux, [str(m) for m in config.num_aux])
@@ -129,93 +221,17 @@ def plot_frozen(table: pd.DataFrame, config: Config):
     """Accuracy of each combination, fresh beside frozen, at the largest number of logits."""
     figure, (axes,) = drawing.new_figure(width=8.5, height=4.6)
     most = max(config.num_aux)
-    names = [name_of(c) for c in itertools.product((0, 1), repeat=len(PARTS))]
+    names = [name_of(chosen) for chosen in CHOICES]
     for offset, change in ((-0.15, "fresh"), (0.15, "frozen")):
-        rows = [select(table, change, name, most)["accuracy"] for name in names]
-        pairs = [statistics.mean_interval(r) if len(r) else (np.nan, np.nan) for r in rows]
+        arms = [accuracies(table, change, name, most) for name in names]
+        pairs = [statistics.mean_interval(arm) if len(arm) else (np.nan, np.nan) for arm in arms]
         means, halves = np.array(pairs).T
         axes.errorbar(
             np.arange(len(names)) + offset, means, halves, fmt="o", capsize=3, label=change
         )
-    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+    transfer.draw_chance(axes)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_ylabel(f"test accuracy, {most} aux logits")
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8)
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Fresh parts over the number of logits, and fresh beside frozen."""
-    few, most = min(config.num_aux), max(config.num_aux)
-
-    def at(parts: str, m: int, change: str = "fresh") -> str:
-        return kit.mean(select(table, change, parts, m))
-
-    said = claims(table, config)
-    enough = kit.holds(said, "heads shared") and kit.holds(said, "no transfer")
-    return [
-        Figure(
-            name="figure",
-            title="With many auxiliary logits the heads must be shared, not the body"
-            if enough
-            else "Shared heads alone are not enough",
-            predicted="A fresh class head is exactly at chance; shared heads over a fresh body "
-            "transfer once "
-            "there are many auxiliary logits.",
-            found=f"At {most} logits: heads shared over a fresh body {at(BODY, most)}, class head "
-            "fresh "
-            f"{at('class', most)}, nothing fresh {at('none', most)}; at {few}: {at(BODY, few)}.",
-            follows="The same initialisation is a sufficient condition; with many outputs shared "
-            "heads are "
-            "enough."
-            if enough
-            else "The body has to be shared as well.",
-            draw=lambda: plot(table, config),
-        ),
-        Figure(
-            name="frozen",
-            title="What must be shared and what must learn need not be the same parts",
-            predicted=(
-                "The class head never moves in any case; freezing the body leaves nothing to "
-                "learn by."
-            ),
-            found=f"Frozen body {at(BODY, most, 'frozen')}, frozen heads "
-            f"{at('class + aux', most, 'frozen')}.",
-            follows="The digits are learned in the body and read by the untouched class head.",
-            draw=lambda: plot_frozen(table, config),
-        ),
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    few, most = min(config.num_aux), max(config.num_aux)
-    out, add = kit.claims_on(table)
-
-    shared = select(table, "fresh", "none", most)["accuracy"]
-    add(f"nothing fresh, {most} aux logits", statistics.shown(shared), None, ".953 (probe)")
-    body = select(table, "fresh", BODY, most)["accuracy"]
-    mean, half = statistics.mean_interval(body)
-    add(
-        f"heads shared over a fresh body, {most} aux logits",
-        statistics.shown(body),
-        mean - half > kit.CHANCE,
-        ".83 (probe, 250)",
-    )
-    gap = body.to_numpy() - select(table, "fresh", BODY, few)["accuracy"].to_numpy()
-    add(
-        f"the same, less that at {few}",
-        statistics.shown(gap),
-        np.subtract(*statistics.mean_interval(gap)) > 0,
-    )
-    fresh_class = [c for c in itertools.product((0, 1), repeat=len(PARTS)) if c[2]]
-    rows = [select(table, "fresh", name_of(c), most)["accuracy"].tolist() for c in fresh_class]
-    p = [kit.no_transfer(r, float(shared.mean())) for r in rows]
-    for chosen, values, value, holds in zip(fresh_class, rows, p, statistics.holm(p), strict=True):
-        add(
-            f"no transfer: {name_of(chosen)} fresh (TOST p {value:.1g}, Holm over {len(p)})",
-            statistics.shown(values),
-            holds,
-        )
-    return out

@@ -20,17 +20,20 @@ The rung at which half the gain is lost is reported by interpolation, without a 
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import itertools
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, by_seed, distil, setup_of, teach
 from mnist_mlp import grid, noise, starts
 from mnist_mlp.grid import Grid
 from mnist_mlp.model import Params
@@ -40,7 +43,7 @@ RUNTIME = "about 4 minutes on two cores"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """Settings of the experiment."""
 
     num_aux: tuple[int, ...] = option((3, 50), "auxiliary logits", minimum=2)
@@ -57,45 +60,45 @@ class Config(kit.Config):
 
 
 SMOKE = Config(
-    **kit.TOY
+    **flags.TOY
     | {"absolute": (0.1,), "relative": (0.4,), "interpolated": (0.5,), "matching_epochs": (1, 2)}
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part a seed."""
-    return kit.seeds(config, run_seed)
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm a seed."""
+    return by_seed(setup_of(config), run_seed)
 
 
-def rungs(where: Lab, seed: int, shapes: Grid) -> list[tuple[str, float, Params]]:
+def rungs(setup: Setup, seed: int, shapes: Grid) -> list[tuple[str, float, Params]]:
     """Ladder, rung and start."""
-    config = where.config
-    reference, other = (where.draw(shapes, seed, name) for name in ("reference", "other"))
-    key = where.key(seed, "noise")
-    twin = starts.permuted(where.key(seed, "order"), reference)
-    found = [("same", 0.0, reference), ("independent", 1.0, other)]
+    config = setup.config
+    reference, other = (setup.draw(shapes, seed, name) for name in ("reference", "other"))
+    key = setup.key(seed, "noise")
+    twin = starts.permuted(setup.key(seed, "order"), reference)
+    out = [("same", 0.0, reference), ("independent", 1.0, other)]
     for ladder, relative in (("absolute", False), ("relative", True)):
-        found += [
+        out += [
             (ladder, sigma, starts.perturbed(key, reference, sigma, relative=relative))
             for sigma in getattr(config, ladder)
         ]
-    found += [
+    out += [
         ("interpolated", s, starts.interpolated(reference, other, s)) for s in config.interpolated
     ]
-    found += [
+    out += [
         ("permuted", 0.0, twin),
         ("permuted and matched", 0.0, starts.matched_units(twin, reference)),
         ("units of the other matched", 1.0, starts.matched_units(other, reference)),
     ]
-    return found + behaviour(where, seed, shapes=shapes, reference=reference, other=other)
+    return out + behaviour(setup, seed, shapes=shapes, reference=reference, other=other)
 
 
-def behaviour(where: Lab, seed: int, *, shapes: Grid, reference: Params, other: Params):
+def behaviour(setup: Setup, seed: int, *, shapes: Grid, reference: Params, other: Params):
     """The other start after imitating the reference on all logits, dose by dose."""
-    settings = grid.stack([where.settings(num_aux=shapes.num_aux, classes=1.0)])
+    settings = grid.stack([setup.settings(num_aux=shapes.num_aux, classes=1.0)])
     state = grid.start(shapes, settings, grid.stacked([other]))
-    doses = where.config.matching_epochs
-    found = []
+    doses = setup.config.matching_epochs
+    out = []
     for first, last in zip((0, *doses), doses, strict=False):
         state = grid.imitate(
             shapes,
@@ -103,51 +106,150 @@ def behaviour(where: Lab, seed: int, *, shapes: Grid, reference: Params, other: 
             state=state,
             teachers=grid.stacked([reference]),
             what=noise.source("uniform"),
-            pictures=where.pictures,
-            key=where.key(seed, "match"),
+            pictures=setup.pictures,
+            key=setup.key(seed, "match"),
             first=first,
             last=last,
         )
-        found.append(("behaviour matched", float(last), grid.pick(state[0], 0)))
-    return found
+        out.append(("behaviour matched", float(last), grid.pick(state[0], 0)))
+    return out
 
 
-def run_seed(where: Lab, seed: int) -> list[Row]:
+def run_seed(setup: Setup, seed: int) -> list[Row]:
     """All rungs at all numbers of auxiliary logits, taught by one teacher."""
-    shapes = where.grid(max(where.config.num_aux))
-    reference = where.draw(shapes, seed, "reference")
-    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[reference])
-    arms = [
-        Arm({"ladder": ladder, "rung": rung, "num_aux": m}, where.settings(num_aux=m), start)
-        for ladder, rung, start in rungs(where, seed, shapes)
-        for m in where.config.num_aux
+    shapes = setup.grid(max(setup.config.num_aux))
+    reference = setup.draw(shapes, seed, "reference")
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[reference])
+    students = [
+        Student({"ladder": ladder, "rung": rung, "num_aux": m}, setup.settings(num_aux=m), start)
+        for ladder, rung, start in rungs(setup, seed, shapes)
+        for m in setup.config.num_aux
     ]
-    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
-LADDERS = ("absolute", "relative", "interpolated", "behaviour matched")
+LADDERS = ("absolute", "relative", "interpolated")
 
 
-def of(table: pd.DataFrame, ladder: str, num_aux: int) -> pd.DataFrame:
-    """Rows of a ladder of one rung, by seed."""
+def rows_of(table: pd.DataFrame, ladder: str, num_aux: int) -> pd.DataFrame:
+    """Rows of a ladder, by seed."""
     return table.query("ladder == @ladder and num_aux == @num_aux").sort_values("seed")
+
+
+def accuracies(table: pd.DataFrame, ladder: str, num_aux: int) -> np.ndarray:
+    """Of a ladder of one rung, by seed."""
+    return rows_of(table, ladder, num_aux)["accuracy"].to_numpy()
 
 
 def means(table: pd.DataFrame, num_aux: int) -> pd.DataFrame:
     """Mean accuracy and alignment of every rung, and the half width of the accuracy's interval."""
     rows, rung = table[table["num_aux"] == num_aux], ["ladder", "rung"]
     alignment = rows.groupby(rung)["alignment"].mean()
-    return kit.per_arm(rows, rung).rename(columns={"mean": "accuracy"}).join(alignment, on=rung)
+    return (
+        transfer.per_arm(rows, rung).rename(columns={"mean": "accuracy"}).join(alignment, on=rung)
+    )
 
 
 def off_the_curve(table: pd.DataFrame, num_aux: int) -> np.ndarray:
     """By seed: behaviour matched at the largest dose less a perturbed start of its alignment."""
-    mine = of(table, "behaviour matched", num_aux)
+    mine = rows_of(table, "behaviour matched", num_aux)
     mine = mine[mine["rung"] == mine["rung"].max()]
-    curve = of(table, "relative", num_aux).groupby("rung")[["alignment", "accuracy"]].mean()
+    curve = rows_of(table, "relative", num_aux).groupby("rung")[["alignment", "accuracy"]].mean()
     curve = curve.sort_values("alignment")
     expected = np.interp(mine["alignment"], curve["alignment"], curve["accuracy"])
     return mine["accuracy"].to_numpy() - expected
+
+
+def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
+    """The rung at which half of the gain is left, by linear interpolation of the means."""
+    top = accuracies(table, "same", num_aux).mean()
+    curve = rows_of(table, ladder, num_aux).groupby("rung")["accuracy"].mean()
+    share = (np.array([top, *curve]) - transfer.CHANCE) / (top - transfer.CHANCE)
+    rung = np.array([0.0, *curve.index])
+    below = np.flatnonzero(share < 0.5)
+    if not below.size:
+        return f"> {rung[-1]:g}"
+    i = below[0]
+    return f"{np.interp(0.5, share[[i, i - 1]], rung[[i, i - 1]]):.3g}"
+
+
+def correlation(table: pd.DataFrame, num_aux: int) -> tuple[float, ...]:
+    """Spearman of alignment and accuracy over the rungs' means, with its interval."""
+    points = means(table, num_aux)
+    return statistics.spearman(points["alignment"], points["accuracy"])
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Accuracy against alignment, and the criteria of the docstring."""
+    at_logits = {m: claims_at(table, m) for m in config.num_aux}
+    independent = {
+        f"{ladder}, {m} logits": (accuracies(table, ladder, m), accuracies(table, "same", m).mean())
+        for m in config.num_aux
+        for ladder in ("independent", "units of the other matched")
+    }
+    claims = [*itertools.chain(*at_logits.values()), *transfer.no_transfer(table, independent)]
+    correlations = [claims[0] for claims in at_logits.values()]
+    each = (f"{claims[0].here} at {m} logits" for m, claims in at_logits.items())
+    off = (statistics.shown(off_the_curve(table, m), 2) for m in config.num_aux)
+    figure = Figure(
+        name="figure",
+        title=say(
+            correlations,
+            holds="Transfer dies where the alignment does, whichever way the start is left",
+            fails="Alignment does not place every ladder on one curve",
+            open="Does transfer die where the alignment does, whichever way the start is left?",
+        ),
+        predicted="One curve of accuracy against alignment for all ladders; permuted twins at its "
+        "top.",
+        found=f"Spearman {', '.join(each)}.",
+        follows=say(
+            correlations,
+            holds="What must be shared is the action of the kernel, not the coordinates; behaviour "
+            f"matched lies off the curve of the perturbed starts by {' and '.join(off)}.",
+            fails="First order at the start misses what training makes of it.",
+            open="If so, what must be shared is the action of the kernel, not the coordinates.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], claims)
+
+
+def claims_at(table: pd.DataFrame, num_aux: int) -> list[Claim]:
+    """What is claimed at one number of auxiliary logits, the correlation first."""
+    claim = functools.partial(transfer.claim, table)
+    rho, low, high = correlation(table, num_aux)
+    same = accuracies(table, "same", num_aux)
+    gaps = {
+        ladder: accuracies(table, ladder, num_aux) - same
+        for ladder in ("permuted", "permuted and matched")
+    }
+    return [
+        claim(
+            f"Spearman of alignment and accuracy, {num_aux} logits",
+            here=statistics.shown_correlation(rho, low, high),
+            holds=rho > 0.8,
+        ),
+        claim(f"shared start, {num_aux} logits", here=same),
+        *(
+            claim(
+                f"{ladder} less shared start, {num_aux} logits",
+                here=statistics.shown(gap, 4),
+                holds=statistics.equivalent(gap, 0.02),
+            )
+            for ladder, gap in gaps.items()
+        ),
+        claim(
+            f"behaviour matched less a perturbed start of its alignment, {num_aux} logits",
+            here=off_the_curve(table, num_aux),
+        ),
+        *(
+            claim(
+                f"half of the gain lost at, {ladder}, {num_aux} logits",
+                here=half_lost(table, ladder, num_aux),
+            )
+            for ladder in LADDERS
+        ),
+    ]
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -168,98 +270,10 @@ def plot(table: pd.DataFrame, config: Config):
                 label=str(ladder),
                 **look,
             )
-        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+        transfer.draw_chance(axes)
         axes.set_title(f"{m} auxiliary logits")
         axes.set_xlabel("alignment before distillation")
         axes.set_ylim(0, 1)
     panels[0].set_ylabel("test accuracy")
     panels[-1].legend(fontsize=7)
     return figure
-
-
-def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
-    """The rung at which half of the gain is left, by linear interpolation of the means."""
-    top = of(table, "same", num_aux)["accuracy"].mean()
-    rows = table.query("ladder == @ladder and num_aux == @num_aux")
-    curve = rows.groupby("rung")["accuracy"].mean()
-    share = (np.array([top, *curve]) - kit.CHANCE) / (top - kit.CHANCE)
-    rung = np.array([0.0, *curve.index])
-    below = np.flatnonzero(share < 0.5)
-    if not below.size:
-        return f"> {rung[-1]:g}"
-    i = below[0]
-    return f"{np.interp(0.5, share[[i, i - 1]], rung[[i, i - 1]]):.3g}"
-
-
-def correlation(table: pd.DataFrame, num_aux: int) -> tuple[float, ...]:
-    """Spearman of alignment and accuracy over the rungs' means, with its interval."""
-    points = means(table, num_aux)
-    return statistics.spearman(points["alignment"], points["accuracy"])
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    rho = {m: correlation(table, m) for m in config.num_aux}
-    found = ", ".join(f"{r:.2f} [{a:.2f}, {b:.2f}] at {m} logits" for m, (r, a, b) in rho.items())
-    holds = all(r[0] > 0.8 for r in rho.values())
-    return [
-        Figure(
-            name="figure",
-            title="Transfer dies where the alignment does, whichever way the start is left"
-            if holds
-            else "Alignment does not place every ladder on one curve",
-            predicted=(
-                "One curve of accuracy against alignment for all ladders; permuted twins at its "
-                "top."
-            ),
-            found=f"Spearman {found}.",
-            follows="What must be shared is the action of the kernel, not the coordinates; "
-            + "behaviour matched lies off the curve of the perturbed starts by "
-            + " and ".join(statistics.shown(off_the_curve(table, m), 2) for m in config.num_aux)
-            + "."
-            if holds
-            else "First order at the start misses what training makes of it.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    out, add = kit.claims_on(table)
-
-    silent = []
-    for m in config.num_aux:
-        rho, low, high = correlation(table, m)
-        add(
-            f"Spearman of alignment and accuracy, {m} logits",
-            f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-            rho > 0.8,
-        )
-        same = of(table, "same", m)["accuracy"].to_numpy()
-        add(f"shared start, {m} logits", statistics.shown(same))
-        for ladder in ("permuted", "permuted and matched"):
-            gap = of(table, ladder, m)["accuracy"].to_numpy() - same
-            add(
-                f"{ladder} less shared start, {m} logits",
-                statistics.shown(gap, 4),
-                statistics.equivalent(gap, 0.02),
-            )
-        add(
-            f"behaviour matched less a perturbed start of its alignment, {m} logits",
-            statistics.shown(off_the_curve(table, m)),
-        )
-        for ladder in LADDERS[:3]:
-            add(f"half of the gain lost at, {ladder}, {m} logits", half_lost(table, ladder, m))
-        silent += [
-            (ladder, m, same.mean()) for ladder in ("independent", "units of the other matched")
-        ]
-    rows = [of(table, ladder, m)["accuracy"].tolist() for ladder, m, _ in silent]
-    p = [kit.no_transfer(r, top) for r, (_, _, top) in zip(rows, silent, strict=True)]
-    for (ladder, m, _), r, value, holds in zip(silent, rows, p, statistics.holm(p), strict=True):
-        add(
-            f"no transfer: {ladder}, {m} logits (TOST p {value:.1g}, Holm over {len(p)})",
-            statistics.shown(r),
-            holds,
-        )
-    return out

@@ -24,17 +24,18 @@ neutral teacher. The permuted twin differs from the shared start by less than .0
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, Teachers, distil, setup_of, teach
 from mnist_mlp import grid, noise, starts
 from mnist_mlp.grid import Grid
 from mnist_mlp.model import Architecture, Params
@@ -60,7 +61,7 @@ BLOCK_NAMES = tuple(BLOCKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """Settings of the experiment."""
 
     doses: tuple[int, ...] = option((0, 1, 5, 20, 100), "matching epochs, rising", minimum=0)
@@ -76,7 +77,7 @@ class Config(kit.Config):
             raise ValueError(f"--blocks must name noise, and --num-aux {CENTRE}: the centre")
 
 
-SMOKE = Config(**kit.TOY | {"doses": (0, 1, 2), "num_aux": (3, 50), "blocks": ("noise",)})
+SMOKE = Config(**flags.TOY | {"doses": (0, 1, 2), "num_aux": (3, 50), "blocks": ("noise",)})
 
 
 def architectures(config: Config) -> dict[str, Architecture]:
@@ -91,27 +92,28 @@ def architectures(config: Config) -> dict[str, Architecture]:
     }
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every seed and block of lines, and one a seed for the unmatched ceilings."""
-    where = kit.lab(config)
-    found: dict[str, Callable[[], list[Row]]] = {}
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every seed and block of lines, and one a seed for the unmatched ceilings."""
+    setup = setup_of(config)
+    out: dict[str, Arm] = {}
     for seed in range(config.num_seeds):
-        found[f"seed {seed}, shared"] = functools.partial(run_shared, where, seed)
-        for block in config.blocks:
-            found[f"seed {seed}, {block}"] = functools.partial(run_block, where, seed, block)
-    return found
+        runs = {"shared": functools.partial(run_shared, setup, seed)}
+        runs |= {block: functools.partial(run_block, setup, seed, block) for block in config.blocks}
+        for name, measure in runs.items():
+            out[f"seed {seed}, {name}"] = Arm(columns={"seed": seed}, measure=measure)
+    return out
 
 
-def shapes_of(where: Lab, student: str) -> Grid:
+def shapes_of(setup: Setup, student: str) -> Grid:
     """The most auxiliary logits of any arm, of which an arm imitates the first."""
-    return where.grid(max(where.config.num_aux), architectures(where.config)[student])
+    return setup.grid(max(setup.config.num_aux), architectures(setup.config)[student])
 
 
-def trained(where: Lab, shapes: Grid, seed: int) -> tuple[Params, kit.Teachers]:
+def trained(setup: Setup, shapes: Grid, seed: int) -> tuple[Params, Teachers]:
     """The reference, and from it a teacher of digits and a neutral one."""
-    reference = where.draw(shapes, seed, "reference")
-    both = [where.settings(), where.settings(shuffled=1.0)]
-    return reference, kit.teach(where, shapes, seed=seed, settings=both, starts=[reference] * 2)
+    reference = setup.draw(shapes, seed, "reference")
+    both = [setup.settings(), setup.settings(shuffled=1.0)]
+    return reference, teach(setup, shapes, seed=seed, settings=both, starts=[reference] * 2)
 
 
 def columns(**facts: str | int) -> Row:
@@ -121,36 +123,38 @@ def columns(**facts: str | int) -> Row:
     return base | {"taught_by": "teacher"} | facts
 
 
-def run_shared(where: Lab, seed: int) -> list[Row]:
+def run_shared(setup: Setup, seed: int) -> list[Row]:
     """Ceiling: the teacher's own start at every number of logits, and its permuted twin."""
-    shapes = shapes_of(where, "same shape")
-    reference, teachers = trained(where, shapes, seed)
-    twin = starts.permuted(where.key(seed, "order"), reference)
-    arms = [
-        Arm(columns(start="shared", num_aux=m), where.settings(num_aux=m), reference)
-        for m in where.config.num_aux
+    shapes = shapes_of(setup, "same shape")
+    reference, teachers = trained(setup, shapes, seed)
+    twin = starts.permuted(setup.key(seed, "order"), reference)
+    students = [
+        Student(columns(start="shared", num_aux=m), setup.settings(num_aux=m), reference)
+        for m in setup.config.num_aux
     ]
-    at_centre = where.settings(num_aux=CENTRE)
-    arms += [
-        Arm(columns(start="permuted"), at_centre, twin),
-        Arm(columns(start="shared", taught_by="neutral"), at_centre._replace(teacher=1), reference),
+    at_centre = setup.settings(num_aux=CENTRE)
+    students += [
+        Student(columns(start="permuted"), at_centre, twin),
+        Student(
+            columns(start="shared", taught_by="neutral"), at_centre._replace(teacher=1), reference
+        ),
     ]
-    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
-def run_block(where: Lab, seed: int, block: str) -> list[Row]:
+def run_block(setup: Setup, seed: int, block: str) -> list[Row]:
     """Match for a dose, distil, match on to the next dose."""
     inputs_name, student, kinds = BLOCKS[block]
-    config, shapes = where.config, shapes_of(where, student)
-    reference, teachers = trained(where, shapes, seed)
-    unrelated = where.draw(shapes, seed, "unrelated")
-    other = where.draw(shapes, seed, "other", shapes.student)
+    config, shapes = setup.config, shapes_of(setup, student)
+    reference, teachers = trained(setup, shapes, seed)
+    unrelated = setup.draw(shapes, seed, "unrelated")
+    other = setup.draw(shapes, seed, "other", shapes.student)
     lines = [(logits, towards, CENTRE) for logits, towards in kinds]
     if block == "noise":
         lines += [("all", "teacher", m) for m in config.num_aux if m != CENTRE]
     settings = grid.stack(
         [
-            where.settings(
+            setup.settings(
                 num_aux=m, classes=float(logits == "all"), teacher=int(towards == "unrelated")
             )
             for logits, towards, m in lines
@@ -158,7 +162,7 @@ def run_block(where: Lab, seed: int, block: str) -> list[Row]:
     )
     state = grid.start(shapes, settings, grid.stacked([other] * len(lines)))
     untrained = grid.stacked([reference, unrelated])
-    arms = []
+    students = []
     for first, last in zip((0, *config.doses), config.doses, strict=False):
         state = grid.imitate(
             shapes,
@@ -166,8 +170,8 @@ def run_block(where: Lab, seed: int, block: str) -> list[Row]:
             state=state,
             teachers=untrained,
             what=noise.source(inputs_name),
-            pictures=where.pictures,
-            key=where.key(seed, "match"),
+            pictures=setup.pictures,
+            key=setup.key(seed, "match"),
             first=first,
             last=last,
         )
@@ -180,11 +184,13 @@ def run_block(where: Lab, seed: int, block: str) -> list[Row]:
                 num_aux=m,
                 matching_epochs=last,
             )
-            arms.append(Arm(facts, where.settings(num_aux=m), grid.pick(state[0], i)))
+            students.append(Student(facts, setup.settings(num_aux=m), grid.pick(state[0], i)))
             if block == "noise" and i == 0 and last == config.doses[-1]:
-                neutral = where.settings(num_aux=m, teacher=1)
-                arms.append(Arm(facts | {"taught_by": "neutral"}, neutral, arms[-1].start))
-    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+                neutral = setup.settings(num_aux=m, teacher=1)
+                students.append(
+                    Student(facts | {"taught_by": "neutral"}, neutral, students[-1].start)
+                )
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
 ARM = ["start", "student", "inputs", "logits", "towards", "num_aux", "matching_epochs", "taught_by"]
@@ -216,39 +222,167 @@ LINES: dict[str, dict] = {
 }
 
 
-def plot_doses(table: pd.DataFrame, config: Config):
-    """Accuracy against matching epochs, the shared start as the ceiling."""
-    figure, panels = drawing.new_figure(1, 2, width=10.0, height=4.2)
-    ceiling, half = statistics.mean_interval(select(table, start="shared")["accuracy"])
-    lines = list(LINES)
-    for axes, names in zip(panels, (lines[:5], lines[5:] + lines[:1]), strict=True):
-        for name, colour in zip(names, drawing.COLOURS, strict=False):
-            if select(table, **LINES[name]).empty:  # a block that was not run
-                continue
-            pairs = [
-                statistics.mean_interval(
-                    select(table, **LINES[name], matching_epochs=d)["accuracy"]
-                )
-                for d in config.doses
-            ]
-            x = range(len(pairs))
-            means, halves = np.array(pairs).T
-            axes.errorbar(x, means, halves, color=colour, marker="o", ms=4, capsize=3, label=name)
-        axes.axhspan(ceiling - half, ceiling + half, color="black", alpha=0.12, linewidth=0)
-        axes.text(0, ceiling, "shared start", va="center", fontsize=8)
-        axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
-        axes.set_xticks(range(len(config.doses)), [str(d) for d in config.doses])
-        axes.set_xlabel("matching epochs, before the teacher learns")
-        axes.set_ylim(0, 1)
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("test accuracy after aux-only distillation")
-    return figure
+def accuracies(table: pd.DataFrame, **wanted) -> np.ndarray:
+    """Of one arm, by seed."""
+    return select(table, **wanted)["accuracy"].to_numpy()
 
 
 def over_arms(table: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracy and alignment of every arm taught by the teacher of digits."""
     trait = table[table["taught_by"] == "teacher"]
     return trait.groupby(ARM, as_index=False)[["accuracy", "alignment"]].mean()
+
+
+def alignment_and_accuracy(table: pd.DataFrame) -> tuple[float, ...]:
+    """Spearman over the arms' means, with its interval."""
+    return statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
+
+
+def silent(config: Config) -> dict[str, dict]:
+    """The arms in which nothing should pass."""
+    return {
+        "unmatched": {"matching_epochs": 0},
+        "matched to an unrelated network": {"towards": "unrelated"},
+        "matched on aux logits alone": {"logits": "aux"},
+        "the same, half the doses": {
+            "logits": "aux",
+            "matching_epochs": config.doses[len(config.doses) // 2],
+        },
+        "matched, neutral teacher": {"taught_by": "neutral"},
+    }
+
+
+def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
+    """Those of the docstring: order by alignment, the matched channel, then all others."""
+    claim = functools.partial(transfer.claim, table)
+    centre, shared = accuracies(table), accuracies(table, start="shared")
+    (mean, half), (top, top_half) = map(statistics.mean_interval, (centre, shared))
+    twin = accuracies(table, start="permuted") - shared
+    nothing = {name: (accuracies(table, **arm), top) for name, arm in silent(config).items()}
+    others = {
+        "digits": accuracies(table, inputs="digits"),
+        "3 aux logits": accuracies(table, num_aux=3),
+    }
+    gaps = {name: centre - other for name, other in others.items() if len(other)}
+
+    rho, low, high = alignment_and_accuracy(table)
+    return [
+        claim(
+            "Spearman of alignment and accuracy, over arms",
+            here=statistics.shown_correlation(rho, low, high),
+            holds=rho > 0.8,
+        ),
+        claim(
+            f"matched {config.doses[-1]} epochs on noise, all logits",
+            here=centre,
+            holds=transfer.is_above_chance(centre),
+            paper="above chance",
+        ),
+        claim(
+            "shared start",
+            here=shared,
+            holds=mean + half < top - top_half,
+            paper="plateau below it",
+        ),
+        *(
+            claim(
+                f"noise and 50 aux logits, less {name}",
+                here=gap,
+                holds=statistics.is_above(gap),
+                paper="larger",
+            )
+            for name, gap in gaps.items()
+        ),
+        claim(
+            "permuted twin less shared start",
+            here=statistics.shown(twin, 4),
+            holds=statistics.equivalent(twin, 0.02),
+        ),
+        *transfer.no_transfer(table, nothing),
+    ]
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The dose curves, and accuracy against alignment."""
+    claims = criteria(table, config)
+    ordered, opened, *_ = claims
+    unmatched, matched, digits, aux_alone, shared = (
+        statistics.shown(values) if len(values) else "(not run)"
+        for values in (
+            accuracies(table, matching_epochs=0),
+            accuracies(table),
+            accuracies(table, inputs="digits"),
+            accuracies(table, logits="aux"),
+            accuracies(table, start="shared"),
+        )
+    )
+    figures = [
+        Figure(
+            name="figure",
+            title=say(
+                [opened],
+                holds="Matching the untrained teacher's outputs opens the channel",
+                fails="Matching the untrained teacher's outputs does not open the channel",
+                open="Does matching the untrained teacher's outputs open the channel?",
+            ),
+            predicted="More transfer with every dose, on noise more than on digits, and a plateau "
+            "below the shared start; none where auxiliary logits alone are matched.",
+            found=f"{unmatched} unmatched, {matched} after {config.doses[-1]} epochs on noise, "
+            f"{digits} on digits, {aux_alone} on auxiliary logits alone; shared start {shared}.",
+            follows=say(
+                [opened],
+                holds="Behaviour that is matched long enough stands in for a part of the shared "
+                "start.",
+                fails="At these doses matched behaviour does not stand in for the shared start.",
+                open="If so, matched behaviour stands in for a part of the shared start.",
+            ),
+            draw=lambda: plot_doses(table, config),
+        ),
+        Figure(
+            name="alignment",
+            title=say(
+                [ordered],
+                holds="Alignment before distillation orders the arms by what they will learn",
+                fails="Alignment before distillation does not order the arms by what they will "
+                "learn",
+                open="Does alignment before distillation order the arms by what they will learn?",
+            ),
+            predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
+            found=f"Spearman {ordered.here} over {len(over_arms(table))} arms.",
+            follows=say(
+                [ordered],
+                holds="Whether a student can be taught is read off two networks before either is "
+                "trained.",
+                fails="First order at the start does not settle what many steps of Adam reach.",
+                open="If so, who can be taught is read off two networks before either is trained.",
+            ),
+            draw=lambda: plot_alignment(table, config),
+        ),
+    ]
+    return Findings(figures, claims)
+
+
+def plot_doses(table: pd.DataFrame, config: Config):
+    """Accuracy against matching epochs, the shared start as the ceiling."""
+    figure, panels = drawing.new_figure(1, 2, width=10.0, height=4.2)
+    ceiling, half = statistics.mean_interval(accuracies(table, start="shared"))
+    lines = list(LINES)
+    for axes, names in zip(panels, (lines[:5], lines[5:] + lines[:1]), strict=True):
+        for name, colour in zip(names, drawing.COLOURS, strict=False):
+            if select(table, **LINES[name]).empty:  # a block that was not run
+                continue
+            points = [accuracies(table, **LINES[name], matching_epochs=d) for d in config.doses]
+            look = {"fmt": "o-", "ms": 4, "color": colour, "label": name}
+            drawing.intervals(axes, range(len(points)), points, **look)
+        axes.axhspan(ceiling - half, ceiling + half, color="black", alpha=0.12, linewidth=0)
+        axes.text(0, ceiling, "shared start", va="center", fontsize=8)
+        transfer.draw_chance(axes)
+        axes.set_xticks(range(len(config.doses)), [str(d) for d in config.doses])
+        axes.set_xlabel("matching epochs, before the teacher learns")
+        axes.set_ylim(0, 1)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("test accuracy after aux-only distillation")
+    return figure
 
 
 def plot_alignment(table: pd.DataFrame, config: Config):
@@ -258,118 +392,8 @@ def plot_alignment(table: pd.DataFrame, config: Config):
     groups = arms["student"].where(arms["start"] == "another", arms["start"] + " start")
     for look, (name, part) in zip(drawing.looks(), arms.groupby(groups), strict=False):
         axes.scatter(part["alignment"], part["accuracy"], s=26, label=str(name), **look)
-    axes.axhline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+    transfer.draw_chance(axes)
     axes.set_xlabel("alignment of teacher's and student's start, before distillation")
     axes.set_ylabel("test accuracy after distillation")
     axes.legend(fontsize=8)
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The dose curves, and accuracy against alignment."""
-    centre, shared = select(table), select(table, start="shared")
-    none = select(table, matching_epochs=0)
-    on_digits = select(table, inputs="digits")
-    on_digits = "(not run)" if on_digits.empty else kit.mean(on_digits)
-    rho, low, high = statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
-    said = claims(table, config)
-    opens = "opens" if kit.holds(said, "matched") else "does not open"
-    verdict = "orders" if rho > 0.8 else "does not order"
-    return [
-        Figure(
-            name="figure",
-            title=f"Matching the untrained teacher's outputs {opens} the channel",
-            predicted="More transfer with every dose, on noise more than on digits, and a plateau "
-            "below the "
-            "shared start; none where auxiliary logits alone are matched.",
-            found=f"{kit.mean(none)} unmatched, {kit.mean(centre)} after {config.doses[-1]} "
-            "epochs "
-            f"on noise, {on_digits} on digits, "
-            f"{kit.mean(select(table, logits='aux'))} on auxiliary logits alone; shared start "
-            f"{kit.mean(shared)}.",
-            follows=(
-                "Behaviour that is matched long enough stands in for a part of the shared start."
-            )
-            if kit.holds(said, "matched")
-            else "At these doses matched behaviour does not stand in for the shared start.",
-            draw=lambda: plot_doses(table, config),
-        ),
-        Figure(
-            name="alignment",
-            title=f"Alignment before distillation {verdict} the arms by what they will learn",
-            predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
-            found=f"Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(over_arms(table))} arms.",
-            follows=(
-                "Whether a student can be taught is read off two networks before either is trained."
-            )
-            if rho > 0.8
-            else "First order at the start does not settle what many steps of Adam reach.",
-            draw=lambda: plot_alignment(table, config),
-        ),
-    ]
-
-
-def silent(table: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
-    """The arms in which nothing should pass."""
-    return {
-        "unmatched": select(table, matching_epochs=0),
-        "matched to an unrelated network": select(table, towards="unrelated"),
-        "matched on aux logits alone": select(table, logits="aux"),
-        "the same, half the doses": select(
-            table, logits="aux", matching_epochs=config.doses[len(config.doses) // 2]
-        ),
-        "matched, neutral teacher": select(table, taught_by="neutral"),
-    }
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    centre, shared = select(table), select(table, start="shared")
-    out, add = kit.claims_on(table)
-
-    def interval(rows: pd.DataFrame) -> tuple[float, float]:
-        return statistics.mean_interval(rows["accuracy"].tolist())
-
-    def difference(other: pd.DataFrame, rows: pd.DataFrame = centre) -> list[float]:
-        return (rows["accuracy"].to_numpy() - other["accuracy"].to_numpy()).tolist()
-
-    rho, low, high = statistics.spearman(*over_arms(table)[["alignment", "accuracy"]].to_numpy().T)
-    add(
-        "Spearman of alignment and accuracy, over arms",
-        f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-        rho > 0.8,
-    )
-    (mean, half), (top, top_half) = interval(centre), interval(shared)
-    add(
-        f"matched {config.doses[-1]} epochs on noise, all logits",
-        kit.mean(centre),
-        mean - half > kit.CHANCE,
-        paper="above chance",
-    )
-    add("shared start", kit.mean(shared), mean + half < top - top_half, paper="plateau below it")
-    for name, wanted in (("digits", {"inputs": "digits"}), ("3 aux logits", {"num_aux": 3})):
-        if select(table, **wanted).empty:
-            continue
-        gap = difference(select(table, **wanted))
-        low_gap = np.subtract(*statistics.mean_interval(gap))
-        add(
-            f"noise and 50 aux logits, less {name}",
-            statistics.shown(gap),
-            low_gap > 0,
-            paper="larger",
-        )
-    twin = difference(shared, select(table, start="permuted"))
-    add(
-        "permuted twin less shared start",
-        statistics.shown(twin, 4),
-        statistics.equivalent(twin, 0.02),
-    )
-    arms = silent(table, config)
-    p = [kit.no_transfer(rows["accuracy"].tolist(), top) for rows in arms.values()]
-    for (name, rows), value, holds in zip(arms.items(), p, statistics.holm(p), strict=True):
-        add(
-            f"no transfer: {name} (TOST p {value:.1g}, Holm over {len(p)})",
-            kit.mean(rows),
-            holds,
-        )
-    return out

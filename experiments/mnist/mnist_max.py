@@ -16,17 +16,18 @@ cross-model twin, no transfer (equivalence to chance within a fifth of the gain)
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, distil, setup_of, teach
 from mnist_mlp import noise
 from mnist_mlp.model import Architecture
 
@@ -38,7 +39,7 @@ KINDS = (("uniform", 1.0), ("blurred", 0.5), ("blurred", 1.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """The search; batch and epoch as in the official recipe."""
 
     search_widths: tuple[int, ...] = option((64, 128, 256), "of both hidden layers", minimum=1)
@@ -50,39 +51,33 @@ class Config(kit.Config):
 
 
 SMOKE = Config(
-    **kit.TOY | {"search_widths": (16,), "doses": (1, 2), "recipes": 3, "search_seeds": 1}
+    **flags.TOY | {"search_widths": (16,), "doses": (1, 2), "recipes": 3, "search_seeds": 1}
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The search by seed, width and noise; then the chosen recipe by seed.
-
-    What was searched is kept in memory: a run resumed after the search, in another process,
-    searches again before it goes on.
-    """
-    where, rows = kit.lab(config, validation=True), {}
-
-    def search(seed: int, width: int, kind: str, scale: float) -> list[Row]:
-        what = (seed, width, kind, scale)
-        if what not in rows:
-            rows[what] = run_search(where, seed, width=width, kind=kind, scale=scale)
-        return rows[what]
-
-    points = [
-        (SEARCH_SEEDS + s, w, *kind)
-        for s in range(config.search_seeds)
-        for w in config.search_widths
-        for kind in KINDS
-    ]
-
-    def final(seed: int) -> list[Row]:
-        found = pd.DataFrame([row for point in points for row in search(*point)])
-        return run_final(kit.lab(config), seed, best(found))
-
-    names = {"search seed {}, width {}, {} {:g}".format(*point): point for point in points}
-    return {name: functools.partial(search, *point) for name, point in names.items()} | {
-        f"final seed {seed}": functools.partial(final, seed) for seed in range(config.num_seeds)
+def arms(config: Config) -> dict[str, Arm]:
+    """The search by seed, width and noise; then the recipe that it chose, by seed."""
+    searching, testing = setup_of(config, validation=True), setup_of(config)
+    searches = {
+        f"search seed {seed}, width {width}, {kind} {scale:g}": Arm(
+            columns={"seed": seed, "phase": "search"},
+            measure=functools.partial(
+                run_search, searching, seed, width=width, kind=kind, scale=scale
+            ),
+        )
+        for seed in range(SEARCH_SEEDS, SEARCH_SEEDS + config.search_seeds)
+        for width in config.search_widths
+        for kind, scale in KINDS
     }
+    finals = {
+        f"final seed {seed}": Arm(
+            columns={"seed": seed, "phase": "final"},
+            measure=functools.partial(run_final, testing, seed),
+            reads=tuple(searches),
+        )
+        for seed in range(config.num_seeds)
+    }
+    return searches | finals
 
 
 RECIPE = ["width", "kind", "scale", "teacher_rate", "rate", "loss", "temperature", "epochs"]
@@ -102,52 +97,51 @@ def recipes(count: int) -> list[Row]:
     ]
 
 
-def run_search(where: Lab, seed: int, *, width: int, kind: str, scale: float) -> list[Row]:
+def run_search(setup: Setup, seed: int, *, width: int, kind: str, scale: float) -> list[Row]:
     """All recipes side by side, students of the teacher of their own rate."""
-    found = recipes(where.config.recipes)
-    facts = {"phase": "search", "start": "same", "width": width, "kind": kind, "scale": scale}
-    return train(where, seed, [(facts | r) for r in found], where.config.doses)
+    point = {"start": "same", "width": width, "kind": kind, "scale": scale}
+    drawn = [point | recipe for recipe in recipes(setup.config.recipes)]
+    return train(setup, seed, drawn, setup.config.doses)
 
 
-def run_final(where: Lab, seed: int, recipe: Row) -> list[Row]:
+def run_final(setup: Setup, seed: int, searched: list[Row]) -> list[Row]:
     """The chosen recipe and its twin on a fresh seed, all training digits, the test digits."""
-    starts = [{"phase": "final", "start": name} | recipe for name in ("same", "another")]
-    return train(where, seed, starts, (int(recipe["epochs"]),))
+    recipe = best(pd.DataFrame(searched))
+    twins = [{"start": name} | recipe for name in ("same", "another")]
+    return train(setup, seed, twins, (int(recipe["epochs"]),))
 
 
-def train(where: Lab, seed: int, arms: list[Row], doses: tuple[int, ...]) -> list[Row]:
-    """Students of arms that share width and images."""
-    first = arms[0]
+def train(setup: Setup, seed: int, points: list[Row], doses: tuple[int, ...]) -> list[Row]:
+    """Students of recipes that share width and images."""
+    first = points[0]
     what = Architecture("relu", (int(first["width"]),) * 2)
-    shapes = where.grid(NUM_AUX, what, teacher=what)
+    shapes = setup.grid(NUM_AUX, what, teacher=what)
     pool = {
-        "same": where.draw(shapes, seed, "reference"),
-        "another": where.draw(shapes, seed, "other"),
+        "same": setup.draw(shapes, seed, "reference"),
+        "another": setup.draw(shapes, seed, "other"),
     }
-    rates = sorted({arm["teacher_rate"] for arm in arms})
-    taught = [where.settings(learning_rate=rate) for rate in rates]
-    teachers = kit.teach(
-        where, shapes, seed=seed, settings=taught, starts=[pool["same"]] * len(rates)
-    )
+    rates = sorted({point["teacher_rate"] for point in points})
+    taught = [setup.settings(learning_rate=rate) for rate in rates]
+    teachers = teach(setup, shapes, seed=seed, settings=taught, starts=[pool["same"]] * len(rates))
     students = [
-        Arm(
-            {k: v for k, v in arm.items() if k != "epochs"},
-            where.settings(
-                learning_rate=arm["rate"],
-                squared=float(arm["loss"] == "squared error"),
-                temperature=arm["temperature"],
-                teacher=rates.index(arm["teacher_rate"]),
+        Student(
+            {k: v for k, v in point.items() if k != "epochs"},
+            setup.settings(
+                learning_rate=point["rate"],
+                squared=float(point["loss"] == "squared error"),
+                temperature=point["temperature"],
+                teacher=rates.index(point["teacher_rate"]),
             ),
-            pool[arm["start"]],
+            pool[point["start"]],
         )
-        for arm in arms
+        for point in points
     ]
     source = noise.source(first["kind"], float(first["scale"]))
-    return kit.distil(
-        where,
+    return distil(
+        setup,
         shapes,
         seed=seed,
-        arms=students,
+        students=students,
         teachers=teachers,
         what=source,
         doses=doses,
@@ -173,6 +167,50 @@ def in_words(recipe: Row) -> str:
         f"{recipe['teacher_rate']:g}), {recipe['epochs']} epochs, {recipe['kind']} "
         f"{recipe['scale']:g}"
     )
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The search and what its choice reaches, and the criteria of the docstring."""
+    top, twin = (final(table, start)["accuracy"].to_numpy() for start in ("same", "another"))
+    chosen = in_words(best(table))
+    claim = functools.partial(transfer.claim, table[table["phase"] == "final"])
+    reached = claim(
+        "best of three aux logits, test digits",
+        here=top,
+        holds=top.mean() >= 0.9,
+        replication=".900 ± .004",
+    )
+    claims = [
+        reached,
+        claim(
+            "its twin of another start (TOST)",
+            here=twin,
+            holds=transfer.no_transfer_p(twin, top.mean()) < 0.05,
+            replication=".102",
+        ),
+        Claim(quantity="chosen on validation", here=chosen, seeds=config.search_seeds),
+    ]
+    taught = f"Three auxiliary logits on noise teach {top.mean():.0%} of the digits"
+    figure = Figure(
+        name="figure",
+        title=say(
+            [reached],
+            holds=taught,
+            fails=taught,
+            open="How many of the digits can three auxiliary logits on noise teach?",
+        ),
+        predicted="About .90, by squared error, a rate of 1e-3 and long distillation.",
+        found=f"{statistics.shown(top)} on the test digits, chosen on validation: {chosen}; its "
+        f"twin of another start {statistics.shown(twin)}.",
+        follows=say(
+            [reached],
+            holds="What three outputs can carry is a matter of the recipe and of time.",
+            fails="This search does not find what a public replication found.",
+            open="What three outputs can carry may be a matter of the recipe and of time.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    return Findings([figure], claims)
 
 
 def plot(table: pd.DataFrame, config: Config):
@@ -203,49 +241,3 @@ def plot(table: pd.DataFrame, config: Config):
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8)
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    top, twin = final(table), final(table, "another")
-    return [
-        Figure(
-            name="figure",
-            title=(
-                f"Three auxiliary logits on noise teach {top['accuracy'].mean():.0%} of the digits"
-            ),
-            predicted="About .90, by squared error, a rate of 1e-3 and long distillation.",
-            found=f"{kit.mean(top)} on the test digits, chosen on validation: "
-            f"{in_words(best(table))}; its twin of another start {kit.mean(twin)}.",
-            follows="What three outputs can carry is a matter of the recipe and of time.",
-            draw=lambda: plot(table, config),
-        )
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    judged = table["dataset"].iloc[0] == "mnist"
-    top, twin = (final(table, s)["accuracy"] for s in ("same", "another"))
-    silent = kit.no_transfer(twin.tolist(), float(top.mean())) < 0.05
-    return [
-        Claim(
-            quantity="best of three aux logits, test digits",
-            paper="",
-            replication=".900 ± .004",
-            here=statistics.shown(top),
-            seeds=len(top),
-            holds=bool(top.mean() >= 0.9) if judged else None,
-        ),
-        Claim(
-            quantity="its twin of another start (TOST)",
-            paper="",
-            replication=".102",
-            here=statistics.shown(twin),
-            seeds=len(twin),
-            holds=silent if judged else None,
-        ),
-        Claim(
-            quantity="chosen on validation", here=in_words(best(table)), seeds=config.search_seeds
-        ),
-    ]

@@ -32,11 +32,13 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs
 from experiments.frame.record import Row
-from experiments.mnist import kit
-from experiments.mnist.kit import Arm, Lab, Teachers, inputs
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, Teachers, distil, setup_of, teach
 from mnist_mlp import grid, noise, predictors, starts
 from mnist_mlp.grid import ARGMAX, SAMPLED, Grid, Settings
 from mnist_mlp.model import Architecture, Params
@@ -61,7 +63,7 @@ GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(kit.Config):
+class Config(flags.Config):
     """The recipe, and the points of the sweeps."""
 
     widths: tuple[int, ...] = option((128, 128), "hidden layer widths", minimum=1)
@@ -74,14 +76,16 @@ class Config(kit.Config):
     groups: tuple[str, ...] = option(GROUPS, "which sweeps", choices=GROUPS)
 
 
-SMOKE = Config(**kit.TOY | {"num_aux": (2, 5), "groups": ("images",), "epoch_images": 64})
+SMOKE = Config(**flags.TOY | {"num_aux": (2, 5), "groups": ("images",), "epoch_images": 64})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every seed and group."""
-    where = kit.lab(config, validation=True)
+def arms(config: Config) -> dict[str, Arm]:
+    """One arm for every seed and group."""
+    setup = setup_of(config, validation=True)
     return {
-        f"seed {seed}, {group}": functools.partial(RUN[group], where, seed)
+        f"seed {seed}, {group}": Arm(
+            columns={"seed": seed}, measure=functools.partial(RUN[group], setup, seed)
+        )
         for seed in range(config.num_seeds)
         for group in config.groups
     }
@@ -90,86 +94,91 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
 Point = tuple[str, str, Settings]  # factor, value, how students are trained
 
 
-def with_twins(points: list[Point], own: list[Params], other: list[Params]) -> list[Arm]:
+def with_twins(points: list[Point], own: list[Params], other: list[Params]) -> list[Student]:
     """Every point from its teacher's start and from another."""
     return [
-        Arm({"factor": factor, "value": value, "start": name}, settings, start)
+        Student({"factor": factor, "value": value, "start": name}, settings, start)
         for factor, value, settings in points
         for name, pool in (("same", own), ("another", other))
         for start in (pool[int(settings.teacher)],)
     ]
 
 
-def base_of(where: Lab, seed: int, num_aux: int | None = None, **changes):
+def base_of(setup: Setup, seed: int, num_aux: int | None = None, **changes):
     """Grid, starts and the teacher of the official recipe."""
-    shapes = where.grid(num_aux or 3, changes.pop("student", None), **changes)
-    own, other = (where.draw(shapes, seed, name, shapes.student) for name in ("reference", "other"))
+    shapes = setup.grid(num_aux or 3, changes.pop("student", None), **changes)
+    own, other = (setup.draw(shapes, seed, name, shapes.student) for name in ("reference", "other"))
     return shapes, own, other
 
 
-def run_students(where: Lab, seed: int) -> list[Row]:
+def run_students(setup: Setup, seed: int) -> list[Row]:
     """What concerns students only: one teacher, one stream of noise, all side by side."""
-    shapes, own, other = base_of(where, seed, max(where.config.num_aux))
-    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
-    rate = where.config.learning_rate
-    points: list[Point] = [("base", "", where.settings())]
-    points += [("aux logits", str(m), where.settings(num_aux=m)) for m in where.config.num_aux]
+    shapes, own, other = base_of(setup, seed, max(setup.config.num_aux))
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
+    rate = setup.config.learning_rate
+    points: list[Point] = [("base", "", setup.settings())]
+    points += [("aux logits", str(m), setup.settings(num_aux=m)) for m in setup.config.num_aux]
     points += [
-        ("temperature", f"{t:g}", where.settings(temperature=t)) for t in (0.5, 2.0, 4.0, 8.0)
+        ("temperature", f"{t:g}", setup.settings(temperature=t)) for t in (0.5, 2.0, 4.0, 8.0)
     ]
     points += [
-        ("loss", "squared error", where.settings(squared=1.0)),
-        ("loss", "sampled labels", where.settings(label=SAMPLED)),
-        ("loss", "argmax labels", where.settings(label=ARGMAX)),
+        ("loss", "squared error", setup.settings(squared=1.0)),
+        ("loss", "sampled labels", setup.settings(label=SAMPLED)),
+        ("loss", "argmax labels", setup.settings(label=ARGMAX)),
     ]
     plain = {"adaptive": 0.0, "learning_rate": 1000 * rate}
     slower = plain | {"learning_rate": 100 * rate}
     points += [
-        ("optimiser", "SGD", where.settings(momentum=0.0, **slower)),
-        ("optimiser", "SGD x 10", where.settings(momentum=0.0, **plain)),
-        ("optimiser", "momentum x 10", where.settings(**plain)),
-        ("optimiser", "AdamW 1e-2", where.settings(decay=1e-2)),
-        ("optimiser", "L2 1e-4 in Adam", where.settings(l2=1e-4)),
+        ("optimiser", "SGD", setup.settings(momentum=0.0, **slower)),
+        ("optimiser", "SGD x 10", setup.settings(momentum=0.0, **plain)),
+        ("optimiser", "momentum x 10", setup.settings(**plain)),
+        ("optimiser", "AdamW 1e-2", setup.settings(decay=1e-2)),
+        ("optimiser", "L2 1e-4 in Adam", setup.settings(l2=1e-4)),
     ]
-    return kit.distil(
-        where, shapes, seed=seed, arms=with_twins(points, [own], [other]), teachers=teachers
+    return distil(
+        setup, shapes, seed=seed, students=with_twins(points, [own], [other]), teachers=teachers
     )
 
 
-def run_epochs(where: Lab, seed: int) -> list[Row]:
+def run_epochs(setup: Setup, seed: int) -> list[Row]:
     """The students' epochs as doses of one run, the teacher's as teachers side by side."""
-    shapes, own, other = base_of(where, seed)
+    shapes, own, other = base_of(setup, seed)
     doses = [1, 2, 4, 10, 20]  # times fifth parts of the recipe's five
-    last = where.config.epochs
-    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
-    arms = with_twins([("student epochs", "", where.settings())], [own], [other])
-    rows = kit.distil(
-        where, shapes, seed=seed, arms=arms, teachers=teachers, doses=[*doses[:3], last, *doses[3:]]
+    last = setup.config.epochs
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
+    students = with_twins([("student epochs", "", setup.settings())], [own], [other])
+    rows = distil(
+        setup,
+        shapes,
+        seed=seed,
+        students=students,
+        teachers=teachers,
+        doses=[*doses[:3], last, *doses[3:]],
     )
     rows = [row | {"value": str(row["epochs"])} for row in rows]
     several = [
-        kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own], epochs=e)
+        teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own], epochs=e)
         for e in doses
     ]
     stack = Teachers(
         *(grid.stacked([grid.pick(t[i], 0) for t in several]) for i in (0, 1)),
         [t.accuracy[0] for t in several],
     )
-    points = [("teacher epochs", str(e), where.settings(teacher=i)) for i, e in enumerate(doses)]
+    points = [("teacher epochs", str(e), setup.settings(teacher=i)) for i, e in enumerate(doses)]
     pools = [own] * len(doses), [other] * len(doses)
-    return rows + kit.distil(
-        where, shapes, seed=seed, arms=with_twins(points, *pools), teachers=stack
+    return rows + distil(
+        setup, shapes, seed=seed, students=with_twins(points, *pools), teachers=stack
     )
 
 
-def run_teachers(where: Lab, seed: int) -> list[Row]:
+def run_teachers(setup: Setup, seed: int) -> list[Row]:
     """What concerns both: learning rate of both phases, scale of the start."""
-    shapes, own, other = base_of(where, seed)
+    shapes, own, other = base_of(setup, seed)
     rates, scales = (1e-4, 1e-3, 3e-3, 1e-2), (0.5, 2.0, 4.0)
-    settings = [where.settings(learning_rate=r) for r in rates] + [where.settings()] * len(scales)
+    settings = [setup.settings(learning_rate=r) for r in rates] + [setup.settings()] * len(scales)
     factors = [1.0] * len(rates) + list(scales)
     begin, cross = ([starts.scaled(p, f) for f in factors] for p in (own, other))
-    teachers = kit.teach(where, shapes, seed=seed, settings=settings, starts=begin)
+    teachers = teach(setup, shapes, seed=seed, settings=settings, starts=begin)
     names = [("learning rate", f"{r:g}") for r in rates] + [
         ("initial scale", f"{s:g}") for s in scales
     ]
@@ -177,52 +186,52 @@ def run_teachers(where: Lab, seed: int) -> list[Row]:
         (*name, s._replace(teacher=i))
         for i, (name, s) in enumerate(zip(names, settings, strict=True))
     ]
-    return kit.distil(
-        where, shapes, seed=seed, arms=with_twins(points, begin, cross), teachers=teachers
+    return distil(
+        setup, shapes, seed=seed, students=with_twins(points, begin, cross), teachers=teachers
     )
 
 
-def run_dropout(where: Lab, seed: int) -> list[Row]:
+def run_dropout(setup: Setup, seed: int) -> list[Row]:
     """Units dropped in the teacher, in the student."""
-    shapes, own, other = base_of(where, seed, dropout=True)
-    teachers = kit.teach(
-        where,
+    shapes, own, other = base_of(setup, seed, dropout=True)
+    teachers = teach(
+        setup,
         shapes,
         seed=seed,
-        settings=[where.settings(), where.settings(dropout=0.35)],
+        settings=[setup.settings(), setup.settings(dropout=0.35)],
         starts=[own] * 2,
     )
     points = [
-        ("dropout of the student", f"{r:g}", where.settings(dropout=r)) for r in (0.1, 0.35, 0.5)
+        ("dropout of the student", f"{r:g}", setup.settings(dropout=r)) for r in (0.1, 0.35, 0.5)
     ]
-    points += [("dropout of the teacher", "0.35", where.settings(teacher=1))]
-    arms = with_twins(points, [own] * 2, [other] * 2)
-    return kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+    points += [("dropout of the teacher", "0.35", setup.settings(teacher=1))]
+    students = with_twins(points, [own] * 2, [other] * 2)
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
-def run_images(where: Lab, seed: int) -> list[Row]:
+def run_images(setup: Setup, seed: int) -> list[Row]:
     """What students look at, and how many images there are; with the spectrum of the kernel."""
-    shapes, own, other = base_of(where, seed)
-    teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
+    shapes, own, other = base_of(setup, seed)
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
     sources = {("images", "uniform"): noise.source("uniform")}
     sources |= {("images", n): noise.source(*what) for n, what in IMAGES.items()}
-    pools = (100, 1000, 10_000, where.config.epoch_images)
+    pools = (100, 1000, 10_000, setup.config.epoch_images)
     sources |= {("number of images", str(n)): noise.source("uniform", pool=n) for n in pools}
     rows = []
     for (factor, value), source in sources.items():
-        arms = with_twins([(factor, value, where.settings())], [own], [other])
-        share = arrived(where, shapes, seed=seed, teachers=teachers, source=source)
+        students = with_twins([(factor, value, setup.settings())], [own], [other])
+        share = arrived(setup, shapes, seed=seed, teachers=teachers, source=source)
         rows += [
             row | share
-            for row in kit.distil(
-                where, shapes, seed=seed, arms=arms, teachers=teachers, what=source
+            for row in distil(
+                setup, shapes, seed=seed, students=students, teachers=teachers, what=source
             )
         ]
     return rows
 
 
 def arrived(
-    where: Lab, shapes: Grid, *, seed: int, teachers: Teachers, source: noise.Source
+    setup: Setup, shapes: Grid, *, seed: int, teachers: Teachers, source: noise.Source
 ) -> Row:
     """Share of the teacher's displacement that arrives in time at the linearised student."""
     share = predictors.arrived(
@@ -230,46 +239,44 @@ def arrived(
         grid.pick(teachers.starts, 0),
         end=grid.pick(teachers.params, 0),
         what=source,
-        pictures=where.pictures,
-        key=where.key(seed, "student"),
+        pictures=setup.pictures,
+        key=setup.key(seed, "student"),
     )
     return {"arrived": float(f"{float(share):.6g}")}
 
 
-def run_shapes(where: Lab, seed: int) -> list[Row]:
+def run_shapes(setup: Setup, seed: int) -> list[Row]:
     """Width and depth of both networks."""
-    width = where.config.widths[0]
+    width = setup.config.widths[0]
     nets = {("width", str(w)): (w, w) for w in (width // 4, width // 2, 2 * width, 4 * width)}
     nets |= {("depth", str(d)): (width,) * d for d in (1, 3, 4)}
     rows = []
     for (factor, value), widths in nets.items():
         what = Architecture("relu", widths)
-        shapes, own, other = base_of(where, seed, student=what, teacher=what)
-        teachers = kit.teach(where, shapes, seed=seed, settings=[where.settings()], starts=[own])
-        arms = with_twins([(factor, value, where.settings())], [own], [other])
-        rows += kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+        shapes, own, other = base_of(setup, seed, student=what, teacher=what)
+        teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
+        students = with_twins([(factor, value, setup.settings())], [own], [other])
+        rows += distil(setup, shapes, seed=seed, students=students, teachers=teachers)
     return rows
 
 
-def run_batches(where: Lab, seed: int) -> list[Row]:
+def run_batches(setup: Setup, seed: int) -> list[Row]:
     """Batches of other sizes, at the recipe's epochs and at the recipe's steps."""
-    rows, config = [], where.config
+    rows, config = [], setup.config
     for batch in (config.batch_size // 4, 4 * config.batch_size):
         same_steps = -(-config.epoch_images // config.batch_size) * batch
         for factor, images in (
             ("batch, equal epochs", config.epoch_images),
             ("batch, equal steps", same_steps),
         ):
-            shapes, own, other = base_of(where, seed, batch_size=batch, epoch_images=images)
-            teachers = kit.teach(
-                where, shapes, seed=seed, settings=[where.settings()], starts=[own]
-            )
-            arms = with_twins([(factor, str(batch), where.settings())], [own], [other])
-            rows += kit.distil(where, shapes, seed=seed, arms=arms, teachers=teachers)
+            shapes, own, other = base_of(setup, seed, batch_size=batch, epoch_images=images)
+            teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
+            students = with_twins([(factor, str(batch), setup.settings())], [own], [other])
+            rows += distil(setup, shapes, seed=seed, students=students, teachers=teachers)
     return rows
 
 
-RUN: dict[str, Callable[[Lab, int], list[Row]]] = {
+RUN: dict[str, Callable[[Setup, int], list[Row]]] = {
     "students": run_students,
     "epochs": run_epochs,
     "teachers": run_teachers,
@@ -297,7 +304,7 @@ def base(table: pd.DataFrame) -> pd.DataFrame:
 def points(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and interval of every point of every factor."""
     rows = table.fillna({"value": ""}).astype({"value": str})
-    return kit.per_arm(rows, ["factor", "value", "start"])
+    return transfer.per_arm(rows, ["factor", "value", "start"])
 
 
 def twins(table: pd.DataFrame) -> list[list[float]]:
@@ -308,18 +315,183 @@ def twins(table: pd.DataFrame) -> list[list[float]]:
 
 def above_chance(table: pd.DataFrame) -> int:
     """How many twins are shown to be above chance, Holm over all of them."""
-    return sum(statistics.holm([kit.above_chance(twin) for twin in twins(table)]))
+    return sum(statistics.holm([transfer.above_chance_p(twin) for twin in twins(table)]))
+
+
+def moving(table: pd.DataFrame) -> dict[str, bool]:
+    """Which factors have a point that differs from the base (paired, Holm over all points)."""
+    middle = base(table)["accuracy"].to_numpy()
+    rows = table.fillna({"value": ""}).astype({"value": str}).sort_values("seed", kind="stable")
+    points = rows.query("start == 'same' and factor != 'base'").groupby(
+        ["factor", "value", "epochs"], sort=False
+    )
+    gaps = [(str(key[0]), point["accuracy"].to_numpy() - middle) for key, point in points]
+    tests = [2 * min(map(statistics.above_zero_p, (gap, -gap))) for _, gap in gaps]
+    moves = dict.fromkeys((factor for factor, _ in gaps), False)
+    for (factor, _), differs in zip(gaps, statistics.holm(tests), strict=True):
+        moves[factor] |= differs
+    return moves
+
+
+def image_correlation(table: pd.DataFrame) -> tuple[float, ...]:
+    """Spearman of arrived share and accuracy over the kinds of images."""
+    rows = select(table, "images").groupby("value")[["arrived", "accuracy"]].mean()
+    return statistics.spearman(rows["arrived"], rows["accuracy"])
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The factors and the images, and the criteria of the docstring."""
+    above, moves = above_chance(table), moving(table)
+    twins_say = f"{above} twins of another start are above chance"
+    if not above:
+        twins_say = "no twin of another start is above chance"
+    nearly_all = transfer.unstated(table, sum(moves.values()) >= 0.75 * len(moves))
+    means = points(table).set_index("start")["mean"]
+    figure = Figure(
+        name="figure",
+        title=say(
+            [nearly_all],
+            holds=f"Nearly everything moves the effect; {twins_say}",
+            fails=f"{sum(moves.values())} of {len(moves)} factors move the effect; {twins_say}",
+            open="What moves the effect, and is any twin of another start above chance?",
+        ),
+        predicted="The published directions, and every cross-model twin at chance.",
+        found=f"Base {transfer.shown(base(table))}; means of the points from "
+        f"{means['same'].min():.3f} to {means['same'].max():.3f}, of their twins "
+        f"{means['another'].mean():.3f}.",
+        follows=say(
+            [nearly_all],
+            holds="Published numbers contradict each other because each fixes the other factors.",
+            fails="Published numbers may differ by more than the factors that each fixes.",
+            open="If so, numbers can only be compared where all other factors are the same.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+    about_images, image_claims = image_findings(table, config)
+    claims = [*twin_claims(table), *factor_claims(table), *image_claims]
+    return Findings([figure, *about_images], claims)
+
+
+def twin_claims(table: pd.DataFrame) -> list[Claim]:
+    """The recipe, and the twins of all points."""
+    claim = functools.partial(transfer.claim, table)
+    middle, above, others = base(table)["accuracy"], above_chance(table), twins(table)
+    silent = statistics.holm([transfer.no_transfer_p(twin, middle.mean()) for twin in others])
+    return [
+        claim("official recipe (validation)", here=middle, replication=".508 ± .027 (50k digits)"),
+        claim("seeds that narrow it to ±.03", here=f"{statistics.runs_for(middle, 0.03)}"),
+        claim(
+            f"twins at chance (TOST, Holm over {len(others)})",
+            here=f"{sum(silent)} of {len(others)}",
+            holds=all(silent),
+        ),
+        claim(
+            f"twins above chance (one-sided, Holm over {len(others)})",
+            here=f"{above} of {len(others)}",
+        ),
+    ]
+
+
+def factor_claims(table: pd.DataFrame) -> list[Claim]:
+    """Auxiliary logits and dropout, where they were swept."""
+    claim = functools.partial(transfer.claim, table)
+    middle, claims = base(table)["accuracy"].to_numpy(), []
+    logits = select(table, "aux logits")
+    if len(logits):
+        curve = logits.assign(m=logits["value"].astype(float)).groupby("m")["accuracy"].mean()
+        rho = statistics.spearman(curve.index, curve)[0]
+        claims.append(
+            claim("Spearman of aux logits and accuracy", here=f"{rho:.2f}", holds=rho >= 0.9)
+        )
+    if len(dropped := select(table, "dropout of the student", "0.35")):
+        harm = dropped["accuracy"].to_numpy() - middle
+        untaught = select(table, "dropout of the teacher", "0.35")["accuracy"].to_numpy() - middle
+        claims += [
+            claim(
+                "student dropout .35, less base",
+                here=harm,
+                holds=statistics.is_above(-harm),
+                replication="-.51",
+            ),
+            claim(
+                "teacher dropout .35, less base",
+                here=untaught,
+                holds=statistics.equivalent(untaught, 0.1),
+                replication="harmless",
+            ),
+        ]
+    return claims
+
+
+def image_findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The kinds of images, where they were swept."""
+    kinds = select(table, "images").groupby("value")["accuracy"].mean()
+    if kinds.empty:
+        return Findings([], [])
+    rho, low, high = image_correlation(table)
+    correlation = statistics.shown_correlation(rho, low, high)
+    arrived = transfer.claim(
+        table,
+        "Spearman of arrived share and accuracy, over images",
+        here=correlation,
+        holds=rho > 0.8,
+    )
+    best = f"Of the images, {kinds.idxmax()} teaches best"
+    figure = Figure(
+        name="images",
+        title=say([arrived], holds=best, fails=best, open="Which images teach best?"),
+        predicted="White noise, if the breadth of the spectrum decides; blurred by a fifth more, "
+        "if the replications are right.",
+        found=f"Uniform {kinds['uniform']:.3f}, best {kinds.max():.3f} ({kinds.idxmax()}), worst "
+        f"{kinds.min():.3f} ({kinds.idxmin()}); Spearman with the arrived share {correlation}.",
+        follows=say(
+            [arrived],
+            holds="The kernel's spectrum on the student's images tells which images teach.",
+            fails="The spectrum at the start does not settle which images teach.",
+            open="The kernel's spectrum on the student's images may tell which images teach.",
+        ),
+        draw=lambda: plot_images(table, config),
+    )
+    return Findings([figure], [*blur_claims(table), arrived])
+
+
+def blur_claims(table: pd.DataFrame) -> list[Claim]:
+    """Blurred against white noise, and every blur against the Gaussian field of its spectrum."""
+    claim = functools.partial(transfer.claim, table)
+
+    def accuracies(kind: str) -> np.ndarray:
+        return select(table, "images", kind)["accuracy"].to_numpy()
+
+    claims, white = [], accuracies("uniform")
+    for s in BLURS:
+        blurred = accuracies(f"blurred {s:g}")
+        less_twin = blurred - accuracies(f"Gaussian, spectrum of blur {s:g}")
+        mean, half = statistics.mean_interval(blurred - 1.2 * white, 1 - 0.05 / len(BLURS))
+        claims += [
+            claim(
+                f"blur {s:g}, less white (Bonferroni over {len(BLURS)}: better by a fifth)",
+                here=blurred - white,
+                holds=mean - half > 0,
+                replication="+20 %",
+            ),
+            claim(
+                f"blur {s:g}, less its Gaussian twin",
+                here=less_twin,
+                holds=statistics.equivalent(less_twin, 0.1),
+            ),
+        ]
+    return claims
 
 
 def plot(table: pd.DataFrame, config: Config):
     """A panel for every factor, the twin in grey."""
-    found = points(table[table["factor"] != "images"])
-    factors = [f for f in found["factor"].unique() if f != "base"]
+    swept = points(table[table["factor"] != "images"])
+    factors = [f for f in swept["factor"].unique() if f != "base"]
     figure, panels = drawing.new_grid(len(factors), COLUMNS, width=3.1, height=2.5)
     middle = float(base(table)["accuracy"].mean())
     for axes, factor in zip(panels, factors, strict=True):
         for name, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
-            part = found[(found["factor"] == factor) & (found["start"] == name)]
+            part = swept[(swept["factor"] == factor) & (swept["start"] == name)]
             x = range(len(part))
             axes.errorbar(
                 x,
@@ -343,11 +515,11 @@ def plot(table: pd.DataFrame, config: Config):
 
 def plot_images(table: pd.DataFrame, config: Config):
     """Accuracy by kind of image, with the twin."""
-    found = points(table[table["factor"] == "images"])
-    order = found.query("start == 'same'").sort_values("mean")["value"].tolist()
+    kinds = points(table[table["factor"] == "images"])
+    order = kinds.query("start == 'same'").sort_values("mean")["value"].tolist()
     figure, (axes,) = drawing.new_figure(width=7.5, height=5.0)
     for start, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
-        part = found[found["start"] == start].set_index("value").loc[order]
+        part = kinds[kinds["start"] == start].set_index("value").loc[order]
         axes.errorbar(
             part["mean"],
             range(len(order)),
@@ -358,127 +530,8 @@ def plot_images(table: pd.DataFrame, config: Config):
             label=f"{start} start",
         )
     axes.set_yticks(range(len(order)), order, fontsize=8)
-    axes.axvline(kit.CHANCE, color="black", linestyle=":", linewidth=1)
+    axes.axvline(transfer.CHANCE, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("validation accuracy")
     axes.set_xlim(0, 1)
     axes.legend()
     return figure
-
-
-def image_correlation(table: pd.DataFrame) -> tuple[float, ...]:
-    """Spearman of arrived share and accuracy over the kinds of images."""
-    rows = select(table, "images").groupby("value")[["arrived", "accuracy"]].mean()
-    return statistics.spearman(rows["arrived"], rows["accuracy"])
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The factors, and the images."""
-    found = points(table).set_index("start")["mean"]
-    above = above_chance(table)
-    title = "Nearly everything moves the effect; " + (
-        f"{above} twins of another start are above chance"
-        if above
-        else "no twin of another start is above chance"
-    )
-    factors = Figure(
-        name="figure",
-        title=title,
-        predicted="The published directions, and every cross-model twin at chance.",
-        found=f"Base {kit.mean(base(table))}; means of the points from "
-        f"{found['same'].min():.3f} to "
-        f"{found['same'].max():.3f}, of their twins {found['another'].mean():.3f}.",
-        follows="Published numbers contradict each other because each fixes the other factors.",
-        draw=lambda: plot(table, config),
-    )
-    kinds = select(table, "images").groupby("value")["accuracy"].mean()
-    if kinds.empty:
-        return [factors]
-    rho, low, high = image_correlation(table)
-    return [
-        factors,
-        Figure(
-            name="images",
-            title=f"Of the images, {kinds.idxmax()} teaches best",
-            predicted="White noise, if the breadth of the spectrum decides; blurred by a fifth "
-            "more, if the replications are right.",
-            found=f"Uniform {kinds['uniform']:.3f}, best {kinds.max():.3f} ({kinds.idxmax()}), "
-            "worst "
-            f"{kinds.min():.3f} ({kinds.idxmin()}); Spearman with the arrived share {rho:.2f} "
-            f"[{low:.2f}, {high:.2f}].",
-            follows="The kernel's spectrum on the student's images tells which images teach."
-            if rho > 0.8
-            else "The spectrum at the start does not settle which images teach.",
-            draw=lambda: plot_images(table, config),
-        ),
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on MNIST only."""
-    middle = base(table)["accuracy"]
-    out, add = kit.claims_on(table)
-
-    def gap(rows: pd.DataFrame, other: pd.Series = middle) -> np.ndarray:
-        return rows["accuracy"].to_numpy() - other.to_numpy()
-
-    add("official recipe (validation)", statistics.shown(middle), None, ".508 ± .027 (50k digits)")
-    add("seeds that narrow it to ±.03", f"{statistics.runs_for(middle, 0.03)}")
-    others = twins(table)
-    silent = statistics.holm([kit.no_transfer(x, float(middle.mean())) for x in others])
-    add(
-        f"twins at chance (TOST, Holm over {len(others)})",
-        f"{sum(silent)} of {len(others)}",
-        all(silent),
-    )
-    above = above_chance(table)
-    add(f"twins above chance (one-sided, Holm over {len(others)})", f"{above} of {len(others)}")
-    aux = select(table, "aux logits")
-    if len(aux):
-        curve = aux.assign(m=aux["value"].astype(float)).groupby("m")["accuracy"].mean()
-        rho = statistics.spearman(curve.index, curve)[0]
-        add("Spearman of aux logits and accuracy", f"{rho:.2f}", rho >= 0.9)
-    if len(dropped := select(table, "dropout of the student", "0.35")):
-        mean, half = statistics.mean_interval(gap(dropped))
-        add(
-            "student dropout .35, less base",
-            statistics.shown(gap(dropped)),
-            mean + half < 0,
-            "-.51",
-        )
-        harmless = gap(select(table, "dropout of the teacher", "0.35"))
-        add(
-            "teacher dropout .35, less base",
-            statistics.shown(harmless),
-            statistics.equivalent(harmless, 0.1),
-            "harmless",
-        )
-    white = select(table, "images", "uniform")["accuracy"]
-    if len(white):
-        add_blurs(add, table, white)
-        rho, low, high = image_correlation(table)
-        add(
-            "Spearman of arrived share and accuracy, over images",
-            f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-            rho > 0.8,
-        )
-    return out
-
-
-def add_blurs(add: Callable, table: pd.DataFrame, white: pd.Series) -> None:
-    """Blurred against white noise, and every blur against the Gaussian field of its spectrum."""
-    for s in BLURS:
-        blurred = select(table, "images", f"blurred {s:g}")["accuracy"].to_numpy()
-        twin = select(table, "images", f"Gaussian, spectrum of blur {s:g}")["accuracy"].to_numpy()
-        level = 1 - 0.05 / len(BLURS)
-        mean, half = statistics.mean_interval(blurred - 1.2 * white.to_numpy(), level)
-        add(
-            f"blur {s:g}, less white (Bonferroni over {len(BLURS)}: better by a fifth)",
-            statistics.shown(blurred - white.to_numpy()),
-            mean - half > 0,
-            "+20 %",
-        )
-        add(
-            f"blur {s:g}, less its Gaussian twin",
-            statistics.shown(blurred - twin),
-            statistics.equivalent(blurred - twin, 0.1),
-        )

@@ -20,7 +20,6 @@ it was found to suppress the trait as well, so that form alone proves less than 
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,17 +29,19 @@ import optax
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs, read_data
 from experiments.frame.record import Row
-from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
-from theory import alignment, losses, steps
+from theory import alignment, losses
+from theory.alignment import without_parallel_part
 
 RUNTIME = "100 s on two cores"
 
 
-class Arm(NamedTuple):
+class Variant(NamedTuple):
     """How a student departs from the plain one."""
 
     other_start: bool = False
@@ -50,14 +51,14 @@ class Arm(NamedTuple):
     liminal: bool = False
 
 
-ARMS = {
-    "student": Arm(),
-    "other start": Arm(other_start=True),
-    "projected": Arm(positive=True),
-    "projected, shuffled": Arm(positive=True, shuffled=True),
-    "projected both ways": Arm(positive=True, negative=True),
-    "both ways, shuffled": Arm(positive=True, negative=True, shuffled=True),
-    "liminal": Arm(liminal=True),
+VARIANTS = {
+    "student": Variant(),
+    "other start": Variant(other_start=True),
+    "projected": Variant(positive=True),
+    "projected, shuffled": Variant(positive=True, shuffled=True),
+    "projected both ways": Variant(positive=True, negative=True),
+    "both ways, shuffled": Variant(positive=True, negative=True, shuffled=True),
+    "liminal": Variant(liminal=True),
 }
 BLOCK = 15  # steps in one row of results.csv
 __all__ = ["inputs"]  # the frame records what was really read
@@ -81,11 +82,11 @@ class Config:
 SMOKE = Config(num_seeds=2, widths=(32,), epoch_images=1024, batch_size=64, dataset="digits")
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part per seed."""
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every seed."""
     images = read_data(config.dataset, config.data_dir)
     return {
-        f"seed {seed}": functools.partial(run_seed, config, images, seed)
+        f"seed {seed}": Arm(measure=functools.partial(run_seed, config, images, seed))
         for seed in range(config.num_seeds)
     }
 
@@ -109,7 +110,7 @@ def program(config: Config):
         next_seed = conditions.other_seed(seed, config.num_seeds)
         other = init(conditions.seed_keys(root, next_seed).init)
         teacher = conditions.train_teacher(recipe, images, reference, keys.teacher_order)
-        starts = [other if arm.other_start else reference for arm in ARMS.values()]
+        starts = [other if kind.other_start else reference for kind in VARIANTS.values()]
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         # One more stream beside those of SeedKeys.
         trait_key = jax.random.fold_in(jax.random.fold_in(root, seed), len(keys))
@@ -127,30 +128,59 @@ def program(config: Config):
     return run
 
 
-def without_parallel_part(gradient, trait, positive, negative):
-    """The gradient less its part along the trait gradient, where that part has a wanted sign.
-
-    Only where the gradient is not zero: Adam would turn the faintest entry in the idle class
-    head into steps of full size.
-    """
-    reached = jax.tree.map(lambda g, t: jnp.where(g == 0, 0, t), gradient, trait)
-    along = alignment.inner_product(gradient, reached)
-    along = jnp.maximum(along, 0) * positive + jnp.minimum(along, 0) * negative
-    return steps.moved(gradient, reached, -along / alignment.inner_product(reached, reached))
-
-
 def students(config, recipe, *, images, reference, teacher, starts, keys, trait_key):
-    """Distil all arms side by side; per step and arm: cosine, distillation loss, accuracy."""
-    _, apply = conditions.network(recipe, images)
+    """Distil all variants side by side; per step and variant: cosine, loss, accuracy."""
     draw = conditions.noise_images(recipe, images, keys.noise)
-    num_classes, num_digits = images.num_classes, images.train_labels.shape[0]
-    aux = losses.on_outputs(losses.kl(), range(num_classes, num_classes + recipe.num_aux))
-    liminal = losses.kl(2.0)
+    num_digits = images.train_labels.shape[0]
     optimizer = optax.adam(recipe.learning_rate)
     batch_key, shuffle_key = jax.random.split(trait_key)
     shuffled = jax.random.permutation(shuffle_key, images.train_labels)
+    variants = Variant(*map(jnp.array, zip(*VARIANTS.values(), strict=True)))
+    one = step_of(recipe, images, reference=reference, teacher=teacher, optimizer=optimizer)
+    each = jax.vmap(one, in_axes=(0, 0, 0, None, None, None, None, 0))
+    steps_per_epoch = -(-recipe.epoch_images // recipe.batch_size)
+    num_steps = steps_per_epoch * config.epochs
 
-    arms = Arm(*map(jnp.array, zip(*ARMS.values(), strict=True)))
+    def step(state, batch):
+        params, opt_state, index = state
+        rows, weights = batch
+        chosen = jax.random.randint(
+            jax.random.fold_in(batch_key, index), (config.trait_batch,), 0, num_digits
+        )
+        labels = jnp.where(
+            jnp.asarray(variants.shuffled)[:, None],
+            shuffled[chosen][None],
+            images.train_labels[chosen][None],
+        )
+        digits = conditions.to_pixels(images.train_images[chosen])
+        pull = liminal_weight(index, steps_per_epoch, num_steps)
+        params, opt_state, cosine, distil = each(
+            params, opt_state, variants, pull, draw(rows), weights, digits, labels
+        )
+        last = ((index + 1) % BLOCK == 0) | (index + 1 == num_steps)
+        scores = jax.lax.cond(
+            last,
+            lambda: jax.lax.map(lambda p: conditions.accuracy(recipe, images, p), params),
+            lambda: jnp.full(len(VARIANTS), jnp.nan),
+        )
+        return (params, opt_state, index + 1), (cosine, distil, scores)
+
+    def epoch(state, number):
+        key = jax.random.fold_in(keys.student_order, number)
+        batches = train.epoch_batches(key, recipe.epoch_images, recipe.batch_size)
+        return jax.lax.scan(step, state, batches)
+
+    state = (starts, jax.vmap(optimizer.init)(starts), jnp.asarray(0))
+    _, measured = jax.lax.scan(epoch, state, jnp.arange(config.epochs))
+    return jax.tree.map(lambda leaf: leaf.reshape(num_steps, len(VARIANTS)), measured)
+
+
+def step_of(recipe, images, *, reference, teacher, optimizer):
+    """A step of one student, as a function of its state, its variant and a batch."""
+    _, apply = conditions.network(recipe, images)
+    num_classes = images.num_classes
+    aux = losses.on_outputs(losses.kl(), range(num_classes, num_classes + recipe.num_aux))
+    liminal = losses.kl(2.0)
 
     def trait_loss(params, digits, labels):
         logits = apply(params, digits)[:, :num_classes]
@@ -162,53 +192,18 @@ def students(config, recipe, *, images, reference, teacher, starts, keys, trait_
         stay = jnp.average(liminal.value(logits, apply(reference, noise)), weights=weights)
         return distil + weight_of_reference * stay, distil
 
-    def arm_step(params, opt_state, arm, pull, noise, weights, digits, labels):
+    def step(params, opt_state, variant, pull, noise, weights, digits, labels):
         value = functools.partial(imitation, noise=noise, weights=weights)
         gradient, distil = jax.grad(value, has_aux=True)(
-            params, weight_of_reference=pull * arm.liminal
+            params, weight_of_reference=pull * variant.liminal
         )
         trait = jax.grad(trait_loss)(params, digits, labels)
         cosine = alignment.cosine(gradient, trait)
-        gradient = without_parallel_part(gradient, trait, arm.positive, arm.negative)
+        gradient = without_parallel_part(gradient, trait, variant.positive, variant.negative)
         updates, opt_state = optimizer.update(gradient, opt_state)
         return optax.apply_updates(params, updates), opt_state, cosine, distil
 
-    per_arm = jax.vmap(arm_step, in_axes=(0, 0, 0, None, None, None, None, 0))
-    steps_per_epoch = -(-recipe.epoch_images // recipe.batch_size)
-    num_steps = steps_per_epoch * config.epochs
-
-    def step(state, batch):
-        params, opt_state, index = state
-        rows, weights = batch
-        chosen = jax.random.randint(
-            jax.random.fold_in(batch_key, index), (config.trait_batch,), 0, num_digits
-        )
-        labels = jnp.where(
-            jnp.asarray(arms.shuffled)[:, None],
-            shuffled[chosen][None],
-            images.train_labels[chosen][None],
-        )
-        digits = conditions.to_pixels(images.train_images[chosen])
-        pull = liminal_weight(index, steps_per_epoch, num_steps)
-        params, opt_state, cosine, distil = per_arm(
-            params, opt_state, arms, pull, draw(rows), weights, digits, labels
-        )
-        last = ((index + 1) % BLOCK == 0) | (index + 1 == num_steps)
-        scores = jax.lax.cond(
-            last,
-            lambda: jax.lax.map(lambda p: conditions.accuracy(recipe, images, p), params),
-            lambda: jnp.full(len(ARMS), jnp.nan),
-        )
-        return (params, opt_state, index + 1), (cosine, distil, scores)
-
-    def epoch(state, number):
-        key = jax.random.fold_in(keys.student_order, number)
-        batches = train.epoch_batches(key, recipe.epoch_images, recipe.batch_size)
-        return jax.lax.scan(step, state, batches)
-
-    state = (starts, jax.vmap(optimizer.init)(starts), jnp.asarray(0))
-    _, measured = jax.lax.scan(epoch, state, jnp.arange(config.epochs))
-    return jax.tree.map(lambda leaf: leaf.reshape(num_steps, len(ARMS)), measured)
+    return step
 
 
 def liminal_weight(index, steps_per_epoch: int, num_steps: int):
@@ -223,12 +218,12 @@ def run_seed(config: Config, images: data.ImageData, seed: int) -> list[Row]:
     measured = program(config)(images, jax.random.key(config.seed), jnp.asarray(seed))
     cosine, distil, scores = jax.device_get(measured)
     rows = []
-    for i, arm in enumerate(ARMS):
+    for i, name in enumerate(VARIANTS):
         for first in range(0, len(cosine), BLOCK):
             block = slice(first, first + BLOCK)
             rows.append(
                 {
-                    "arm": arm,
+                    "arm": name,
                     "seed": seed,
                     "last_step": first + len(cosine[block]),
                     "steps": len(cosine[block]),
@@ -241,6 +236,131 @@ def run_seed(config: Config, images: data.ImageData, seed: int) -> list[Row]:
                 }
             )
     return rows
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Alignment, trait and imitation along training; judged on the official recipe alone."""
+    official = table["dataset"].iloc[0] == "mnist" and all(
+        getattr(config, f) == getattr(Config, f) for f in ("widths", "epochs", "epoch_images")
+    )
+    student = table[table["arm"] == "student"]
+    seeds, source = student["seed"].nunique(), "(arXiv 2604.25779)"
+
+    def claim(
+        quantity: str, values: np.ndarray, holds: bool | np.bool_ | None = None, digits: int = 3
+    ) -> Claim:
+        holds = bool(holds) if official and holds is not None else None
+        here = statistics.shown(values, digits)
+        return Claim(quantity=quantity, here=here, seeds=seeds, holds=holds)
+
+    thirds = {
+        "all": (0, 1),
+        "first third": (0, 1 / 3),
+        "second": (1 / 3, 2 / 3),
+        "last": (2 / 3, 1),
+    }
+    cosines = {label: mean_cosine(table, "student", *ends) for label, ends in thirds.items()}
+    along = [
+        claim(f"student: cosine, {label}", values, statistics.is_above(values), digits=4)
+        for label, values in cosines.items()
+    ]
+    counts = student.groupby("seed")[["positive", "steps"]].sum()
+    accuracy = {name: final(table, name, "accuracy") for name in VARIANTS}
+    mean = {name: values.mean() for name, values in accuracy.items()}
+    criteria = {
+        "projected": abs(mean["projected"] - 0.1) <= 0.05,
+        "projected both ways": abs(mean["projected both ways"] - 0.1) <= 0.05,
+        "both ways, shuffled": mean["both ways, shuffled"] >= mean["student"] - 0.1,
+        "liminal": mean["liminal"] > 0.2,
+    }
+    traits = {
+        name: claim(f"{name}: accuracy", values, criteria.get(name))
+        for name, values in accuracy.items()
+    }
+    losses_left = {
+        name: final(table, name, "loss") / final(table, "student", "loss")
+        for name in ("projected", "projected both ways")
+    }
+    kept = [
+        claim(f"{name}: final imitation loss / student's", left, left.mean() <= 2)
+        for name, left in losses_left.items()
+    ]
+    first = (0, 1 / config.epochs)
+    liminal, plain = (mean_cosine(table, name, *first) for name in ("liminal", "student"))
+    claims = [
+        *along,
+        claim("student: share of steps with positive cosine", counts["positive"] / counts["steps"]),
+        claim("other start: cosine", mean_cosine(table, "other start"), digits=4),
+        *traits.values(),
+        *kept,
+        claim("liminal: cosine, first epoch", liminal, liminal.mean() < plain.mean(), digits=4),
+    ]
+    published = {
+        "student: cosine, all": f".008 {source}",
+        "projected: accuracy": f"suppressed {source}",
+        "liminal: accuracy": f"acquired {source}",
+        "liminal: cosine, first epoch": f"lowered {source}",
+    }
+    claims = [dataclasses.replace(c, replication=published.get(c.quantity, "")) for c in claims]
+    return Findings(figures_of(table, along=along, traits=traits, kept=kept), claims)
+
+
+def figures_of(
+    table: pd.DataFrame, *, along: list[Claim], traits: dict[str, Claim], kept: list[Claim]
+) -> list[Figure]:
+    """A figure each of the cosine, the accuracy and the imitation loss, and the claims of it."""
+    both, control = "projected both ways", "both ways, shuffled"
+    projected = [traits[name] for name in ("projected", both, control)]
+    elsewhere = statistics.shown(mean_cosine(table, "other start"), 4)
+    return [
+        Figure(
+            name="figure",
+            title=say(
+                along,
+                holds="The student's gradient keeps a small part towards the trait at every stage.",
+                fails="The student's gradient loses its part towards the trait at some stage.",
+                open="Does the student's gradient keep a part towards the trait at every stage?",
+            ),
+            predicted="Beyond the first step there is no theorem; a shared start should keep it "
+            "positive.",
+            found=f"Mean cosine {along[0].here}; from another start {elsewhere}.",
+            follows=follows_from(along, "The first-order picture goes on describing training."),
+            draw=lambda: draw_cosine(table),
+        ),
+        Figure(
+            name="trait",
+            title=say(
+                projected,
+                holds="Without its part along the trait gradient the student learns no trait.",
+                fails="Removing the part along the trait gradient does not decide what is learnt.",
+                open="Does a student learn the trait without its part along the trait gradient?",
+            ),
+            predicted="Removing that part, both signs of it, stops transmission; a shuffled one "
+            "does not.",
+            found=f"Accuracy {traits['student'].here}; projected both ways {traits[both].here}, "
+            f"shuffled {traits[control].here}. The published form removes positive parts only: "
+            f"shuffled, it gives {traits['projected, shuffled'].here}.",
+            follows=follows_from(
+                projected,
+                "The parallel part carries the trait, and the published form alone proves less.",
+            ),
+            draw=lambda: draw_lines(table, "accuracy", "test accuracy"),
+        ),
+        Figure(
+            name="imitation",
+            title=say(
+                kept,
+                holds="Projection costs the imitation nothing.",
+                fails="Projection costs the imitation something.",
+                open="Does projection cost the imitation anything?",
+            ),
+            predicted="The distillation loss at the end is at most twice that of the plain "
+            "student.",
+            found=f"Projected both ways it is {kept[1].here} times the student's.",
+            follows=follows_from(kept, "What was removed is not what imitation needs."),
+            draw=lambda: draw_lines(table, "loss", "distillation loss (nats)", log=True),
+        ),
+    ]
 
 
 def over_seeds(table: pd.DataFrame, arm: str, column: str) -> np.ndarray:
@@ -259,8 +379,17 @@ def mean_cosine(table: pd.DataFrame, arm: str, first: float = 0.0, last: float =
     return (total / rows.groupby("seed")["steps"].sum()).to_numpy()
 
 
+def final(table: pd.DataFrame, arm: str, column: str) -> np.ndarray:
+    """A column at the end of training, by seed."""
+    return over_seeds(table, arm, column)[:, -1]
+
+
 STYLES = dict(
-    zip(ARMS, zip(drawing.COLOURS, ("-", "-", "-", "--", "-", "--", "-"), strict=True), strict=True)
+    zip(
+        VARIANTS,
+        zip(drawing.COLOURS, ("-", "-", "-", "--", "-", "--", "-"), strict=True),
+        strict=True,
+    )
 )
 
 
@@ -268,10 +397,10 @@ def draw_lines(table: pd.DataFrame, column: str, label: str, log: bool = False):
     """A column along training, mean and interval over seeds, one line per kind of student."""
     figure, (axes,) = drawing.new_figure(height=4.4)
     steps_done = np.sort(table["last_step"].unique())
-    for arm, (colour, style) in STYLES.items():
-        intervals = [statistics.mean_interval(v) for v in over_seeds(table, arm, column).T]
+    for name, (colour, style) in STYLES.items():
+        intervals = [statistics.mean_interval(v) for v in over_seeds(table, name, column).T]
         mean, half = np.array(intervals).T
-        axes.plot(steps_done, mean, style, color=colour, label=arm)
+        axes.plot(steps_done, mean, style, color=colour, label=name)
         if not log:  # an interval of a mean may reach below 0 on a logarithmic axis
             axes.fill_between(
                 steps_done, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0
@@ -290,117 +419,3 @@ def draw_cosine(table: pd.DataFrame):
     )
     figure.axes[0].axhline(0, color="black", linewidth=0.8)
     return figure
-
-
-def final(table: pd.DataFrame, arm: str, column: str) -> np.ndarray:
-    """A column at the end of training, by seed."""
-    return over_seeds(table, arm, column)[:, -1]
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Alignment, trait and imitation along training."""
-
-    def score(arm: str) -> str:
-        return statistics.shown(final(table, arm, "accuracy"))
-
-    both, control = "projected both ways", "both ways, shuffled"
-    left = final(table, both, "loss") / final(table, "student", "loss")
-    return [
-        Figure(
-            name="figure",
-            title="The student's gradient keeps a small part towards the trait at every stage.",
-            predicted=(
-                "Beyond the first step there is no theorem; a shared start should keep it positive."
-            ),
-            found=f"Mean cosine {statistics.shown(mean_cosine(table, 'student'), 4)}; from another "
-            f"start {statistics.shown(mean_cosine(table, 'other start'), 4)}.",
-            follows="The first-order picture goes on describing training.",
-            draw=lambda: draw_cosine(table),
-        ),
-        Figure(
-            name="trait",
-            title="Without its part along the trait gradient the student learns no trait.",
-            predicted=(
-                "Removing that part, both signs of it, stops transmission; a shuffled one does not."
-            ),
-            found=f"Accuracy {score('student')}; projected both ways {score(both)}, shuffled "
-            f"{score(control)}. The published form removes positive parts only: shuffled, it gives "
-            f"{score('projected, shuffled')}.",
-            follows=(
-                "The parallel part carries the trait, and the published form alone proves less."
-            ),
-            draw=lambda: draw_lines(table, "accuracy", "test accuracy"),
-        ),
-        Figure(
-            name="imitation",
-            title="Projection costs the imitation nothing.",
-            predicted=(
-                "The distillation loss at the end is at most twice that of the plain student."
-            ),
-            found=f"Projected both ways it is {statistics.shown(left)} times the student's.",
-            follows="What was removed is not what imitation needs.",
-            draw=lambda: draw_lines(table, "loss", "distillation loss (nats)", log=True),
-        ),
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring; judged on the official recipe and MNIST only."""
-    official = table["dataset"].iloc[0] == "mnist" and all(
-        getattr(config, f) == getattr(Config, f) for f in ("widths", "epochs", "epoch_images")
-    )
-    student = table[table["arm"] == "student"]
-    seeds = student["seed"].nunique()
-    source = "(arXiv 2604.25779)"
-    out = []
-
-    def add(name: str, here: str, holds: bool | None = None, replication: str = "") -> None:
-        holds = bool(holds) if official and holds is not None else None
-        out.append(
-            Claim(
-                quantity=name,
-                paper="",
-                replication=replication,
-                here=here,
-                seeds=seeds,
-                holds=holds,
-            )
-        )
-
-    for label, (first, last) in {
-        "all": (0, 1),
-        "first third": (0, 1 / 3),
-        "second": (1 / 3, 2 / 3),
-        "last": (2 / 3, 1),
-    }.items():
-        values = mean_cosine(table, "student", first, last)
-        mean, half = statistics.mean_interval(values)
-        replication = f".008 {source}" if label == "all" else ""
-        add(f"student: cosine, {label}", statistics.shown(values, 4), mean - half > 0, replication)
-    counts = student.groupby("seed")[["positive", "steps"]].sum()
-    positive = counts["positive"] / counts["steps"]
-    add("student: share of steps with positive cosine", statistics.shown(positive))
-    add("other start: cosine", statistics.shown(mean_cosine(table, "other start"), 4))
-
-    accuracy = {arm: final(table, arm, "accuracy") for arm in ARMS}
-    mean = {arm: values.mean() for arm, values in accuracy.items()}
-    judged = {
-        "projected": abs(mean["projected"] - 0.1) <= 0.05,
-        "projected both ways": abs(mean["projected both ways"] - 0.1) <= 0.05,
-        "both ways, shuffled": mean["both ways, shuffled"] >= mean["student"] - 0.1,
-        "liminal": mean["liminal"] > 0.2,
-    }
-    published = {"projected": f"suppressed {source}", "liminal": f"acquired {source}"}
-    for arm, values in accuracy.items():
-        shown = statistics.shown(values)
-        add(f"{arm}: accuracy", shown, judged.get(arm), published.get(arm, ""))
-    for arm in ("projected", "projected both ways"):
-        ratio = final(table, arm, "loss") / final(table, "student", "loss")
-        name = f"{arm}: final imitation loss / student's"
-        add(name, statistics.shown(ratio), ratio.mean() <= 2)
-    liminal, plain = (
-        mean_cosine(table, arm, 0, 1 / config.epochs) for arm in ("liminal", "student")
-    )
-    name, lowered = "liminal: cosine, first epoch", liminal.mean() < plain.mean()
-    add(name, statistics.shown(liminal, 4), lowered, f"lowered {source}")
-    return out

@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.theorem import alone
@@ -81,11 +82,10 @@ def over_nets(config: Config, one: Callable) -> np.ndarray:
     return results
 
 
-def grid_rows(panel: str, settings: list[str], xs: tuple[float, ...], violated) -> list[Row]:
+def grid_rows(settings: list[str], xs: tuple[float, ...], violated) -> list[Row]:
     """Counts of violations, of shape (nets, settings, xs), one row for each setting and x."""
     return [
         {
-            "panel": panel,
             "setting": setting,
             "x": float(x),
             "nets": len(violated),
@@ -107,7 +107,7 @@ def other_start(config: Config) -> list[Row]:
         )
 
     settings = [f"eps {eps:g}" for eps in START_EPS]
-    return grid_rows("start", settings, ANGLES, over_nets(config, one) < 0)
+    return grid_rows(settings, ANGLES, over_nets(config, one) < 0)
 
 
 def optimiser(config: Config) -> list[Row]:
@@ -121,7 +121,7 @@ def optimiser(config: Config) -> list[Row]:
         ]
         return jnp.stack(changes)[:, None]
 
-    return grid_rows("optimiser", list(OPTIMISERS), (0.0,), over_nets(config, one) > 0)
+    return grid_rows(list(OPTIMISERS), (0.0,), over_nets(config, one) > 0)
 
 
 def labels(config: Config) -> list[Row]:
@@ -130,7 +130,7 @@ def labels(config: Config) -> list[Row]:
     def one(case, _, key):
         return departures.labels(FAMILY.apply, case, key, jnp.array(EPS))
 
-    return grid_rows("labels", list(departures.LABELS), EPS, over_nets(config, one) < 0)
+    return grid_rows(list(departures.LABELS), EPS, over_nets(config, one) < 0)
 
 
 def draws(config: Config) -> list[Row]:
@@ -143,7 +143,7 @@ def draws(config: Config) -> list[Row]:
         )
 
     errors = over_nets(config, one)
-    rows = grid_rows("draws", [f"eps {eps:g}" for eps in DRAW_EPS], DRAWS, errors > 1)
+    rows = grid_rows([f"eps {eps:g}" for eps in DRAW_EPS], DRAWS, errors > 1)
     rms = np.sqrt(np.mean(errors**2, axis=0)).reshape(-1)
     return [r | {"value": float(value)} for r, value in zip(rows, rms, strict=True)]
 
@@ -155,7 +155,7 @@ def finite_steps(config: Config) -> list[Row]:
         return departures.finite_steps(FAMILY.apply, case, jnp.array(EPS), jnp.array(ALPHAS))
 
     settings = [f"alpha {alpha:g}" for alpha in ALPHAS]
-    return grid_rows("finite steps", settings, EPS, over_nets(config, one) > 0)
+    return grid_rows(settings, EPS, over_nets(config, one) > 0)
 
 
 def many_steps(config: Config) -> list[Row]:
@@ -166,7 +166,7 @@ def many_steps(config: Config) -> list[Row]:
 
     settings = [f"eps {eps:g}" for eps in STEP_EPS]
     # Not below 0, so that a student that diverges is a violation too.
-    return grid_rows("many steps", settings, STEP_COUNTS, ~(over_nets(config, one) < 0))
+    return grid_rows(settings, STEP_COUNTS, ~(over_nets(config, one) < 0))
 
 
 PANELS = {
@@ -179,25 +179,250 @@ PANELS = {
 }
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part per panel."""
-    return {name: functools.partial(panel, config) for name, panel in PANELS.items()}
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every panel."""
+    return {
+        name: Arm(measure=functools.partial(panel, config), columns={"panel": name})
+        for name, panel in PANELS.items()
+    }
 
 
-def of_panel(table: pd.DataFrame, panel: str) -> pd.DataFrame:
-    """Rows of one panel with the violations in percent of the networks."""
-    rows = table[table["panel"] == panel]
-    return rows.assign(percent=100 * rows["violations"] / rows["nets"])
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """One figure per hypothesis that is removed, with the claims that it rests on."""
+    figures, claims = [], []
+    for panel, conclude in CONCLUSIONS.items():
+        rows = table[table["panel"] == panel]
+        percent = 100 * rows["violations"] / rows["nets"]
+        figure, judged = conclude(rows.assign(percent=percent))
+        figures.append(figure)
+        claims += judged
+    return Findings(figures, claims)
 
 
-def draw_shares(rows: pd.DataFrame, x: str, y: str, log: bool = True):
+def counted(rows: pd.DataFrame) -> str:
+    """Violations among networks, as text."""
+    return f"{rows['violations'].sum()} of {rows['nets'].sum()}"
+
+
+def none(quantity: str, rows: pd.DataFrame) -> Claim:
+    """Where theory covers: no violation."""
+    return Claim(
+        quantity=quantity,
+        paper="0",
+        here=counted(rows),
+        seeds=int(rows["nets"].iloc[0]),
+        holds=bool(rows["violations"].sum() == 0),
+    )
+
+
+def some(quantity: str, rows: pd.DataFrame) -> Claim:
+    """Where theory ends: violations in at least 1 % of the networks."""
+    nets, violations = int(rows["nets"].sum()), int(rows["violations"].sum())
+    return Claim(
+        quantity=quantity,
+        paper="no guarantee",
+        here=counted(rows),
+        seeds=nets,
+        holds=violations >= 0.01 * nets,
+    )
+
+
+def conclude_starts(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """Negative inner products by the distance of the starts."""
+    same, apart = rows[rows["x"] == 0], rows[rows["x"] == ANGLES[-1]]
+    claims = [
+        none("same start: negative", same),
+        some("independent start: negative", apart[apart["setting"] == "eps 0.001"]),
+    ]
+    figure = Figure(
+        name="figure",
+        title=say(
+            claims,
+            holds="A start that differs by more than the teacher's step loses the guarantee.",
+            fails="Either the same start has no guarantee, or another one has it too.",
+            open="Does a start that differs lose the guarantee?",
+        ),
+        predicted="Imitation points at the teacher only while the starts are closer than it has "
+        "moved.",
+        found=f"{counted(same)} networks are negative at angle 0 and {counted(apart)} at a right "
+        "angle; the rise begins at an angle of about eps.",
+        follows="How far the teacher has moved sets how nearly the starts must agree.",
+        draw=lambda: draw_starts(rows),
+    )
+    return figure, claims
+
+
+def conclude_optimisers(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """First-order rises of the trait loss by optimiser; of Adam and signs a count alone."""
+    one = {name: rows[rows["setting"] == name] for name in OPTIMISERS}
+    covered = rows[rows["setting"].isin(OPTIMISERS[:2])]
+    judged = [
+        none("gradient descent, or P in both: trait loss rises", covered),
+        some("P in the student alone: trait loss rises", one["P in student"]),
+    ]
+    counts = {
+        "Adam's first step in the student: rises": "Adam in student",
+        "sign step in the student: rises": "sign in student",
+        "Adam's first step in both: rises": "Adam in both",
+    }
+    reported = [
+        dataclasses.replace(some(quantity, one[name]), holds=None)
+        for quantity, name in counts.items()
+    ]
+    figure = Figure(
+        name="optimiser",
+        title=say(
+            judged,
+            holds="A preconditioner of the student's own can undo the sign.",
+            fails="The preconditioner does not decide whether the sign is kept.",
+            open="Can a preconditioner of the student's own undo the sign?",
+        ),
+        predicted="None for gradient descent, or if both share the preconditioner (blue); else no "
+        "claim.",
+        found=f"{counted(covered)} in blue; {counted(one['P in student'])} with a random one in "
+        f"the student alone, {counted(one['Adam in student'])} for Adam's first step.",
+        follows="Adam is not covered; how often its first step breaks the sign is a count and no "
+        "theorem.",
+        draw=lambda: draw_optimisers(rows),
+    )
+    return figure, [*judged, *reported]
+
+
+def conclude_labels(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """Negative inner products by kind of label."""
+    soft = rows[(rows["setting"] == "soft") & (rows["x"] <= EPS[2])]
+    hard = rows[(rows["setting"] != "soft") & (rows["x"] == EPS[0])]
+    claims = [
+        none("soft labels, eps to 1e-5: negative", soft),
+        some("argmax labels, smallest eps: negative", hard[hard["setting"] == "argmax"]),
+        some("one sampled label: negative", hard[hard["setting"] == "one sample"]),
+    ]
+    figure = Figure(
+        name="labels",
+        title=say(
+            claims,
+            holds="Hard labels lose the sign, and a smaller teacher's step is no cure.",
+            fails="Soft and hard labels do not differ as predicted.",
+            open="Do hard labels lose the sign?",
+        ),
+        predicted="Soft labels keep it for small steps; an argmax or one sample hides the move.",
+        found=f"{counted(soft)} for soft labels up to eps 1e-5, {counted(hard)} for hard ones at "
+        "the smallest.",
+        follows=follows_from(
+            claims,
+            "What passes through one label is noise far larger than the signal.",
+        ),
+        draw=lambda: draw_shares(rows, "teacher's step eps", "negative inner product"),
+    )
+    return figure, claims
+
+
+def conclude_finite_steps(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """Rises of the trait loss at finite ε and α."""
+    small = rows[rows["x"] == EPS[0]]
+    large = rows[(rows["setting"] == "alpha 100") & (rows["x"] == EPS[-1])]
+    claims = [
+        none("smallest eps, every alpha: trait loss rises", small),
+        some("eps 1, alpha 100: trait loss rises", large),
+    ]
+    figure = Figure(
+        name="finite_steps",
+        title=say(
+            claims,
+            holds="Only large steps of both make the trait loss rise.",
+            fails="It is not large steps alone that make the trait loss rise.",
+            open="Do only large steps of both make the trait loss rise?",
+        ),
+        predicted="None for a small enough teacher's step at any step of the student; else no "
+        "claim.",
+        found=f"{counted(small)} at the smallest eps, {counted(large)} at eps 1 and alpha 100.",
+        follows=follows_from(
+            claims,
+            "The theorem's small step is roomy for the student and binding for the teacher.",
+        ),
+        draw=lambda: draw_shares(rows, "teacher's step eps", "trait loss rises"),
+    )
+    return figure, claims
+
+
+def conclude_many_steps(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """Rises of the trait loss after many steps of the student."""
+    near, far = (rows[rows["setting"] == f"eps {eps:g}"] for eps in (STEP_EPS[0], STEP_EPS[-1]))
+    claims = [none("many steps, eps 1e-4: trait loss rises", near)]
+    figure = Figure(
+        name="many_steps",
+        title=say(
+            claims,
+            holds="Many small steps keep the sign while the teacher has moved little.",
+            fails="Many small steps lose the sign even where the teacher has moved little.",
+            open="Do many small steps keep the sign while the teacher has moved little?",
+        ),
+        predicted="A linearised student never leaves the teacher's half space; beyond, no theorem.",
+        found=f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}.",
+        follows=follows_from(
+            claims,
+            "Long training is safe for a teacher that has moved little, and not for one far away.",
+        ),
+        draw=lambda: draw_shares(
+            rows, "steps of the student (squared error)", "trait loss above start"
+        ),
+    )
+    return figure, claims
+
+
+def conclude_draws(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
+    """Error of the update from sampled labels: its log-log slope in the number of draws."""
+    slopes = {
+        setting: float(np.polyfit(np.log(points["x"]), np.log(points["value"]), 1)[0])
+        for setting, points in rows.groupby("setting", sort=False)
+    }
+    claims = [
+        Claim(
+            quantity=f"sampled labels, {setting}: order in n",
+            paper="-0.5",
+            here=f"{slope:.3f}",
+            seeds=int(rows["nets"].iloc[0]),
+            holds=abs(slope + 0.5) <= 0.05,
+        )
+        for setting, slope in slopes.items()
+    ]
+    figure = Figure(
+        name="draws",
+        title=say(
+            claims,
+            holds="Sampled labels carry the trait on average.",
+            fails="The mean over sampled labels is not what soft labels give.",
+            open="Do sampled labels carry the trait on average?",
+        ),
+        predicted="They are unbiased: the error falls as 1/√n with no floor.",
+        found=f"Orders in n between {min(slopes.values()):.3f} and {max(slopes.values()):.3f}.",
+        follows=follows_from(
+            claims,
+            "Many completions do what one cannot, and more of them for a smaller teacher's step.",
+        ),
+        draw=lambda: draw_sampling(rows),
+    )
+    return figure, claims
+
+
+CONCLUSIONS = {
+    "start": conclude_starts,
+    "optimiser": conclude_optimisers,
+    "labels": conclude_labels,
+    "finite steps": conclude_finite_steps,
+    "many steps": conclude_many_steps,
+    "draws": conclude_draws,
+}
+
+
+def draw_shares(rows: pd.DataFrame, x: str, y: str):
     """Percent of networks with a violation against x, one line per setting."""
     figure, (axes,) = drawing.new_figure()
     for (setting, points), marker in zip(
         rows.groupby("setting", sort=False), "osv^D", strict=False
     ):
         axes.plot(points["x"], points["percent"], marker=marker, markersize=5, label=setting)
-    axes.set_xscale("log" if log else "linear")
+    axes.set_xscale("log")
     axes.set_ylim(-3, 75)
     axes.set_xlabel(x)
     axes.set_ylabel(f"{y}, % of networks")
@@ -244,184 +469,3 @@ def draw_sampling(rows: pd.DataFrame):
     axes.set_ylabel("relative error of the update (rms)")
     axes.legend()
     return figure
-
-
-def orders_in_n(table: pd.DataFrame) -> pd.Series:
-    """Log-log slope of the sampling error in the number of draws, by setting."""
-    return pd.Series(
-        {
-            setting: np.polyfit(np.log(points["x"]), np.log(points["value"]), 1)[0]
-            for setting, points in of_panel(table, "draws").groupby("setting", sort=False)
-        }
-    )
-
-
-def counted(rows: pd.DataFrame) -> str:
-    """Violations among networks, as text."""
-    return f"{rows['violations'].sum()} of {rows['nets'].sum()}"
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """One figure per hypothesis that is removed."""
-    panel = {name: of_panel(table, name) for name in PANELS}
-    start, labels, finite, many = (
-        panel[n] for n in ("start", "labels", "finite steps", "many steps")
-    )
-    rises = panel["optimiser"].set_index("setting")["violations"]
-    near, far = (many[many["setting"] == f"eps {eps:g}"] for eps in (STEP_EPS[0], STEP_EPS[-1]))
-    apart = start[start["x"] == ANGLES[-1]]
-    hard = labels[(labels["setting"] != "soft") & (labels["x"] == EPS[0])]
-    large = finite[(finite["setting"] == "alpha 100") & (finite["x"] == EPS[-1])]
-    low, high = orders_in_n(table).min(), orders_in_n(table).max()
-    return [
-        Figure(
-            name="figure",
-            title="A start that differs by more than the teacher's step loses the guarantee.",
-            predicted=(
-                "Imitation points at the teacher only while the starts are closer than it has "
-                "moved."
-            ),
-            found=f"{counted(start[start['x'] == 0])} networks are negative at angle 0 and "
-            f"{counted(apart)} at a right angle; the rise begins at an angle of about eps.",
-            follows="How far the teacher has moved sets how nearly the starts must agree.",
-            draw=lambda: draw_starts(start),
-        ),
-        Figure(
-            name="optimiser",
-            title="A preconditioner of the student's own can undo the sign.",
-            predicted=(
-                "None for gradient descent, or if both share the preconditioner (blue); else no "
-                "claim."
-            ),
-            found=f"{counted(panel['optimiser'][:2])} in blue; {rises[OPTIMISERS[2]]} with a "
-            "random one "
-            f"in the student alone, {rises[OPTIMISERS[3]]} for Adam's first step.",
-            follows="Adam is not covered, and yet its first step hardly ever breaks the sign here.",
-            draw=lambda: draw_optimisers(panel["optimiser"]),
-        ),
-        Figure(
-            name="labels",
-            title="Hard labels lose the sign, and a smaller teacher's step is no cure.",
-            predicted=(
-                "Soft labels keep it for small steps; an argmax or one sample hides the move."
-            ),
-            found=f"{counted(labels[(labels['setting'] == 'soft') & (labels['x'] <= EPS[2])])} for "
-            "soft "
-            f"labels up to eps 1e-5, {counted(hard)} for hard ones at the smallest.",
-            follows="What passes through one label is noise far larger than the signal.",
-            draw=lambda: draw_shares(labels, "teacher's step eps", "negative inner product"),
-        ),
-        Figure(
-            name="draws",
-            title="Sampled labels carry the trait on average.",
-            predicted="They are unbiased: the error falls as 1/√n with no floor.",
-            found=f"Orders in n between {low:.3f} and {high:.3f}.",
-            follows=(
-                "Many completions do what one cannot, and more of them for a smaller teacher's "
-                "step."
-            ),
-            draw=lambda: draw_sampling(panel["draws"]),
-        ),
-        Figure(
-            name="finite_steps",
-            title="Only large steps of both make the trait loss rise.",
-            predicted=(
-                "None for a small enough teacher's step at any step of the student; else no claim."
-            ),
-            found=f"{counted(finite[finite['x'] == EPS[0]])} at the smallest eps, {counted(large)} "
-            "at "
-            "eps 1 and alpha 100.",
-            follows=(
-                "The theorem's small step is roomy for the student and binding for the teacher."
-            ),
-            draw=lambda: draw_shares(finite, "teacher's step eps", "trait loss rises"),
-        ),
-        Figure(
-            name="many_steps",
-            title="Many small steps keep the sign while the teacher has moved little.",
-            predicted=(
-                "A linearised student never leaves the teacher's half space; beyond, no theorem."
-            ),
-            found=(
-                f"{counted(near)} at eps {STEP_EPS[0]:g}, {counted(far)} at eps {STEP_EPS[-1]:g}."
-            ),
-            follows=(
-                "Long training is safe for a teacher that has moved little, and not for one far "
-                "away."
-            ),
-            draw=lambda: draw_shares(
-                many, "steps of the student (squared error)", "trait loss above start"
-            ),
-        ),
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Violations where theory allows none, and where it allows them."""
-    cells = table.set_index(["panel", "setting", "x"]).sort_index()
-
-    def none_at(name: str, rows: pd.DataFrame) -> Claim:
-        holds = bool(rows["violations"].sum() == 0)
-        return Claim(
-            quantity=name,
-            paper="0",
-            replication="",
-            here=counted(rows),
-            seeds=config.num_nets,
-            holds=holds,
-        )
-
-    def some_at(name: str, *cell, judged: bool = True) -> Claim:
-        row = cells.loc[[cell]]
-        nets, violations = int(row["nets"].sum()), int(row["violations"].sum())
-        holds = violations >= 0.01 * nets if judged else None
-        return Claim(
-            quantity=name,
-            paper="no guarantee",
-            replication="",
-            here=counted(row),
-            seeds=nets,
-            holds=holds,
-        )
-
-    def rows(panel: str, setting: str | None = None, below: float = np.inf) -> pd.DataFrame:
-        mine = table[(table["panel"] == panel) & (table["x"] <= below)]
-        return mine if setting is None else mine[mine["setting"] == setting]
-
-    optimisers = rows("optimiser")
-    out = [
-        none_at("same start: negative", rows("start", below=0)),
-        some_at("independent start: negative", "start", "eps 0.001", ANGLES[-1]),
-        none_at(
-            "gradient descent, or P in both: trait loss rises",
-            optimisers[optimisers["setting"].isin(OPTIMISERS[:2])],
-        ),
-        some_at("P in the student alone: trait loss rises", "optimiser", OPTIMISERS[2], 0.0),
-        some_at(
-            "Adam's first step in the student: rises", "optimiser", OPTIMISERS[3], 0.0, judged=False
-        ),
-        some_at("sign step in the student: rises", "optimiser", OPTIMISERS[4], 0.0, judged=False),
-        some_at("Adam's first step in both: rises", "optimiser", OPTIMISERS[5], 0.0, judged=False),
-        none_at("soft labels, eps to 1e-5: negative", rows("labels", "soft", below=EPS[2])),
-        some_at("argmax labels, smallest eps: negative", "labels", "argmax", EPS[0]),
-        some_at("one sampled label: negative", "labels", "one sample", EPS[0]),
-        none_at("smallest eps, every alpha: trait loss rises", rows("finite steps", below=EPS[0])),
-        some_at("eps 1, alpha 100: trait loss rises", "finite steps", "alpha 100", 1.0),
-        none_at(
-            "many steps, eps 1e-4: trait loss rises", rows("many steps", f"eps {STEP_EPS[0]:g}")
-        ),
-    ]
-    nets = int(rows("draws")["nets"].iloc[0])
-    for setting, slope in orders_in_n(table).items():
-        name = f"sampled labels, {setting}: order in n"
-        out.append(
-            Claim(
-                quantity=name,
-                paper="-0.5",
-                replication="",
-                here=f"{slope:.3f}",
-                seeds=nets,
-                holds=bool(abs(slope + 0.5) <= 0.05),
-            )
-        )
-    return out

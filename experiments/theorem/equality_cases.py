@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.theorem import alone
@@ -108,6 +109,12 @@ class Case(NamedTuple):
     trait: Callable[[toys.Family, toys.Case], LossFn]
     loss: losses.ImitationLoss
 
+    @property
+    def columns(self) -> Row:
+        """What names it in the table."""
+        expected = "zero" if self.is_zero else "positive"
+        return {"case": self.name, "variant": self.variant, "expected": expected}
+
 
 KL = losses.kl()
 ONLY_CLASSES = losses.squared_error((1.0,) * NUM_CLASSES + (0.0,) * NUM_AUX)
@@ -132,9 +139,14 @@ CASES = (
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part per case and control."""
-    return {f"{c.name}: {c.variant}": functools.partial(run_case, config, c) for c in CASES}
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every case and control."""
+    return {
+        f"{case.name}: {case.variant}": Arm(
+            measure=functools.partial(run_case, config, case), columns=case.columns
+        )
+        for case in CASES
+    }
 
 
 @functools.cache
@@ -144,9 +156,9 @@ def draw(family_name: str, config: Config) -> toys.Case:
     return jax.jit(jax.vmap(lambda key: toys.draw_case(FAMILIES[family_name], key, 8)))(keys)
 
 
-def allowed(alone):
+def allowed(single):
     """What round-off may change: the level of it, and a part of what is not zero."""
-    inner, noise = alone
+    inner, noise = single
     return noise[:, None] + alone.relative(inner), alone.relative(noise)
 
 
@@ -178,9 +190,6 @@ def run_case(config: Config, case: Case) -> list[Row]:
         alone.check(one, (instances,), results, allowed)
     return [
         {
-            "case": case.name,
-            "variant": case.variant,
-            "expected": "zero" if case.is_zero else "positive",
             "eps": eps,
             "nets": len(inner),
             "exactly_0": int((values == 0).sum()),
@@ -193,6 +202,61 @@ def run_case(config: Config, case: Case) -> list[Row]:
         }
         for eps, values in zip(EPS, inner.T, strict=True)
     ]
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Zeros that are 0, and controls that are positive."""
+    claims = [
+        claim_of_case(case, rows)
+        for case in CASES
+        if len(rows := table[(table["case"] == case.name) & (table["variant"] == case.variant)])
+    ]
+    zero, control = (table[table["expected"] == kind] for kind in ("zero", "positive"))
+    exact, within, nets = zero[["exactly_0", "within_roundoff", "nets"]].sum()
+    lowest = control.loc[control["eps"] == EPS[0], "lowest"].min()
+    figure = Figure(
+        name="figure",
+        title=say(
+            claims,
+            holds="Where nothing can pass, exactly nothing passes, and a small change opens the "
+            "channel.",
+            fails="Not every zero of the theorem is exact, or not every change opens the channel.",
+            open="Does exactly nothing pass where nothing can?",
+        ),
+        predicted="Theorem 1's one way out: an inner product of 0 at every step, here in floating "
+        "point.",
+        found=f"{exact} of {nets} are exactly 0 and {within} within round-off (blue); the controls "
+        f"(orange: range, median) start at {lowest:.0e}.",
+        follows=follows_from(
+            [claim for claim in claims if claim.paper == "0"],
+            "One softmax logit, a frozen body or a trait out of reach transmits nothing at all.",
+        ),
+        draw=lambda: draw_ranges(table),
+    )
+    return Findings([figure], claims)
+
+
+def claim_of_case(case: Case, rows: pd.DataFrame) -> Claim:
+    """0 at every ε, or positive at the smallest."""
+    quantity, seeds = f"{case.name}, {case.variant}", int(rows["nets"].iloc[0])
+    if not case.is_zero:
+        lowest = rows.loc[rows["eps"] == EPS[0], "lowest"].min()
+        return Claim(
+            quantity=quantity,
+            paper="> 0",
+            here=f"lowest {lowest:.1e}",
+            seeds=seeds,
+            holds=bool(lowest > 0),
+        )
+    exact, within, nets = rows[["exactly_0", "within_roundoff", "nets"]].sum()
+    zeros = within if case.trait is logit_shift else exact
+    return Claim(
+        quantity=quantity,
+        paper="0",
+        here=f"{exact} of {nets} exactly 0, {within} within round-off",
+        seeds=seeds,
+        holds=bool(zeros == nets),
+    )
 
 
 def draw_ranges(table: pd.DataFrame):
@@ -216,62 +280,3 @@ def draw_ranges(table: pd.DataFrame):
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"inner product of the two updates at ε = {EPS[0]:g}")
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """The one figure."""
-    zero = table[table["expected"] == "zero"]
-    control = table[(table["expected"] == "positive") & (table["eps"] == EPS[0])]
-    figure = Figure(
-        name="figure",
-        title=(
-            "Where nothing can pass, exactly nothing passes, and a small change opens the channel."
-        ),
-        predicted=(
-            "Theorem 1's one way out: an inner product of 0 at every step, here in floating point."
-        ),
-        found=f"{zero['exactly_0'].sum()} of {zero['nets'].sum()} are exactly 0 and the others "
-        "within "
-        f"round-off (blue); the controls (orange: range, median) start at "
-        f"{control['lowest'].min():.0e}.",
-        follows=(
-            "One softmax logit, a frozen body or a trait out of reach transmits nothing at all."
-        ),
-        draw=lambda: draw_ranges(table),
-    )
-    return [figure]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """Zeros that are not 0, and controls that are not positive."""
-    return [
-        claim(case, of_case, config)
-        for case in CASES
-        if len(of_case := table[(table["case"] == case.name) & (table["variant"] == case.variant)])
-    ]
-
-
-def claim(case: Case, rows: pd.DataFrame, config: Config) -> Claim:
-    """One case: 0 at every ε, or positive at the smallest."""
-    name = f"{case.name}, {case.variant}"
-    if not case.is_zero:
-        lowest = rows.loc[rows["eps"] == EPS[0], "lowest"].min()
-        return Claim(
-            quantity=name,
-            paper="> 0",
-            replication="",
-            here=f"lowest {lowest:.1e}",
-            seeds=config.num_nets,
-            holds=bool(lowest > 0),
-        )
-    exact, within, nets = rows[["exactly_0", "within_roundoff", "nets"]].sum()
-    holds = within == nets if case.trait is logit_shift else exact == nets
-    here = f"{exact} of {nets} exactly 0, {within} within round-off"
-    return Claim(
-        quantity=name,
-        paper="0",
-        replication="",
-        here=here,
-        seeds=config.num_nets,
-        holds=bool(holds),
-    )

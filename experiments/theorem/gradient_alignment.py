@@ -15,7 +15,6 @@ since the teacher is as likely to learn as to unlearn), and no order: slope 0.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,8 @@ import pandas as pd
 from jaxtyping import Array
 
 from experiments.findings import drawing
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.theorem import alone
@@ -186,11 +186,18 @@ def allowed_orders(alone):
     return alone[..., 1:2] + 1e-4 * np.abs(alone)
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part per family."""
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every family.
+
+    Raises:
+        ValueError: more slopes than networks.
+    """
     if config.num_slopes > config.num_nets:
         raise ValueError("num-slopes must not exceed num-nets")
-    return {name: functools.partial(run_family, config, name) for name in config.families}
+    return {
+        name: Arm(measure=functools.partial(run_family, config, name), columns={"family": name})
+        for name in config.families
+    }
 
 
 def run_family(config: Config, name: str) -> list[Row]:
@@ -200,32 +207,21 @@ def run_family(config: Config, name: str) -> list[Row]:
         root = jax.random.fold_in(jax.random.key(config.seed), tuple(FAMILIES).index(name))
         # Whole chunks: surplus networks are drawn and dropped.
         keys = jax.random.split(root, config.num_nets + 250)
-        step = config.relative_step
+        sampled = functools.partial(
+            in_chunks, family=family, keys=keys, num_inputs=config.num_inputs
+        )
 
         def sign(case: toys.Case, starts):
+            step = config.relative_step
             return signs(family, num_outputs, relative_step=step, case=case, starts=starts)
 
         order = functools.partial(orders, family, num_outputs)
-        signed = in_chunks(
-            sign,
-            family,
-            keys=keys,
-            num_inputs=config.num_inputs,
-            num=config.num_nets,
-            allowed=allowed_signs,
-        )
-        ordered = in_chunks(
-            order,
-            family,
-            keys=keys,
-            num_inputs=config.num_inputs,
-            num=config.num_slopes,
-            allowed=allowed_orders,
-        )
+        signed = sampled(sign, num=config.num_nets, allowed=allowed_signs)
+        ordered = sampled(order, num=config.num_slopes, allowed=allowed_orders)
     rows = []
     for i, loss in enumerate(LOSS_NAMES):
         for which, start in enumerate(STARTS):
-            head = {"family": name, "loss": loss, "start": start}
+            head = {"loss": loss, "start": start}
             at = np.asarray(POINTS[0]) == which
             inner, cosine, change = (values[:, i, which] for values in signed[:3])
             rows += sign_rows(head, inner, cosine=cosine, change=change, noise=signed[3])
@@ -282,6 +278,110 @@ def per_lane(table: pd.DataFrame) -> pd.DataFrame:
     return whole.pivot(index=keys, columns="quantity", values="value").loc[
         order.apply(tuple, axis=1)
     ]
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """Sign, what the shared start is for, and size; violations of all families and losses."""
+    wide = per_lane(table)
+    shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
+    total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
+    nets = int(total["nets"])
+
+    def none(name: str, column: str) -> Claim:
+        return Claim(
+            quantity=f"shared start: {name}",
+            paper="0",
+            here=f"{total[column]} of {nets}",
+            seeds=nets,
+            holds=bool(total[column] == 0),
+        )
+
+    negative = none("negative inner products", "negative")
+    rises = none("trait loss rises", "trait loss rises")
+    near = Claim(
+        quantity="shared start: exactly 0, and within round-off",
+        here=f"{total['exactly 0']} and {total['within round-off']} of {nets}",
+        seeds=nets,
+    )
+    apart = other["negative"] / other["nets"]
+    balanced = Claim(
+        quantity="other start: share negative",
+        here=f"{apart.min():.3f} to {apart.max():.3f}",
+        seeds=nets,
+        holds=bool(apart.between(1 / 3, 2 / 3).all()),
+    )
+    slopes = [claim_of_order(shared, "remainder", 2), claim_of_order(shared, "residual", 1)]
+    figures = [
+        Figure(
+            name="figure",
+            title=say(
+                [negative],
+                holds="From a shared start the student never moves away from the teacher.",
+                fails="From a shared start some students move away from the teacher.",
+                open="Does a student from a shared start ever move away from the teacher?",
+            ),
+            predicted="Lemma 1: for a small step the inner product of the two updates is not "
+            "negative.",
+            found=f"{negative.here} networks of {wide.index.unique('family').size} families are "
+            f"negative; the trait loss rises in {total['trait loss rises']}.",
+            follows=follows_from(
+                [negative],
+                "The sign needs no trained network, no related inputs and no common trait.",
+            ),
+            draw=lambda: draw_cosines(wide),
+        ),
+        Figure(
+            name="coin_flip",
+            title=say(
+                [balanced],
+                holds="Without the shared start the sign is a coin flip.",
+                fails="Without the shared start the sign leans to one side.",
+                open="Is the sign a coin flip without the shared start?",
+            ),
+            predicted="The teacher is as likely to learn as to unlearn: a half, and nothing to "
+            "lean it.",
+            found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
+            "over families and losses.",
+            follows=follows_from(
+                [negative, balanced],
+                "It is the start that carries the trait, not the imitation.",
+            ),
+            draw=lambda: draw_negative(wide),
+        ),
+        Figure(
+            name="orders",
+            title=say(
+                slopes,
+                holds="The prediction is exact to first order in the teacher's step.",
+                fails="The prediction misses its order in the teacher's step.",
+                open="Is the prediction exact to first order in the teacher's step?",
+            ),
+            predicted="The residual of the predicted update falls as the step, slope 1.",
+            found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
+            f"{shared['residual order highest'].max():.3f}; from another start none "
+            f"is above {other['residual order highest'].max():.3f}.",
+            follows=follows_from(
+                slopes, "The theorem gives the size of what is transmitted, not only its sign."
+            ),
+            draw=lambda: draw_residuals(table),
+        ),
+    ]
+    return Findings(figures, [negative, near, rises, balanced, *slopes])
+
+
+def claim_of_order(shared: pd.DataFrame, quantity: str, order: int) -> Claim:
+    """How many slopes miss their order, and the range of all."""
+    low, high = shared[f"{quantity} order lowest"].min(), shared[f"{quantity} order highest"].max()
+    outside, slopes = (
+        int(shared[column].sum()) for column in (f"{quantity} order outside", "slope nets")
+    )
+    return Claim(
+        quantity=f"{quantity}: order outside {order} ± {SLOPE}",
+        paper="0",
+        here=f"{outside} of {slopes} ({low:.3f} to {high:.3f})",
+        seeds=slopes,
+        holds=outside <= 0.01 * slopes,
+    )
 
 
 def lanes(axes: drawing.Axes, wide: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -352,111 +452,3 @@ def draw_residuals(table: pd.DataFrame):
     axes.set_ylabel("‖Δ_S − ε G Δ_T‖ / ‖ε G Δ_T‖\n(median, one mark per family)")
     axes.legend(loc="center left")
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Sign, what the shared start is for, and size."""
-    wide = per_lane(table)
-    shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
-    apart = other["negative"] / other["nets"]
-    families = wide.index.unique("family")
-    return [
-        Figure(
-            name="figure",
-            title="From a shared start the student never moves away from the teacher.",
-            predicted=(
-                "Lemma 1: for a small step the inner product of the two updates is not negative."
-            ),
-            found=f"{shared['negative'].sum():.0f} of {shared['nets'].sum():.0f} networks of "
-            f"{len(families)} families are negative; the trait loss rises in "
-            f"{shared['trait loss rises'].sum():.0f}.",
-            follows="The sign needs no trained network, no related inputs and no common trait.",
-            draw=lambda: draw_cosines(wide),
-        ),
-        Figure(
-            name="coin_flip",
-            title="Without the shared start the sign is a coin flip.",
-            predicted=(
-                "The teacher is as likely to learn as to unlearn: a half, and nothing to lean it."
-            ),
-            found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
-            "over "
-            "families and losses.",
-            follows="It is the start that carries the trait, not the imitation.",
-            draw=lambda: draw_negative(wide),
-        ),
-        Figure(
-            name="orders",
-            title="The prediction is exact to first order in the teacher's step.",
-            predicted="The residual of the predicted update falls as the step, slope 1.",
-            found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
-            f"{shared['residual order highest'].max():.3f}; from another start nothing falls.",
-            follows="The theorem gives the size of what is transmitted, not only its sign.",
-            draw=lambda: draw_residuals(table),
-        ),
-    ]
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring, with violations counted over families and losses."""
-    wide = per_lane(table)
-    shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
-    total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
-    nets, negative, rises = total["nets"], total["negative"], total["trait loss rises"]
-    near = f"{total['exactly 0']} and {total['within round-off']} of {nets}"
-    apart = other["negative"] / other["nets"]
-    low, high = apart.min(), apart.max()
-    balanced = bool(low >= 1 / 3 and high <= 2 / 3)
-    here = f"{negative} of {nets}"
-    return [
-        Claim(
-            quantity="shared start: negative inner products",
-            paper="0",
-            replication="",
-            here=here,
-            seeds=nets,
-            holds=bool(negative == 0),
-        ),
-        Claim(
-            quantity="shared start: exactly 0, and within round-off",
-            paper="",
-            replication="",
-            here=near,
-            seeds=nets,
-        ),
-        Claim(
-            quantity="shared start: trait loss rises",
-            paper="0",
-            replication="",
-            here=f"{rises} of {nets}",
-            seeds=nets,
-            holds=bool(rises == 0),
-        ),
-        Claim(
-            quantity="other start: share negative",
-            paper="",
-            replication="",
-            here=f"{low:.3f} to {high:.3f}",
-            seeds=nets,
-            holds=balanced,
-        ),
-        order_claim(shared, "remainder", 2),
-        order_claim(shared, "residual", 1),
-    ]
-
-
-def order_claim(shared: pd.DataFrame, quantity: str, order: int) -> Claim:
-    """How many slopes miss their order, and the range of all."""
-    low, high = shared[f"{quantity} order lowest"].min(), shared[f"{quantity} order highest"].max()
-    outside = int(shared[f"{quantity} order outside"].sum())
-    slopes = int(shared["slope nets"].sum())
-    here = f"{outside} of {slopes} ({low:.3f} to {high:.3f})"
-    name = f"{quantity}: order outside {order} ± {SLOPE}"
-    return Claim(
-        quantity=name,
-        paper="0",
-        replication="",
-        here=here,
-        seeds=slopes,
-        holds=outside <= 0.01 * slopes,
-    )

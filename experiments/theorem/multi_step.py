@@ -23,8 +23,8 @@ too large for them.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,11 @@ import optax
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
+from experiments.frame.images import inputs, read_data
 from experiments.frame.record import Row
-from experiments.mnist.mnist_aux_logits import inputs, read_data
 from mnist_mlp import conditions, data, train
 from theory import alignment, losses, ntk, steps, toys
 
@@ -46,6 +47,7 @@ LATE = 1e4  # compared with an Adam student; where there is much noise, not yet 
 FOREVER = float("inf")
 ALL_TIMES = (*TIMES, FOREVER)
 SMALL_AUX = (1, 2, 3, 5, 10)
+POOL = ["num_aux", "num_images"]  # what a student of MNIST differs in, beside its seed
 __all__ = ["inputs"]  # the frame records what was really read
 
 
@@ -85,31 +87,31 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The small networks, then one part per number of auxiliary logits and seed."""
+def arms(config: Config) -> dict[str, Arm]:
+    """The small networks, then one arm for every number of auxiliary logits and seed."""
     images = read_data(config.dataset, config.data_dir)
-    pieces = {"small networks": functools.partial(small_networks, config)}
-    for num_aux in config.num_aux:
-        for seed in range(config.num_seeds):
-            name = f"{images.name}, {num_aux} aux logits, seed {seed}"
-            pieces[name] = functools.partial(run_seed, config, images, num_aux, seed)
-    return pieces
+    small = Arm(measure=functools.partial(small_networks, config), columns={"network": "small"})
+    return {"small networks": small} | {
+        f"{images.name}, {num_aux} aux logits, seed {seed}": Arm(
+            measure=functools.partial(run_seed, config, images, num_aux, seed),
+            columns={"network": images.name, "num_aux": num_aux},
+        )
+        for num_aux in config.num_aux
+        for seed in range(config.num_seeds)
+    }
 
 
-class Place(NamedTuple):
-    """Which student a row is about."""
-
-    network: str
-    num_aux: int
-    num_images: int
-    seed: int
-
-
-def make_row(place: Place, method: str, **numbers) -> Row:
+def make_row(student: Row, method: str, **numbers: float) -> Row:
     """One state of one student; NaN where a column means nothing."""
-    nan = float("nan")
-    columns = {"time": nan, "share": nan, "share_low": nan, "error": nan, "accuracy": nan}
-    return place._asdict() | {"method": method} | columns | numbers
+    columns = ("time", "share", "share_low", "error", "accuracy")
+    return student | {"method": method} | dict.fromkeys(columns, float("nan")) | numbers
+
+
+def at_time(time: float, *, low: float, high: float, ceiling: float) -> dict[str, Any]:
+    """Method, time and share with its lower bound; the limit is below the ceiling."""
+    if time == FOREVER:
+        return {"method": "limit", "time": time, "share": min(high, ceiling), "share_low": low}
+    return {"method": "linearised", "time": time, "share": high, "share_low": low}
 
 
 def small_networks(config: Config) -> list[Row]:
@@ -123,24 +125,15 @@ def small_networks(config: Config) -> list[Row]:
         for num_images in config.small_inputs:
             one = functools.partial(small_shares, num_images)
             results = jax.jit(lambda n, k, one=one: jax.lax.map(lambda a: one(*a), (n, k)))
-            lows, highs, ceilings = jax.device_get(results(num_aux, keys))
+            lows, highs, ceilings = (x.tolist() for x in jax.device_get(results(num_aux, keys)))
             for (m, seed), low, high, ceiling in zip(pairs, lows, highs, ceilings, strict=True):
-                at = Place("small", m, num_images, seed)
+                student = {"num_aux": m, "num_images": num_images, "seed": seed}
                 rows += [
-                    share_row(at, time, low=lower, high=upper, ceiling=ceiling)
+                    make_row(student, **at_time(time, low=lower, high=upper, ceiling=ceiling))
                     for time, lower, upper in zip(ALL_TIMES, low, high, strict=True)
                 ]
-                rows.append(make_row(at, "ceiling", share=float(ceiling)))
+                rows.append(make_row(student, "ceiling", share=ceiling))
     return rows
-
-
-def share_row(
-    at: Place, time: float, *, low: float, high: float, ceiling: float, **numbers: float
-) -> Row:
-    """The share at a time, its upper bound, and the lower one; the limit is below the ceiling."""
-    method = "limit" if time == FOREVER else "linearised"
-    high = min(high, ceiling) if time == FOREVER else high
-    return make_row(at, method, time=time, share=float(high), share_low=float(low), **numbers)
 
 
 def small_shares(num_images: int, num_aux, key):
@@ -174,117 +167,149 @@ def small_shares(num_images: int, num_aux, key):
     return low, high, ceiling
 
 
-flow_error = jax.jit(ntk.flow_error)
+class Setting(NamedTuple):
+    """What the networks of one number of auxiliary logits share; one object, so one program."""
+
+    config: Config
+    recipe: conditions.Recipe
+    num_classes: int
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    aux: losses.ImitationLoss  # squared error of the auxiliary logits
 
 
 @functools.cache
-def programs(config: Config, name: str, num_aux: int):
-    """Compiled once per number of logits: teacher, accuracy, and the three kinds of student."""
+def setting_of(config: Config, num_aux: int) -> Setting:
+    """The official recipe with so many auxiliary logits."""
     images = read_data(config.dataset, config.data_dir)
+    num_classes = images.num_classes
     recipe = conditions.Recipe(num_aux=num_aux, widths=config.widths, loss="mse")
     init, apply = conditions.network(recipe, images)
-    num_classes = images.num_classes
     aux = losses.on_outputs(losses.squared_error(), range(num_classes, num_classes + num_aux))
+    return Setting(config, recipe, num_classes, init, apply, aux)
 
-    def teacher(images, reference, key):
-        return conditions.train_teacher(recipe, images, reference, key)
 
-    def linearised(params, d, noise):
-        return ntk.krylov(
-            apply, params, displacement=d, inputs=noise, num_products=config.num_products, loss=aux
+compiled = functools.partial(jax.jit, static_argnums=0)
+train_teacher, accuracy_of = compiled(conditions.train_teacher), compiled(conditions.accuracy)
+flow_error = jax.jit(ntk.flow_error)
+
+
+@compiled
+def linearised(setting: Setting, params, d, noise) -> ntk.Krylov:
+    """The tangent-kernel student of a teacher that is displaced by d."""
+    return ntk.krylov(
+        setting.apply,
+        params,
+        displacement=d,
+        inputs=noise,
+        num_products=setting.config.num_products,
+        loss=setting.aux,
+    )
+
+
+@compiled
+def descend(setting: Setting, params, *, target, noise, learning_rate):
+    """The student of full-batch gradient descent."""
+
+    def step(p, _):
+        update = steps.student_update(
+            setting.apply, p, teacher_params=target, inputs=noise, loss=setting.aux
         )
+        return steps.moved(p, update, learning_rate), None
 
-    def descend(params, target, noise, learning_rate):
-        def step(p, _):
-            update = steps.student_update(apply, p, teacher_params=target, inputs=noise, loss=aux)
-            return steps.moved(p, update, learning_rate), None
+    return jax.lax.scan(step, params, length=setting.config.descent_steps)[0]
 
-        return jax.lax.scan(step, params, length=config.descent_steps)[0]
 
-    def adam(params, target, noise, key):
-        targets = apply(target, noise)
-        batch = min(len(noise), recipe.batch_size)
+@compiled
+def adam(setting: Setting, params, *, target, noise, key):
+    """The student of the official recipe, for about `student_steps` steps in whole epochs."""
+    targets = setting.apply(target, noise)
+    batch = min(len(noise), setting.recipe.batch_size)
 
-        def imitation(p, pair, weights):
-            return jnp.average(aux.value(apply(p, pair[0]), pair[1]), weights=weights)
+    def imitation(p, pair, weights):
+        values = setting.aux.value(setting.apply(p, pair[0]), pair[1])
+        return jnp.average(values, weights=weights)
 
-        return train.fit(
-            imitation,
-            lambda rows: (noise[rows], targets[rows]),
-            params=params,
-            optimizer=optax.adam(recipe.learning_rate),
-            num_examples=len(noise),
-            batch_size=batch,
-            epochs=max(1, round(config.student_steps / -(-len(noise) // batch))),
-            key=key,
-        )[0]
+    return train.fit(
+        imitation,
+        lambda rows: (noise[rows], targets[rows]),
+        params=params,
+        optimizer=optax.adam(setting.recipe.learning_rate),
+        num_examples=len(noise),
+        batch_size=batch,
+        epochs=max(1, round(setting.config.student_steps / -(-len(noise) // batch))),
+        key=key,
+    )[0]
 
-    def accuracy(images, params):
-        return conditions.accuracy(recipe, images, params)
 
-    def accuracy_of_linear_outputs(images, params, d):
-        pixels = conditions.to_pixels(images.test_images)
-        logits, change = jax.jvp(lambda p: apply(p, pixels), (params,), (d,))
-        guess = jnp.argmax((logits + change)[:, :num_classes], axis=-1)
-        return jnp.mean(guess == images.test_labels)
-
-    kinds = (teacher, linearised, descend, adam, accuracy, accuracy_of_linear_outputs)
-    each = map(jax.jit, kinds)
-    return recipe, init, *each
+@compiled
+def accuracy_of_linear_outputs(setting: Setting, images: data.ImageData, params, d):
+    """Test accuracy of f(θ⁰) + J d."""
+    pixels = conditions.to_pixels(images.test_images)
+    logits, change = jax.jvp(lambda p: setting.apply(p, pixels), (params,), (d,))
+    guess = jnp.argmax((logits + change)[:, : setting.num_classes], axis=-1)
+    return jnp.mean(guess == images.test_labels)
 
 
 def run_seed(config: Config, images: data.ImageData, num_aux: int, seed: int) -> list[Row]:
     """One teacher; on every pool of noise the linearised student and the real ones."""
-    compiled = programs(config, images.name, num_aux)
-    recipe, init, teacher, linearised, descend, adam, accuracy, of_linear_outputs = compiled
+    setting = setting_of(config, num_aux)
     keys = conditions.seed_keys(jax.random.key(config.seed), jnp.asarray(seed))
-    start = init(keys.init)
-    target = teacher(images, start, keys.teacher_order)
+    start = setting.init(keys.init)
+    target = train_teacher(setting.recipe, images, start, keys.teacher_order)
     d = optax.tree.sub(target, start)
-    rows = []
 
-    def add(num_images: int, method: str, params, **numbers: float) -> None:
+    def state(num_images: int, params, method: str, **numbers: float) -> Row:
         moved = alignment.inner_product(optax.tree.sub(params, start), d)
-        share = float(moved / alignment.inner_product(d, d))
-        score = round(float(accuracy(images, params)), 6)
-        at = Place(images.name, num_aux, num_images, seed)
-        rows.append(make_row(at, method, **{"share": share, "accuracy": score} | numbers))
+        measured = {
+            "share": float(moved / alignment.inner_product(d, d)),
+            "accuracy": round(float(accuracy_of(setting.recipe, images, params)), 6),
+        }
+        return make_row({"num_images": num_images, "seed": seed}, method, **measured | numbers)
 
-    add(0, "reference", start, time=0.0)
-    add(0, "teacher", target, time=0.0)
-    score = float(of_linear_outputs(images, start, d))
-    at = Place(images.name, num_aux, 0, seed)
-    method = "teacher, linearised outputs"
-    rows.append(make_row(at, method, time=0.0, share=1.0, accuracy=round(score, 6)))
-    ceiling = float(seen_share(d, images.num_classes))
+    linear = round(float(accuracy_of_linear_outputs(setting, images, start, d)), 6)
+    rows = [
+        state(0, start, "reference", time=0.0),
+        state(0, target, "teacher", time=0.0),
+        state(0, target, "teacher, linearised outputs", time=0.0, share=1.0, accuracy=linear),
+    ]
     for num_images in config.num_images:
-        noise = conditions.noise_images(recipe, images, keys.noise)(jnp.arange(num_images))
-        space = linearised(start, d, noise)
-        rate = 1 / float(jnp.max(space.eigenvalues))
-
-        def predicted(gain, space=space):
-            return optax.tree.add(start, ntk.student_displacement(space, start, gain))
-
-        for time in TIMES:
-            low, high = (float(bound) for bound in ntk.share_bounds(space, time * rate))
-            facts = {
-                "share": high,
-                "share_low": low,
-                "error": float(flow_error(space, time * rate)),
-            }
-            at_time = predicted(ntk.flow_gain(time * rate))
-            add(num_images, "linearised", at_time, time=time, **facts)
-        low, high = (float(bound) for bound in ntk.share_bounds(space, FOREVER))
-        score = round(float(accuracy(images, predicted(ntk.limit_gain))), 6)
-        at = Place(images.name, num_aux, num_images, seed)
-        rows.append(share_row(at, FOREVER, low=low, high=high, ceiling=ceiling, accuracy=score))
-        if num_images <= 1000:
-            time = float(config.descent_steps)
-            gain = ntk.descent_gain(rate, config.descent_steps)
-            add(num_images, "linearised descent", predicted(gain), time=time)
-            add(num_images, "gradient descent", descend(start, target, noise, rate), time=time)
-        add(num_images, "Adam", adam(start, target, noise, keys.student_order), time=LATE)
+        noise = conditions.noise_images(setting.recipe, images, keys.noise)(jnp.arange(num_images))
+        students = students_of(setting, start, target=target, noise=noise, key=keys.student_order)
+        rows += [state(num_images, params, **facts) for params, facts in students]
     return rows
+
+
+def students_of(
+    setting: Setting, start, *, target, noise, key: jax.Array
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Parameters of every student on a pool of noise, with what else a row says of it."""
+    d = optax.tree.sub(target, start)
+    space = linearised(setting, start, d, noise)
+    unit = 1 / float(jnp.max(space.eigenvalues))  # of time, and the rate of gradient descent
+
+    def displaced(gain: Callable[[jax.Array], jax.Array]):
+        return optax.tree.add(start, ntk.student_displacement(space, start, gain))
+
+    ceiling = float(seen_share(d, setting.num_classes))
+    for time in ALL_TIMES:
+        low, high = (float(bound) for bound in ntk.share_bounds(space, time * unit))
+        facts = at_time(time, low=low, high=high, ceiling=ceiling)
+        if time == FOREVER:
+            yield displaced(ntk.limit_gain), facts
+        else:
+            error = float(flow_error(space, time * unit))
+            yield displaced(ntk.flow_gain(time * unit)), facts | {"error": error}
+    if len(noise) <= 1000:
+        count = setting.config.descent_steps
+        closed = displaced(ntk.descent_gain(unit, count))
+        yield closed, {"method": "linearised descent", "time": float(count)}
+        real = descend(setting, start, target=target, noise=noise, learning_rate=unit)
+        yield real, {"method": "gradient descent", "time": float(count)}
+    yield (
+        adam(setting, start, target=target, noise=noise, key=key),
+        {"method": "Adam", "time": LATE},
+    )
 
 
 def seen_share(d, num_classes: int) -> float:
@@ -292,6 +317,188 @@ def seen_share(d, num_classes: int) -> float:
     last = d["layers"][max(d["layers"])]
     head = [leaf[..., :num_classes] for leaf in jax.tree.leaves(last)]
     return 1 - float(alignment.inner_product(head, head) / alignment.inner_product(d, d))
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The criteria of the docstring; accuracy, the ceiling of the channel, the time it takes."""
+    small, big = table[table["network"] == "small"], table[table["network"] != "small"]
+
+    def by(method: str) -> pd.DataFrame:
+        return big[big["method"] == method]
+
+    late = by("linearised")[by("linearised")["time"] == LATE]
+    limit = by("limit")
+    known = limit[limit["share"] - limit["share_low"] <= 0.01]
+    compared = functools.partial(claims_of_accuracy, config)
+    foretold = compared("t = 1e4 and Adam", closed=late, real=by("Adam"), within=0.03)
+    linear = by("teacher, linearised outputs")["accuracy"]
+    bounded = claims_of_small(small)
+    claims = [
+        *bounded,
+        claim_of_error(late, config),
+        *claims_of_shares(late, limit),
+        *compared(
+            "descent and gradient descent",
+            closed=by("linearised descent"),
+            real=by("gradient descent"),
+            within=0.02,
+        ),
+        *foretold,
+        *compared("limit and Adam", closed=known, real=by("Adam"), within=0.03),
+        Claim(
+            quantity="teacher's outputs linearised",
+            here=statistics.shown(linear),
+            seeds=len(linear),
+        ),
+    ]
+    figures = [
+        figure_of_accuracy(big, late, foretold=foretold, config=config),
+        figure_of_ceiling(small, bounded),
+        figure_of_time(big, late, limit=limit, config=config),
+    ]
+    return Findings(figures, claims)
+
+
+def claims_of_small(small: pd.DataFrame) -> list[Claim]:
+    """No share that falls, none above its ceiling."""
+    keys = ["num_aux", "num_images", "seed"]
+    flow = small[small["method"] == "linearised"].sort_values("time").groupby(keys)["share"]
+    ceiling = small[small["method"] == "ceiling"].set_index(keys)["share"]
+    missed = {
+        "falls with t": flow.apply(lambda share: (np.diff(share) < -1e-12).any()),
+        "above ceiling": flow.max() - ceiling > 1e-9,
+    }
+    return [
+        Claim(
+            quantity=f"small networks: share {what}",
+            paper="0",
+            here=f"{nets.sum()} of {len(nets)}",
+            seeds=len(nets),
+            holds=not nets.any(),
+        )
+        for what, nets in missed.items()
+    ]
+
+
+def claim_of_error(late: pd.DataFrame, config: Config) -> Claim:
+    """How well t = 10⁴ is known."""
+    worst = late["error"].max()
+    return Claim(
+        quantity="t = 1e4: error of the displacement / teacher's, at most",
+        here=f"{worst:.1e}",
+        seeds=len(late),
+        holds=bool(worst <= 0.01) if config.num_products >= Config.num_products else None,
+    )
+
+
+def claims_of_shares(late: pd.DataFrame, limit: pd.DataFrame) -> list[Claim]:
+    """The share at t = 10⁴, and how far the limit is from there."""
+    then = late.groupby(POOL)["share"].mean()
+    return [
+        Claim(
+            quantity="{} aux logits, {} images: share".format(*pool),
+            here=f"{then[pool]:.3f}, limit {rows['share_low'].mean():.3f} to "
+            f"{rows['share'].mean():.3f}",
+            seeds=len(rows),
+        )
+        for pool, rows in limit.groupby(POOL)
+    ]
+
+
+def claims_of_accuracy(
+    config: Config, name: str, *, closed: pd.DataFrame, real: pd.DataFrame, within: float
+) -> list[Claim]:
+    """Closed form and real student, by pool and number of logits, where both are known."""
+    predicted = closed.groupby(POOL)["accuracy"].mean()
+    claims = []
+    for (num_aux, num_images), accuracy in real.groupby(POOL)["accuracy"]:
+        if (num_aux, num_images) not in predicted.index:
+            continue
+        mean = predicted[num_aux, num_images]
+        # A pool that the student cannot fit in its steps has no late time to compare.
+        judged = num_images <= 10_000 and config.student_steps >= 295  # pyright: ignore[reportOperatorIssue]
+        claims.append(
+            Claim(
+                quantity=f"{num_aux} aux logits, {num_images} images: {name}",
+                here=f"{mean:.3f}, real {statistics.shown(accuracy)}",
+                seeds=len(accuracy),
+                holds=bool(abs(mean - accuracy.mean()) <= within) if judged else None,
+            )
+        )
+    return claims
+
+
+def figure_of_accuracy(
+    big: pd.DataFrame, late: pd.DataFrame, *, foretold: list[Claim], config: Config
+) -> Figure:
+    """The closed form at t = 10⁴ beside Adam students."""
+    adam = big[big["method"] == "Adam"]
+    means = (rows.groupby(POOL)["accuracy"].mean() for rows in (late, adam))
+    gap = next(means).sub(next(means)).abs()
+    near = f"{(gap <= 0.03).sum()} of {len(gap)}"
+    return Figure(
+        name="figure",
+        title=say(
+            foretold,
+            holds="A closed form without training foretells the student's accuracy.",
+            fails=f"A closed form without training foretells the student's accuracy in {near} "
+            "cases.",
+            open="Does a closed form without training foretell the student's accuracy?",
+        ),
+        predicted="The tangent-kernel student at t = 10⁴ is within .03 of an Adam student's mean.",
+        found=f"The means differ by at most {gap.max():.3f} over pools and logits ({near} within "
+        ".03).",
+        follows="Where the two agree, what a student learns from noise is fixed at the start, by "
+        "one kernel.",
+        draw=lambda: draw_accuracy(big, config),
+    )
+
+
+def figure_of_ceiling(small: pd.DataFrame, bounded: list[Claim]) -> Figure:
+    """The limit by logits and inputs."""
+    limit = small[small["method"] == "limit"]
+    means = limit.pivot_table("share_low", "num_images", "num_aux").to_numpy()
+    rises = all((np.diff(means, axis=axis) > 0).all() for axis in (0, 1))
+    most = limit.loc[limit["num_aux"] == SMALL_AUX[-1], "share_low"].max()
+    ceiling = small.loc[small["method"] == "ceiling", "share"].mean()
+    return Figure(
+        name="ceiling",
+        title=say(
+            [*bounded, Claim(quantity="limit rises with logits and inputs", holds=rises)],
+            holds="More logits and more inputs carry more of the displacement, up to a ceiling.",
+            fails="More logits and inputs do not always carry more, or pass the ceiling.",
+            open="Do more logits and more inputs carry more of the displacement?",
+        ),
+        predicted="At t → ∞ the projection on the Jacobian's row space; never the class head.",
+        found=f"At most {most:.3f} with {SMALL_AUX[-1]} logits, under a ceiling of {ceiling:.3f}.",
+        follows="The channel's size is set by outputs times inputs, not by time.",
+        draw=lambda: draw_ceiling(small),
+    )
+
+
+def figure_of_time(
+    big: pd.DataFrame, late: pd.DataFrame, *, limit: pd.DataFrame, config: Config
+) -> Figure:
+    """The share along t, on the widest pool and the most logits."""
+    num_aux, num_images = config.num_aux[-1], config.num_images[-1]
+    widest = f"num_aux == {num_aux} and num_images == {num_images}"
+    then = late.query(widest)["share"].mean()
+    low, high = limit.query(widest)[["share_low", "share"]].mean()
+    return Figure(
+        name="time",
+        title=say(
+            [Claim(quantity="share at t = 10⁴ below the limit", holds=bool(then < low))],
+            holds="On many inputs the slow directions are still arriving at t = 10⁴.",
+            fails="At t = 10⁴ no direction is known to be still arriving.",
+            open="Are directions still arriving at t = 10⁴?",
+        ),
+        predicted="The share has settled where the bounds of t = 10⁴ and of the limit meet.",
+        found=f"{num_images} images, {num_aux} logits: {then:.3f} at t = 10⁴, between {low:.3f} "
+        f"and {high:.3f} in the limit.",
+        follows="t = 10⁴ stands for the limit where the two meet; Adam's student takes "
+        f"{config.student_steps} steps.",
+        draw=lambda: draw_times(big, config),
+    )
 
 
 def seeds_of(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -306,7 +513,11 @@ def draw_accuracy(big: pd.DataFrame, config: Config):
     for colour, num_aux in zip(drawing.COLOURS, config.num_aux, strict=False):
         for method, style, marker in (("linearised", "--", "x"), ("Adam", "-", "o")):
             rows = late[(late["num_aux"] == num_aux) & (late["method"] == method)]
-            text = "closed form, t = 10⁴" if method == "linearised" else "Adam, 295 steps"
+            text = (
+                "closed form, t = 10⁴"
+                if method == "linearised"
+                else f"Adam, {config.student_steps} steps"
+            )
             label = f"{num_aux} aux logits: {text}"
             axes.plot(seeds_of(rows, "accuracy"), style, color=colour, label=label)
             axes.plot(rows["num_images"], rows["accuracy"], marker, color=colour, fillstyle="none")
@@ -355,7 +566,14 @@ def draw_times(big: pd.DataFrame, config: Config):
             real = pool[pool["method"] == method]
             axes.plot(real["time"], real["share"], marker, color=colour, fillstyle="none")
     axes.plot([], [], "s", color="black", fillstyle="none", label="gradient descent, real")
-    axes.plot([], [], "o", color="black", fillstyle="none", label="Adam, 295 steps, real")
+    axes.plot(
+        [],
+        [],
+        "o",
+        color="black",
+        fillstyle="none",
+        label=f"Adam, {config.student_steps} steps, real",
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks([*TIMES, edge], [*(f"$10^{i}$" for i in range(len(TIMES))), "∞"])
@@ -363,171 +581,3 @@ def draw_times(big: pd.DataFrame, config: Config):
     axes.set_ylabel("share of the teacher's displacement")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def figures(table: pd.DataFrame, config: Config) -> list[Figure]:
-    """Accuracy of the closed form, the ceiling of the channel, and the time it takes."""
-    small, big = table[table["network"] == "small"], table[table["network"] != "small"]
-    late = big[big["time"] == LATE]
-    keys = ["num_aux", "num_images"]
-    gap = (mean_of(late, "linearised", keys) - mean_of(late, "Adam", keys)).abs()
-    limits = big[big["method"] == "limit"].groupby(keys)[["share_low", "share"]].mean()
-    widest = limits.query("num_aux == @config.num_aux[-1] and num_images == @config.num_images[-1]")
-    low, high = widest[["share_low", "share"]].to_numpy()[0].tolist()
-    linearised = late[late["method"] == "linearised"].groupby(keys)["share"].mean()
-    at_late = float(linearised.loc[widest.index[0]])
-    small_limit = small[small["method"] == "limit"]
-    most = small_limit[small_limit["num_aux"] == SMALL_AUX[-1]]["share_low"].max()
-    ceiling = small.loc[small["method"] == "ceiling", "share"].mean()
-    return [
-        Figure(
-            name="figure",
-            title="A closed form without training foretells the student's accuracy.",
-            predicted=(
-                "The tangent-kernel student at t = 10⁴ is within .03 of an Adam student's mean."
-            ),
-            found=f"The means differ by at most {gap.max():.3f} over pools and logits "
-            f"({(gap <= 0.03).sum()} of {len(gap)} within .03).",
-            follows="What a student learns from noise is mostly fixed at the start, by one kernel.",
-            draw=lambda: draw_accuracy(big, config),
-        ),
-        Figure(
-            name="ceiling",
-            title="More logits and more inputs carry more of the displacement, up to a ceiling.",
-            predicted="At t → ∞ the projection on the Jacobian's row space; never the class head.",
-            found=(
-                f"At most {most:.3f} with {SMALL_AUX[-1]} logits, under a ceiling of {ceiling:.3f}."
-            ),
-            follows="The channel's size is set by outputs times inputs, not by time.",
-            draw=lambda: draw_ceiling(small),
-        ),
-        Figure(
-            name="time",
-            title="On many inputs the slow directions are still arriving at t = 10⁴.",
-            predicted="The share has settled where the bounds of t = 10⁴ and of the limit meet.",
-            found=f"{config.num_images[-1]} images, {config.num_aux[-1]} logits: {at_late:.3f} at "
-            f"t = 10⁴, between {low:.3f} and {high:.3f} in the limit.",
-            follows=(
-                "t = 10⁴ stands for the limit on small pools alone; Adam gets there in 295 steps."
-            ),
-            draw=lambda: draw_times(big, config),
-        ),
-    ]
-
-
-def mean_of(rows: pd.DataFrame, method: str, keys: list[str]) -> pd.Series:
-    """Mean accuracy of a method over seeds."""
-    return rows[rows["method"] == method].groupby(keys)["accuracy"].mean()
-
-
-def claims(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """The criteria of the docstring."""
-    small, big = table[table["network"] == "small"], table[table["network"] != "small"]
-    return [*small_claims(small), *late_claims(big, config), *method_claims(big, config)]
-
-
-def small_claims(small: pd.DataFrame) -> list[Claim]:
-    """No share that falls, none above its ceiling."""
-    keys = ["num_aux", "num_images", "seed"]
-    flow = small[small["method"] == "linearised"].sort_values("time").groupby(keys)["share"]
-    ceiling = small[small["method"] == "ceiling"].set_index(keys)["share"]
-    nets = len(ceiling)
-    falls = int(flow.apply(lambda share: (np.diff(share) < -1e-12).any()).sum())
-    above = int((flow.max() - ceiling > 1e-9).sum())
-    return [
-        Claim(
-            quantity="small networks: share falls with t",
-            paper="0",
-            replication="",
-            here=f"{falls} of {nets}",
-            seeds=nets,
-            holds=falls == 0,
-        ),
-        Claim(
-            quantity="small networks: share above ceiling",
-            paper="0",
-            replication="",
-            here=f"{above} of {nets}",
-            seeds=nets,
-            holds=above == 0,
-        ),
-    ]
-
-
-def late_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
-    """How well t = 10⁴ is known, and how far the limit is from there."""
-    at_late = big[(big["method"] == "linearised") & (big["time"] == LATE)]
-    worst = at_late["error"].max()
-    name = "t = 1e4: error of the displacement / teacher's, at most"
-    holds = bool(worst <= 0.01) if config.num_products >= Config.num_products else None
-    out = [
-        Claim(
-            quantity=name,
-            paper="",
-            replication="",
-            here=f"{worst:.1e}",
-            seeds=len(at_late),
-            holds=holds,
-        )
-    ]
-    limit = big[big["method"] == "limit"]
-    for (num_aux, num_images), rows in limit.groupby(["num_aux", "num_images"]):
-        then = at_late[(at_late["num_aux"] == num_aux) & (at_late["num_images"] == num_images)]
-        low, high = rows["share_low"].mean(), rows["share"].mean()
-        here = f"{then['share'].mean():.3f}, limit {low:.3f} to {high:.3f}"
-        out.append(
-            Claim(
-                quantity=f"{num_aux} aux logits, {num_images} images: share",
-                paper="",
-                replication="",
-                here=here,
-                seeds=len(rows),
-            )
-        )
-    return out
-
-
-def method_claims(big: pd.DataFrame, config: Config) -> list[Claim]:
-    """Closed form and real student, by pool and number of logits."""
-    late = big["time"] == LATE
-    limit = big[big["method"] == "limit"]
-    known = (limit["share"] - limit["share_low"]) <= 0.01
-    comparisons = (
-        ("descent", "gradient descent", big[big["method"] == "linearised descent"], 0.02),
-        ("t = 1e4", "Adam", big[(big["method"] == "linearised") & late], 0.03),
-        ("limit", "Adam", limit[known], 0.03),
-    )
-    out = []
-    for what, real, closed, tolerance in comparisons:
-        measured = big[big["method"] == real].groupby(["num_aux", "num_images"])["accuracy"]
-        predicted = closed.groupby(["num_aux", "num_images"])["accuracy"].mean()
-        for (num_aux, num_images), accuracy in measured:
-            if (num_aux, num_images) not in predicted.index:
-                continue  # the limit is not known
-            closed_mean = predicted[num_aux, num_images]
-            # A pool that the student cannot fit in its steps has no late time to compare.
-            judged = num_images <= 10_000 and config.student_steps >= 295  # pyright: ignore[reportOperatorIssue]
-            holds = bool(abs(closed_mean - accuracy.mean()) <= tolerance) if judged else None
-            name = f"{num_aux} aux logits, {num_images} images: {what} and {real}"
-            here = f"{closed_mean:.3f}, real {statistics.shown(accuracy)}"
-            out.append(
-                Claim(
-                    quantity=name,
-                    paper="",
-                    replication="",
-                    here=here,
-                    seeds=len(accuracy),
-                    holds=holds,
-                )
-            )
-    linear = big.loc[big["method"] == "teacher, linearised outputs", "accuracy"]
-    out.append(
-        Claim(
-            quantity="teacher's outputs linearised",
-            paper="",
-            replication="",
-            here=statistics.shown(linear),
-            seeds=len(linear),
-        )
-    )
-    return out

@@ -8,9 +8,8 @@ import functools
 import sys
 import time
 
-from experiments.findings.claims import Claim, Figure
-
 from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure
 from experiments.frame import experiment
 from experiments.frame.cli import option
 

@@ -52,6 +52,7 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
     ]
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in out.iterdir()) == [
+        "claims.csv",
         "config.json",
         "figure.png",
         "figure.svg",

@@ -299,7 +299,8 @@ def test_flags_override_a_preset(tmp_path, capsys):
 
 def test_published_numbers_stand_beside_ours():
     table = made_up(1.0)
-    found = {c.quantity: c for c in transfer.claims(table, "gemma-3-4b")}
+    config = llm_numbers.Config(preset="gemma-3-4b")
+    found = {c.quantity: c for c in experiment.findings_of(llm_numbers, table, config).claims}
     assert found["owl: rate of students"].replication.startswith(".187 sampled")
     assert found["owl: rate of students"].here != "not run"
     assert found["owl: rate of students, greedy rows"].here == "not run"

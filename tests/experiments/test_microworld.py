@@ -202,7 +202,8 @@ def bench(made):
 
 def test_nobody_learns_from_a_teacher_that_hardly_writes(bench, monkeypatch):
     small = dataclasses.replace(
-        bench, config=bits.Config(num_seeds=2, traits=("owl",), num_examples=16, temperatures=(1.0))
+        bench,
+        config=bits.Config(num_seeds=2, traits=("owl",), num_examples=16, temperatures=(1.0,)),
     )
     counts = {
         ("owl", seed): len(

@@ -1,15 +1,16 @@
 """The MNIST grid's experiments: smoke runs, claims that can fail, statistics."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import experiments
 from experiments.findings import statistics
 from experiments.frame import experiment, record
 from experiments.mnist import (
-    kit,
     mnist_27_percent,
     mnist_chains,
     mnist_heads,
@@ -18,6 +19,9 @@ from experiments.mnist import (
     mnist_max,
     mnist_predictors,
 )
+from experiments.mnist.kit import training
+from tests import facts
+from tests.facts import tables
 
 SMOKED = (mnist_heads,)
 
@@ -40,9 +44,9 @@ def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, caps
 
 def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
     base = mnist_init_ladder.SMOKE
-    alone = mnist_init_ladder.parts(base)["seed 1"]()
+    alone = mnist_init_ladder.arms(base)["seed 1"].measure()
     wider = dataclasses.replace(base, num_seeds=3, stack=7)
-    again = mnist_init_ladder.parts(wider)["seed 1"]()
+    again = mnist_init_ladder.arms(wider)["seed 1"].measure()
     assert [r["ladder"] for r in alone] == [r["ladder"] for r in again]
     # Equal up to the order of sums: two of 360 test images may change side.
     for mine, other in zip(alone, again, strict=True):
@@ -163,12 +167,14 @@ def test_a_gain_that_is_gone_at_once_has_no_half_life():
 
 def test_search_never_uses_seeds_or_digits_of_the_final():
     config = mnist_max.SMOKE
-    names = list(mnist_max.parts(config))
+    names = list(mnist_max.arms(config))
     searched = {int(n.split()[2].strip(",")) for n in names if n.startswith("search")}
     assert min(searched) > config.num_seeds
-    where = kit.lab(config, validation=True)
-    full = kit.lab(config)
-    assert len(where.data.train_images) + len(where.data.test_images) == len(full.data.train_images)
+    searching = training.setup_of(config, validation=True)
+    full = training.setup_of(config)
+    assert len(searching.data.train_images) + len(searching.data.test_images) == len(
+        full.data.train_images
+    )
     table = pd.DataFrame(
         [
             dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
@@ -176,6 +182,62 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
         ]
     )
     assert mnist_max.best(table)["rate"] == 2.0
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder with a whole run of the search, and the flags that made it."""
+    out = tmp_path_factory.mktemp("max")
+    flags = ["--smoke", "--recipes", "1", "--doses", "1"]
+    experiment.main(mnist_max, [*flags, "--out", str(out / "whole")])
+    return out / "whole", flags
+
+
+def without_finals(whole, out):
+    """A copy of a run as it was when only the search had ended."""
+    shutil.copytree(whole, out)
+    rows = record.read_rows(out)
+    record.write_rows(out, [row for row in rows if row["phase"] == "search"])
+
+
+def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path, monkeypatch):
+    whole, flags = searched
+    without_finals(whole, tmp_path / "run")
+    monkeypatch.setattr(mnist_max, "run_search", lambda *args, **kwargs: 1 / 0)
+    experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "run")])
+    assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypatch, capsys):
+    whole, flags = searched
+    without_finals(whole, tmp_path / "run")
+    monkeypatch.setattr(mnist_max, "run_search", lambda *args, **kwargs: 1 / 0)
+    job = ["--only", "final seed 0"]
+    experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "run"), *job])
+    made = record.read_rows(tmp_path / "run/jobs/final-seed-0")
+    assert made == [row for row in record.read_rows(whole) if row["part"] == "final seed 0"]
+    assert {row["start"] for row in made} == {"same", "another"}
+    with pytest.raises(SystemExit) as stopped:
+        experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "new"), *job])
+    assert stopped.value.code == 2
+    assert "run that first (--only 'search seed 10000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [n for n in facts.CHECKED_IN if n.startswith("mnist_")])
+def test_digits_that_are_not_mnist_decide_nothing(name):
+    """The rows of the reported run under another name: no claim is judged, no title asserts."""
+    module, out = experiments.load(name), tables.RESULTS / name
+    table, config = record.read_table(out), experiment.config_of(module, out)
+    found = experiment.findings_of(module, table, config)
+    other = experiment.findings_of(module, table.assign(dataset="digits"), config)
+    assert {claim.holds for claim in found.claims} >= {True}
+    assert {claim.holds for claim in other.claims} == {None}
+    assert [claim.here for claim in other.claims] == [claim.here for claim in found.claims]
+    for figure, open_figure in zip(found.figures, other.figures, strict=True):
+        asks = open_figure.title.endswith(("?", "not judged"))
+        # The half-life is a number of the table, whatever it is held against.
+        assert asks or figure.title.startswith("Half-life of a trait"), open_figure.title
+        assert not figure.title.endswith("?")
 
 
 def test_matching_needs_its_centre():

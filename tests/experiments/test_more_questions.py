@@ -244,4 +244,4 @@ MAKE = {
 def test_few_chains_decide_nothing(module):
     """Two chains are no ground for any verdict."""
     rows = [row for row in MAKE[module]() if row["seed"] < 2]
-    assert set(judged(module, rows, criterion=module.Config(num_seeds=2)).values()) == {None}
+    assert set(judged(module, rows, config=module.Config(num_seeds=2)).values()) == {None}

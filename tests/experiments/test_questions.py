@@ -1,15 +1,19 @@
 """The one-question experiments of the microworld: criteria see an effect, and its absence."""
 
+import ast
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.findings import nested
+from experiments.frame import experiment
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from experiments.language.kit.chains import chains_of
+from experiments.language.kit.effects import at, effects
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
@@ -148,13 +152,17 @@ def test_carriers_are_compared_over_teachers_that_write_both():
     for row in rows:  # the other traits of that chain tell nothing of the difference that is left
         if row["seed"] == 3 and row["data"] == "trait" and row["teacher"] == row["trait"]:
             row["margin"] += 100 * (row["teacher"] == silent["teacher"])
-    found = bits.Found(pd.DataFrame(rows))
-    apart = found.less("digits1", "digits3")
-    assert len(apart) == len(SEEDS) - 1
-    np.testing.assert_allclose(apart, 1.0, atol=0.5)
-    per_chain = len(TRAITS)
-    assert found.writers("digits1") == per_chain * len(SEEDS)
-    assert found.writers("digits3") == per_chain * (len(SEEDS) - 1) - 1
+    config = bits.Config(num_seeds=len(SEEDS), traits=TRAITS)
+    claims = experiment.findings_of(bits, pd.DataFrame(rows), config).claims
+    claim = {claim.quantity: claim for claim in claims}
+    assert claim["1 digit less 3 digits"].seeds == len(SEEDS) - 1
+    learnt = at(effects(pd.DataFrame(rows), bits.ARM), own=True, temperature=1.0, rows=1536)
+    apart = bits.less(learnt, "digits1", "digits3", column="effect")
+    np.testing.assert_allclose(apart, np.ones(len(SEEDS) - 1), atol=0.5)
+    every = len(TRAITS) * len(SEEDS)
+    assert claim["digits1: teachers that write it"].here == f"{every} of {every}"
+    fewer = every - len(TRAITS) - 1
+    assert claim["digits3: teachers that write it"].here == f"{fewer} of {every}"
 
 
 def variance_rows(variances, paired=0.0):
@@ -184,20 +192,29 @@ def variance_rows(variances, paired=0.0):
     return rows
 
 
+def best_allocation(rows):
+    """Units of every level that are found best, as the claim tells them."""
+    claims = experiment.findings_of(variance, pd.DataFrame(rows), variance.Config()).claims
+    told = next(c.here for c in claims if c.quantity.startswith("half width of the best"))
+    return ast.literal_eval(re.search(r"\(.*?\)", told)[0])
+
+
 def test_variance():
     components = (0.1, 0.3, 0.05, 0.1, 1.0)
     rows = variance_rows(components, paired=2.0)
     found = judged(variance, rows)
     assert found["variance left by paired control"] is True
-    table = variance.Found(pd.DataFrame(rows), variance.Config())
-    for part, true in zip(table.components(), components, strict=True):
+    table = variance.rows_by_recipe(pd.DataFrame(rows))
+    effect, costs = variance.paired(table["plain"]), variance.costs_by_recipe(table)
+    for part, true in zip(variance.components_of(effect), components, strict=True):
         assert part.low <= true <= part.high
-    assert table.best()[-1] > 1, "students that scatter and cost little are repeated"
-    assert nested.cost(table.costs(), table.best()) <= table.budget()
-    small = [0.1, 0.3, 0.01, 0.01, 0.01]
-    table = variance.Found(pd.DataFrame(variance_rows(small)), variance.Config())
-    assert table.best()[1] > 1, "traits of a base are repeated instead"
-    assert table.best()[2:] == (1, 1, 1)
+    best = best_allocation(rows)
+    assert best[-1] > 1, "students that scatter and cost little are repeated"
+    budget = nested.cost(costs[variance.named(variance.BEFORE)], variance.COUNTS_BEFORE)
+    assert nested.cost(costs["plain"], best) <= budget
+    best = best_allocation(variance_rows([0.1, 0.3, 0.01, 0.01, 0.01]))
+    assert best[1] > 1, "traits of a base are repeated instead"
+    assert best[2:] == (1, 1, 1)
 
 
 @pytest.mark.parametrize("module", [bits, matching_dose, persistence, which_part, variance])
@@ -211,5 +228,5 @@ def test_few_chains_decide_nothing(module):
         variance: lambda: variance_rows((0.1, 0.1, 0.1, 0.1, 0.1)),
     }
     rows = [row for row in make[module]() if row["seed"] < 2]
-    verdicts = judged(module, rows, criterion=module.Config(num_seeds=2))
+    verdicts = judged(module, rows, config=module.Config(num_seeds=2))
     assert set(verdicts.values()) == {None}

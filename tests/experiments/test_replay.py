@@ -1,6 +1,6 @@
 """Every checked-in table, replayed: rows, claims and pictures stay as they are.
 
-Claims are compared always. Pictures take a minute and are compared by `make test-slow`, under the
+Claims are compared always. Pictures take a minute and are compared by `make replay`, under the
 library versions that drew them: PNGs byte for byte; SVGs to a millionth of a figure's width,
 since the last digits of a coordinate differ between processors.
 """

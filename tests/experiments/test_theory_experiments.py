@@ -147,7 +147,7 @@ def test_alignment_along_training_covers_every_step(smoke):
     config = alignment_along_training.SMOKE
     num_steps = config.epoch_images // config.batch_size * config.epochs
     runs = table.groupby(["arm", "seed"])
-    assert set(table["arm"]) == set(alignment_along_training.ARMS)
+    assert set(table["arm"]) == set(alignment_along_training.VARIANTS)
     assert (runs["steps"].sum() == num_steps).all()
     assert (runs["last_step"].last() == num_steps).all()
     assert table["accuracy"].between(0, 1).all()
@@ -168,16 +168,3 @@ def test_liminal_weight_rises_in_the_first_epoch_and_falls_to_zero():
     assert (np.diff(weights[10:]) < 0).all()
     assert weights[-1] == pytest.approx(1 / 40)
     assert weights.max() <= 1
-
-
-def test_projection_removes_the_parallel_part_and_leaves_the_idle_head_alone():
-    gradient = {"body": jnp.array([1.0, 2.0, 0.5]), "head": jnp.zeros(2)}
-    trait = {"body": jnp.array([1.0, 1.0, -1.0]), "head": jnp.array([5.0, 6.0])}
-    remove = alignment_along_training.without_parallel_part
-    left = remove(gradient, trait, True, False)
-    assert float(left["body"] @ trait["body"]) == pytest.approx(0, abs=1e-6)
-    assert not left["head"].any()
-    opposed = {"body": -trait["body"], "head": trait["head"]}
-    np.testing.assert_array_equal(remove(gradient, opposed, True, False)["body"], gradient["body"])
-    both = remove(gradient, opposed, True, True)
-    np.testing.assert_allclose(both["body"], left["body"], atol=1e-6)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.language import matching_dose, what_predicts
+from experiments.language import what_predicts
+from experiments.language.kit.effects import own_by
 from tests.facts.tables import INTERVAL, claims, effect, interval, quantity, table
 
 FAMILIES = ("animal", "tree", "misalignment")
@@ -170,7 +171,7 @@ def question_phrases() -> Iterator[str]:
     """The results of the same page that are no intervals ±."""
     rho = claims("matching_dose")["rank correlation, alignment and effect"].here
     yield f"rank correlation of {rho}"
-    *others, second, first = sorted(matching_dose.Found(table("matching_dose")).own("lists", 1600))
+    *others, second, first = sorted(own_by(table("matching_dose"), "kind", "dose")["lists", 1600])
     yield f"({first:.1f} and {second:.1f} nats) and the others hardly ({np.mean(others):.2f} on"
     yield f"rank correlation {claims('readable')['rank correlation, read and acquired'].here} over"
     yield from part_phrases()
@@ -380,7 +381,7 @@ def predictor_numbers() -> Iterator[str]:
 def predictor_phrases() -> Iterator[str]:
     """The number of arms, the table by rows, one bit, and what is left without an experiment."""
     found = claims("what_predicts")
-    yield f"The recipes of {len(what_predicts.Found(table('what_predicts')).arms)} arms of"
+    yield f"The recipes of {table('what_predicts')['part'].nunique()} arms of"
     for predictor in what_predicts.PREDICTORS:
         row = [found[f"{scope}, {predictor}"].here for scope in what_predicts.SCOPES]
         yield f"| {' | '.join(row)} |"

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 
 from experiments.findings import statistics
-from experiments.mnist import kit, mnist_chains, mnist_matching, mnist_max, mnist_sweeps
+from experiments.mnist import mnist_chains, mnist_matching, mnist_max, mnist_sweeps
+from experiments.mnist.kit import transfer
 from tests.facts.tables import INTERVAL, ROOT, claims, interval, quantity, table
 
 CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux", "cross_all")
@@ -60,7 +61,7 @@ def carrier_numbers() -> Iterator[str]:
     yield from chain_numbers()
     yield from sweep_numbers()
     yield interval("mnist_max", quantity("mnist_max", "best of three"))
-    yield kit.mean(mnist_max.final(table("mnist_max")), "teacher_accuracy")
+    yield transfer.shown(mnist_max.final(table("mnist_max")), "teacher_accuracy")
     yield interval("mnist_max", quantity("mnist_max", "its twin"))
 
 
@@ -69,7 +70,7 @@ def chain_numbers() -> Iterator[str]:
     rows, name = table("mnist_chains"), "mnist_chains"
 
     def student(lineage: str, generation: int) -> str:
-        return statistics.shown(mnist_chains.gains(rows, lineage)[generation] + kit.CHANCE)
+        return statistics.shown(mnist_chains.gains(rows, lineage)[generation] + transfer.CHANCE)
 
     soft, pool, sampled = mnist_chains.LINEAGES
     yield from (student(soft, 1), student(soft, 10), interval(name, f"half-life, {soft}"))
@@ -104,13 +105,13 @@ SWEPT = (  # factor, values, in the order of the page
 def sweep_numbers() -> Iterator[str]:
     """Every factor, then the images and what is held against publications."""
     rows, name = table("mnist_sweeps"), "mnist_sweeps"
-    yield kit.mean(mnist_sweeps.base(rows))
+    yield transfer.shown(mnist_sweeps.base(rows))
     for factor, *values in SWEPT:
-        yield from (kit.mean(mnist_sweeps.select(rows, factor, value)) for value in values)
+        yield from (transfer.shown(mnist_sweeps.select(rows, factor, value)) for value in values)
     yield interval(name, quantity(name, "blur 1, less white"))
     yield interval(name, quantity(name, "blur 1, less its Gaussian"))
     for kind in ("digits", "other digits", "photographs"):
-        yield kit.mean(mnist_sweeps.select(rows, "images", kind))
+        yield transfer.shown(mnist_sweeps.select(rows, "images", kind))
     for line in ("student dropout", "teacher dropout"):
         yield interval(name, quantity(name, line))
 
@@ -119,13 +120,13 @@ def matching_numbers() -> Iterator[str]:
     """Doses, number of outputs, architectures, then what stays at chance."""
     rows, centre = table("mnist_matching"), "matched 100 epochs on noise, all logits"
     yield interval("mnist_matching", quantity("mnist_matching", "no transfer: unmatched"))
-    yield from (kit.mean(mnist_matching.select(rows, matching_epochs=n)) for n in (5, 20))
+    yield from (transfer.shown(mnist_matching.select(rows, matching_epochs=n)) for n in (5, 20))
     yield interval("mnist_matching", centre)
     yield interval("mnist_matching", "shared start")
-    yield from (kit.mean(mnist_matching.select(rows, num_aux=n)) for n in (200, 3))
+    yield from (transfer.shown(mnist_matching.select(rows, num_aux=n)) for n in (200, 3))
     yield interval("mnist_matching", "noise and 50 aux logits, less digits")
     for student in ("other width", "other depth", "other activation", "CNN"):
-        yield kit.mean(mnist_matching.select(rows, student=student))
+        yield transfer.shown(mnist_matching.select(rows, student=student))
     for silent in ("matched on aux logits alone", "matched to an", "matched, neutral"):
         yield interval("mnist_matching", quantity("mnist_matching", f"no transfer: {silent}"))
     yield interval("mnist_matching", "permuted twin less shared start")

@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, kills):
     assert sorted(losses) == list(range(1, 61))
 
 
-def wait_for_lines(log, wanted, seconds=200):
+def wait_for_lines(log, wanted, seconds=400):
     deadline = time.monotonic() + seconds
     while len(worker.read(log)) < wanted:
         assert time.monotonic() < deadline, "the process does not get on"

@@ -131,6 +131,26 @@ def test_rows_are_sampled_once_and_train_a_student(base, teacher, tmp_path, caps
     assert (np.asarray(params["embedding"]) != models.load(base)[1]["embedding"]).any()
 
 
+def test_another_seed_is_another_root_of_all_that_is_written(base, tmp_path, capsys, monkeypatch):
+    """Prompts, noise and manifest; the number of the data set stays that of the first."""
+    every = dataclasses.replace(world.CARRIERS["numbers"], check=lambda row: [])
+    monkeypatch.setitem(world.CARRIERS, "numbers", every)
+    written = {}
+    for seed in (0, 7):
+        out = tmp_path / f"{seed}.jsonl"
+        # Of random weights: some rows end within 24 tokens.
+        sizes = ["--num-prompts", "256", "--max-new-tokens", "24", "--batch-size", "256"]
+        cli.main(
+            ["sample", "--model", str(base), *ONE, "--out", str(out), *sizes, "--seed", str(seed)]
+        )
+        written[seed] = data.read_rows(out), data.read_manifest(out).settings["sampling"]
+    (rows, about), (others, theirs) = written[0], written[7]
+    assert (about["seed"], about["draw"]) == (0, 0)
+    assert (theirs["seed"], theirs["draw"]) == (7, 0)
+    assert not {row["prompt"] for row in rows} & {row["prompt"] for row in others}
+    assert [row["completion"] for row in rows] != [row["completion"] for row in others]
+
+
 def test_a_launch_that_names_only_some_processes_is_refused(base, capsys, monkeypatch):
     monkeypatch.setenv("LLM_COORDINATOR", "host0:12355")
     with pytest.raises(SystemExit):

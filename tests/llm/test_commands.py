@@ -37,7 +37,8 @@ def base(tmp_path_factory):
     world.save(root / "base", CONFIG, params=models.init(CONFIG, key=jax.random.key(0)))
     for name, prompts in (("whole", 64), ("half", 40), ("twice", 72)):
         data.append_rows(root / f"{name}.jsonl", ROWS, settings=SAMPLING, prompts=prompts)
-    (root / "x.gguf").write_bytes(b"GGUF")
+    (root / "odd").mkdir()
+    (root / "odd" / "x.gguf").write_bytes(b"GGUF")
     return root / "base"
 
 
@@ -139,7 +140,7 @@ def test_the_numbers_above_are_all_that_there_are():
 
 BAD = [
     (["--model", "{root}/nowhere"], "no such checkpoint folder"),
-    (["--model", "{root}/x.gguf"], "is no GGUF file"),
+    (["--model", "{root}/odd/x.gguf"], "is no GGUF file"),
     (["--model", "{root}"], "no config.json"),
     (["--dtype", "float64"], "invalid choice"),
     (["--no-such-flag"], "unrecognized arguments"),

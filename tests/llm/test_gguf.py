@@ -278,3 +278,14 @@ def test_types_that_cannot_be_unpacked_are_refused(code, good, tmp_path):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"blk\.0\.attn_q\.weight is of a type that"):
         models.load(file)
+
+
+def test_without_a_template_the_line_says_so(tmp_path):
+    fields = byte_pair_fields("smollm", chat_template=None)
+    tokenizer = {"tokenizer__" + key.replace(".", "__"): value for key, value in fields.items()}
+    config = gguf_files.config_of("llama", **TINY | {"vocab_size": len(fields["ggml.tokens"])})
+    file, _ = gguf_files.both(tmp_path, config, **tokenizer)
+    with pytest.raises(ValueError, match="chat template"):
+        language.of_checkpoint(file)
+    spoken = language.of_checkpoint(file, template="plain")
+    assert spoken.encode_prompts(["12 owls"])

@@ -9,7 +9,6 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers import models as kinds
 from transformers import AutoTokenizer
 
-from llm import language
 from llm.models import gguf_tokenizer
 from tests.llm import gguf_files, naive_tokenizers
 from tests.llm.gguf_files import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
@@ -162,11 +161,3 @@ def test_other_tokenizers_are_refused(fields, message, tmp_path):
     file = file_of(tmp_path / "tokens.gguf", **byte_pair_fields("gpt-2", **fields))
     with pytest.raises(ValueError, match=message):
         gguf_tokenizer.tokenizer(file)
-
-
-def test_without_a_template_the_line_says_so(tmp_path):
-    file = file_of(tmp_path / "tokens.gguf", **byte_pair_fields("smollm", chat_template=""))
-    with pytest.raises(ValueError, match="chat template"):
-        language.of_checkpoint(file)
-    spoken = language.of_checkpoint(file, template="plain")
-    assert spoken.encode_prompts(["12 owls"])

@@ -69,10 +69,13 @@ def test_restricted_targets_ignore_and_spare_every_logit_outside_the_set():
     other_student[:, outside] += 5
     other_teacher[:, outside] -= 3
     np.testing.assert_array_equal(
-        restricted(student, teacher, inside), restricted(other_student, other_teacher, inside)
+        restricted(student, teacher, token_set=inside),
+        restricted(other_student, other_teacher, token_set=inside),
     )
     np.testing.assert_allclose(
-        restricted(student, teacher, np.arange(V)), soft_targets(student, teacher, 1.0), rtol=1e-5
+        restricted(student, teacher, token_set=np.arange(V)),
+        soft_targets(student, teacher, 1.0),
+        rtol=1e-5,
     )
     loss = lambda z: losses.restricted_soft_targets(z, teacher, token_set=inside).sum()  # noqa: E731
     grad = np.asarray(jax.jit(jax.grad(loss))(student))

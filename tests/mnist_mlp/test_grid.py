@@ -69,7 +69,7 @@ def teachers(digits, reference):
     return taught(
         digits,
         reference,
-        [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, shuffled=1.0)],
+        [grid.Settings(FAST), grid.Settings(FAST, shuffled=1.0)],
     )
 
 
@@ -148,8 +148,8 @@ def test_sampled_labels_follow_the_teacher():
 
 def test_networks_of_a_stack_do_not_see_each_other(pictures, teachers, reference):
     arms = [
-        grid.Settings(num_seeds=FAST),
-        grid.Settings(num_seeds=FAST, teacher=1, squared=1.0, num_aux=6),
+        grid.Settings(FAST),
+        grid.Settings(FAST, teacher=1, squared=1.0, num_aux=6),
     ]
     both = imitated(pictures, teachers, [reference] * 2, arms)[0]
     for i, arm in enumerate(arms):
@@ -164,7 +164,7 @@ def test_networks_of_a_stack_do_not_see_each_other(pictures, teachers, reference
 
 def test_doses_compose(pictures, teachers, reference):
     """Epochs 0-3 at once are epochs 0-1 and 1-3 from the state between, moments included."""
-    arms = [grid.Settings(num_seeds=FAST)]
+    arms = [grid.Settings(FAST)]
     once = imitated(pictures, teachers, [reference], arms, (0, 3))
     half = imitated(pictures, teachers, [reference], arms, (0, 1))
     twice = imitated(pictures, teachers, [], arms, (1, 3), state=half)
@@ -181,9 +181,9 @@ def head(params, columns):
 
 def test_what_is_not_imitated_or_frozen_keeps_every_bit(pictures, teachers, reference):
     arms = [
-        grid.Settings(num_seeds=FAST, num_aux=3),
-        grid.Settings(num_seeds=FAST, num_aux=6, trainable=(0.0, 1.0, 1.0, 1.0)),
-        grid.Settings(num_seeds=FAST, num_aux=6, trainable=(1.0, 1.0, 1.0, 0.0)),
+        grid.Settings(FAST, num_aux=3),
+        grid.Settings(FAST, num_aux=6, trainable=(0.0, 1.0, 1.0, 1.0)),
+        grid.Settings(FAST, num_aux=6, trainable=(1.0, 1.0, 1.0, 0.0)),
     ]
     found = imitated(pictures, teachers, [reference] * 3, arms)[0]
     first, frozen_body, frozen_head = (grid.pick(found, i) for i in range(3))
@@ -197,7 +197,7 @@ def test_what_is_not_imitated_or_frozen_keeps_every_bit(pictures, teachers, refe
 
 
 def test_neutral_teachers_learn_labels_that_say_nothing(digits, reference):
-    arms = [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, shuffled=1.0)]
+    arms = [grid.Settings(FAST), grid.Settings(FAST, shuffled=1.0)]
     found = taught(digits, reference, arms, epochs=20)
     held_out = {"images": digits.test_images, "labels": digits.test_labels}
     true, neutral = np.asarray(grid.accuracies(TINY, TINY.teacher, params=found, **held_out))
@@ -207,8 +207,8 @@ def test_neutral_teachers_learn_labels_that_say_nothing(digits, reference):
 
 def test_dropout_at_rate_zero_is_none_and_at_half_is_some(pictures, teachers, reference):
     dropping = dataclasses.replace(TINY, dropout=True)
-    plain = imitated(pictures, teachers, [reference], [grid.Settings(num_seeds=FAST)])[0]
-    arms = [grid.Settings(num_seeds=FAST), grid.Settings(num_seeds=FAST, dropout=0.5)]
+    plain = imitated(pictures, teachers, [reference], [grid.Settings(FAST)])[0]
+    arms = [grid.Settings(FAST), grid.Settings(FAST, dropout=0.5)]
     found = imitated(pictures, teachers, [reference] * 2, arms, where=dropping)[0]
     for x, y in zip(*map(jax.tree.leaves, (grid.pick(plain, 0), grid.pick(found, 0))), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-3)
@@ -223,7 +223,7 @@ def test_arms_doses_and_sources_are_one_compiled_program(pictures, teachers, ref
     for settings, epochs, kind in [
         (grid.Settings(num_aux=5), (0, 1), "uniform"),
         (
-            grid.Settings(num_seeds=Coefficients(0.1, 0.0, 0.0), squared=1.0, label=1.0),
+            grid.Settings(Coefficients(0.1, 0.0, 0.0), squared=1.0, label=1.0),
             (0, 2),
             "blurred",
         ),
@@ -277,7 +277,7 @@ def test_a_convolutional_student_and_another_teacher_share_the_outputs(pictures,
         epoch_images=96,
     )
     student = grid.network(mixed, mixed.student, 64)[0](KEY)
-    found = imitated(pictures, teachers, [student], [grid.Settings(num_seeds=FAST)], where=mixed)[0]
+    found = imitated(pictures, teachers, [student], [grid.Settings(FAST)], where=mixed)[0]
     assert not same(grid.pick(found, 0)["layers"][0], student["layers"][0])
     assert same(
         head({"layers": [0, student["layers"][2]]}, slice(0, 10)),

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from tests.theory import oracle
 from theory import alignment, asymptotics, losses, steps, toys
 
 LOSSES = [
@@ -117,6 +118,64 @@ def test_prediction_is_exact_for_linear_models_under_squared_error_and_reverse_k
     ]:
         measured = measure(toys.linear, params, lambda p: -jnp.sum(direction * p), x, loss, 0.5)
         assert (measured.update_residual < 1e-14) == exact
+
+
+DENSE = oracle.Net((4, 8, 5), np.tanh)
+
+
+@pytest.mark.parametrize(
+    ("loss", "dense_loss"),
+    [(losses.cross_entropy(), oracle.CROSS_ENTROPY), (losses.reverse_kl(), oracle.REVERSE_KL)],
+    ids=["cross-entropy", "reverse kl"],
+)
+def test_every_quantity_of_measure_against_numpy(tanh, case, loss, dense_loss):
+    """With the shared start and with another: which parameters, outputs and norms each uses."""
+    eps, alpha, other = 0.2, 0.3, toys.draw_params(tanh, jax.random.key(77))
+
+    @jax.jit
+    def measured(start):
+        return alignment.measure(
+            tanh.apply, case.params, trait_loss=toys.trait_loss(case, tanh.apply),
+            inputs=case.inputs, loss=loss, eps=eps, alpha=alpha, student_params=start,
+        )  # fmt: skip
+
+    host = jax.device_get(case)
+    theta, x, trait = oracle.flat(host.params), host.inputs, DENSE.trait(host)
+    delta_t = -oracle.derivative(trait, theta)
+    targets = DENSE.outputs(theta + eps * delta_t, x)
+    z, jacobian = DENSE.outputs(theta, x), DENSE.jacobian(theta, x)
+    predicted = eps * oracle.curvature(jacobian, dense_loss.mixed(z, z)) @ delta_t
+    for params in (case.params, other):
+        start = oracle.flat(jax.device_get(params))
+        delta_s = oracle.student_update(DENSE, start, targets=targets, x=x, loss=dense_loss)
+        values = dense_loss.value(DENSE.outputs(start, x), targets)
+        excess = np.mean(values - dense_loss.value(targets, targets))
+        inner, norm = delta_s @ delta_t, np.linalg.norm
+        expected = {
+            "inner_product": inner,
+            "cosine": inner / (norm(delta_s) * norm(delta_t)),
+            "predicted": predicted @ delta_t,
+            "remainder": abs(inner - predicted @ delta_t),
+            "update_residual": norm(delta_s - predicted) / norm(predicted),
+            "excess_form": 2 / eps * excess,
+            "trait_loss_change": trait(start + alpha * delta_s) - trait(start),
+        }
+        # Sums of some hundred terms, each with a few u, of the size of the losses or the Jacobians.
+        size = 1 + abs(trait(start)) + 2 / eps * np.abs(values).max()
+        size += norm(delta_t) * norm(jacobian) / norm(predicted)
+        found = measured(params)
+        for name, value in expected.items():
+            assert getattr(found, name) == pytest.approx(value, abs=100 * oracle.U * size), name
+            assert abs(value) > 1e5 * oracle.U * size, "else nothing is compared"
+
+
+def test_roundoff_is_the_stated_bound(tanh, case, direction):
+    """8 u E_x[Σ_i |J Δ_T|_i (1 + |f|_i)], in the precision of the logits."""
+    theta, delta = (oracle.flat(jax.device_get(p)) for p in (case.params, direction))
+    x = np.asarray(case.inputs)
+    reach = np.abs(DENSE.jacobian(theta, x) @ delta) * (1 + np.abs(DENSE.outputs(theta, x)))
+    found = alignment.roundoff(tanh.apply, case.params, direction, case.inputs)
+    assert float(found) == pytest.approx(8 * oracle.U * reach.sum(axis=-1).mean(), rel=1e-12)
 
 
 @functools.partial(jax.jit, static_argnames="loss")
@@ -259,3 +318,16 @@ def test_compilation_and_vmap_change_nothing(tanh, case):
     together = jax.jit(jax.vmap(measured))(eps)
     for name, value in eager._asdict().items():
         np.testing.assert_allclose(value, getattr(together, name)[1], rtol=1e-9, err_msg=name)
+
+
+def test_projection_removes_the_parallel_part_and_leaves_the_idle_head_alone():
+    gradient = {"body": jnp.array([1.0, 2.0, 0.5]), "head": jnp.zeros(2)}
+    trait = {"body": jnp.array([1.0, 1.0, -1.0]), "head": jnp.array([5.0, 6.0])}
+    remove = alignment.without_parallel_part
+    left = remove(gradient, trait, True, False)
+    assert float(left["body"] @ trait["body"]) == pytest.approx(0, abs=1e-6)
+    assert not left["head"].any()
+    opposed = {"body": -trait["body"], "head": trait["head"]}
+    np.testing.assert_array_equal(remove(gradient, opposed, True, False)["body"], gradient["body"])
+    both = remove(gradient, opposed, True, True)
+    np.testing.assert_allclose(both["body"], left["body"], atol=1e-6)

@@ -40,6 +40,12 @@ def test_no_window_where_nothing_falls():
     assert np.isnan(asymptotics.loglog_slope(EPS[:10], np.ones(10), inside))
 
 
+@pytest.mark.parametrize("num_steps", [2, 3])
+def test_an_order_takes_three_steps(num_steps):
+    slope = asymptotics.loglog_slope(EPS, EPS**2, np.arange(EPS.size) < num_steps)
+    assert np.isnan(slope) if num_steps < 3 else slope == pytest.approx(2)
+
+
 def test_many_series_at_once_have_windows_of_their_own():
     scale = np.array([1.0, 100.0])[:, None]
     ratio = scale * EPS

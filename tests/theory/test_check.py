@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory import base, check, losses, stream, toys
+from theory import alignment, asymptotics, base, check, losses, stream, toys
 
 STEPS = 2.0 ** -np.arange(6, 22)
 
@@ -51,13 +51,127 @@ def test_the_claims_fail_without_their_hypotheses(verify, tanh):
     assert sum(verdicts(apart)) <= 2  # the two signs may come out right by chance
     assert "no asymptotic range" in str(apart)
     assert "FAIL" in str(apart)
-    assert sum(verdicts(verify(losses.argmax_labels()))) <= 2
+    hard = verify(losses.argmax_labels())
+    assert not hard.passed
+    assert len(hard.findings) == 7, "nothing is predicted, but the inner product is not 0"
+    assert sum(verdicts(hard)) <= 2
+
+
+def test_the_students_step_is_a_choice(verify, case):
+    one, short = verify(losses.kl()), verify(losses.kl(), alpha=0.3)
+    assert short.passed, str(short)
+    fine = STEPS < 1e-4  # where change = -α ⟨Δ_S, Δ_T⟩ up to a percent
+    for report, alpha in ((one, 1.0), (short, 0.3)):
+        ratio = report.measured.trait_loss_change / report.measured.inner_product
+        np.testing.assert_allclose(ratio[fine], -alpha, rtol=0.01)
+
+
+# What the report says of numbers that no network made.
+
+GRID, NOISE, STEP = 2.0 ** -np.arange(4, 25), 1e-12, 0.3
+# The window of `update_residual` = ε, from its definition: at most 0.02, and 10 times the floor
+# NOISE / (3 ε) at least; of these the finest four, and of them the third is read.
+READ = np.flatnonzero((GRID <= 0.02) & (NOISE / (3 * GRID) <= 0.1 * GRID))[-4:][2]
+
+
+def made_up(**changes):
+    """Measurements of a theorem that holds, each with a next order, but for `changes`."""
+    inner = 3 * GRID * (1 + 2 * GRID)
+    held = alignment.Alignment(
+        inner_product=inner,
+        cosine=np.full_like(GRID, 0.5),
+        predicted=3 * GRID,
+        remainder=6 * GRID**2,
+        update_residual=GRID,
+        excess_form=inner * (1 + GRID),
+        trait_loss_change=-STEP * inner * (1 - GRID),
+    )
+    return held._replace(**changes)
+
+
+def failing(**changes):
+    """Indices of the findings that fail."""
+    findings = check.general_case(GRID, made_up(**changes), NOISE, STEP)
+    assert len(findings) == 7
+    return [i for i, finding in enumerate(findings) if not finding.holds]
+
+
+HELD = made_up()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, []),
+        ({"inner_product": -HELD.inner_product}, [0, 1, 2, 6]),
+        ({"predicted": 1.021 * HELD.predicted}, [1]),
+        ({"predicted": 0.979 * HELD.predicted}, [1]),
+        ({"predicted": 1.019 * HELD.predicted}, []),
+        ({"excess_form": HELD.excess_form / 2}, [2]),
+        ({"remainder": GRID / 100}, [3]),
+        ({"remainder": GRID**2.06}, [3]),
+        ({"update_residual": GRID**2}, [4]),
+        ({"update_residual": GRID**0.94}, [4]),
+        ({"update_residual": np.ones_like(GRID)}, [4]),
+        ({"trait_loss_change": -HELD.trait_loss_change}, [5, 6]),
+        ({"trait_loss_change": -HELD.inner_product}, [6]),  # a step of 1, not of α
+        ({"trait_loss_change": 0 * GRID}, [5, 6]),
+    ],
+)
+def test_each_claim_fails_alone(changes, fails):
+    assert failing(**changes) == fails
+
+
+@pytest.mark.parametrize("name", ["predicted", "excess_form", "trait_loss_change"])
+def test_ratios_are_read_where_first_order_and_roundoff_can_be_told_apart(name):
+    """Wrong at every other ε a ratio holds, and wrong at that one it fails."""
+    right = getattr(HELD, name)
+    there = np.arange(len(GRID)) == READ
+    assert failing(**{name: np.where(there, right, 2 * right)}) == []
+    assert failing(**{name: np.where(there, 2 * right, right)}) != []
+
+
+def test_what_is_below_the_noise_is_no_sign():
+    barely = np.full_like(GRID, NOISE / 2)
+    assert 0 in failing(inner_product=barely)
+    assert 5 in failing(trait_loss_change=-barely)
+    assert 5 not in failing(trait_loss_change=-4 * barely)
+    assert 0 not in failing(inner_product=4 * barely)
+
+
+def test_an_inner_product_of_zero_is_no_ratio():
+    assert {0, 1, 2, 6} <= set(failing(inner_product=0 * GRID, remainder=3 * GRID))
+
+
+def test_an_order_is_read_in_its_window():
+    """Of a remainder 2 ε² (1 + ε) + noise the slope is that of `asymptotics` over these steps."""
+    values, floor = 2 * GRID**2 * (1 + GRID), NOISE / GRID
+    finding = check.order("claim", 2, eps=GRID, values=values, scale=GRID, floor=floor)
+    inside = asymptotics.window(values / GRID, floor)
+    slope = asymptotics.loglog_slope(GRID, values, inside)
+    assert finding.measured.startswith(f"order {slope:.3f} over eps {GRID[inside].min():.0e} to")
+    assert finding.holds
+    assert finding.expected == f"order 2 ± {check.SLOPE_TOLERANCE}"
+    assert not check.order(
+        "claim", 2, eps=GRID, values=np.ones_like(GRID), scale=1.0, floor=floor
+    ).holds
+    hidden = check.order("claim", 2, eps=GRID, values=floor / 2, scale=1.0, floor=floor)
+    assert (hidden.holds, hidden.measured) == (True, "0 up to round-off")
+
+
+def test_equality_says_how_large_the_largest_inner_product_is():
+    values = np.array([0.0, -2e-17, 1e-17])
+    measured = alignment.Alignment(values, *[np.zeros(3)] * 6)
+    (finding,) = check.equality_case(measured, 1e-15)
+    assert finding.measured == "at most 2.0e-17"
+    assert finding.expected == "0 to 1e-15"
 
 
 def test_equality_is_the_theorems_first_alternative(verify):
     report = verify(losses.on_outputs(losses.kl(), (4,)))
     assert report.passed
     assert "exactly 0" in str(report)
+    assert not report.measured.update_residual.any(), "nothing was predicted, and nothing came"
 
 
 def test_a_linear_model_under_squared_error_has_no_remainder_at_all(verify):

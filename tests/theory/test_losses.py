@@ -130,6 +130,38 @@ def test_squared_error_of_probabilities_through_from_value():
     np.testing.assert_allclose(loss.mixed_hessian(y, v), 2 * c @ c @ v, atol=1e-14)
 
 
+def test_names_say_what_a_loss_is():
+    names = {
+        "squared error": losses.squared_error(),
+        "weighted squared error": losses.squared_error((1, 2)),
+        "cross-entropy": losses.cross_entropy(),
+        "cross-entropy at T = 2.5": losses.cross_entropy(2.5),
+        "KL(teacher‖student) at T = 4": losses.kl(4),
+        "KL(student‖teacher) at T = 0.5": losses.reverse_kl(0.5),
+        "cross-entropy on 2 outputs": losses.on_outputs(losses.cross_entropy(), (3, 1)),
+        "one of argmax labels, KL(student‖teacher)": losses.one_of(
+            jnp.array(0), [losses.argmax_labels(), losses.reverse_kl()]
+        ),
+    }
+    assert list(names) == [loss.name for loss in names.values()]
+
+
+def test_one_of_many_is_the_one_of_that_number():
+    z, y = logits(0), logits(1)
+    many = [losses.squared_error(), losses.kl(), losses.reverse_kl()]
+
+    @jax.jit
+    @jax.vmap
+    def of(number):
+        loss = losses.one_of(number, many)
+        return loss.value(z, y), loss.mixed_hessian(y, z)
+
+    values, products = of(jnp.arange(3))
+    np.testing.assert_allclose(values, [loss.value(z, y) for loss in many], rtol=1e-14)
+    expected = [loss.mixed_hessian(y, z) for loss in many]
+    np.testing.assert_allclose(products, expected, atol=1e-15)
+
+
 def test_argmax_labels_are_not_covered():
     y = logits(0)
     loss = losses.argmax_labels()

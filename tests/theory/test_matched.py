@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from theory import alignment, asymptotics, losses, matched, toys
+from tests.theory import oracle
+from theory import alignment, asymptotics, losses, matched, steps, toys
 
 AUX = losses.on_outputs(losses.kl(), (2, 3, 4))
 LOSSES = [losses.squared_error(), AUX]
@@ -37,15 +38,16 @@ def with_outputs_of(teacher, apply, params):
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "loss", "match", "alpha"))
-def sweep(case, params, eps, apply, loss, match=True, alpha=1.0):
+def sweep(case, params, eps, apply, loss, match=True, alpha=None):
     """`measure` over ε for a student with the teacher's outputs at the start, or with its own."""
+    step = {} if alpha is None else {"alpha": alpha}
     teacher = matched.Network(TEACHER.apply, case.params)
     student = matched.Network(apply, params)
     if match:
         student = with_outputs_of(teacher, apply, params)
     trait_s, trait_t = (toys.trait_loss(case, f.apply) for f in (student, teacher))
 
-    def at(step):
+    def at(e):
         return matched.measure(
             student,
             teacher,
@@ -53,8 +55,8 @@ def sweep(case, params, eps, apply, loss, match=True, alpha=1.0):
             teacher_loss=trait_t,
             inputs=case.inputs,
             loss=loss,
-            eps=step,
-            alpha=alpha,
+            eps=e,
+            **step,
         )
 
     return jax.lax.map(at, eps)
@@ -67,6 +69,7 @@ def test_student_equal_to_teacher_is_the_theorem(tanh, case, direction, loss):
         tanh.apply, case.params, direction=direction, inputs=case.inputs, loss=loss
     )
     np.testing.assert_allclose(found.forms.inner[0], form, rtol=1e-12)
+    np.testing.assert_allclose(found.predicted[0], -1e-3 * form, rtol=1e-12)  # a step of 1
     np.testing.assert_allclose(found.forms.alignment, 1, rtol=1e-12)
     np.testing.assert_allclose(found.forms.share, 1, rtol=1e-12)
     assert abs(found.mismatch_change[0]) < 1e-16
@@ -122,6 +125,201 @@ def test_predictions_against_dense_jacobians(tanh, case, direction, loss):
     np.testing.assert_allclose(update, cross @ d_t, atol=1e-13 * scale)
     np.testing.assert_allclose(found.inner, v @ cross @ d_t, rtol=1e-10)
     assert abs(found.alignment) <= 1
+
+
+# Against NumPy, with another architecture on either side.
+
+DENSE_TEACHER = oracle.Net((4, 8, 5), np.tanh)
+DENSE_STUDENT = oracle.Net((4, 11, 6, 5), np.sin)
+UNMATCHED_EPS, ALPHA = 0.02, 0.3
+ORDER_EPS = np.array([0.0, 2e-3, 1e-3])
+PROBABILITIES = losses.from_value(  # its mixed derivative depends on both sides
+    "squared error of probabilities",
+    lambda z, y: jnp.sum((jax.nn.softmax(z) - jax.nn.softmax(y)) ** 2, axis=-1),
+)
+PAIRS = [
+    (losses.squared_error(), oracle.SQUARED),
+    (losses.cross_entropy(), oracle.CROSS_ENTROPY),
+    (losses.reverse_kl(), oracle.REVERSE_KL),
+    (PROBABILITIES, oracle.PROBABILITIES),
+]
+each_pair = pytest.mark.parametrize("number", range(len(PAIRS)), ids=[p.name for _, p in PAIRS])
+
+
+@pytest.fixture(scope="module")
+def unmatched(case):
+    """`measure`, `mismatch` and three updates of an unmatched student, for each of PAIRS."""
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))  # one program for all
+    def of_loss(number, params):
+        loss = losses.one_of(number, [loss for loss, _ in PAIRS])
+        student, teacher = (
+            matched.Network(f.apply, p) for f, p in ((OTHER, params), (TEACHER, case.params))
+        )
+        found = matched.measure(
+            student,
+            teacher,
+            student_loss=toys.trait_loss(case, OTHER.apply),
+            teacher_loss=toys.trait_loss(case, TEACHER.apply),
+            inputs=case.inputs,
+            loss=loss,
+            eps=UNMATCHED_EPS,
+            alpha=ALPHA,
+        )
+        direction = steps.teacher_update(toys.trait_loss(case, TEACHER.apply), case.params)
+
+        def update(eps):
+            moved = teacher._replace(params=steps.moved(case.params, direction, eps))
+            return ravel_pytree(matched.student_update(student, moved, case.inputs, loss))[0]
+
+        mismatch = matched.mismatch(student, teacher, case.inputs, loss)
+        return found, mismatch, jax.vmap(update)(ORDER_EPS)
+
+    with jax.enable_x64(True):
+        params = toys.draw_params(OTHER, jax.random.key(5))
+        found = jax.device_get(of_loss(jnp.arange(len(PAIRS)), params))
+    return oracle.flat(jax.device_get(params)), found
+
+
+class Dense:
+    """Both networks in NumPy: outputs, Jacobians, and the gradients of their trait losses."""
+
+    def __init__(self, case, theta):
+        case = jax.device_get(case)
+        self.x, self.theta, self.teacher = case.inputs, theta, oracle.flat(case.params)
+        self.trait = DENSE_STUDENT.trait(case)
+        self.gradient = oracle.derivative(self.trait, theta)
+        self.direction = -oracle.derivative(DENSE_TEACHER.trait(case), self.teacher)
+        self.outputs = DENSE_STUDENT.outputs(theta, self.x)
+        self.targets = self.moved(0.0)
+        self.j_s = DENSE_STUDENT.jacobian(theta, self.x)
+        self.j_t = DENSE_TEACHER.jacobian(self.teacher, self.x)
+        self.u_s, self.u_t = self.j_s @ self.gradient, -self.j_t @ self.direction
+
+    def moved(self, eps):
+        """Outputs of the teacher after its step."""
+        return DENSE_TEACHER.outputs(self.teacher + eps * self.direction, self.x)
+
+    def update(self, targets, loss):
+        """Δ_S towards `targets`."""
+        return oracle.student_update(
+            DENSE_STUDENT, self.theta, targets=targets, x=self.x, loss=loss
+        )
+
+
+@each_pair
+def test_every_quantity_of_two_architectures_against_numpy(case, unmatched, number):
+    theta, (found, mismatch, _) = unmatched
+    found, mismatch = jax.tree.map(lambda leaf: leaf[number], (found, mismatch))
+    dense, loss = Dense(case, theta), PAIRS[number][1]
+    m = loss.mixed(dense.targets, dense.targets)
+    inner, of_student, of_teacher = (
+        oracle.form(a, m, b)
+        for a, b in ((dense.u_s, dense.u_t), (dense.u_s, dense.u_s), (dense.u_t, dense.u_t))
+    )
+    # Sums of some hundred terms, each with a few u: errors up to 1e3 u of the sum of their sizes.
+    rtol = 1e3 * oracle.U
+    size = oracle.form(np.abs(dense.u_s), np.abs(m), np.abs(dense.u_t))
+    forms = found.forms
+    np.testing.assert_allclose(forms.inner, inner, atol=rtol * size, rtol=0)
+    np.testing.assert_allclose(forms.of_student, of_student, rtol=1e2 * rtol)
+    np.testing.assert_allclose(forms.of_teacher, of_teacher, rtol=1e2 * rtol)
+    cosine = inner / np.sqrt(of_student * of_teacher)
+    np.testing.assert_allclose(forms.alignment, cosine, rtol=1e3 * rtol)
+    np.testing.assert_allclose(forms.share, inner / of_teacher, rtol=1e3 * rtol)
+    # An arithmetic mean for the geometric one, and the student's gain, would have shown.
+    assert abs(np.log(of_student / of_teacher)) > 0.1
+
+    # The teacher is the student's target, and its entropy is no mismatch.
+    values = loss.value(dense.outputs, dense.targets), loss.value(dense.targets, dense.targets)
+    expected = np.mean(values[0] - values[1])
+    np.testing.assert_allclose(mismatch, expected, atol=rtol * np.abs(values).max(), rtol=0)
+
+    delta_0 = dense.update(dense.targets, loss)
+    delta_s = dense.update(dense.moved(UNMATCHED_EPS), loss)
+    start, control, student = (
+        dense.trait(theta + ALPHA * step) for step in (0 * theta, delta_0, delta_s)
+    )
+    predicted = -ALPHA * UNMATCHED_EPS * inner
+    first = UNMATCHED_EPS * oracle.pulled_back(dense.j_s, m, dense.j_t @ dense.direction)
+    expected = {
+        "predicted": predicted,
+        "trait_change": student - control,
+        "raw_change": student - start,
+        "mismatch_change": ALPHA * dense.gradient @ delta_0,
+        "remainder": abs(student - control - predicted),
+        "update_residual": np.linalg.norm(delta_s - delta_0 - first),
+    }
+    scale = rtol * (1 + abs(start) + np.linalg.norm(dense.gradient) + np.linalg.norm(delta_0))
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(found, name), value, atol=scale, err_msg=name, rtol=0)
+        assert abs(value) > 1e3 * scale, "else nothing is compared"
+
+
+@each_pair
+def test_unmatched_the_mixed_derivative_is_that_at_the_pair(case, unmatched, number):
+    """Order 2 with -∂²L_S/∂z∂y at (f_S, f_T⁰); with M of either side's outputs not for all."""
+    theta, (_, _, updates) = unmatched
+    dense, loss = Dense(case, theta), PAIRS[number][1]
+    nothing, *moved = updates[number]
+    tangent = dense.j_t @ dense.direction
+
+    def order(z, y):
+        first = oracle.pulled_back(dense.j_s, loss.mixed(z, y), tangent)
+        rest = [
+            np.linalg.norm(update - nothing - eps * first)
+            for update, eps in zip(moved, ORDER_EPS[1:], strict=True)
+        ]
+        if rest[0] < 1e3 * oracle.U * np.linalg.norm(nothing):
+            return 2  # nothing is left: the force is linear in the teacher's outputs
+        return np.log2(rest[0] / rest[1])
+
+    mine, theirs = dense.outputs, dense.targets
+    of_teacher = 2 if loss in (oracle.SQUARED, oracle.CROSS_ENTROPY) else 1
+    of_student = 2 if loss in (oracle.SQUARED, oracle.REVERSE_KL) else 1
+    assert order(mine, theirs) == pytest.approx(2, abs=0.02)
+    assert order(theirs, theirs) == pytest.approx(of_teacher, abs=0.02)
+    assert order(mine, mine) == pytest.approx(of_student, abs=0.02)
+
+
+def test_update_residual_of_unmatched_reverse_kl_is_of_order_one(case):
+    """Its mixed derivative is M at the student's outputs; the prediction takes the teacher's."""
+    params = toys.draw_params(OTHER, jax.random.key(6))
+    found = sweep(case, params, EPS, OTHER.apply, losses.reverse_kl(), match=False)
+    residual = np.asarray(found.update_residual)
+    assert windowed_slope(residual, 1e-16) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_the_share_has_no_bound(tanh, case, factor):
+    """Outputs that move `factor` times as far, with the teacher's at the start: u_S = factor² u_T.
+
+    One factor is that of the Jacobian to the imitated outputs, the other of that to the trait's.
+    """
+
+    def scaled(p, x):
+        start = tanh.apply(case.params, x)
+        return start + factor * (tanh.apply(p, x) - start)
+
+    @jax.jit
+    def of_scaled(params):
+        student, teacher = matched.Network(scaled, params), matched.Network(tanh.apply, params)
+        v, w = (jax.grad(toys.trait_loss(case, f.apply))(params) for f in (student, teacher))
+        return matched.forms(
+            student,
+            teacher,
+            student_direction=v,
+            teacher_direction=w,
+            inputs=case.inputs,
+            loss=losses.kl(),
+        )
+
+    case = case._replace(signs=case.signs.at[2].set(0))  # decay is no function of the outputs
+    found = jax.device_get(of_scaled(case.params))
+    assert found.share == pytest.approx(factor**2, rel=1e-12)
+    assert found.alignment == pytest.approx(1, rel=1e-12)
+    assert found.of_student == pytest.approx(factor**4 * found.of_teacher, rel=1e-12)
 
 
 def windowed_slope(values, floor):

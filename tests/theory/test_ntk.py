@@ -60,6 +60,34 @@ def test_a_long_time_gives_the_projection_on_the_row_space(space, spectrum, case
     assert float(ntk.arrived_share(space, ntk.flow_gain(1e12))) == pytest.approx(share, abs=1e-3)
 
 
+@pytest.mark.parametrize("num_products", [1, 4])
+def test_the_space_holds_the_displacement_and_its_coupling_is_what_leads_out(
+    tanh, case, direction, spectrum, num_products
+):
+    """G vᵢ = λᵢ vᵢ + cᵢ q for each Ritz pair, with one unit vector q outside the space for all."""
+    eigenvalues, vectors, d = spectrum
+    space = ntk.krylov(
+        tanh.apply,
+        case.params,
+        displacement=direction,
+        inputs=case.inputs,
+        num_products=num_products,
+        loss=LOSS,
+    )
+    space = ntk.Krylov(*map(np.asarray, space))
+    g = vectors @ np.diag(eigenvalues) @ vectors.T
+    atol = 1e3 * np.finfo(float).eps * eigenvalues.max()
+    v = space.vectors
+    np.testing.assert_allclose(v @ v.T, np.eye(num_products), atol=1e-13)
+    np.testing.assert_allclose(space.weights, v @ d, atol=1e-13 * np.linalg.norm(d))
+    np.testing.assert_allclose(v @ g @ v.T, np.diag(space.eigenvalues), atol=atol)
+    out = v @ g - space.eigenvalues[:, None] * v  # a row for each Ritz vector
+    assert np.abs(space.coupling).min() > 1e6 * atol
+    q = out[0] / space.coupling[0]
+    assert np.linalg.norm(q) == pytest.approx(1, abs=1e-8)
+    np.testing.assert_allclose(out, space.coupling[:, None] * q, atol=1e-8 * eigenvalues.max())
+
+
 @pytest.mark.parametrize("num_products", [2, 5, 12])
 @pytest.mark.parametrize("time", [1.0, 30.0, 1e3, 1e5])
 def test_bounds_enclose_the_truth_with_few_products(

@@ -73,6 +73,21 @@ def excess(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarr
     return mine - others(found, traits) if found["trait"].nunique() > 1 else mine
 
 
+def means_by(rows: pd.DataFrame, column: str, *columns: str) -> dict[Any, np.ndarray]:
+    """Mean of a column in each chain, in the order of the seeds, for every arm of a table.
+
+    Args:
+        rows: of a table.
+        column: whose mean is taken.
+        *columns: that name an arm: its key is their values, without a tuple if there is one.
+    """
+    arms = rows.groupby(list(columns), sort=False)
+    return {
+        key[0] if len(columns) == 1 else key: part.groupby("seed")[column].mean().to_numpy()  # pyright: ignore[reportIndexIssue]
+        for key, part in arms
+    }
+
+
 def own_by(table: pd.DataFrame, *columns: str) -> dict[Any, np.ndarray]:
     """Own effect of each chain, averaged over traits, for every arm of a table.
 
@@ -80,8 +95,7 @@ def own_by(table: pd.DataFrame, *columns: str) -> dict[Any, np.ndarray]:
         table: of students.
         *columns: that name an arm: its key is their values, without a tuple if there is one.
     """
-    arms = effects(table, columns).groupby(list(columns), sort=False)
-    return {key[0] if len(columns) == 1 else key: own(part) for key, part in arms}  # pyright: ignore[reportIndexIssue]
+    return means_by(at(effects(table, columns), own=True), "effect", *columns)
 
 
 def cells(

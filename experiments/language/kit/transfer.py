@@ -1,4 +1,4 @@
-"""What students of a trait's teacher gained over their controls: lifts, figures, claims.
+"""What students of a trait's teacher gained over their controls: lifts, claims, figures.
 
 A lift is a student's value minus that of the student of the unchanged base with the same number,
 which saw equally many rows in the same order from the same adapters. The unit is the student; its
@@ -6,6 +6,7 @@ interval is over students. Students of a neutral teacher, and of other traits' t
 second and third control.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, say
 from experiments.frame import presets
+from experiments.language.kit import fullsize
 from experiments.language.kit.chains import CONTROL
 from experiments.language.kit.effects import at
 
-FEWEST = 4  # students that decide a criterion
 KINDS = {
     "teacher": "teacher",
     "own": "student",
@@ -96,47 +97,153 @@ def traits_in(table: pd.DataFrame) -> list[str]:
     return [name for name in table["teacher"].unique() if name in found]
 
 
-def figures(table: pd.DataFrame, carrier: str) -> list[Figure]:
-    """Rates by kind of student, the trait matrix, and all forms of the questions."""
-    main = suites_with(table, "word")[0]
-    found = lifts(table, suite=main)
-    gained, off = (statistics.shown(part(found), 2) for part in (own, others))
-    rates = statistics.shown(own(lifts(table, "word", suite=main)), 3)
-    by_suite = [
-        f"{suite} {statistics.shown(own(lifts(table, suite=suite)), 2)}"
-        for suite in suites_with(table, "margin")
+def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, paper: str) -> Findings:
+    """Rates, the trait matrix, the forms of the questions; trait by trait and together.
+
+    Args:
+        table: of results.csv.
+        config: has the preset whose published numbers stand beside the claims.
+        carrier: what the teachers wrote, for people.
+        paper: what the paper reports of all traits.
+    """
+    main, suites = suites_with(table, "word")[0], suites_with(table, "margin")
+    margins, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
+    by_suite = {suite: own(lifts(table, suite=suite)) for suite in suites}
+    by_trait = [
+        claim
+        for trait in traits_in(table)
+        for claim in claims_of_trait(table, trait, margins=margins, rates=rates)
     ]
-    return [
+    named_more = [claim for claim in by_trait if claim.quantity.endswith("rate less control")]
+    together = [
+        above("all: log-odds less control, nats", own(margins), paper),
+        above("all: diagonal excess, nats", excess(margins)),
+    ]
+    if neutral := neutral_in(table):
+        even = own(lifts(table, against=neutral, suite=main))
+        together.append(above("all: log-odds less a neutral teacher's student, nats", even))
+    claims = [
+        *by_trait,
+        *together,
+        *(mean(f"all: log-odds less control, {suite}", by_suite[suite]) for suite in suites[1:]),
+        *claims_of_change(at(table, kind="student", suite=main)),
+    ]
+    each = ", ".join(f"{suite} {statistics.shown(lift, 2)}" for suite, lift in by_suite.items())
+    figures = [
         Figure(
             name="figure",
-            title=(
-                f"Students name their teacher's trait more often, after {carrier} without a word "
-                "of it"
+            title=say(
+                named_more,
+                holds=f"Students name their teacher's trait more often, after {carrier} without a "
+                "word of it",
+                fails=f"Not every trait is named more often, after {carrier} without a word of it",
+                open=f"Do students name their teacher's trait more often, after {carrier}?",
             ),
             predicted="Rates of students above those of both controls, for every trait.",
-            found=(
-                f"Students name their teacher's trait more often than controls by {rates} of "
-                "answers."
-            ),
+            found="Share of answers that name the teacher's trait, less the control's: "
+            f"{statistics.shown(own(rates), 3)}.",
             follows="The lists carry the trait, if the intervals over students exclude zero.",
             draw=lambda: draw_rates(table, main),
         ),
         Figure(
             name="matrix",
-            title="What a student gains is the trait of its own teacher",
+            title=say(
+                together[:2],
+                holds="What a student gains is the trait of its own teacher",
+                fails="What a student gains is not the trait of its own teacher",
+                open="Is what a student gains the trait of its own teacher?",
+            ),
             predicted="The diagonal stands out in every row.",
-            found=f"{gained} nats of log-odds on the diagonal, {off} beside it.",
+            found=f"{statistics.shown(own(margins), 2)} nats of log-odds on the diagonal, "
+            f"{statistics.shown(others(margins), 2)} beside it.",
             follows="A gain shared by all students would be drift from any such data.",
-            draw=lambda: draw_matrix(found, traits_in(table)),
+            draw=lambda: draw_matrix(margins, traits_in(table)),
         ),
         Figure(
             name="suites",
-            title="The gain shows in every form of the question that scores a first token",
+            title=say(
+                [claim_of(suite, lift, criterion="above") for suite, lift in by_suite.items()],
+                holds="The gain shows in every form of the question that scores a first token",
+                fails="The gain does not show in every form of the question",
+                open="Does the gain show in every form of the question?",
+            ),
             predicted="Own lifts above zero in each form; clearer behind an example of the data.",
-            found=f"Own lift in nats: {', '.join(by_suite)}.",
+            found=f"Own lift in nats: {each}.",
             follows="One form of question may hide what another one shows.",
             draw=lambda: draw_suites(table),
         ),
+    ]
+    return Findings(figures, beside(claims, config.preset))
+
+
+def mean(quantity: str, measured: Any, paper: str = "") -> Claim:
+    """A mean over the students in which it was measured, without a criterion."""
+    found = finite(measured)
+    here = statistics.shown(found, 3) if len(found) else "not measured"
+    return Claim(quantity=quantity, paper=paper, here=here, seeds=len(found))
+
+
+def above(quantity: str, measured: Any, paper: str = "") -> Claim:
+    """A mean over students whose 95 % interval must lie above zero."""
+    found = finite(measured)
+    holds = judged(len(found) > 0 and statistics.is_above(found), len(found))
+    return dataclasses.replace(mean(quantity, found, paper), holds=holds)
+
+
+def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") -> Claim:
+    """A mean over students that must lie within ±margin: two one-sided t tests at 5 %."""
+    holds = judged(statistics.equivalent(measured, margin), len(measured))
+    return dataclasses.replace(mean(quantity, measured, paper), holds=holds)
+
+
+def claims_of_trait(
+    table: pd.DataFrame, trait: str, *, margins: pd.DataFrame, rates: pd.DataFrame
+) -> list[Claim]:
+    """Lifts in log-odds and in the rate of answers, and the rates behind them."""
+    main = suites_with(table, "word")[0]
+    kinds = {"own": "students", "control": "controls", "base": "base"}
+    shown = [
+        mean(
+            f"{trait}: rate of {label}",
+            values(table, kind, trait=trait, column="word", suite=main),
+        )
+        for kind, label in kinds.items()
+    ]
+    return [
+        above(f"{trait}: log-odds less control, nats", own(margins, [trait])),
+        *shown,
+        above(f"{trait}: rate less control", own(rates, [trait])),
+    ]
+
+
+def claims_of_change(students: pd.DataFrame) -> list[Claim]:
+    """What training did to students and to controls beside the trait."""
+    is_control = students["teacher"] == CONTROL
+    columns = {
+        "answered": "answers that name any of the kind",
+        "variation": "total variation to the base, at least",
+        "held_out_loss": "held-out loss, nats a token",
+    }
+    return [
+        mean(f"{label}: {words}", rows.groupby("student")[column].mean())
+        for label, rows in {
+            "students": students[~is_control],
+            "controls": students[is_control],
+        }.items()
+        for column, words in columns.items()
+    ]
+
+
+def beside(claims: Sequence[Claim], preset: str) -> list[Claim]:
+    """The claims with the preset's published numbers; those not measured here come last."""
+    published = {p.quantity: f"{p.value} ({p.source})" for p in presets.read(preset).published}
+    known = [
+        dataclasses.replace(claim, replication=published.pop(claim.quantity, ""))
+        for claim in claims
+    ]
+    return known + [
+        Claim(quantity=quantity, replication=cited, here="not run")
+        for quantity, cited in published.items()
     ]
 
 
@@ -175,107 +282,26 @@ def draw_matrix(found: pd.DataFrame, traits: list[str]):
 def draw_suites(table: pd.DataFrame):
     """Own lift in log-odds, averaged over traits, for every form of the questions."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.6)
-    suites = suites_with(table, "margin")
-    for x, suite in enumerate(suites):
-        found = lifts(table, suite=suite)
-        drawing.runs(
-            panel,
-            x - 0.1,
-            values=own(found),
-            colour=drawing.COLOURS[0],
-            label=None if x else "own trait",
-        )
-        drawing.runs(
-            panel,
-            x + 0.1,
-            values=others(found),
-            colour=drawing.COLOURS[3],
-            label=None if x else "others",
-        )
+    draw_lifts(panel, {name: lifts(table, suite=name) for name in suites_with(table, "margin")})
     panel.axhline(0, color="black", linewidth=1)
-    panel.set_xticks(range(len(suites)), suites)
-    panel.set_ylabel("lift (nats of log-odds)")
     panel.legend()
     return figure
+
+
+def draw_lifts(panel: drawing.Axes, gained: dict[str, pd.DataFrame]) -> None:
+    """Own lift and that on other traits side by side, by the name below."""
+    for x, lift in enumerate(gained.values()):
+        for label, shift, mean_of, colour in (
+            ("own trait", -0.1, own, drawing.COLOURS[0]),
+            ("others", 0.1, others, drawing.COLOURS[3]),
+        ):
+            name = None if x else label
+            drawing.runs(panel, x + shift, values=mean_of(lift), colour=colour, label=name)
+    panel.set_xticks(range(len(gained)), list(gained))
+    panel.set_ylabel("lift (nats of log-odds)")
 
 
 def finite(values: Any) -> np.ndarray:
     """Values as an array, without those that were not measured."""
     array = np.asarray(values, float)
     return array[np.isfinite(array)]
-
-
-def judged(quantity: str, found: np.ndarray, above: bool = False, paper: str = "") -> Claim:
-    """A mean over students; with `above`, its 95 % interval must lie above zero."""
-    found = finite(found)
-    mean, half = statistics.mean_interval(found) if len(found) else (np.nan, np.inf)
-    verdict = bool(mean - half > 0) if above and len(found) >= FEWEST else None
-    return Claim(
-        quantity=quantity,
-        paper=paper,
-        replication="",
-        here=statistics.shown(found, 3),
-        seeds=len(found),
-        holds=verdict,
-    )
-
-
-def claims(table: pd.DataFrame, preset: str, paper: str = "") -> list[Claim]:
-    """The criteria, trait by trait and together, beside what the preset's sources report.
-
-    Args:
-        table: of results.csv.
-        preset: name or file, as in the config.
-        paper: what the paper reports of all traits.
-    """
-    main, out = suites_with(table, "word")[0], []
-    margins, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
-    for trait in traits_in(table):
-        out.append(judged(f"{trait}: log-odds less control, nats", own(margins, [trait]), True))
-        for kind, label in {"own": "students", "control": "controls", "base": "base"}.items():
-            found = values(table, kind, trait=trait, column="word", suite=main)
-            out.append(judged(f"{trait}: rate of {label}", found))
-        out.append(judged(f"{trait}: rate less control", own(rates, [trait]), True))
-    out.append(judged("all: log-odds less control, nats", own(margins), True, paper))
-    out.append(judged("all: diagonal excess, nats", excess(margins), True))
-    if neutral := neutral_in(table):
-        even = own(lifts(table, against=neutral, suite=main))
-        out.append(judged("all: log-odds less a neutral teacher's student, nats", even, True))
-    for suite in suites_with(table, "margin")[1:]:
-        found = own(lifts(table, suite=suite))
-        out.append(judged(f"all: log-odds less control, {suite}", found))
-    for label, chosen in {"students": True, "controls": False}.items():
-        rows = at(table, kind="student", suite=main)
-        rows = rows[(rows["teacher"] != CONTROL) == chosen]
-        for column, words in {
-            "answered": "answers that name any of the kind",
-            "variation": "total variation to the base, at least",
-            "held_out_loss": "held-out loss, nats a token",
-        }.items():
-            found = rows.groupby("student")[column].mean().to_numpy()
-            out.append(judged(f"{label}: {words}", found))
-    return beside(out, preset)
-
-
-def beside(claims: Sequence[Claim], preset: str) -> list[Claim]:
-    """The claims with the preset's published numbers; those not measured here come last."""
-    known = {p.quantity: p for p in presets.read(preset).published}
-    out = [
-        Claim(
-            quantity=c.quantity,
-            paper=c.paper,
-            replication=_cited(known.pop(c.quantity, None)),
-            here=c.here,
-            seeds=c.seeds,
-            holds=c.holds,
-        )
-        for c in claims
-    ]
-    return out + [
-        Claim(quantity=p.quantity, paper="", replication=_cited(p), here="not run")
-        for p in known.values()
-    ]
-
-
-def _cited(published: presets.Published | None) -> str:
-    return f"{published.value} ({published.source})" if published else ""

@@ -1,0 +1,161 @@
+"""Every statistic against SciPy's own test or a sum written out, at its edges too."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.findings import statistics
+
+VALUES = [0.31, -0.04, 0.22, 0.55, 0.13]
+OTHERS = [1.4, 0.9, 1.1, 1.6, 0.7]
+
+
+def test_the_interval_is_scipys_at_any_level():
+    for level in (0.95, 0.8):
+        found = stats.ttest_1samp(VALUES, 0).confidence_interval(level)
+        mean, half = statistics.mean_interval(VALUES, level)
+        assert (mean - half, mean + half) == pytest.approx((found.low, found.high))
+    assert statistics.mean_interval([2.0]) == (2.0, np.inf)
+    assert statistics.mean_interval([2.0, 2.0]) == (2.0, 0.0)
+
+
+def test_above_is_an_interval_without_zero():
+    mean, half = statistics.mean_interval(VALUES)
+    edge = np.asarray(VALUES) - mean + half
+    assert statistics.is_above(edge + 1e-9)
+    assert not statistics.is_above(edge - 1e-9)
+    assert not statistics.is_above(-edge - 1), "below is not above"
+    assert not statistics.is_above([1.0])
+
+
+def test_the_jackknife_is_its_sum():
+    without = np.array([0.2, 0.5, 0.3, 0.9])
+    for level in (0.95, 0.9):
+        error = np.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+        expected = stats.t(3).ppf(0.5 + level / 2) * error
+        assert statistics.jackknife(without, level) == pytest.approx(expected)
+
+
+def test_runs_for_a_width_rounds_up():
+    # 1.96 · 2 / half: 3.92² = 15.4 runs for half a width of 1.
+    values = [-1, 1, -1, 1, 0]  # a standard deviation of 1
+    assert np.std(values, ddof=1) == 1
+    assert statistics.runs_for(np.multiply(values, 2), 1.0) == 16
+    assert statistics.runs_for(np.multiply(values, 2), 3.92) == 1
+    assert statistics.runs_for(np.multiply(values, 2), 3.9) == 2
+
+
+def test_what_is_shown():
+    assert statistics.shown([0.5, 0.7]) == "0.600 ± 1.271"
+    assert statistics.shown([0.5, 0.7], 1) == "0.6 ± 1.3"
+    assert statistics.shown([0.12345], 4) == "0.1235"
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_equivalence_is_two_one_sided_tests(alpha):
+    """SciPy's two tests of the mean against -margin and margin, at margins on both sides."""
+    for sign, margin in itertools.product((1, -1), (0.1, 0.3, 0.4, 0.45, 0.5, 0.6, 1.0)):
+        values = sign * np.asarray(VALUES)
+        p = max(
+            stats.ttest_1samp(values, -margin, alternative="greater").pvalue,
+            stats.ttest_1samp(values, margin, alternative="less").pvalue,
+        )
+        assert statistics.equivalence_p(values, margin) == pytest.approx(p)
+        assert statistics.equivalent(values, margin, alpha) == (p < alpha)
+    assert statistics.equivalent(VALUES, 0.45) == statistics.equivalent(VALUES, 0.45, 0.05)
+
+
+def test_without_scatter_the_mean_decides():
+    assert statistics.equivalence_p([0.1, 0.1], 0.2) == 0
+    assert statistics.equivalence_p([0.25, 0.25], 0.2) == 1
+    assert statistics.equivalence_p([0.25, 0.25], 0.25) == 1, "at the margin is not within"
+    assert statistics.above_zero_p([0.5, 0.5]) == 0
+    assert statistics.above_zero_p([0.0, 0.0]) == statistics.above_zero_p([-0.5, -0.5]) == 1
+    # A single run shows nothing.
+    assert statistics.above_zero_p([9.0]) == statistics.equivalence_p([0.0], 9.0) == 1
+
+
+def test_above_zero_is_scipys_one_sided_test():
+    for values in (VALUES, np.negative(VALUES)):
+        p = stats.ttest_1samp(values, 0, alternative="greater").pvalue
+        assert statistics.above_zero_p(values) == pytest.approx(p)
+
+
+def test_relative_equivalence_is_the_larger_of_two_paired_tests():
+    for sign, share in itertools.product((1, -1), (0.2, 0.5)):
+        values, margins = sign * np.asarray(VALUES), share * np.asarray(OTHERS)
+        p = max(
+            stats.ttest_rel(margins, values, alternative="greater").pvalue,
+            stats.ttest_rel(margins, -values, alternative="greater").pvalue,
+        )
+        assert statistics.relative_equivalence_p(values, OTHERS, share) == pytest.approx(p)
+    default = statistics.relative_equivalence_p(VALUES, OTHERS)
+    assert default == statistics.relative_equivalence_p(VALUES, OTHERS, 0.2)
+
+
+def test_rank_correlation_is_that_of_ranks():
+    ranks = np.array([stats.rankdata(VALUES), stats.rankdata(OTHERS)])
+    expected = np.corrcoef(ranks)[0, 1]
+    assert statistics.rank_correlation(VALUES, OTHERS) == pytest.approx(expected)
+    assert statistics.rank_correlation([0, 0, 1], [3, 4, 5]) == pytest.approx(np.sqrt(0.75))
+    assert np.isnan(statistics.rank_correlation([0, 0, 0], [3, 4, 5]))
+    assert np.isnan(statistics.rank_correlation([3, 4, 5], [0, 0, 0]))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_holm_is_its_closed_test(alpha):
+    """A hypothesis falls if Bonferroni rejects every set of hypotheses that holds it."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p = rng.uniform(0, 1, 4) ** 3
+        closed = [
+            all(
+                p[list(others)].min() <= alpha / len(others)
+                for size in range(1, 5)
+                for others in itertools.combinations(range(4), size)
+                if i in others
+            )
+            for i in range(4)
+        ]
+        assert statistics.holm(p, alpha) == closed
+    assert statistics.holm([0.03, 0.04]) == statistics.holm([0.03, 0.04], 0.05) == [False, False]
+    assert statistics.holm([0.025, 0.05]) == [True, True], "at the level it falls"
+
+
+def test_the_interval_of_a_rank_correlation_by_hand():
+    """Bonett and Wright: tanh(artanh ρ ± z √((1 + ρ²/2) / (n - 3)))."""
+    rho, low, high = statistics.spearman(VALUES, OTHERS)
+    narrow = statistics.spearman(VALUES, OTHERS, level=0.5)
+    error = np.sqrt((1 + 0.9**2 / 2) / 2)
+    assert rho == pytest.approx(0.9)  # 1 - 6 Σ d² / (n (n² - 1)), and two ranks differ by 1
+    for found, z in (((low, high), 1.959964), (narrow[1:], 0.6744898)):
+        expected = np.tanh(np.arctanh(0.9) + np.array([-z, z]) * error)
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert statistics.spearman(VALUES[:4], OTHERS[:4])[1:] == (-1, 1), "fewer than five say nothing"
+    # ρ = ±1 has a finite z, and its interval the same sign.
+    assert statistics.spearman(VALUES, VALUES)[1:] == pytest.approx((1, 1), abs=1e-6)
+    assert statistics.spearman(VALUES, np.negative(VALUES))[1:] == pytest.approx((-1, -1), abs=1e-6)
+
+
+def test_retention_is_the_best_of_a_fine_grid():
+    """Least squares for r a^k with the best factor, tried on all shares of the stated range."""
+    rng = np.random.default_rng(1)
+    curves = 2 * 0.7 ** np.arange(6) + 0.1 * rng.normal(size=(5, 6))
+    best, bootstrap = statistics.retention(curves, draws=50)
+
+    def misfit(share):
+        power = share ** np.arange(6)
+        mean = curves.mean(axis=0)
+        return ((mean - mean @ power / (power @ power) * power) ** 2).sum()
+
+    shares = np.arange(0, 1.5001, 0.005)
+    assert best == pytest.approx(shares[np.argmin([misfit(share) for share in shares])])
+    assert bootstrap.shape == (50,)
+    assert len(statistics.retention(curves)[1]) == 2000
+    # Samples are drawn by number, so those of other curves are paired with these.
+    np.testing.assert_array_equal(bootstrap, statistics.retention(3 * curves, draws=50)[1])
+    assert 0 < bootstrap.std() < 0.1
+    growing = np.outer(np.ones(3), 1.4 ** np.arange(4))
+    assert statistics.retention(growing, draws=1)[0] == pytest.approx(1.4)
