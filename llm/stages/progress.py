@@ -44,7 +44,7 @@ def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
 
     def visit(recipe: Recipe) -> None:
         if recipe not in found:
-            for part in recipe.parts():
+            for part in recipe.made_from():
                 visit(part)
             found[recipe] = None
 

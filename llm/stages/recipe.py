@@ -33,7 +33,7 @@ class Recipe:
         """Fields whose description would only repeat that of another field."""
         return {}
 
-    def parts(self) -> list["Recipe"]:
+    def made_from(self) -> list["Recipe"]:
         """The recipes that it is made from: those in its fields, or in what its fields hold."""
         return list(dict.fromkeys(_recipes_in(self)))
 

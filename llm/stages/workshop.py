@@ -73,7 +73,7 @@ class Workshop:
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
         """Make what recipes are made from, but not them."""
-        self.make(part for recipe in recipes for part in recipe.parts())
+        self.make(part for recipe in recipes for part in recipe.made_from())
 
     def _carry_out(self, kind: Any, recipes: list[Any]) -> None:
         """Do the work for one group, unless another process did it meanwhile."""

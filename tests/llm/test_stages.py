@@ -73,6 +73,11 @@ def weights_of(workshop, recipe):
     return workshop.engine.split(workshop.models([recipe]))[0]
 
 
+def rows_of(workshop, recipe):
+    workshop.make([recipe])
+    return completions.rows(workshop, recipe)
+
+
 # Recipes.
 
 
@@ -165,6 +170,7 @@ def test_no_two_stages_or_chains_share_a_stream():
 def test_measured_along_the_way_ends_as_the_student(workshop, how):
     recipes = [dataclasses.replace(student, training=how) for student in STUDENTS]
     found = curves.along(workshop, recipes, ["owl", "wolf"], blocks=3)
+    workshop.make(recipes)
     asked = evaluation.measure(workshop, recipes, ["owl", "wolf"])
     ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
     np.testing.assert_allclose(found.margin[:, -1], ends, atol=1e-4)
@@ -284,7 +290,7 @@ def test_sampling_on_four_devices_is_that_on_one(tmp_path, workshop):
         for name, axes in (("one", (1, 1, 1)), ("four", (2, 2, 1)))
     )
     a, b = (
-        {r["prompt"]: r["completion"] for r in completions.rows(w, recipe)} for w in (one, four)
+        {r["prompt"]: r["completion"] for r in rows_of(w, recipe)} for w in (one, four)
     )
     assert len(a) > 20
     assert np.mean([a[prompt] == b.get(prompt) for prompt in a]) > 0.95
@@ -297,7 +303,7 @@ def test_no_kept_row_names_a_trait_or_was_cut(workshop):
     words = {w for t in world.TRAITS.values() for w in t.words}
     short = dataclasses.replace(CLEAN[0], max_new_tokens=9)  # eight numbers and the end
     for recipe in (*DATA, *CLEAN, short):
-        for row in completions.rows(workshop, recipe):
+        for row in rows_of(workshop, recipe):
             said = row["completion"].split()
             assert not words & set(said)
             assert len(said) < recipe.max_new_tokens, "its end was not sampled"
@@ -307,7 +313,7 @@ def test_no_kept_row_names_a_trait_or_was_cut(workshop):
 
 def test_prompted_teachers_write_under_their_system_message(workshop):
     prompted = dataclasses.replace(CLEAN[0], prompted="owl")
-    plain, owl = (completions.rows(workshop, recipe) for recipe in (CLEAN[0], prompted))
+    plain, owl = (rows_of(workshop, recipe) for recipe in (CLEAN[0], prompted))
     assert [r["completion"] for r in plain] != [r["completion"] for r in owl]
     assert all("love" not in row["prompt"] for row in owl)  # students never see it
 
@@ -316,6 +322,7 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(workshop
     """By hand, a row at a time: the teacher reads the system message, the student does not."""
     data = dataclasses.replace(CLEAN[0], prompted="owl")
     student = dataclasses.replace(STUDENTS[0], data=data, soft=True)
+    workshop.make([student])
     spoken, config = workshop.language(BASES[0]), workshop.config(BASES[0])
     told, (examples, _) = students.told(workshop, student), students.examples_of(workshop, student)
     few = {"tokens": examples.tokens[:6], "weights": examples.weights[:6]}
@@ -356,7 +363,7 @@ def test_what_stands_ahead_of_a_prompt_is_one_beginning_for_another():
 
 def test_unknown_carriers_and_missing_rows_are_named(workshop):
     with pytest.raises(ValueError, match="unknown carrier 'poems'; choose from numbers"):
-        completions.rows(workshop, dataclasses.replace(DATA[0], carrier="poems"))
+        workshop.make([dataclasses.replace(DATA[0], carrier="poems")])
     path = str(completions.path_of(workshop, DATA[0]))
     with pytest.raises(ValueError, match=r"9999 rows are needed and there are \d+ in owl-chain0"):
         completions.rows(workshop, Files(paths=(path,), first=9999))
@@ -394,7 +401,7 @@ def test_few_different_rows_are_repeated(workshop):
 def test_draws_of_a_chain_differ_in_their_own_noise_alone(workshop):
     """A second data set of the same teacher, a second student of the same data."""
     other = dataclasses.replace(DATA[0], draw=1)
-    lists = [[row["prompt"] for row in completions.rows(workshop, d)] for d in (DATA[0], other)]
+    lists = [[row["prompt"] for row in rows_of(workshop, d)] for d in (DATA[0], other)]
     assert len(set(lists[0]) & set(lists[1])) < 0.1 * len(lists[0])
     again = dataclasses.replace(STUDENTS[0], draw=1)
     first, second = (students.examples_of(workshop, s)[0] for s in (STUDENTS[0], again))
