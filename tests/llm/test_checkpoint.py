@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, kills):
     for kill in range(kills):
         wanted = len(worker.read(log)) + 9 + 2 * kill  # the third checkpoint is being written
         process = worker.start(log, *arguments)
-        wait_for_lines(log, wanted)
+        wait_for_lines(log, wanted, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -80,9 +80,10 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, kills):
     assert sorted(losses) == list(range(1, 61))
 
 
-def wait_for_lines(log, wanted, seconds=400):
+def wait_for_lines(log, wanted, process, seconds=200):
     deadline = time.monotonic() + seconds
     while len(worker.read(log)) < wanted:
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the process does not get on"
         time.sleep(0.001)
 

@@ -51,7 +51,8 @@ def run(folder=None, num_steps=8, every=3, axes=(None, None, 1), config=None, re
     arguments = {"key": key, "put": distributed.make_put(mesh, batch_size), "report": report}
     if folder is None:
         return train.fit(step, state, batches=batches, num_steps=num_steps, **arguments)
-    with Checkpoints(folder, config or {"run": 1}, every, report=lambda _: None) as checkpoints:
+    about = config or {"run": 1}
+    with Checkpoints(folder, about, every=every, report=lambda _: None) as checkpoints:
         state = checkpoints.restore(state, key)
         return train.fit(
             step, state, batches=batches, num_steps=num_steps, checkpoints=checkpoints, **arguments
