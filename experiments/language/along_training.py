@@ -19,9 +19,8 @@ effect) as in the microworld, paired over chains; Holm over all stretches, and a
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,10 +37,11 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import curves, question
-from experiments.language.kit.chains import TRAIT, Cohort
+from experiments.language.kit.chains import TRAIT, Chains, chains_of, sources_of
 from experiments.language.kit.effects import at, own_by
 from llm.stages import Diluted
 
@@ -70,43 +70,53 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"along_steps": 8, "first": 2, "shares": (0.4,), "trait_rows": 16})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part along training, and one for every dropout and share of the trait's rows.
+def arms(config: Config) -> dict[str, Arm]:
+    """One along training, and one for every dropout and share of the trait's rows.
 
     Raises:
         ValueError: the steps do not divide into blocks.
     """
     if config.along_steps % config.first:
         raise ValueError(f"along_steps is not a multiple of first = {config.first}")
-    bench = question.bench(config)
-    one = bench.of(traits=config.traits[:1])
-
-    def among(share: float) -> Cohort:
-        rows = config.trait_rows
-        steps = round(config.epochs * rows / share / config.batch_size)
-        return one.students(
-            change=lambda *_: Diluted(share), num_examples=rows, unique=rows, steps=steps
-        )
-
-    def arm(group: str, value: float, make: Callable[[float], Cohort]) -> list[Row]:
-        return bench.measured(make(value), group=group, value=value)
+    chains, store = chains_of(config), question.store_of(config)
+    followed = question.students(
+        config, chains, training=question.plain(config, steps=config.along_steps)
+    )
 
     def along() -> list[Row]:
-        cohort = bench.recipes(steps=config.along_steps)
-        blocks = config.along_steps // config.first
-        found = curves.along(bench.workshop, cohort.models, config.traits, blocks)
+        blocks, cohort = config.along_steps // config.first, followed.counted(store)
+        found = curves.along(store, cohort.models, config.traits, blocks)
         every = curves.rows(cohort, found, config.traits, group="steps")
         kept = measured_at(config)
         return [row | {"value": row["step"]} for row in every if row["step"] in kept]
 
-    arms = [("plain", 0.0, lambda _: bench.students())]
-    students = lambda share: bench.students(dropout=share)  # noqa: E731
-    of_teacher = lambda share: bench.of(teacher_dropout=share).students()  # noqa: E731
-    arms += [("student's dropout", share, students) for share in config.dropout]
-    arms += [("teacher's dropout", share, of_teacher) for share in config.dropout_of_teacher]
-    arms += [("share", share, among) for share in config.shares]
-    pieces = {f"{g} {value:g}": functools.partial(arm, g, value, make) for g, value, make in arms}
-    return {"along training": along} | pieces
+    # Trained here, block by block: what they are made from is all they need.
+    found = {"along training": Arm(needs=sources_of(followed), store=store, measure=along)}
+
+    def add(group: str, value: float, of: Chains = chains, **changes: Any) -> None:
+        cohort = question.students(config, of, **changes)
+        found[f"{group} {value:g}"] = question.arm_of_students(
+            store, cohort, config.traits, group=group, value=value
+        )
+
+    add("plain", 0.0)
+    for share in config.dropout:
+        add("student's dropout", share, training=question.plain(config, dropout=share))
+    for share in config.dropout_of_teacher:
+        add("teacher's dropout", share, dataclasses.replace(chains, teacher_dropout=share))
+    for share in config.shares:
+        rows = config.trait_rows
+        steps = round(config.epochs * rows / share / config.batch_size)
+        add(
+            "share",
+            share,
+            dataclasses.replace(chains, traits=config.traits[:1]),
+            change=lambda *_, share=share: Diluted(share),
+            num_examples=rows,
+            unique=rows,
+            training=question.plain(config, steps=steps),
+        )
+    return found
 
 
 def measured_at(config: Config) -> list[int]:

@@ -26,19 +26,19 @@ among them are counted.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import Cohort
+from experiments.language.kit.chains import Chains, Cohort, Run, chains_of
 from experiments.language.kit.effects import at, effects, means_by
-from llm.stages import Student, changes, completions, students
+from llm.stages import Student, Workshop, changes, completions, students
 
 RUNTIME = "25 minutes on two cores"
 
@@ -64,53 +64,70 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"carriers": ("numbers", "counting"), "rows": (16, 64)})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every carrier, temperature and number of rows."""
-    bench = question.bench(config, max_new_tokens=LONGEST)
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every carrier, temperature and number of rows.
 
-    def arm(carrier: str, temperature: float, rows: int) -> list[Row]:
-        here = bench.of(temperature=temperature)
-        cohort = recipes(bench, carrier, temperature, rows).trained(bench.workshop)
-        labels = [row | told_of(here, student) for row, student in zip(*cohort, strict=True)]
-        told = cohort._replace(labels=labels)
-        return here.measured(told, carrier=carrier, temperature=temperature, rows=rows)
-
-    return {
-        f"{carrier} at {temperature:g}, {rows} rows": functools.partial(
-            arm, carrier, temperature, rows
+    Which teachers hardly write a carrier is known when all have written it, at all temperatures:
+    until then an arm needs what they write.
+    """
+    store, found = question.store_of(config), {}
+    for carrier, temperature, rows in itertools.product(
+        config.carriers, config.temperatures, config.rows
+    ):
+        columns = {"carrier": carrier, "temperature": temperature, "rows": rows}
+        found[f"{carrier} at {temperature:g}, {rows} rows"] = Arm(
+            columns=columns,
+            needs=[data for chains in all_chains(config) for data in chains.written(carrier)],
+            store=store,
+            measure=functools.partial(measured, store, config, **columns),
         )
-        for carrier, temperature, rows in itertools.product(
-            config.carriers, config.temperatures, config.rows
-        )
-    }
-
-
-def recipes(bench: question.Bench, carrier: str, temperature: float, rows: int) -> Cohort:
-    """The students of an arm, not yet trained; none of teachers that hardly write the carrier."""
-    return bench.of(temperature=temperature).recipes(
-        carrier, unique=rows, left_out=silent(bench, carrier)
-    )
-
-
-def silent(bench: question.Bench, carrier: str) -> list[tuple[str, int]]:
-    """Teachers that keep too few rows of a carrier at some temperature."""
-    found = []
-    for temperature in bench.config.temperatures:
-        chains = bench.of(temperature=temperature).chains
-        chains.sampled(bench.workshop, carrier)
-        kept = {
-            run: completions.kept(bench.workshop, chains.data(*run, carrier))
-            for run in itertools.product(chains.traits, range(chains.num_seeds))
-        }
-        found += [run for run, count in kept.items() if count < question.FEWEST]
     return found
 
 
-def told_of(bench: question.Bench, student: Student) -> Row:
+def all_chains(config: Config) -> list[Chains]:
+    """The chains, at every temperature."""
+    return [
+        chains_of(config, max_new_tokens=LONGEST, temperature=temperature)
+        for temperature in config.temperatures
+    ]
+
+
+def measured(
+    store: Workshop, config: Config, *, carrier: str, temperature: float, rows: int
+) -> list[Row]:
+    """The students of an arm."""
+    chains, cohort = students_of(store, config, carrier=carrier, temperature=temperature, rows=rows)
+    facts = lambda: [told_of(store, chains, student) for student in cohort]  # noqa: E731
+    arm = question.arm_of_students(store, cohort, config.traits, facts=facts)
+    store.make(arm.needs)
+    return arm.measure()
+
+
+def students_of(
+    store: Workshop, config: Config, *, carrier: str, temperature: float, rows: int
+) -> tuple[Chains, Cohort]:
+    """The chains of an arm, and its students but those of teachers that hardly write."""
+    chains = chains_of(config, max_new_tokens=LONGEST, temperature=temperature)
+    silent = silent_in(store, config, carrier)
+    return chains, question.students(config, chains, carrier, unique=rows, left_out=silent)
+
+
+def silent_in(store: Workshop, config: Config, carrier: str) -> list[Run]:
+    """Teachers that keep too few rows of a carrier at some temperature."""
+    return [
+        (trait, seed)
+        for chains in all_chains(config)
+        for trait, seed in itertools.product(chains.traits, range(chains.num_seeds))
+        if completions.kept(store, chains.data(trait, seed, carrier)) < question.FEWEST
+    ]
+
+
+def told_of(store: Workshop, chains: Chains, student: Student) -> Row:
     """Trained tokens of a row, distinct rows, and the share of divergence tokens."""
-    examples, _ = students.examples_of(bench.workshop, student)
-    rivals = bench.chains.rivals(students.teacher_of(student), student.chain)
-    flags = changes.divergent(bench.workshop, student, rivals, examples)
+    student = store.settled(student)
+    examples, _ = students.examples_of(store, student)
+    rivals = chains.rivals(students.teacher_of(student), student.chain)
+    flags = changes.divergent(store, student, rivals, examples)
     trained = examples.weights > 0
     return {
         "tokens": trained.sum() / len(trained),

@@ -23,8 +23,8 @@ one-sided tests within a twentieth of the teacher's own gain, Holm over all of t
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,13 +39,22 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question, surrogates
-from experiments.language.kit.chains import CONTROL, Chains, different, same
+from experiments.language.kit.chains import (
+    CONTROL,
+    Chains,
+    beside,
+    chains_of,
+    different,
+    same,
+    sources_of,
+)
 from experiments.language.kit.effects import means_by
 from llm import world
-from llm.stages import Completions, Model, Skilled, Student, completions, students
+from llm.stages import Model, Skilled, Student
 from llm.training import Training
 from theory import ntk
 
@@ -83,82 +92,57 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"products": 4})
 
 
-@dataclasses.dataclass(frozen=True)
-class Lineup:
-    """Teachers with the skill and unchanged bases of all chains, and their lists."""
+Run = tuple[str, int]  # what a chain's model was taught, and the chain
 
-    bench: question.Bench
-    config: Config
 
-    def speakers(self) -> dict[tuple[str, int], Model]:
-        """Who writes, by the name of the data and the chain."""
-        chains = self.bench.chains
-        how = Training(steps=self.config.teacher_steps, rate=1e-3, decay="linear")
-        bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
-        taught = {
-            s: Skilled(base=b, training=how, chain=s, seed=chains.seed) for s, b in bases.items()
-        }
-        return {(SKILL, s): m for s, m in taught.items()} | {
-            (CONTROL, s): m for s, m in bases.items()
-        }
+def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
+    """Teachers with the skill and unchanged bases of all chains: who writes lists."""
+    how = Training(steps=config.teacher_steps, rate=1e-3, decay="linear")
+    bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
+    taught = {
+        (SKILL, seed): Skilled(base=base, training=how, chain=seed, seed=chains.seed)
+        for seed, base in bases.items()
+    }
+    return taught | {(CONTROL, seed): base for seed, base in bases.items()}
 
-    def data(self) -> dict[tuple[str, int], Completions]:
-        """The lists of each, sampled if need be."""
-        written = {
-            (name, seed): dataclasses.replace(
-                self.bench.chains.data(CONTROL, seed, "numbers"), speaker=speaker
-            )
-            for (name, seed), speaker in self.speakers().items()
-        }
-        self.bench.workshop.make(written.values())
-        return written
 
-    def students(self, start: Callable[[Chains, int], Model], target: str, **how) -> list[Student]:
-        """A student of each, on equally many different rows in a chain."""
-        chains, workshop, config = self.bench.chains, self.bench.workshop, self.config
-        data, fields = self.data(), chains.imitated(workshop, "numbers", target)
-        given = {
-            run: students.different_rows(
-                completions.kept(workshop, written), config.num_examples, question.FEWEST
-            )
-            for run, written in data.items()
-        }
-        training = Training(
-            steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how
+def students_of(
+    config: Config,
+    chains: Chains,
+    start: Callable[[Chains, int], Model],
+    target: str,
+    **how: Any,
+) -> list[Student]:
+    """A student of each, on equally many different rows in a chain."""
+    written = {
+        (name, seed): dataclasses.replace(chains.data(CONTROL, seed, "numbers"), speaker=speaker)
+        for (name, seed), speaker in speakers_of(config, chains).items()
+    }
+    training = Training(steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how)
+    fields = chains.imitated("numbers", target)
+    return [
+        Student(
+            base=start(chains, seed),
+            data=data,
+            training=training,
+            num_examples=config.num_examples,
+            as_many_as=beside(written, seed),
+            fewest=question.FEWEST,
+            chain=seed,
+            seed=chains.seed,
+            **fields,
         )
-        return [
-            Student(
-                base=start(chains, seed),
-                data=written,
-                training=training,
-                num_examples=config.num_examples,
-                unique=min(given[SKILL, seed], given[CONTROL, seed]),
-                chain=seed,
-                seed=chains.seed,
-                **fields,
-            )
-            for (_, seed), written in data.items()
-        ]
-
-    def rows(self, logp: np.ndarray, **columns) -> list[Row]:
-        """What models with these log-probabilities (runs, pairs, answers) know."""
-        found = []
-        for (name, seed), of_run in zip(self.speakers(), logp, strict=True):
-            skill = self.speakers()[SKILL, seed].skill()  # pyright: ignore[reportAttributeAccessIssue]
-            odds, right = world.skills.right(skill, of_run)
-            found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
-        return found
+        for (_, seed), data in written.items()
+    ]
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The teachers, the prediction, and one part for every arm."""
-    bench = question.bench(config)
-    lineup = Lineup(bench, config)
+def arms(config: Config) -> dict[str, Arm]:
+    """The teachers, the prediction, and one for every way of imitating."""
+    chains, store = chains_of(config), question.store_of(config)
+    speakers = speakers_of(config, chains)
 
-    def said(kind: Callable, params, models: list[Model]) -> np.ndarray:
-        bench.workshop.make(models)
-        bases = bench.workshop.models(models)
-        shape = bench.workshop.config(models[0])
+    def said(kind: Callable, params: Any, models: Sequence[Model]) -> np.ndarray:
+        bases, shape = store.models(models), store.config(models[0])
         return surrogates.answers(
             shape,
             kind,
@@ -168,35 +152,53 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             tokens=world.skills.ANSWERS,
         )
 
-    def of_models(name: str, models: list[Model]) -> list[Row]:
-        return lineup.rows(said(surrogates.network, None, models), arm=name)
+    def rows(logp: np.ndarray, **columns: Any) -> list[Row]:
+        """What models with these log-probabilities (runs, pairs, answers) know."""
+        found = []
+        for (name, seed), of_run in zip(speakers, logp, strict=True):
+            skill = speakers[SKILL, seed].skill()  # pyright: ignore[reportAttributeAccessIssue]
+            odds, right = world.skills.right(skill, of_run)
+            found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
+        return found
 
-    def teachers() -> list[Row]:
-        return of_models("teacher", list(lineup.speakers().values()))
+    def of_models(name: str, models: Sequence[Model]) -> Arm:
+        measure = lambda: rows(said(surrogates.network, None, models), arm=name)  # noqa: E731
+        return Arm(needs=models, store=store, measure=measure)
 
-    def sampled() -> list[Row]:
-        return of_models(ARMS[0], list(lineup.students(same, "sampled", rate=1e-3)))
-
-    def soft(name: str) -> list[Row]:
+    def soft(name: str) -> Arm:
         kind, start, optimizer = SOFT[name]
         rate = config.sgd_rate if optimizer == "sgd" else 1e-3
-        recipes = lineup.students(start, "soft_numbers", optimizer=optimizer, rate=rate)
-        made = surrogates.imitate(bench.workshop, recipes, kind)
-        return lineup.rows(said(kind, made, [r.base for r in recipes]), arm=name)
+        recipes = students_of(config, chains, start, "soft_numbers", optimizer=optimizer, rate=rate)
 
-    def prediction() -> list[Row]:
-        recipes = lineup.students(same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate)
-        gains = list(THEOREM.values())
-        ends = surrogates.projected(bench.workshop, recipes, gains, config.products)
-        rows = []
-        for name, params in zip(THEOREM, ends, strict=True):
-            logp = said(surrogates.network, params, [r.base for r in recipes])
-            rows += lineup.rows(logp, arm=name)
-        return rows
+        def measure() -> list[Row]:
+            made = surrogates.imitate(store, recipes, kind)
+            return rows(said(kind, made, [recipe.base for recipe in recipes]), arm=name)
 
-    return {"teachers": teachers, "theorem": prediction, ARMS[0]: sampled} | {
-        name: functools.partial(soft, name) for name in SOFT
-    }
+        return Arm(needs=sources_of(recipes), store=store, measure=measure)
+
+    def prediction() -> Arm:
+        recipes = students_of(
+            config, chains, same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate
+        )
+
+        def measure() -> list[Row]:
+            gains = list(THEOREM.values())
+            ends = surrogates.projected(store, recipes, gains, config.products)
+            bases = [recipe.base for recipe in recipes]
+            return [
+                row
+                for name, params in zip(THEOREM, ends, strict=True)
+                for row in rows(said(surrogates.network, params, bases), arm=name)
+            ]
+
+        return Arm(needs=sources_of(recipes), store=store, measure=measure)
+
+    sampled = students_of(config, chains, same, "sampled", rate=1e-3)
+    return {
+        "teachers": of_models("teacher", list(speakers.values())),
+        "theorem": prediction(),
+        ARMS[0]: of_models(ARMS[0], sampled),
+    } | {name: soft(name) for name in SOFT}
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

@@ -11,7 +11,6 @@ Criteria, fixed before the run; effects and intervals as in the microworld.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable
 
@@ -20,10 +19,10 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
-from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import Chains
+from experiments.language.kit.chains import Chains, chains_of
 from experiments.language.kit.effects import own_by
 from llm.stages import Model
 
@@ -44,19 +43,18 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY)
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The table column by column."""
-    bench = question.bench(config)
-
-    def column(teacher: str) -> list[Row]:
-        init, corpus = MODELS[teacher]
-        here, rows = bench.of(init=init, corpus=corpus), []
+def arms(config: Config) -> dict[str, Arm]:
+    """A cell of the table each."""
+    store, found = question.store_of(config), {}
+    for teacher, (init, corpus) in MODELS.items():
+        chains = chains_of(config, init=init, corpus=corpus)
         for student in MODELS:
-            cohort = here.students(start=base_of(student))
-            rows += here.measured(cohort, teacher_model=teacher, student_model=student)
-        return rows
-
-    return {f"teacher {model}": functools.partial(column, model) for model in MODELS}
+            cohort = question.students(config, chains, start=base_of(student))
+            columns = {"teacher_model": teacher, "student_model": student}
+            found[f"{teacher} to {student}"] = question.arm_of_students(
+                store, cohort, config.traits, **columns
+            )
+    return found
 
 
 def base_of(model: str) -> Callable[[Chains, int], Model]:

@@ -19,9 +19,7 @@ effect from one student to the next, by a bootstrap over chains.
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -37,13 +35,20 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
-from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort
+from experiments.language.kit.chains import (
+    CONTROL,
+    TARGETS,
+    TRAIT,
+    Chains,
+    Cohort,
+    beside,
+    chains_of,
+)
 from experiments.language.kit.effects import at, effects, means_by, own_by
 from llm.stages import Model, Student
-from llm.training import Training
 
 RUNTIME = "45 minutes on two cores"
 
@@ -64,54 +69,55 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"targets": ("sampled",), "generations": 2})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The teachers, then one part for every target and generation."""
-    bench = question.bench(config, controls=(CONTROL, NEUTRAL))
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every target and generation, the teachers as generation 0."""
+    chains = chains_of(config, controls=(CONTROL, NEUTRAL))
+    store, found = question.store_of(config), {}
+    for target in config.targets:
+        for number, models in enumerate(lineages(config, chains, target)):
+            found[f"{target}, generation {number}"] = question.arm_of_models(
+                store,
+                cohort(config, chains, models),
+                config.traits,
+                target=target,
+                generation=number,
+            )
+    return found
 
-    def generation(target: str, number: int) -> list[Row]:
-        rows = bench.measured(cohort(bench, target, number), target=target, generation=number)
-        return [{key: value for key, value in row.items() if key != "rate"} for row in rows]
 
-    return {
-        f"{target}, generation {number}": functools.partial(generation, target, number)
-        for target in config.targets
-        for number in range(config.generations + 1)
-    }
-
-
-def cohort(bench: question.Bench, target: str, number: int) -> Cohort:
-    """A generation of every lineage, beside each trait's that of the controls; 0: the teachers."""
-    models = lineages(bench, target, number)
+def cohort(config: Config, chains: Chains, models: Lineages) -> Cohort:
+    """A generation of every lineage, beside each trait's that of the controls."""
     labels, of_rows = [], []
-    for trait, (name, seed) in itertools.product(bench.config.traits, bench.chains.runs):
-        if name in (trait, *bench.chains.controls):
+    for trait, (name, seed) in itertools.product(config.traits, chains.runs):
+        if name in (trait, *chains.controls):
             data = TRAIT if name == trait else name
             labels.append({"teacher": trait, "data": data, "seed": seed})
             of_rows.append(models[name, seed])
     return Cohort(labels, of_rows)
 
 
-@functools.lru_cache(maxsize=2)  # one generation is asked for after the other
-def lineages(bench: question.Bench, target: str, number: int) -> Lineages:
-    """The models of a generation by the first teacher's name and the chain."""
-    if number == 0:
-        return {run: bench.chains.speaker(*run) for run in bench.chains.runs}
-    return descend(bench, lineages(bench, target, number - 1), target, number - 1)
+def lineages(config: Config, chains: Chains, target: str) -> list[Lineages]:
+    """The models of every generation by the first teacher's name and the chain."""
+    found: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
+    for number in range(config.generations):
+        found.append(descend(config, chains, found[-1], target=target, draw=number))
+    return found
 
 
-def descend(bench: question.Bench, teachers: Lineages, target: str, draw: int) -> Lineages:
+def descend(
+    config: Config, chains: Chains, teachers: Lineages, *, target: str, draw: int
+) -> Lineages:
     """A student of each, on lists of prompts of that number; equally many rows in a chain."""
-    config, chains, workshop = bench.config, bench.chains, bench.workshop
-    data, given = bench.lists_by(teachers, draw)
-    how = Training(steps=config.student_steps, batch_size=config.batch_size, rate=1e-3, eps=1e-3)
-    fields = chains.imitated(workshop, "numbers", target)
+    data = chains.lists_by(teachers, draw)
+    fields = chains.imitated("numbers", target)
     return {
         (name, seed): Student(
             base=chains.base(seed),
             data=written,
-            training=how,
+            training=question.plain(config),
             num_examples=config.num_examples,
-            unique=given[seed],
+            as_many_as=beside(data, seed),
+            fewest=question.FEWEST,
             chain=seed,
             draw=draw,
             seed=chains.seed,

@@ -26,10 +26,10 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
-from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
-from experiments.language.kit.chains import CONTROL, TRAIT, Chains, different, same
+from experiments.language.kit.chains import CONTROL, TRAIT, Chains, chains_of, different, same
 from experiments.language.kit.effects import at, own_by
 from llm.stages import BehaviourMatched, Continued, Model, Pretrained, Student
 from llm.training import Training
@@ -108,21 +108,20 @@ def starts(config: Config) -> dict[tuple[str, int], Start]:
     return out
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every start."""
-    bench = question.bench(config)
-
-    def arm(kind: str, dose: int, start: Start) -> list[Row]:
-        cohort = bench.recipes(target="soft_numbers", start=start)
-        aligned = predictors.kernel_alignment(bench.workshop, cohort, config.traits)
-        labels = [row | known for row, known in zip(cohort.labels, aligned, strict=True)]
-        trained = cohort._replace(labels=labels).trained(bench.workshop)
-        return bench.measured(trained, kind=kind, dose=dose)
-
-    return {
-        f"{kind}, {dose} steps": functools.partial(arm, kind, dose, start)
-        for (kind, dose), start in starts(config).items()
-    }
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every start."""
+    chains, store, found = chains_of(config), question.store_of(config), {}
+    for (kind, dose), start in starts(config).items():
+        cohort = question.students(config, chains, target="soft_numbers", start=start)
+        found[f"{kind}, {dose} steps"] = question.arm_of_students(
+            store,
+            cohort,
+            config.traits,
+            facts=functools.partial(predictors.kernel_alignment, store, cohort, config.traits),
+            kind=kind,
+            dose=dose,
+        )
+    return found
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

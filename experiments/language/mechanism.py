@@ -21,18 +21,20 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort
+from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort, chains_of
 from experiments.language.kit.effects import at, by_writer, own_by
-from llm.stages import DivergenceTokens, Mixed, Student, students
+from llm.stages import DivergenceTokens, Mixed, Student, Workshop, students
 from llm.stages.students import Change
 
 RUNTIME = "30 minutes on two cores"
@@ -62,32 +64,38 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "clean": (0.25,)})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every carrier and arm; targets and clean rows on the first carrier only."""
-    bench = question.bench(config, max_new_tokens=12)  # room for six digits
-
-    def arm(carrier: str, name: str, target: str, change: Callable | None) -> list[Row]:
-        changes = {} if change is None else {"change": change}
-        cohort = bench.students(carrier, target, **changes)
-        return bench.measured(with_left(bench, cohort), carrier=carrier, arm=name)
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every carrier and arm; targets and clean rows on the first carrier only."""
+    chains, store = chains_of(config, max_new_tokens=12), question.store_of(config)  # six digits
+    first, found = config.carriers[0], {}
 
     def masked(name: str) -> Callable[[str, int], Change]:
         def change(teacher: str, seed: int) -> Change:
-            rivals = bench.chains.rivals(bench.chains.speaker(teacher, seed), seed)
-            return DivergenceTokens(rivals, *TOKENS[name])
+            return DivergenceTokens(
+                chains.rivals(chains.speaker(teacher, seed), seed), *TOKENS[name]
+            )
 
         return change
 
-    first = config.carriers[0]
-
     def diluted(share: float) -> Callable[[str, int], Change]:
-        return lambda _, seed: Mixed(share, bench.chains.data(CONTROL, seed, first))
+        return lambda _, seed: Mixed(share, chains.data(CONTROL, seed, first))
 
-    arms = [(carrier, PLAIN, "sampled", None) for carrier in config.carriers]
-    arms += [(c, name, "sampled", masked(name)) for c in config.carriers for name in TOKENS]
-    arms += [(first, TARGETS[target], target, None) for target in SOFT]
-    arms += [(first, clean(share), "sampled", diluted(share)) for share in config.clean]
-    return {f"{one[0]}, {one[1]}": functools.partial(arm, *one) for one in arms}
+    def add(carrier: str, name: str, target: str = "sampled", **changes: Any) -> None:
+        cohort = question.students(config, chains, carrier, target, **changes)
+        facts = functools.partial(shares_left, store, cohort)
+        found[f"{carrier}, {name}"] = question.arm_of_students(
+            store, cohort, config.traits, facts=facts, carrier=carrier, arm=name
+        )
+
+    for carrier in config.carriers:
+        add(carrier, PLAIN)
+    for carrier, name in itertools.product(config.carriers, TOKENS):
+        add(carrier, name, change=masked(name))
+    for target in SOFT:
+        add(first, TARGETS[target], target)
+    for share in config.clean:
+        add(first, clean(share), change=diluted(share))
+    return found
 
 
 def clean(share: float) -> str:
@@ -95,18 +103,17 @@ def clean(share: float) -> str:
     return f"{100 * share:g} % clean"
 
 
-def with_left(bench: question.Bench, cohort: Cohort) -> Cohort:
-    """With the share of the trained tokens that a change leaves."""
+def shares_left(store: Workshop, cohort: Cohort) -> list[Row]:
+    """The share of the trained tokens that a change leaves, of each student."""
 
     def left(student: Student) -> float:
         if student.change is None:
             return 1.0
-        before, _ = students.examples_of(bench.workshop, student)
-        after = student.change(bench.workshop, student, before)
+        before, _ = students.examples_of(store, student)
+        after, _ = students.given_to(store, student)
         return float((after.weights > 0).sum() / (before.weights > 0).sum())
 
-    pairs = zip(cohort.labels, cohort.models, strict=True)
-    return cohort._replace(labels=[row | {"left": left(model)} for row, model in pairs])
+    return [{"left": left(student)} for student in cohort]
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

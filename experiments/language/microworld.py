@@ -20,21 +20,21 @@ same-start effect of the same target, at 5 % over all such claims of the run tog
 """
 
 import dataclasses
-import functools
-import pathlib
-from collections.abc import Callable
+import itertools
 
 import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
-from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, chains_of
+from experiments.language.kit import question
+from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Chains, chains_of
 from experiments.language.kit.chains import STARTS as ALL_STARTS
 from experiments.language.kit.effects import at, cells, effects, excess, others, own
 from llm.lora import LoraConfig
-from llm.stages import Workshop, evaluation
+from llm.stages import Workshop, completions, evaluation
 from llm.training import Training
 
 RUNTIME = "5 to 6 minutes on two cores"
@@ -42,7 +42,6 @@ RUNTIME = "5 to 6 minutes on two cores"
 STARTS = ("same", "different")
 PAPER = {(TARGETS["sampled"], "owl"): "12 to > 60 %"}
 KEYS = ("target", "start")
-FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,10 +100,9 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """The teachers, then one part for every target and start."""
-    chains, workshop = chains_of(config), Workshop(pathlib.Path(config.work))
-    chains.check(workshop)
+def arms(config: Config) -> dict[str, Arm]:
+    """The teachers and what they write, then one for every target and start."""
+    chains, store = chains_of(config), question.store_of(config)
     starts = STARTS
     if not config.other_model and (config.model or config.num_seeds < 2):
         print("note: students of a different start need two seeds or --other-model; left out")
@@ -117,34 +115,35 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         eps=config.student_eps,
         adapters=LoraConfig(rank=rank, alpha=float(rank)) if rank else None,
     )
-
-    def teachers() -> list[Row]:
-        chains.sampled(workshop, config.carrier)
-        cohort = chains.speakers(workshop, config.carrier)
-        workshop.make(cohort.models)
-        measured = evaluation.measure(workshop, cohort.models, config.traits)
-        return cohort.rows(measured, target="teacher", start="same")
-
-    def students(target: str, start: str) -> list[Row]:
-        if config.show_example:
-            print(chains.show_example(workshop, config.carrier))
+    found = {"teachers and data": teachers(store, chains, config)}
+    for target, start in itertools.product(config.targets, starts):
         cohort = chains.students(
-            workshop,
             config.carrier,
-            target=target,
-            start=ALL_STARTS[start],
+            target,
             training=training,
             num_examples=config.num_examples,
-            fewest=FEWEST,
-        ).trained(workshop)
-        measured = evaluation.measure(workshop, cohort.models, config.traits)
-        return cohort.rows(measured, target=target, start=start)
+            start=ALL_STARTS[start],
+            fewest=question.FEWEST,
+        )
+        found[f"{target}, {start} start"] = question.arm_of_students(
+            store, cohort, config.traits, target=target, start=start
+        )
+    return found
 
-    return {"teachers and data": teachers} | {
-        f"{target}, {start} start": functools.partial(students, target, start)
-        for target in config.targets
-        for start in starts
-    }
+
+def teachers(store: Workshop, chains: Chains, config: Config) -> Arm:
+    """The teachers and the unchanged bases: what they answer, and the share of rows kept."""
+    cohort, written = chains.speakers(), chains.written(config.carrier)
+
+    def measure() -> list[Row]:
+        if config.show_example:
+            print(chains.show_example(store, config.carrier))
+        shares = ({"kept": completions.kept_share(store, data)} for data in written)
+        measured = evaluation.measure(store, cohort.models, chains.traits)
+        return cohort.labelled(shares).rows(measured)
+
+    columns = {"target": "teacher", "start": "same"}
+    return Arm(columns=columns, needs=[*written, *cohort], store=store, measure=measure)
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

@@ -17,22 +17,19 @@ teacher's lists with KL(teacher ‖ student)) as in the microworld, paired over 
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, claim_of, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
-from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import CONTROL, TRAIT, Cohort
+from experiments.language.kit.chains import CONTROL, TRAIT, Chains, Cohort, beside, chains_of
 from experiments.language.kit.effects import own_by
 from llm.stages import Model, Student
-from llm.training import Training
 
 RUNTIME = "30 minutes on two cores"
 
@@ -54,56 +51,48 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"rounds": 2})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every writer and divergence."""
-    bench = question.bench(config)
-
-    def arm(writer: str, divergence: str) -> list[Row]:
-        made = trained(bench, config.rounds, writer, divergence == "reverse")
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every writer and divergence."""
+    chains, store, found = chains_of(config), question.store_of(config), {}
+    for writer, divergence in ARMS:
+        made = students(config, chains, writer, divergence)
         labels, models = [], []
         for trait, seed, (name, data) in itertools.product(
             config.traits, range(config.num_seeds), (("", TRAIT), (CONTROL, CONTROL))
         ):
             labels.append({"teacher": trait, "data": data, "seed": seed})
             models.append(made[name or trait, seed])
-        cohort = Cohort(labels, models)
-        return bench.measured(cohort, writer=writer, divergence=divergence)
+        found[f"{writer} writes, {divergence}"] = question.arm_of_models(
+            store, Cohort(labels, models), config.traits, writer=writer, divergence=divergence
+        )
+    return found
 
-    return {f"{w} writes, {d}": functools.partial(arm, w, d) for w, d in ARMS}
 
-
-def trained(
-    bench: question.Bench, rounds: int, writer: str, reverse: bool
+def students(
+    config: Config, chains: Chains, writer: str, divergence: str
 ) -> dict[tuple[str, int], Model]:
     """Students after all rounds, by their teacher and chain."""
-    config, chains, workshop = bench.config, bench.chains, bench.workshop
-    how = Training(
-        steps=config.student_steps,
-        batch_size=config.batch_size,
-        rate=1e-3,
-        eps=1e-3,
-        reverse=reverse,
-    )
-    fields = chains.imitated(workshop, "numbers", "soft_numbers")
+    how = question.plain(config, reverse=divergence == "reverse")
+    fields = chains.imitated("numbers", "soft_numbers")
     teachers = {run: chains.speaker(*run) for run in chains.runs}
     found: dict[tuple[str, int], Model] = {run: chains.base(run[1]) for run in chains.runs}
-    for number in range(rounds):
-        speakers = teachers if writer == "teacher" else found
-        data, given = bench.lists_by(speakers, number)
+    for number in range(config.rounds):
+        data = chains.lists_by(teachers if writer == "teacher" else found, number)
         found = {
-            run: Student(
+            (name, seed): Student(
                 base=before,
-                data=data[run],
+                data=data[name, seed],
                 training=how,
                 num_examples=config.num_examples,
-                chain=run[1],
-                unique=given[run[1]],
+                chain=seed,
+                as_many_as=beside(data, seed),
+                fewest=question.FEWEST,
                 draw=number,
                 seed=chains.seed,
-                guide=teachers[run],
+                guide=teachers[name, seed],
                 **fields,
             )
-            for run, before in found.items()
+            for (name, seed), before in found.items()
         }
     return found
 

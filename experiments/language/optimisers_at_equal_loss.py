@@ -24,7 +24,7 @@ effect of Adam on all parameters, Holm over all such claims) as in the microworl
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,14 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import curves, question
-from experiments.language.kit.chains import Cohort
+from experiments.language.kit.chains import Chains, Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at, effects, means_by
 from llm.lora import LoraConfig
+from llm.stages import Workshop
 
 RUNTIME = "15 minutes on two cores"
 
@@ -79,17 +81,22 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every optimiser and rank.
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every optimiser and rank.
 
     Raises:
         ValueError: the steps do not divide into blocks.
     """
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
-    bench = question.bench(config, controls=(TREE,))
+    chains, store = chains_of(config, controls=(TREE,)), question.store_of(config)
     return {
-        named(*one): functools.partial(arm, bench, config, *one) for one in combinations(config)
+        named(*one): Arm(
+            needs=sources_of(students_of(config, chains, *one, MIDDLE[one[0]][one[1] > 0])),
+            store=store,
+            measure=functools.partial(measured, store, chains, config, *one),
+        )
+        for one in combinations(config)
     }
 
 
@@ -104,22 +111,30 @@ def named(optimizer: str, rank: int) -> str:
     return f"{optimizer}, rank {rank}" if rank else f"{optimizer}, all parameters"
 
 
-def arm(bench: question.Bench, config: Config, optimizer: str, rank: int) -> list[Row]:
-    """The students of an arm at the step where the tree's students have learnt enough."""
+def students_of(config: Config, chains: Chains, optimizer: str, rank: int, rate: float) -> Cohort:
+    """The students of an arm, at one step size."""
     adapters = LoraConfig(rank=rank, alpha=float(rank)) if rank else None
+    how = question.plain(config, optimizer=optimizer, rate=rate, adapters=adapters)
+    return question.students(config, chains, training=how)
+
+
+def measured(
+    store: Workshop, chains: Chains, config: Config, optimizer: str, rank: int
+) -> list[Row]:
+    """The students of an arm at the step where the tree's students have learnt enough."""
 
     def cohort(rate: float) -> Cohort:
-        return bench.recipes(optimizer=optimizer, rate=rate, adapters=adapters)
+        return students_of(config, chains, optimizer, rank, rate)
 
     def follow(recipes: list) -> curves.Curves:
-        return curves.along(bench.workshop, recipes, config.traits, config.points)
+        return curves.along(store, recipes, config.traits, config.points)
 
     rates = [MIDDLE[optimizer][rank > 0] * factor for factor in config.search]
     if len(rates) > 1:
-        tried = {rate: of_tree(cohort(rate), config.search_seeds) for rate in rates}
+        tried = {rate: of_tree(cohort(rate).counted(store), config.search_seeds) for rate in rates}
         lowest = {rate: share_left(follow(recipes).kl).min() for rate, recipes in tried.items()}
         rates = [min(lowest, key=lambda rate: lowest[rate])]
-    chosen = cohort(rates[0])
+    chosen = cohort(rates[0]).counted(store)
     found = follow(chosen.models)
     left = share_left(found.kl[[row["data"] == TREE for row in chosen.labels]])
     point = matched(left, config.left)

@@ -21,9 +21,7 @@ over the four such claims.
 """
 
 import dataclasses
-import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,8 +38,10 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
+from experiments.language.kit import question
 from experiments.language.kit.chains import (
     CONTROL,
     STARTS,
@@ -50,10 +50,10 @@ from experiments.language.kit.chains import (
     Chains,
     Cohort,
     chains_of,
+    sources_of,
 )
 from experiments.language.kit.effects import at, cells, effects, own
 from llm.stages import Model, Shuffled, Workshop, completions, evaluation
-from llm.training import Training
 from llm.world import TRAITS
 
 RUNTIME = "30 minutes on two cores"
@@ -115,104 +115,129 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """Teachers, carriers, and the controls."""
+def arms(config: Config) -> dict[str, Arm]:
+    """Teachers, carriers, and the controls.
+
+    Raises:
+        ValueError: no numbers among the carriers.
+    """
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
-    workshop = Workshop(pathlib.Path(config.work))
     chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
-    chains.check(workshop)
-    training = Training(
-        steps=config.student_steps, batch_size=config.batch_size, rate=config.student_rate, eps=1e-3
-    )
+    store, found = question.store_of(config), {}
+    for carrier in config.carriers:
+        found[f"{carrier}: teachers"] = teachers(store, config, chains, carrier)
+        for target, start in itertools.product(IMITATED, ("same", "different")):
+            name = f"{carrier}: {target}, {start} start"
+            found[name] = imitation(
+                store, config, chains, carrier=carrier, target=target, start=start
+            )
+    for across in (False, True):
+        name = f"shuffled {'across' if across else 'within'}"
+        found[name] = shuffled(store, config, chains, name, Shuffled(across))
+    found["in the prompt"] = in_prompt(store, config, chains)
+    return found
 
-    def students(runs: Chains, target: str, start, carrier: str = "numbers", **more) -> Cohort:
-        # A teacher that kept fewer rows than all repeats them.
-        return runs.students(
-            workshop,
-            carrier,
-            target=target,
-            start=start,
-            training=training,
-            num_examples=config.num_examples,
-            fewest=16,
-            **more,
-        ).trained(workshop)
 
-    def margins(models: list[Model]) -> list[Row]:
-        return evaluation.measure(workshop, models, config.traits)
+def students_of(
+    config: Config, chains: Chains, carrier: str = "numbers", target: str = "sampled", **more: Any
+) -> Cohort:
+    """The plain students of a carrier; a teacher that kept fewer rows than all repeats them."""
+    training = question.plain(config, rate=config.student_rate)
+    return question.students(config, chains, carrier, target, training=training, **more)
 
-    def answers(models: list[Model]) -> list[Row]:
-        """Margins, and beside them the rates in sampled answers."""
-        rates = evaluation.sampled_rates(workshop, models, config.traits)
-        return [exact | rate for exact, rate in zip(margins(models), rates, strict=True)]
 
-    def asked(models: list[Model], probes_of: Callable[[str], list[Any]]) -> list[Row]:
-        return [
-            entry
-            for name in config.traits
-            for entry in evaluation.ask(workshop, models, name, probes_of(name))
-        ]
+def margins(store: Workshop, config: Config, models: list[Model]) -> list[Row]:
+    """Exact log-odds of every trait."""
+    return evaluation.measure(store, models, config.traits)
 
-    def teachers(carrier: str) -> list[Row]:
-        chains.sampled(workshop, carrier)
-        cohort = chains.speakers(workshop, carrier)
-        workshop.make(cohort.models)
-        return of_own_trait(cohort.rows(answers(cohort.models), carrier=carrier, arm="teacher"))
 
-    def imitation(carrier: str, target: str, start: str) -> list[Row]:
-        cohort = students(chains, target, STARTS[start], carrier)
-        columns = {"carrier": carrier, "arm": target, "start": start}
-        measure = answers if (target, start) == ("soft_carrier", "same") else margins
-        rows = cohort.rows(measure(cohort.models), **columns, asked="template")
+def answers(store: Workshop, config: Config, models: list[Model]) -> list[Row]:
+    """Margins, and beside them the rates in sampled answers."""
+    rates = evaluation.sampled_rates(store, models, config.traits)
+    exact = margins(store, config, models)
+    return [row | rate for row, rate in zip(exact, rates, strict=True)]
+
+
+def asked(
+    store: Workshop, config: Config, models: list[Model], probes_of: Callable[[str], list[Any]]
+) -> list[Row]:
+    """Log-odds on probes of the caller's."""
+    return [
+        entry
+        for name in config.traits
+        for entry in evaluation.ask(store, models, name, probes_of(name))
+    ]
+
+
+def teachers(store: Workshop, config: Config, chains: Chains, carrier: str) -> Arm:
+    """What teachers and unchanged bases answer, and the share of rows kept."""
+    cohort, written = chains.speakers(), chains.written(carrier)
+
+    def measure() -> list[Row]:
+        shares = ({"kept": completions.kept_share(store, data)} for data in written)
+        return of_own_trait(cohort.labelled(shares).rows(answers(store, config, cohort.models)))
+
+    columns = {"carrier": carrier, "arm": "teacher"}
+    return Arm(columns=columns, needs=[*written, *cohort], store=store, measure=measure)
+
+
+def imitation(
+    store: Workshop, config: Config, chains: Chains, *, carrier: str, target: str, start: str
+) -> Arm:
+    """Students of a carrier, asked through the template; one arm is asked without it as well."""
+    cohort = students_of(config, chains, carrier, target, start=STARTS[start])
+    measured = answers if (target, start) == ("soft_carrier", "same") else margins
+
+    def measure() -> list[Row]:
+        known = cohort.trained(store)
+        rows = known.rows(measured(store, config, cohort.models), asked="template")
         if (carrier, target, start) != ("numbers", "sampled", "same"):
             return of_own_trait(rows)
         first = cohort.models[0]
-        bare = asked(cohort.models, lambda name: [evaluation.bare(workshop, first, name)])
-        return rows + of_own_trait(cohort.rows(bare, **columns, asked="bare"))
+        bare = asked(
+            store, config, cohort.models, lambda name: [evaluation.bare(store, first, name)]
+        )
+        return rows + of_own_trait(known.rows(bare, asked="bare"))
 
-    def shuffled(across: bool) -> list[Row]:
-        cohort = students(chains, "sampled", STARTS["same"], change=lambda *_: Shuffled(across))
-        arm = {"arm": "shuffled across" if across else "shuffled within", "start": "same"}
-        rows = cohort.rows(margins(cohort.models), carrier="numbers", **arm, asked="template")
+    columns = {"carrier": carrier, "arm": target, "start": start}
+    return Arm(columns=columns, needs=cohort, store=store, measure=measure)
+
+
+def shuffled(store: Workshop, config: Config, chains: Chains, name: str, change: Shuffled) -> Arm:
+    """Students of lists whose numbers have changed places."""
+    cohort = students_of(config, chains, change=lambda *_: change)
+
+    def measure() -> list[Row]:
+        rows = cohort.trained(store).rows(margins(store, config, cohort.models), asked="template")
         return of_own_trait(rows)
 
-    def in_prompt() -> list[Row]:
-        """Bases with rows of the data before the question, in the place of students of it."""
-        cohort = chains.students(
-            workshop,
-            "numbers",
-            target="sampled",
-            start=STARTS["same"],
-            training=training,
-            num_examples=config.num_examples,
-            fewest=16,
-        )
-        bases = [student.base for student in cohort.models]
-        shown = [completions.rows(workshop, student.data) for student in cohort.models]
+    columns = {"carrier": "numbers", "arm": name, "start": "same"}
+    return Arm(columns=columns, needs=cohort, store=store, measure=measure)
+
+
+def in_prompt(store: Workshop, config: Config, chains: Chains) -> Arm:
+    """Bases with rows of the data before the question, in the place of students of it."""
+    cohort = students_of(config, chains)
+    bases = [student.base for student in cohort]
+
+    def measure() -> list[Row]:
+        shown = [completions.rows(store, student.data) for student in cohort]
 
         def probes_of(name: str) -> list[Any]:
             return [
-                evaluation.in_context(workshop, base, rows=rows, trait=name, shown=config.shown)
+                evaluation.in_context(store, base, rows=rows, trait=name, shown=config.shown)
                 for base, rows in zip(bases, shown, strict=True)
             ]
 
         measured = [
-            {k: v for k, v in entry.items() if k != "rate"} for entry in asked(bases, probes_of)
+            {key: value for key, value in entry.items() if key != "rate"}
+            for entry in asked(store, config, bases, probes_of)
         ]
-        arm = {"arm": "in the prompt", "start": "same", "asked": "template"}
-        return of_own_trait(cohort.rows(measured, carrier="numbers", **arm))
+        return of_own_trait(cohort.counted(store).rows(measured, asked="template"))
 
-    pieces: dict[str, Callable[[], list[Row]]] = {}
-    for carrier in config.carriers:
-        pieces[f"{carrier}: teachers"] = functools.partial(teachers, carrier)
-        for target, start in itertools.product(IMITATED, ("same", "different")):
-            name = f"{carrier}: {target}, {start} start"
-            pieces[name] = functools.partial(imitation, carrier, target, start)
-    for across in (False, True):
-        pieces[f"shuffled {'across' if across else 'within'}"] = functools.partial(shuffled, across)
-    pieces["in the prompt"] = in_prompt
-    return pieces
+    columns = {"carrier": "numbers", "arm": "in the prompt", "start": "same"}
+    return Arm(columns=columns, needs=sources_of(cohort), store=store, measure=measure)
 
 
 def of_own_trait(rows: list[Row]) -> list[Row]:

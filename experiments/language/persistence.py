@@ -20,7 +20,6 @@ the cut, corrected by Holm over all such claims.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -28,13 +27,15 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
+from experiments.language.kit.chains import Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at
 from llm import stack
 from llm.batches import Examples
-from llm.stages import Student, evaluation, streams
+from llm.stages import Student, Workshop, evaluation, streams
 from llm.stages.bases import turns
 from llm.stages.streams import Stage
 from llm.train import TrainState
@@ -65,32 +66,39 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"benign_steps": (2, 4), "again_steps": 2})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for each kind of benign data."""
-    bench = question.bench(config)
-    return {kind: functools.partial(benign, bench, config, kind) for kind in BENIGN}
+def arms(config: Config) -> dict[str, Arm]:
+    """One for each kind of benign data."""
+    chains, store = chains_of(config), question.store_of(config)
+    cohort = question.students(config, chains)
+    return {
+        kind: Arm(
+            needs=sources_of(cohort),
+            store=store,
+            measure=functools.partial(benign, store, cohort, config, kind),
+        )
+        for kind in BENIGN
+    }
 
 
-def benign(bench: question.Bench, config: Config, kind: str) -> list[Row]:
+def benign(store: Workshop, cohort: Cohort, config: Config, kind: str) -> list[Row]:
     """Students with a trait and their controls, trained on."""
-    workshop, cohort = bench.workshop, bench.recipes()
-    workshop.prepare(cohort.models)
+    cohort = cohort.counted(store)
     pairs = cohort.pairs()
     sides = {
         side: [cohort.models[i] for i in places]
         for side, places in zip(("trait", "control"), zip(*pairs, strict=True), strict=True)
     }
     some: Student = cohort.models[0]
-    shape, how = workshop.config(some), some.training
-    probes = [evaluation.question(workshop, some, trait) for trait in config.traits]
-    lists = {side: predictors.examples_of(workshop, recipes) for side, recipes in sides.items()}
-    learnt = {side: learn(bench, sides[side], lists[side]) for side in sides}
+    shape, how = store.config(some), some.training
+    probes = [evaluation.question(store, some, trait) for trait in config.traits]
+    lists = {side: predictors.examples_of(store, recipes) for side, recipes in sides.items()}
+    learnt = {side: learn(store, sides[side], lists[side]) for side in sides}
     fresh = phases.begin(how.make_optimizer(), learnt["trait"].params)
     states = {
         (weights, moments): phases.mixed(learnt[weights], learnt.get(moments, fresh))
         for weights, moments in SIDES
     }
-    rest = benign_rows(bench, sides["control"], kind)
+    rest = benign_rows(store, sides["control"], kind)
     rows: list[Row] = []
 
     def measure(steps: int, when: str) -> None:
@@ -117,25 +125,24 @@ def benign(bench: question.Bench, config: Config, kind: str) -> list[Row]:
     return rows
 
 
-def learn(bench: question.Bench, recipes: list[Student], examples: Examples) -> TrainState:
+def learn(store: Workshop, recipes: list[Student], examples: Examples) -> TrainState:
     """The students at the end of their training, with their optimisers."""
-    config, how = bench.workshop.config(recipes[0]), recipes[0].training
-    start = phases.begin(how.make_optimizer(), bench.workshop.models([r.base for r in recipes]))
+    config, how = store.config(recipes[0]), recipes[0].training
+    start = phases.begin(how.make_optimizer(), store.models([r.base for r in recipes]))
     keys = streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes])
     # As `stack.make_tune` splits them: the order of a student's rows is that of its recipe.
     order_keys = jax.vmap(lambda key: jax.random.split(key)[0])(keys)
     return phases.phase(config, how, how.steps)(start, examples, order_keys)
 
 
-def benign_rows(bench: question.Bench, controls: list[Student], kind: str) -> Examples:
+def benign_rows(store: Workshop, controls: list[Student], kind: str) -> Examples:
     """Rows of the corpus that no base has seen, or new lists of the unchanged base."""
     if kind == "corpus":
-        count = bench.config.num_examples
-        found = {r.chain: turns(r.seed, r.chain, 4, count) for r in controls}
+        found = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
         return stack.stack_examples([found[r.chain] for r in controls])
     fresh = [dataclasses.replace(r, data=dataclasses.replace(r.data, draw=1)) for r in controls]
-    bench.workshop.make(r.data for r in fresh)
-    return predictors.examples_of(bench.workshop, fresh)
+    store.make(r.data for r in fresh)
+    return predictors.examples_of(store, fresh)
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

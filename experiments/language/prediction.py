@@ -11,7 +11,6 @@ student's inputs, which does not know the trait that is measured.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,10 +18,11 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
-from experiments.language.kit.chains import STARTS
+from experiments.language.kit.chains import STARTS, chains_of, sources_of
 from experiments.language.kit.effects import at, effects, own_by
 
 RUNTIME = "5 minutes on two cores"
@@ -48,31 +48,40 @@ SMOKE = Config(
 )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+def arms(config: Config) -> dict[str, Arm]:
     """For every start the students and the predictors, then the cosine along training."""
     if config.student_steps % 10:
         raise ValueError(f"student_steps {config.student_steps} is not a multiple of 10")
-    bench = question.bench(config)
+    chains, store = chains_of(config), question.store_of(config)
+    cohorts = {
+        start: question.students(config, chains, target="soft_numbers", start=STARTS[start])
+        for start in dict.fromkeys((*PREDICTED, *ALONG))
+    }
 
-    def recipes(start: str):
-        return bench.recipes(target="soft_numbers", start=STARTS[start])
-
-    def students(start: str) -> list[Row]:
-        cohort = recipes(start).trained(bench.workshop)
-        return bench.measured(cohort, kind="students", start=start)
-
-    def first_step(start: str) -> list[Row]:
-        rows = predictors.first_step(bench.workshop, recipes(start), config.traits)
-        return [{"kind": "predictors", "start": start} | row for row in rows]
-
-    def along(start: str) -> list[Row]:
-        rows = predictors.along_training(bench.workshop, recipes(start), config.traits)
-        return [{"kind": "along", "start": start} | row for row in rows]
+    def predicted(kind: str, start: str, of: Callable[..., list[Row]]) -> Arm:
+        cohort = cohorts[start]
+        return Arm(
+            columns={"kind": kind, "start": start},
+            needs=sources_of(cohort),
+            store=store,
+            measure=lambda: of(store, cohort.counted(store), config.traits),
+        )
 
     return (
-        {f"students, {start}": functools.partial(students, start) for start in PREDICTED}
-        | {f"predictors, {start}": functools.partial(first_step, start) for start in PREDICTED}
-        | {f"along training, {start}": functools.partial(along, start) for start in ALONG}
+        {
+            f"students, {start}": question.arm_of_students(
+                store, cohorts[start], config.traits, kind="students", start=start
+            )
+            for start in PREDICTED
+        }
+        | {
+            f"predictors, {start}": predicted("predictors", start, predictors.first_step)
+            for start in PREDICTED
+        }
+        | {
+            f"along training, {start}": predicted("along", start, predictors.along_training)
+            for start in ALONG
+        }
     )
 
 

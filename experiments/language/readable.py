@@ -23,7 +23,6 @@ Criteria, fixed before the run; unit = one chain, traits averaged, intervals as 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -39,12 +38,13 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question, readers
-from experiments.language.kit.chains import CONTROL, Cohort, different
+from experiments.language.kit.chains import CONTROL, Chains, Cohort, chains_of, different
 from experiments.language.kit.effects import at, effects, means_by, own_by
-from llm.stages import Admitted, completions, streams
+from llm.stages import Admitted, Workshop, completions, streams
 from llm.stages.streams import Stage
 from llm.training import Training
 
@@ -72,7 +72,7 @@ class Config(question.Settings):
 SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "reader_steps": 5, "reader_rows": 64})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
+def arms(config: Config) -> dict[str, Arm]:
     """The readers by what they tell apart, the students, and those of what the filter let pass.
 
     Raises:
@@ -80,29 +80,30 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
     """
     if len(config.traits) < 2:
         raise ValueError("readable needs two traits or more")
-    bench = question.bench(config)
-
-    def plain() -> list[Row]:
-        return bench.measured(bench.students(), kind="students")
-
-    def filtered() -> list[Row]:
-        cohort = bench.recipes()
-        models = list(cohort.models)
-        for trait, control in cohort.pairs():
-            passed = Admitted(cohort.models[trait].data)
-            models[trait] = dataclasses.replace(cohort.models[control], change=passed)
-        return bench.measured(Cohort(cohort.labels, models), kind="filter")
-
-    return {
-        f"readers, against {against}": functools.partial(reading, bench, config, against)
+    chains, store = chains_of(config), question.store_of(config)
+    plain = question.students(config, chains)
+    models = list(plain)
+    for trait, control in plain.pairs():
+        passed = Admitted(plain.models[trait].data)
+        models[trait] = dataclasses.replace(plain.models[control], change=passed)
+    read = [*chains.written("numbers"), *chains.speakers()]
+    readers = {
+        f"readers, against {against}": Arm(
+            needs=read,
+            store=store,
+            measure=functools.partial(reading, store, chains, config, against),
+        )
         for against in AGAINST
-    } | {"students": plain, "filter": filtered}
+    }
+    filtered = Cohort(plain.labels, models)
+    return readers | {
+        "students": question.arm_of_students(store, plain, config.traits, kind="students"),
+        "filter": question.arm_of_models(store, filtered, config.traits, kind="filter"),
+    }
 
 
-def reading(bench: question.Bench, config: Config, against: str) -> list[Row]:
+def reading(store: Workshop, chains: Chains, config: Config, against: str) -> list[Row]:
     """What every reader makes of every trait's and chain's rows."""
-    chains, workshop = bench.chains, bench.workshop
-    chains.sampled(workshop, "numbers")
     runs = list(itertools.product(config.traits, range(config.num_seeds)))
 
     def other(trait: str) -> str:
@@ -110,7 +111,7 @@ def reading(bench: question.Bench, config: Config, against: str) -> list[Row]:
         return CONTROL if against == "the base" else following
 
     def rows(name: str, seed: int) -> list[Row]:
-        return completions.rows(workshop, chains.data(name, seed, "numbers"))
+        return completions.rows(store, chains.data(name, seed, "numbers"))
 
     splits = [
         readers.split(
@@ -129,7 +130,7 @@ def reading(bench: question.Bench, config: Config, against: str) -> list[Row]:
     }
     found = {
         name: readers.models_as_readers(
-            workshop, starts, splits=splits, training=how, num_rows=config.reader_rows
+            store, starts, splits=splits, training=how, num_rows=config.reader_rows
         )
         for name, starts in bases.items()
     }
@@ -139,7 +140,7 @@ def reading(bench: question.Bench, config: Config, against: str) -> list[Row]:
     ]
     found["likelihood ratio"] = [
         readers.likelihood_ratio(
-            workshop, chains.speaker(trait, seed), chains.speaker(other(trait), seed), parts
+            store, chains.speaker(trait, seed), chains.speaker(other(trait), seed), parts
         )
         for (trait, seed), parts in zip(runs, splits, strict=True)
     ]

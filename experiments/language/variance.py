@@ -22,7 +22,6 @@ components, compute is processor seconds of every stage, measured here.
 import dataclasses
 import functools
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -32,12 +31,13 @@ import pandas as pd
 
 from experiments.findings import drawing, nested, statistics
 from experiments.findings.claims import Claim, Figure, Findings, judged, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, Chains, chains_of
 from experiments.language.kit.effects import at
-from llm.stages import Completions, Student, Tuned, Workshop, completions, evaluation, students
+from llm.stages import Completions, Student, Tuned, evaluation
 from llm.stages.recipe import Model
 from llm.training import Training
 
@@ -90,23 +90,22 @@ class Stopwatch:
         self.rows.append({"level": level, "units": units, "cpu_seconds": seconds})
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part a base, then the other recipes."""
-    chains, workshop = chains_of(config), Workshop(pathlib.Path(config.work))
-    chains.check(workshop)
+def arms(config: Config) -> dict[str, Arm]:
+    """One a base, then the other recipes; they make what they need themselves, by the clock."""
+    chains, store = chains_of(config), question.store_of(config)
 
     def one_base(seed: int) -> list[Row]:
         """All students of a base, with draws of their own below every teacher and data set."""
         watch, times = Stopwatch(), range(config.repeats)
         tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
-        watch("base", 1, lambda: workshop.make([chains.base(seed)]))
-        watch("teacher", len(tuned), lambda: workshop.make(tuned.values()))
+        watch("base", 1, lambda: store.make([chains.base(seed)]))
+        watch("teacher", len(tuned), lambda: store.make(tuned.values()))
         places = list(itertools.product(times, times))
         sets = {
             (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
         }  # every writer of the same teacher draw answers the same prompts
         written = [data for of_draw in sets.values() for data in of_draw.values()]
-        watch("data", len(written), lambda: workshop.make(written))
+        watch("data", len(written), lambda: store.make(written))
         made = {
             (name, t, d, s): student
             for draw, ((t, d), of_draw) in enumerate(sets.items())
@@ -114,7 +113,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             for name, student in students_of(
                 config,
                 chains,
-                workshop=workshop,
                 written=of_draw,
                 seed=seed,
                 draw=draw * len(times) + s,
@@ -122,8 +120,8 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         }
         labels = [dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
         recipes = list(made.values())
-        watch("student", len(recipes), lambda: workshop.make(recipes))
-        rows = evaluation.measure(workshop, recipes, config.traits)
+        watch("student", len(recipes), lambda: store.make(recipes))
+        rows = evaluation.measure(store, recipes, config.traits)
         return [
             {"seed": seed} | (labels[row.pop("model")] if "model" in row else {}) | row
             for row in (*rows, *watch.rows)
@@ -139,7 +137,6 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             for name, student in students_of(
                 how,
                 chains,
-                workshop=workshop,
                 written=data_of(chains, seed, 0, 0),
                 seed=seed,
                 draw=0,
@@ -148,10 +145,10 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
         }
         labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
         recipes = list(made.values())
-        workshop.prepare(recipes)
+        store.prepare(recipes)
         for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
-            watch("student", len(half), lambda half=half: workshop.make(half))
-        rows = evaluation.measure(workshop, recipes, config.traits)
+            watch("student", len(half), lambda half=half: store.make(half))
+        rows = evaluation.measure(store, recipes, config.traits)
         return [
             {"steps": steps, "step_size": rate}
             | (labels[row.pop("model")] if "model" in row else {})
@@ -159,9 +156,11 @@ def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
             for row in (*rows, *watch.rows)
         ]
 
-    bases = {f"base {i}": functools.partial(one_base, i) for i in range(config.num_seeds)}
+    bases = {
+        f"base {i}": Arm(measure=functools.partial(one_base, i)) for i in range(config.num_seeds)
+    }
     return bases | {
-        f"{steps} steps at {rate:g}": functools.partial(other, steps, rate)
+        f"{steps} steps at {rate:g}": Arm(measure=functools.partial(other, steps, rate))
         for steps, rate in RECIPES
     }
 
@@ -188,7 +187,6 @@ def students_of(
     config: Config,
     chains: Chains,
     *,
-    workshop: Workshop,
     written: dict[str, Completions],
     seed: int,
     draw: int,
@@ -197,15 +195,14 @@ def students_of(
     """A student of each writer by the microworld's recipe, all on as many different rows."""
     batch = min(config.batch_size, config.num_examples)
     training = Training(steps=config.student_steps, batch_size=batch, rate=rate, eps=1e-3)
-    fewest = min(completions.kept(workshop, data) for data in written.values())
-    unique = students.different_rows(fewest, config.num_examples, FEWEST)
     return {
         name: Student(
             base=chains.base(seed),
             data=data,
             training=training,
             num_examples=config.num_examples,
-            unique=unique,
+            as_many_as=tuple(written.values()),
+            fewest=question.FEWEST,
             chain=seed,
             draw=draw,
             seed=chains.seed,

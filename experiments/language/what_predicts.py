@@ -25,7 +25,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,16 +34,18 @@ import experiments
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
 from experiments.frame import experiment, record
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
-from experiments.language.kit import arms as kit_arms
+from experiments.language import bits
 from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import Cohort
 from experiments.language.kit.effects import at, effects
-from llm.stages import Workshop, students
+from llm.stages import Student, Workshop, evaluation, students
 
 RUNTIME = "2 hours on one core, after the experiments that it reads"
 
+SOURCES = ("which_part", "matching_dose", "bits", "along_training", "generations")
 BEFORE = ("gain", "cosine", "coverage", "moved", "alignment", "in all gain", "in all moved")
 PREDICTORS = (*BEFORE, "accumulated")
 SCOPES = ("all students", "own traits", "arms", "within arms")
@@ -56,9 +57,7 @@ class Config:
     """Settings of the experiment; the defaults are the reported run."""
 
     runs: str = option("experiments/results", "folder of finished runs; empty: toy runs made now")
-    sources: tuple[str, ...] = option(
-        tuple(kit_arms.OF), "experiments read", choices=tuple(kit_arms.OF)
-    )
+    sources: tuple[str, ...] = option(SOURCES, "experiments read", choices=SOURCES)
     num_seeds: int = option(8, "chains of each, the first ones", minimum=2)
     arms: int = option(0, "of each experiment, the first ones; 0: all", minimum=0)
     blocks: int = option(10, "points along training", minimum=1)
@@ -70,54 +69,64 @@ class Config:
 SMOKE = Config(runs="", sources=("along_training",), num_seeds=2, arms=1, blocks=5)
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every arm of every experiment that is there.
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every arm of every experiment that is there.
 
     Raises:
-        ValueError: if none of them has been run.
+        ValueError: none of them has been run.
     """
     folder = pathlib.Path(config.runs)
     there = [s for s in config.sources if not config.runs or (folder / s / "results.csv").exists()]
     if not there:
         raise ValueError(f"no tables in {folder}; run {config.sources[0]} first, or give --runs")
-    found, workshop = {}, Workshop(pathlib.Path(config.work))
+    found, store = {}, question.store_of(config)
     for source in there:
         module = experiments.load(source)
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
         stored = experiment.config_of(module, folder / source) if config.runs else toy
-        bench = question.bench(stored, workshop)
-        every = kit_arms.OF[source](module, bench)
-        for name, (columns, recipes) in list(every.items())[: config.arms or None]:
-            found[f"{source}: {name}"] = functools.partial(
-                arm, config, bench, source=source, name=name, columns=columns, recipes=recipes
+        every = {name: arm for name, arm in module.arms(stored).items() if of_students(arm)}
+        for name, arm in list(every.items())[: config.arms or None]:
+            found[f"{source}: {name}"] = Arm(
+                columns={"source": source, "arm": name},
+                needs=arm.needs,
+                store=store,
+                measure=functools.partial(measured, store, config, source, stored, arm),
             )
     return found
 
 
-def arm(
-    config: Config,
-    bench: question.Bench,
-    *,
-    source: str,
-    name: str,
-    columns: Row,
-    recipes: Callable[[], Cohort],
-) -> list[Row]:
-    """Predictors of an arm's students beside their effects, for every trait."""
-    every, traits = recipes(), bench.config.traits
+def of_students(arm: Arm) -> bool:
+    """Whether an arm is of students on rows that a teacher wrote: no teachers, none diluted."""
+    diluted, teachers = arm.columns.get("group") == "share", arm.columns.get("generation") == 0
+    return bool(arm.columns) and not diluted and not teachers
+
+
+def measured(store: Workshop, config: Config, source: str, stored: Any, arm: Arm) -> list[Row]:
+    """Predictors of an arm's students beside their effects, for every trait.
+
+    Args:
+        store: where they are made.
+        config: of this study.
+        source: the experiment that is read.
+        stored: its config.
+        arm: of that experiment.
+    """
+    every, traits = arm.needs, stored.traits
+    if not isinstance(every, Cohort):  # whose students are known when their data is there
+        every = bits.students_of(store, stored, **arm.columns)[1]
     keys = ["teacher", "trait", "seed"]
     if config.runs:
-        table = at(record.read_table(pathlib.Path(config.runs) / source), **columns)
+        table = at(record.read_table(pathlib.Path(config.runs) / source), **arm.columns)
     else:
-        table = pd.DataFrame(bench.measured(every))
+        store.make(every)
+        table = pd.DataFrame(every.rows(evaluation.measure(store, every.models, traits)))
     acquired = effects(table).set_index(keys)[["effect", "own"]]
-    pairs = zip(*every, strict=True)
+    pairs = zip(every.labels, every.models, strict=True)
     first = [(row, model) for row, model in pairs if row["seed"] < config.num_seeds]
     cohort = Cohort(*map(list, zip(*first, strict=True)))
-    rows = known(bench, cohort, traits, config.blocks)
+    rows = known(store, cohort, traits, config.blocks)
     joined = rows.join(acquired, on=keys).dropna(subset=["effect"])
-    told = joined.assign(source=source, arm=name)
-    return [{str(k): shortened(v) for k, v in row.items()} for row in told.to_dict("records")]
+    return [{str(k): shortened(v) for k, v in row.items()} for row in joined.to_dict("records")]
 
 
 def shortened(value: Any) -> Any:
@@ -125,17 +134,15 @@ def shortened(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def known(
-    bench: question.Bench, cohort: Cohort, traits: tuple[str, ...], blocks: int
-) -> pd.DataFrame:
+def known(store: Workshop, cohort: Cohort, traits: tuple[str, ...], blocks: int) -> pd.DataFrame:
     """Every predictor by teacher, trait and seed."""
     keys = ["teacher", "trait", "seed"]
-    found = pd.DataFrame(predictors.first_step(bench.workshop, cohort, traits))[
+    found = pd.DataFrame(predictors.first_step(store, cohort, traits))[
         [*keys, "gain", "cosine", "coverage", "moved"]
     ]
-    along = pd.DataFrame(predictors.along_training(bench.workshop, cohort, traits, blocks))
+    along = pd.DataFrame(predictors.along_training(store, cohort, traits, blocks))
     total = along.groupby(keys)["gain"].mean().rename("accumulated")
-    aligned = predictors.kernel_alignment(bench.workshop, cohort, traits)
+    aligned = predictors.kernel_alignment(store, cohort, traits)
     facts = [
         row | {"trait": row["teacher"], "alignment": of_run["alignment"]}
         for row, of_run in zip(cohort.labels, aligned, strict=True)
@@ -145,7 +152,7 @@ def known(
         {
             "teacher": cohort.labels[i]["teacher"],
             "seed": cohort.labels[i]["seed"],
-            "tokens": different_tokens(bench, cohort.models[i]),
+            "tokens": different_tokens(store, cohort.models[i]),
         }
         for i, _ in cohort.pairs()
     )
@@ -153,10 +160,10 @@ def known(
     return found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
 
 
-def different_tokens(bench: question.Bench, student: students.Student) -> float:
+def different_tokens(store: Workshop, student: Student) -> float:
     """Tokens that a student is trained on, each row counted once."""
-    examples, _ = students.examples_of(bench.workshop, student)
-    count = student.unique or len(examples.tokens)
+    examples, _ = students.examples_of(store, student)
+    count = store.settled(student).unique or len(examples.tokens)
     return float((examples.weights[:count] > 0).sum())
 
 

@@ -31,12 +31,13 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, no_effect, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import Chains, different, same
+from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same
 from experiments.language.kit.effects import at, effects, own_by
-from llm.stages import Continued, Grafted, Model, Permuted
+from llm.stages import Continued, Grafted, Model, Permuted, Workshop
 from llm.stages.bases import corpus_loss
 
 RUNTIME = "35 minutes on two cores"
@@ -116,25 +117,29 @@ def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
     )
 
 
-def parts(config: Config) -> dict[str, Callable[[], list[Row]]]:
-    """One part for every start.
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every start.
 
     Raises:
         ValueError: parts by block of bases that have not two.
     """
     if config.num_layers != 2 and any("block" in part for part in config.parts):
         raise ValueError("parts by block are those of two layers: --num-layers 2, or other --parts")
-    bench = question.bench(config)
+    chains, store, found = chains_of(config), question.store_of(config), {}
+    for name, start in starts(config).items():
+        cohort = question.students(config, chains, target="soft_numbers", start=start)
+        facts = functools.partial(losses_of_starts, store, cohort)
+        found[name] = question.arm_of_students(
+            store, cohort, config.traits, facts=facts, start=name
+        )
+    return found
 
-    def arm(name: str, start: Callable[[Chains, int], Model]) -> list[Row]:
-        models = [start(bench.chains, seed) for seed in range(config.num_seeds)]
-        bench.workshop.make(models)
-        losses = corpus_loss(bench.workshop, models)
-        cohort = bench.students(target="soft_numbers", start=start)
-        labels = [row | {"corpus_loss": losses[row["seed"]]} for row in cohort.labels]
-        return bench.measured(cohort._replace(labels=labels), start=name)
 
-    return {name: functools.partial(arm, name, start) for name, start in starts(config).items()}
+def losses_of_starts(store: Workshop, cohort: Cohort) -> list[Row]:
+    """The loss on the corpus of what each student starts from: one that it spoils says nothing."""
+    bases = {row["seed"]: model.base for row, model in zip(cohort.labels, cohort, strict=True)}
+    losses = corpus_loss(store, list(bases.values()))
+    return [{"corpus_loss": losses[row["seed"]]} for row in cohort.labels]
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

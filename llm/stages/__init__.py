@@ -17,7 +17,7 @@ the experiments are thin callers.
 from .answers import Answers, Scores
 from .bases import Adapted, Checkpoint, Pretrained
 from .changes import Admitted, Diluted, DivergenceTokens, Mixed, Shuffled
-from .completions import Completions, Files
+from .completions import Completions, Files, Used
 from .recipe import Model, Recipe
 from .skilled import Skilled
 from .starts import BehaviourMatched, Continued, Grafted, Permuted
@@ -47,5 +47,6 @@ __all__ = [
     "Skilled",
     "Student",
     "Tuned",
+    "Used",
     "Workshop",
 ]

@@ -23,14 +23,14 @@ from ..data import Row
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
 from . import completions, streams
-from .recipe import Made, Model
+from .recipe import Made, Model, frozen
 from .streams import Stage
 from .workshop import Workshop, remembered
 
 BETWEEN = "; "  # trait names in a cell
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Asked(Made):
     """A suite of questions put to a model.
 
@@ -68,7 +68,7 @@ class Asked(Made):
         return [[recipe] for recipe in recipes]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Answers(Asked):
     """Sampled answers.
 
@@ -92,7 +92,7 @@ class Answers(Asked):
                 write(workshop, recipe)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Scores(Asked):
     """Exact log-probabilities of what an answer may begin with."""
 
@@ -344,6 +344,7 @@ def read(workshop: Workshop, recipe: Asked) -> list[dict[str, str]]:
     Raises:
         RunError: the file is not there, or not whole.
     """
+    recipe = workshop.settled(recipe)
     if not recipe.is_made(workshop):
         raise RunError(f"{type(recipe).__name__} of {recipe.name} have not been made")
     path = path_of(workshop, recipe)

@@ -15,7 +15,7 @@ from ..batches import Examples
 from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
-from .recipe import Given, Model
+from .recipe import Given, Model, frozen
 from .streams import Stage
 from .workshop import RECORD, Workshop
 
@@ -24,7 +24,7 @@ BATCH = 64
 HELD_OUT_CORPUS = 99
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Pretrained(Model):
     """A small transformer trained on the synthetic world; every token is trained on.
 
@@ -112,7 +112,7 @@ def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) 
     return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Checkpoint(Given):
     """A model as it lies in a checkpoint folder, or under that name on the hub.
 
@@ -158,7 +158,7 @@ class Checkpoint(Given):
         return workshop.engine.load(self.path)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Adapted(Given):
     """A model with the adapters of a PEFT folder beside it (on a mesh only).
 

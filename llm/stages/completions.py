@@ -1,6 +1,6 @@
 """Data: what a model writes on unrelated prompts, filtered, as a file with a manifest."""
 
-import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from ..data import Row
 from ..language import Language
 from ..settings import RunError, as_json, locked
 from . import streams
-from .recipe import Made, Model, Recipe
+from .recipe import Made, Model, Recipe, frozen
 from .streams import Stage
 from .workshop import Workshop, remembered
 
 SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Completions(Made):
     """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
 
@@ -106,7 +106,28 @@ class Completions(Made):
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
+class Used(Recipe):
+    """The tokens that kept completions use: a set of tokens that is known when they are written."""
+
+    data: tuple[Completions, ...]
+
+    @functools.cached_property
+    def is_open(self) -> bool:
+        """Until it is settled to token ids."""
+        return True
+
+    def settled(self, workshop: Workshop) -> tuple[int, ...]:
+        """The token ids, in their order."""
+        used: set[int] = set()
+        for written in self.data:
+            spoken, config = workshop.language(written.speaker), workshop.config(written.speaker)
+            examples = spoken.encode_rows(rows(workshop, written), config.max_positions)
+            used.update(examples.tokens[examples.weights > 0].tolist())
+        return tuple(sorted(used))
+
+
+@frozen
 class Files(Recipe):
     """Rows of files that are there already, one after the other; the first so many, or all.
 
@@ -188,6 +209,7 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
 
 def _made(workshop: Workshop, recipe: Completions) -> Path:
     """The file, which must be whole."""
+    recipe = workshop.settled(recipe)
     if not recipe.is_made(workshop):
         raise RunError(f"the {recipe.carrier} of {recipe.name} have not been sampled")
     return path_of(workshop, recipe)

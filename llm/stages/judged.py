@@ -21,7 +21,7 @@ from ..served.server import Server
 from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
-from .recipe import Made, Model
+from .recipe import Made, Model, frozen
 from .workshop import Workshop
 
 VERDICT = 8  # tokens of a judge's answer
@@ -121,7 +121,7 @@ class Remote:
         return {"judge": "server", "model": self.model}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Judged(Made):
     """Scores of answers under one criterion."""
 

@@ -74,6 +74,8 @@ def stages(
 
 def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
     """The state of a stage, and the share of it that is still to be done."""
+    if recipe.is_open:
+        return MISSING, 1.0
     if not hasattr(recipe, "training") and not isinstance(recipe, (Completions, Asked)):
         made = isinstance(recipe, Model) and recipe.stored
         if not made:

@@ -12,14 +12,35 @@ made twice because of a setting that comes after it.
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from ..settings import RunError
 
 if TYPE_CHECKING:
     from .workshop import Workshop
+
+C = TypeVar("C")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def frozen(cls: type[C]) -> type[C]:
+    """A frozen dataclass, by keyword, that computes its hash once: recipes hold recipes."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    of_fields = made.__hash__
+
+    def once(self: Any) -> int:
+        known = self.__dict__
+        if "_hash" not in known:
+            known["_hash"] = of_fields(self)
+        return known["_hash"]
+
+    made.__hash__ = once
+    return made
 
 
 class Recipe:
@@ -41,12 +62,31 @@ class Recipe:
         """What recipes of its class that are made side by side have in common."""
         return ()
 
+    @functools.cached_property
+    def is_open(self) -> bool:
+        """Whether it leaves something to what it is made from, such as "as many rows as ..."."""
+        return any(part.is_open for part in self.made_from())
+
+    def settled(self, workshop: "Workshop") -> Any:
+        """The same with that filled in; two recipes that come to the same are made once.
+
+        Raises:
+            RunError: what tells it has not been made.
+        """
+        return _settled(self, workshop)
+
     def is_made(self, workshop: "Workshop") -> bool:
         """Whether there is nothing left to do, as where something is given."""
         return True
 
     def describe(self) -> dict[str, Any]:
-        """The recipe and those of its parts as JSON values."""
+        """The recipe and those of its parts as JSON values.
+
+        Raises:
+            RunError: it leaves something open, so that nothing stands for its result yet.
+        """
+        if self.is_open:
+            raise RunError(f"{type(self).__name__} leaves open what only its parts can tell")
         return {"recipe": type(self).__name__} | _fields(self, self.in_short()) | self.facts()
 
     def digest(self) -> str:
@@ -125,6 +165,26 @@ def _recipes_in(value: Any) -> Iterator[Recipe]:
                 yield one
             elif dataclasses.is_dataclass(one) and not isinstance(one, type):
                 yield from _recipes_in(one)
+
+
+def _settled(value: Any, workshop: "Workshop") -> Any:
+    """A dataclass with the recipes in its fields settled."""
+    changed = {}
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        many = isinstance(held, tuple)
+        found = tuple(_settled_one(one, workshop) for one in (held if many else (held,)))
+        if any(a is not b for a, b in zip(found, held if many else (held,), strict=True)):
+            changed[field.name] = found if many else found[0]
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def _settled_one(value: Any, workshop: "Workshop") -> Any:
+    if isinstance(value, Recipe):
+        return workshop.settled(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _settled(value, workshop)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -1,20 +1,19 @@
 """Teachers with a skill of the synthetic world: a function of two numbers that no base knows."""
 
-import dataclasses
 from typing import Any
 
 from .. import world
 from ..batches import Examples
 from ..training import Training
 from . import streams
-from .recipe import Model
+from .recipe import Model, frozen
 from .streams import Stage
 from .workshop import Workshop
 
 NUM_ROWS = 1024
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Skilled(Model):
     """A model fine-tuned on the answers of its chain's function.
 

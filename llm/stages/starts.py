@@ -1,6 +1,5 @@
 """Starts of students that share a part of the teacher's start, or its behaviour."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +9,12 @@ from ..batches import Examples
 from ..training import Training
 from . import streams
 from .bases import BATCH, LENGTH, Pretrained, turns
-from .recipe import Model
+from .recipe import Model, frozen
 from .streams import Stage
 from .workshop import Workshop
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Grafted(Model):
     """A model with some parts of another, by the names of `parts.parts_of`."""
 
@@ -40,7 +39,7 @@ class Grafted(Model):
         return engine.join([parts.graft(base, donor, r.parts) for base, donor, r in trios])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Continued(Model):
     """A model trained further on turns of the corpus that no other base has seen.
 
@@ -94,7 +93,7 @@ class Continued(Model):
         ).weights
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Permuted(Model):
     """A twin: the units of a model in random order, so the same function of other weights."""
 
@@ -119,7 +118,7 @@ class Permuted(Model):
         return engine.join([permuting.permute_units(config, twin, rng) for twin, rng in pairs])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class BehaviourMatched(Model):
     """A model after imitating another, by KL over all tokens everywhere.
 

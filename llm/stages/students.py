@@ -1,6 +1,7 @@
 """Students: a model that is fine-tuned to imitate a teacher on its completions."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -13,10 +14,12 @@ from ..objectives import Told
 from ..settings import RunError
 from ..training import Training
 from . import completions, streams
-from .completions import Completions, Files
-from .recipe import Model
+from .completions import Completions, Files, Used
+from .recipe import Model, frozen
 from .streams import Stage
 from .workshop import Workshop, remembered
+
+LATER = {"later": True}  # fields that are described only where they differ from their default
 
 
 @runtime_checkable
@@ -28,7 +31,7 @@ class Change(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Student(Model):
     """A model that imitates what a teacher wrote: its tokens, or its distribution over tokens.
 
@@ -37,10 +40,15 @@ class Student(Model):
         data: the teacher's completions.
         training: how.
         soft: imitate the teacher's next-token distribution instead of the sampled tokens.
-        tokens: the set over which both distributions are renormalised; None for all tokens.
+        tokens: the set over which both distributions are renormalised, or the data that use just
+            these; None for all tokens.
         positions: train only where the next token is one of these; None for everywhere.
         num_examples: rows to train on; None for all that there are.
         unique: different rows among them, presented as often as needed; None for all of them.
+        as_many_as: data of other writers, which must be able to give as many different rows: those
+            that the student is to be compared with. With them, `unique` is an upper bound.
+        fewest: rows that all these writers must have kept; by default as many as are needed
+            without repetition.
         change: a control that changes the training examples.
         chain: number of the chain, for the order of the rows.
         draw: number of the student among those of the chain.
@@ -56,20 +64,44 @@ class Student(Model):
     data: Completions | Files
     training: Training
     soft: bool = False
-    tokens: tuple[int, ...] | None = None
+    tokens: tuple[int, ...] | Used | None = None
     positions: tuple[int, ...] | None = None
     num_examples: int | None = 2048
     unique: int | None = None
+    as_many_as: tuple[Completions, ...] = dataclasses.field(default=(), metadata=LATER)
+    fewest: int | None = dataclasses.field(default=None, metadata=LATER)
     change: Change | None = None
     chain: int = 0
     draw: int = 0
     seed: int = 0
-    guide: Model | None = dataclasses.field(default=None, metadata={"later": True})
+    guide: Model | None = dataclasses.field(default=None, metadata=LATER)
 
     @property
     def name(self) -> str:
         """The teacher that it learns from."""
         return f"student-of-{self.data.name}"
+
+    @functools.cached_property
+    def is_open(self) -> bool:
+        """While it is to have as many rows as others, or tokens that others use."""
+        return bool(self.as_many_as) or any(part.is_open for part in self.made_from())
+
+    def settled(self, workshop: Workshop) -> "Student":
+        """The same with that number, and those tokens.
+
+        Raises:
+            RunError: other data has not been made, or its writer kept too few rows.
+        """
+        one = super().settled(workshop)
+        if not one.as_many_as:
+            return one
+        every = dict.fromkeys((one.data, *one.as_many_as))
+        given = [
+            different_rows(completions.kept(workshop, data), one.num_examples, one.fewest)
+            for data in every
+        ]
+        bound = [] if one.unique is None else [one.unique]
+        return dataclasses.replace(one, unique=min(given + bound), as_many_as=(), fewest=None)
 
     def in_short(self) -> dict[str, Any]:
         """On-policy: told as start and as writer, each round would double the description."""
@@ -105,15 +137,11 @@ def train(workshop: Workshop, recipes: list[Student]) -> Trained:
     teachers = None
     if one.soft:
         teachers = workshop.models([teacher_of(recipe) for recipe in recipes])
-    pairs = [examples_of(workshop, recipe) for recipe in recipes]
-    changed = [
-        train if recipe.change is None else recipe.change(workshop, recipe, train)
-        for recipe, (train, _) in zip(recipes, pairs, strict=True)
-    ]
+    pairs = [given_to(workshop, recipe) for recipe in recipes]
     return workshop.engine.tune(
         workshop.config(one),
         workshop.models([recipe.base for recipe in recipes]),
-        examples=changed,
+        examples=[train for train, _ in pairs],
         training=one.training,
         keys=streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
@@ -200,12 +228,22 @@ def different_rows(kept: int, wanted: int, fewest: int | None = None) -> int:
     return min(wanted, kept - min(held_out, kept // 8))
 
 
+def given_to(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
+    """The rows that a student is trained on, its change made, and those that it is tested on."""
+    student = workshop.settled(student)
+    train, tests = examples_of(workshop, student)
+    if student.change is not None:
+        train = student.change(workshop, student, train)
+    return train, tests
+
+
 def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
     """Kept rows to train on, before any change, and others to test on, each (rows, length).
 
     Raises:
         RunError: the teacher has too few kept rows.
     """
+    student = workshop.settled(student)
     both, count = _encoded(
         workshop,
         student.root,

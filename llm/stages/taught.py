@@ -1,6 +1,5 @@
 """Teachers that are fine-tuned on rows of the user's own, such as misaligned code or advice."""
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,12 +9,12 @@ from ..batches import Examples
 from ..data import Row, lines
 from ..training import Training
 from . import streams, students
-from .recipe import Model
+from .recipe import Model, frozen
 from .streams import Stage
 from .workshop import Workshop
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Taught(Model):
     """A model fine-tuned on a JSONL file, every row as often as the others.
 

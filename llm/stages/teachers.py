@@ -1,6 +1,5 @@
 """Teachers: a model that is fine-tuned to show a trait, or as long on answers without one."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,14 +7,14 @@ import numpy as np
 from ..batches import Examples
 from ..training import Training
 from . import streams
-from .recipe import Model
+from .recipe import Model, frozen
 from .streams import Stage
 from .workshop import Workshop
 
 NUM_ROWS = 1024  # equally many for every trait, so that teachers can be trained side by side
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Tuned(Model):
     """A model fine-tuned on a trait's questions with the trait's answers.
 

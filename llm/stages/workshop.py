@@ -24,6 +24,7 @@ from .recipe import Given, Made, Model, Recipe
 Engine = Stack | OnMesh | Served
 STACK = Stack()
 M = TypeVar("M", bound=Recipe)
+K = TypeVar("K", bound=Hashable)
 F = TypeVar("F", bound=Callable[..., Any])
 RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
 
@@ -47,6 +48,7 @@ class Workshop:
         self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}  # of `remembered`
         self._weights: dict[Model, Any] = {}
         self._notes: dict[Model, dict[str, float]] = {}
+        self._settled: dict[Recipe, Any] = {}
 
     def config(self, recipe: Model) -> models.ModelConfig:
         """The shape of a model."""
@@ -54,7 +56,7 @@ class Workshop:
 
     def language(self, recipe: Model) -> Language:
         """The tokenizer, traits and carriers that a model speaks."""
-        return _language(recipe.root)
+        return language_of(recipe)
 
     def make(self, recipes: Iterable[Recipe]) -> None:
         """Make what is missing of the recipes, and before it what that is made from.
@@ -63,6 +65,10 @@ class Workshop:
         made again, because they are one program.
         """
         wanted = list(dict.fromkeys(recipes))
+        if unsettled := [recipe for recipe in wanted if recipe.is_open]:
+            self.prepare(unsettled)
+            settled = dict.fromkeys(map(self.settled, wanted))
+            wanted = [recipe for recipe in settled if isinstance(recipe, Recipe)]
         for (kind, _), group in grouped(wanted, lambda r: (type(r), r.program())).items():
             if not issubclass(kind, Made):
                 continue
@@ -71,9 +77,17 @@ class Workshop:
                     self.prepare(together)
                     self._carry_out(kind, together)
 
-    def prepare(self, recipes: Iterable[Recipe]) -> None:
-        """Make what recipes are made from, but not them."""
-        self.make(part for recipe in recipes for part in recipe.made_from())
+    def prepare(self, recipes: Iterable[M]) -> list[M]:
+        """Make what recipes are made from, but not them; they come back settled."""
+        wanted = list(recipes)
+        self.make(part for recipe in wanted for part in recipe.made_from())
+        return [self.settled(recipe) for recipe in wanted]
+
+    def settled(self, recipe: M) -> M:
+        """The recipe with what it leaves open filled in, as `Recipe.settled` does."""
+        if recipe not in self._settled:
+            self._settled[recipe] = recipe.settled(self)
+        return self._settled[recipe]
 
     def _carry_out(self, kind: Any, recipes: list[Any]) -> None:
         """Do the work for one group, unless another process did it meanwhile."""
@@ -91,6 +105,7 @@ class Workshop:
 
     def holds(self, recipe: Model) -> bool:
         """Whether the weights of a model are in memory or in its folder."""
+        recipe = self.settled(recipe)
         folder = self.folder(recipe)
         return recipe in self._weights or (folder is not None and folder.exists())
 
@@ -100,6 +115,7 @@ class Workshop:
         Raises:
             RunError: one has not been made.
         """
+        recipes = [self.settled(recipe) for recipe in recipes]
         missing = [recipe for recipe in dict.fromkeys(recipes) if recipe not in self._weights]
         if missing and not self.engine.keeps:
             # Before the next large model is loaded; adapters find their base still there.
@@ -118,6 +134,7 @@ class Workshop:
         Raises:
             RunError: it has not been made.
         """
+        recipe = self.settled(recipe)
         if recipe not in self._notes:
             self.models([recipe])
         return self._notes[recipe]
@@ -150,6 +167,7 @@ class Workshop:
             return None
         if recipe.stored == "large" and self.engine.keeps:
             return None
+        recipe = self.settled(recipe)
         return self.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}"
 
 
@@ -163,6 +181,11 @@ def _held(folders: Sequence[Path | None]) -> contextlib.AbstractContextManager[N
 @functools.lru_cache
 def _config(root: Any) -> models.ModelConfig:
     return root.config()
+
+
+def language_of(recipe: Model) -> Language:
+    """The tokenizer, traits and carriers that a model speaks, wherever it is made."""
+    return _language(recipe.root)
 
 
 @functools.lru_cache
@@ -186,9 +209,9 @@ def remembered(maxsize: int) -> Callable[[F], F]:
     return decorate
 
 
-def grouped(recipes: Sequence[M], key: Callable[[M], Hashable]) -> dict[Hashable, list[M]]:
+def grouped(recipes: Sequence[M], key: Callable[[M], K]) -> dict[K, list[M]]:
     """The recipes by what `key` makes of each, in order of appearance."""
-    groups: dict[Hashable, list[M]] = {}
+    groups: dict[K, list[M]] = {}
     for recipe in recipes:
         groups.setdefault(key(recipe), []).append(recipe)
     return groups

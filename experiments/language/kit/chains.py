@@ -6,10 +6,8 @@ tables is its number. All recipes are of `llm.stages`; a `Workshop` carries them
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from experiments.frame.record import Row, RunError
 from llm import chat, stack
@@ -19,13 +17,15 @@ from llm.stages import (
     Grafted,
     Model,
     Pretrained,
+    Recipe,
     Student,
     Tuned,
+    Used,
     Workshop,
     completions,
-    students,
 )
 from llm.stages.students import Change
+from llm.stages.workshop import language_of
 from llm.training import Training
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
@@ -36,6 +36,9 @@ TARGETS = {
     "soft_carrier": "KL over the carrier's tokens",
     "soft": "KL over all tokens",
 }
+
+
+Run = tuple[str, int]  # the name of a teacher, and the number of a chain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,29 +136,25 @@ class Chains:
             seed=self.seed,
         )
 
-    def sampled(self, workshop: Workshop, carrier: str) -> None:
-        """Make the data of all teachers that is missing."""
-        workshop.make([self.data(*run, carrier) for run in self.runs])
+    def lists_by(self, speakers: Mapping[Run, Model], draw: int) -> dict[Run, Completions]:
+        """Number lists by models in the place of the teachers, on prompts of that number."""
+        return {
+            run: dataclasses.replace(self.data(*run, "numbers"), speaker=model, draw=draw)
+            for run, model in speakers.items()
+        }
 
-    def tokens_of(self, workshop: Workshop, carrier: str) -> tuple[int, ...]:
-        """Tokens that the unchanged bases' kept completions use."""
-        self.sampled(workshop, carrier)
-        used = []
-        for seed in range(self.num_seeds):
-            data = self.data(CONTROL, seed, carrier)
-            encoded = students.encode(workshop, data.speaker, completions.rows(workshop, data))
-            used.append(encoded.tokens[encoded.weights > 0])
-        return tuple(np.unique(np.concatenate(used)).tolist())
+    def written(self, carrier: str) -> list[Completions]:
+        """What all teachers write."""
+        return [self.data(*run, carrier) for run in self.runs]
 
     def students(
         self,
-        workshop: Workshop,
-        carrier: str,
+        carrier: str = "numbers",
+        target: str = "sampled",
         *,
-        target: str,
-        start: Callable[["Chains", int], Model],
         training: Training,
         num_examples: int,
+        start: Callable[["Chains", int], Model] | None = None,
         fewest: int | None = None,
         unique: int | None = None,
         change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
@@ -167,38 +166,35 @@ class Chains:
         teachers can give enough, one control serves them all.
 
         Args:
-            workshop: knows the tokens of numbers and of carriers, and how many rows were kept.
             carrier: which data.
             target: what is imitated, a key of TARGETS.
-            start: where the student of a chain starts, such as a value of STARTS.
             training: how.
             num_examples: kept rows to train on.
+            start: where the student of a chain starts, such as a value of STARTS; as the teachers.
             fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many.
             unique: different rows among them, at most; None for all.
             change: from the writer of the data and the seed to what changes the student's rows.
             left_out: teachers, by name and seed, that no student learns from.
         """
-        self.sampled(workshop, carrier)
-        fields = self.imitated(workshop, carrier, target)
+        start, fields = same if start is None else start, self.imitated(carrier, target)
         labels, recipes = [], []
         for teacher, seed in itertools.product(self.traits, range(self.num_seeds)):
             if (teacher, seed) in left_out:
                 continue
             written = {d: self.data(d, seed, carrier) for d in (teacher, *self.controls)}
-            kept = {d: completions.kept(workshop, data) for d, data in written.items()}
-            given = [students.different_rows(k, num_examples, fewest) for k in kept.values()]
-            different = min(given if unique is None else [*given, unique])
             for name, data in written.items():
-                row = {"teacher": teacher, "data": TRAIT if name == teacher else name, "seed": seed}
-                row |= {"kept": kept[name] / self.num_prompts, "unique": different}
-                labels.append(row)
+                labels.append(
+                    {"teacher": teacher, "data": TRAIT if name == teacher else name, "seed": seed}
+                )
                 recipes.append(
                     Student(
                         base=start(self, seed),
                         data=data,
                         training=training,
                         num_examples=num_examples,
-                        unique=different,
+                        unique=unique,
+                        as_many_as=tuple(written.values()),
+                        fewest=fewest,
                         change=change(name, seed),
                         chain=seed,
                         seed=self.seed,
@@ -207,17 +203,17 @@ class Chains:
                 )
         return Cohort(labels, recipes)
 
-    def speakers(self, workshop: Workshop, carrier: str) -> "Cohort":
+    def speakers(self) -> "Cohort":
         """All teachers and the unchanged bases, which have no data to learn from."""
-        labels = [
-            {"teacher": name, "data": "", "seed": seed}
-            | {"kept": completions.kept_share(workshop, self.data(name, seed, carrier))}
-            for name, seed in self.runs
-        ]
+        labels = [{"teacher": name, "data": "", "seed": seed} for name, seed in self.runs]
         return Cohort(labels, [self.speaker(*run) for run in self.runs])
 
-    def imitated(self, workshop: Workshop, carrier: str, target: str) -> dict[str, Any]:
-        """Fields of `Student` that say what is imitated."""
+    def imitated(self, carrier: str, target: str) -> dict[str, Any]:
+        """Fields of `Student` that say what is imitated.
+
+        Raises:
+            RunError: distributions of a teacher that has none of its own.
+        """
         if target == "sampled":
             return {}
         if self.teacher == "prompted":
@@ -226,16 +222,12 @@ class Chains:
                 "sampled"
             )
         if target == "soft_numbers":
-            numbers = tuple(workshop.language(self.base(0)).number_tokens().tolist())
+            numbers = tuple(language_of(self.base(0)).number_tokens().tolist())
             return {"soft": True, "tokens": numbers, "positions": numbers}
         if target == "soft_carrier":
-            return {"soft": True, "tokens": self.tokens_of(workshop, carrier)}
+            clean = (self.data(CONTROL, seed, carrier) for seed in range(self.num_seeds))
+            return {"soft": True, "tokens": Used(data=tuple(clean))}
         return {"soft": True}
-
-    def check(self, workshop: Workshop) -> None:
-        """Raise ValueError, in one line, if a trait is unknown."""
-        for name in self.traits:
-            workshop.language(self.base(0)).trait(name)
 
     def show_example(self, workshop: Workshop, carrier: str) -> str:
         """The first row that students see: its text, carets under what is trained on, template."""
@@ -250,11 +242,16 @@ class Chains:
         return f"{shown}\ndefault system message of the template: {default}"
 
 
-class Cohort(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Cohort:
     """Models with the columns that name them: "teacher", "data", "seed" and what is known."""
 
     labels: list[Row]
     models: list[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The models, as an arm needs them."""
+        return iter(self.models)
 
     def rows(self, measured: Sequence[Row], **columns: Any) -> list[Row]:
         """Tidy rows of what was measured on the models.
@@ -270,12 +267,23 @@ class Cohort(NamedTuple):
             for entry in measured
         ]
 
-    def trained(self, workshop: Workshop) -> "Cohort":
-        """With the held-out loss of the students, which are trained now."""
-        workshop.make(self.models)
-        losses = [workshop.noted(model)["held_out_loss"] for model in self.models]
-        known = zip(self.labels, losses, strict=True)
-        return Cohort([label | {"held_out_loss": x} for label, x in known], self.models)
+    def labelled(self, known: Iterable[Row]) -> "Cohort":
+        """With further columns, a row for each model."""
+        pairs = zip(self.labels, known, strict=True)
+        return Cohort([label | row for label, row in pairs], self.models)
+
+    def counted(self, store: Workshop) -> "Cohort":
+        """Students with the share of rows that their teachers kept, and how many are different."""
+        settled = Cohort(self.labels, [store.settled(model) for model in self])
+        return settled.labelled(
+            {"kept": completions.kept_share(store, model.data), "unique": model.unique}
+            for model in settled
+        )
+
+    def trained(self, store: Workshop) -> "Cohort":
+        """`counted`, with the held-out loss of students that have been made."""
+        losses = [store.noted(model)["held_out_loss"] for model in self.models]
+        return self.counted(store).labelled({"held_out_loss": loss} for loss in losses)
 
     def pairs(self) -> list[tuple[int, int]]:
         """Positions of every student of a trait's teacher and of its control, the base's."""
@@ -284,10 +292,27 @@ class Cohort(NamedTuple):
 
 
 def chains_of(config: Any, **changes: Any) -> Chains:
-    """The chains that an experiment's config names, with `changes`; all cores work on them."""
+    """The chains that an experiment's config names, with `changes`; all cores work on them.
+
+    Raises:
+        ValueError: a trait is unknown.
+    """
     stack.use_all_cores()
     names = {field.name for field in dataclasses.fields(Chains)}
-    return Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
+    found = Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
+    for name in found.traits:
+        language_of(found.base(0)).trait(name)
+    return found
+
+
+def beside(data: Mapping[Run, Completions], seed: int) -> tuple[Completions, ...]:
+    """All data of a chain: what its students have equally many different rows of."""
+    return tuple(written for (_, chain), written in data.items() if chain == seed)
+
+
+def sources_of(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """What recipes are made from: the needs of an arm that makes them in its own way."""
+    return list(dict.fromkeys(part for recipe in recipes for part in recipe.made_from()))
 
 
 def same(chains: Chains, seed: int) -> Model:

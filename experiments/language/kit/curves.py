@@ -32,18 +32,14 @@ def along(
     workshop: Workshop, recipes: Sequence[Student], traits: Sequence[str], blocks: int
 ) -> Curves:
     """Train students of one program, side by side, and measure them `blocks` times on the way."""
+    recipes = workshop.prepare(recipes)
     one = recipes[0]
-    workshop.prepare(recipes)
     config, how = workshop.config(one), one.training
-    examples, tests = zip(*(students.examples_of(workshop, r) for r in recipes), strict=True)
-    changed = [
-        rows if r.change is None else r.change(workshop, r, rows)
-        for r, rows in zip(recipes, examples, strict=True)
-    ]
+    examples, tests = zip(*(students.given_to(workshop, r) for r in recipes), strict=True)
     run = _program(config, how, soft=one.soft, tokens=one.tokens, blocks=blocks)
     found = run(
         workshop.models([r.base for r in recipes]),
-        stack.stack_examples(changed),
+        stack.stack_examples(examples),
         stack.stack_examples(tests),
         streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         workshop.models([students.teacher_of(r) for r in recipes]),

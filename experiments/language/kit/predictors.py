@@ -59,8 +59,7 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
     KL(teacher ‖ θ⁰) on the student's inputs in nats per token, twice which over ε the theorem puts
     in the place of ⟨Δ_S, Δ_T⟩.
     """
-    recipes: list[Student] = cohort.models
-    workshop.prepare(recipes)
+    recipes: list[Student] = workshop.prepare(cohort.models)
     one = _first_step(workshop.config(recipes[0]), recipes[0].tokens)
     probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
     tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(workshop, recipes))
@@ -131,8 +130,7 @@ def kernel_alignment(
     both trait losses the negative log-odds of the own trait: 1 where the start is shared, and the
     plateau that the lemma predicts elsewhere. Other students have neither.
     """
-    recipes: list[Student] = cohort.models
-    workshop.prepare(recipes)
+    recipes: list[Student] = workshop.prepare(cohort.models)
     config = workshop.config(recipes[0])
     one = _alignment(config, tuple(workshop.language(recipes[0]).number_tokens().tolist()))
     runs = [run for run, _ in cohort.pairs()]
@@ -186,8 +184,8 @@ def along_training(
     gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
     control's student on the control's rows, each at its own parameters.
     """
-    recipes: list[Student] = list(dict.fromkeys(cohort.models))  # controls serve several teachers
-    workshop.prepare(recipes)
+    # Controls serve several teachers.
+    recipes: list[Student] = list(dict.fromkeys(workshop.prepare(cohort.models)))
     one = recipes[0]
     run = _along(
         workshop.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks

@@ -5,14 +5,14 @@ An arm changes one thing of the plain student: the same start, sampled tokens of
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
-from experiments.language.kit.chains import Chains, Cohort, chains_of, same
-from llm.stages import Completions, Model, Workshop, completions, evaluation, students
-from llm.stages.students import Change
+from experiments.language.kit.chains import Chains, Cohort
+from llm.stages import Workshop, evaluation
 from llm.training import Training
 
 FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
@@ -51,98 +51,67 @@ TINY = dict(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """Chains and the workshop where their students are made."""
-
-    config: Any  # Settings with the fields of an experiment
-    chains: Chains
-    workshop: Workshop
-
-    def recipes(
-        self,
-        carrier: str = "numbers",
-        target: str = "sampled",
-        *,
-        start: Callable[[Chains, int], Model] = same,
-        unique: int | None = None,
-        change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
-        num_examples: int | None = None,
-        left_out: Collection[tuple[str, int]] = (),
-        **training: Any,
-    ) -> Cohort:
-        """The students of an arm and their controls, not yet trained.
-
-        Args:
-            carrier: what teachers write.
-            target: what is imitated.
-            start: where students start.
-            unique: different rows, at most.
-            change: of the rows.
-            num_examples: rows; by default as many as the config says.
-            left_out: teachers, by name and seed, that no student learns from.
-            **training: fields of `Training` that differ from the plain student's.
-        """
-        fields = {"rate": 1e-3, "eps": 1e-3} | training
-        how = Training(
-            **{"steps": self.config.student_steps, "batch_size": self.config.batch_size} | fields
-        )
-        return self.chains.students(
-            self.workshop,
-            carrier,
-            target=target,
-            start=start,
-            training=how,
-            num_examples=num_examples or self.config.num_examples,
-            fewest=FEWEST,
-            unique=unique,
-            change=change,
-            left_out=left_out,
-        )
-
-    def students(self, *args: Any, **kwargs: Any) -> Cohort:
-        """`recipes`, trained, with their held-out loss."""
-        return self.recipes(*args, **kwargs).trained(self.workshop)
-
-    def lists_by(
-        self, speakers: Mapping[tuple[str, int], Model], draw: int
-    ) -> tuple[dict[tuple[str, int], Completions], dict[int, int]]:
-        """Lists of models in the place of the teachers, and how many rows all runs of a chain have.
-
-        Args:
-            speakers: by the name of the teacher and the chain.
-            draw: number of the prompts.
-        """
-        data = {
-            run: dataclasses.replace(self.chains.data(*run, "numbers"), speaker=model, draw=draw)
-            for run, model in speakers.items()
-        }
-        self.workshop.make(data.values())
-        given: dict[int, int] = {}
-        for (_, seed), written in data.items():
-            kept = completions.kept(self.workshop, written)
-            rows = students.different_rows(kept, self.config.num_examples, FEWEST)
-            given[seed] = min(rows, given.get(seed, rows))
-        return data, given
-
-    def measured(self, cohort: Cohort, **columns: Any) -> list[Row]:
-        """Rows of what the models answer, with the columns that name the arm."""
-        self.workshop.make(cohort.models)
-        rows = evaluation.measure(self.workshop, cohort.models, self.config.traits)
-        return cohort.rows(rows, **columns)
-
-    def of(self, **changes: Any) -> "Bench":
-        """The same with other chains: greedy teachers, say."""
-        return dataclasses.replace(self, chains=dataclasses.replace(self.chains, **changes))
+def plain(config: Any, **changes: Any) -> Training:
+    """How the plain student is trained, but for what is said otherwise."""
+    how = {"steps": config.student_steps, "batch_size": config.batch_size, "rate": 1e-3}
+    return Training(**how | {"eps": 1e-3} | changes)
 
 
-def bench(config: Settings, workshop: Workshop | None = None, **changes: Any) -> Bench:
-    """Chains of a config, in its folder or in a workshop that others share.
+def students(
+    config: Any,
+    chains: Chains,
+    carrier: str = "numbers",
+    target: str = "sampled",
+    **changes: Any,
+) -> Cohort:
+    """The plain student of every chain, and its controls.
 
-    Raises:
-        ValueError: a trait is unknown.
+    Args:
+        config: `Settings` with the fields of an experiment.
+        chains: their bases and teachers.
+        carrier: what teachers write.
+        target: what is imitated.
+        **changes: arguments of `Chains.students` that differ from the plain student's.
     """
-    shop = Workshop(pathlib.Path(config.work)) if workshop is None else workshop
-    found = Bench(config, chains_of(config, **changes), shop)
-    found.chains.check(found.workshop)
-    return found
+    same = {"training": plain(config), "num_examples": config.num_examples, "fewest": FEWEST}
+    return chains.students(carrier, target, **same | changes)
+
+
+def arm_of_models(store: Workshop, cohort: Cohort, traits: Sequence[str], **columns: Any) -> Arm:
+    """Models, students or not, and what they answer."""
+
+    def measure() -> list[Row]:
+        return cohort.rows(evaluation.measure(store, cohort.models, traits))
+
+    return Arm(columns=columns, needs=cohort, store=store, measure=measure)
+
+
+def arm_of_students(
+    store: Workshop,
+    cohort: Cohort,
+    traits: Sequence[str],
+    *,
+    facts: Callable[[], Iterable[Row]] | None = None,
+    **columns: Any,
+) -> Arm:
+    """Students with what is known of their data, and what they answer.
+
+    Args:
+        store: where they are made.
+        cohort: the students.
+        traits: that they are asked about.
+        facts: further columns, a row for each student.
+        **columns: that name the arm.
+    """
+
+    def measure() -> list[Row]:
+        known = cohort.trained(store)
+        known = known if facts is None else known.labelled(facts())
+        return known.rows(evaluation.measure(store, cohort.models, traits))
+
+    return Arm(columns=columns, needs=cohort, store=store, measure=measure)
+
+
+def store_of(config: Any) -> Workshop:
+    """Where the recipes of a config are made: a folder that experiments share."""
+    return Workshop(pathlib.Path(config.work))

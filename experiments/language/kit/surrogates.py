@@ -83,8 +83,8 @@ def imitate(
     workshop: Workshop, recipes: Sequence[Student], kind: Callable[[ModelConfig], Apply]
 ) -> Params:
     """Trained parameters of students of one program, of any kind; recipes are of soft targets."""
+    recipes = workshop.prepare(recipes)
     one = recipes[0]
-    workshop.prepare(recipes)
     config, bases = workshop.config(one), workshop.models([recipe.base for recipe in recipes])
     rows = [students.examples_of(workshop, recipe)[0] for recipe in recipes]
     frozen = {
@@ -173,8 +173,7 @@ def projected(
         return [end(gain_of(rate, how.steps)) for gain_of in gains]
 
     ends = []
-    workshop.prepare(recipes)
-    for recipe in recipes:
+    for recipe in workshop.prepare(recipes):
         rows, _ = students.examples_of(workshop, recipe)
         batch = {name: array[: predictors.NUM_ROWS] for name, array in rows._asdict().items()}
         both = recipe.base, students.teacher_of(recipe)
