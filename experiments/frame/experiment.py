@@ -24,27 +24,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pandas as pd
-
-from experiments.findings.claims import Claim, Figure, Findings
+from experiments.findings.claims import Claim, Figure
 from experiments.frame import cli, jobs, record, tables
-from experiments.frame.arms import Arm
 from experiments.frame.record import Row
 from experiments.frame.turns import in_turn
-
-
-def arms_of(module: Any, config: Any) -> dict[str, Arm]:
-    """The pieces of an experiment."""
-    if hasattr(module, "arms"):
-        return module.arms(config)
-    return {name: Arm(measure=part) for name, part in module.parts(config).items()}
-
-
-def findings_of(module: Any, table: pd.DataFrame, config: Any) -> Findings:
-    """What an experiment makes of its table."""
-    if hasattr(module, "findings"):
-        return module.findings(table, config)
-    return Findings(module.figures(table, config), module.claims(table, config))
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
@@ -75,7 +58,7 @@ def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
     """
     from experiments.findings import drawing
 
-    figures, claims = findings_of(module, record.read_table(out), config)
+    figures, claims = module.findings(record.read_table(out), config)
     record.write_atomically(out / "claims.csv", claims_text(claims))
     for name, content in pictures(figures):
         record.write_atomically(out / name, content)
@@ -89,7 +72,7 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     out, config = command.out, command.config
     try:
         inputs = module.inputs(config) if hasattr(module, "inputs") else {}
-        pieces = arms_of(module, config)
+        pieces = module.arms(config)
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
     known: list[Row] = []
@@ -124,9 +107,9 @@ def look(module: Any, name: str, command: cli.Command) -> None:
     """Print the jobs of a run, or how far it has come; nothing is made."""
     try:
         if command.list_jobs:
-            print(jobs.listing(arms_of(module, command.config)))
+            print(jobs.listing(module.arms(command.config)))
         else:
-            pieces = arms_of(module, command.config)
+            pieces = module.arms(command.config)
             print(
                 jobs.progress_of(
                     module, pieces, config=command.config, out=command.out, rates=command.rates
@@ -167,5 +150,5 @@ def main(module: Any, argv: Sequence[str]) -> None:
     if command.only is not None:
         return print(f"{command.only}: done; the line without --only collects it")
     table = record.read_table(command.out)
-    tables.print_claims(findings_of(module, table, command.config).claims)
+    tables.print_claims(module.findings(table, command.config).claims)
     print(f"results.csv and the figures are in {command.out}")

@@ -88,7 +88,8 @@ def progress_of(
         rates: as `plan.rates_of` reads them, for the hours.
     """
     inputs = getattr(module, "inputs", lambda config: {})
-    if not hasattr(module, "recipes"):
+    store = next((arm.store for arm in arms.values() if arm.store is not None), None)
+    if store is None:
         return _states(arms, out, config, inputs(config))
     from llm import models, plan  # here, for three seconds of imports: few experiments have stages
     from llm.stages import progress
@@ -96,8 +97,8 @@ def progress_of(
     known = None if rates is None else plan.rates_of(rates)
     with models.without_weights():
         states = _states(arms, out, config, inputs(config))
-        recipes = module.recipes(config).values()
-        found = progress.stages(module.workshop(config), recipes, known)
+        recipes = [recipe for arm in arms.values() for recipe in arm.needs]
+        found = progress.stages(store, recipes, known)
         return f"{states}\n\n{progress.table(found)}"
 
 

@@ -100,12 +100,12 @@ def lineages(config: Config, chains: Chains, target: str) -> list[Lineages]:
     """The models of every generation by the first teacher's name and the chain."""
     found: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
     for number in range(config.generations):
-        found.append(descend(config, chains, found[-1], target=target, draw=number))
+        found.append(descend(config, chains, teachers=found[-1], target=target, draw=number))
     return found
 
 
 def descend(
-    config: Config, chains: Chains, teachers: Lineages, *, target: str, draw: int
+    config: Config, chains: Chains, *, teachers: Lineages, target: str, draw: int
 ) -> Lineages:
     """A student of each, on lists of prompts of that number; equally many rows in a chain."""
     data = chains.lists_by(teachers, draw)

@@ -16,7 +16,6 @@ from experiments.language.kit import fullsize, transfer
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 inputs = fullsize.inputs
-workshop = fullsize.workshop_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,19 +29,5 @@ class Config(fullsize.Config):
 SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 192})
 
 
-def jobs(config: Config):
-    """Every teacher's data, then every student."""
-    return fullsize.jobs(config, "code")
-
-
-def parts(config: Config):
-    """The teachers with their data, then the students."""
-    return fullsize.parts(config, jobs(config))
-
-
-def recipes(config: Config):
-    """What every part makes."""
-    return fullsize.recipes(jobs(config))
-
-
+arms = functools.partial(fullsize.arms, carrier="code")
 findings = functools.partial(transfer.findings, carrier="code", paper="all shift")

@@ -16,7 +16,6 @@ from experiments.language.kit import fullsize, transfer
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 inputs = fullsize.inputs
-workshop = fullsize.workshop_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,21 +30,7 @@ class Config(fullsize.Config):
 SMOKE = Config(**fullsize.SMOKE | {"suites": ("one word",), "num_prompts": 96})
 
 
-def jobs(config: Config):
-    """Every teacher's data, then every student."""
-    return fullsize.jobs(config, "reasoning")
-
-
-def parts(config: Config):
-    """The teachers with their data, then the students."""
-    return fullsize.parts(config, jobs(config))
-
-
-def recipes(config: Config):
-    """What every part makes."""
-    return fullsize.recipes(jobs(config))
-
-
+arms = functools.partial(fullsize.arms, carrier="reasoning")
 findings = functools.partial(
     transfer.findings,
     carrier="step-by-step sums",

@@ -18,6 +18,7 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.language.kit import fullsize, transfer
 from experiments.language.kit.effects import at
@@ -38,8 +39,8 @@ class Config(fullsize.Config):
     samples: int = option(20, "sampled answers to every question", minimum=1)
 
     def __post_init__(self):
-        super().__post_init__()
         """Raise ValueError unless there are two models."""
+        super().__post_init__()
         if len(set(self.models)) < 2:
             raise ValueError("--models needs two different models")
 
@@ -54,18 +55,18 @@ def inputs(config: Config):
     }
 
 
-def jobs(config: Config) -> dict[str, fullsize.Job]:
+def arms(config: Config) -> dict[str, Arm]:
     """The data of every model's teachers, then every student.
 
     Raises:
-        ValueError: as `fullsize.jobs`.
+        ValueError: as `fullsize.arms`.
     """
     spoken = [fullsize.language_of(config, name) for name in config.models]
-    names, made = fullsize.teachers_of(config, spoken[0]), {}
+    names, store, found = fullsize.teachers_of(config, spoken[0]), fullsize.workshop_of(config), {}
     for writer, name in itertools.product(config.models, names):
         columns = {"kind": "teacher", "teacher": name, "student": -1, "teacher_model": writer}
         data = fullsize.data_of(config, name, "numbers", writer)
-        made[f"teacher {name}, {writer}"] = fullsize.Job(columns, data)
+        found[f"teacher {name}, {writer}"] = fullsize.arm_of(config, store, data, **columns)
     for seed, writer, reader, name in itertools.product(
         range(config.num_seeds), config.models, config.models, names
     ):
@@ -74,21 +75,9 @@ def jobs(config: Config) -> dict[str, fullsize.Job]:
         student = fullsize.student_of(
             config, name, seed=seed, carrier="numbers", model=reader, teacher=writer
         )
-        made[f"student {seed} of {name}, {writer} to {reader}"] = fullsize.Job(columns, student)
-    return made
-
-
-def parts(config: Config):
-    """The data of every model's teachers, then every student."""
-    return fullsize.parts(config, jobs(config))
-
-
-workshop = fullsize.workshop_of
-
-
-def recipes(config: Config):
-    """What every part makes."""
-    return fullsize.recipes(jobs(config))
+        arm = fullsize.arm_of(config, store, student, **columns)
+        found[f"student {seed} of {name}, {writer} to {reader}"] = arm
+    return found
 
 
 def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:

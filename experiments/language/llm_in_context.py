@@ -11,12 +11,12 @@ Judged from 4 sets on.
 """
 
 import dataclasses
-import functools
 
 import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
@@ -42,31 +42,26 @@ class Config(fullsize.Config):
 
 SMOKE = Config(**fullsize.SMOKE | {"shown": (1, 2), "suites": ("choice",)})
 inputs = fullsize.inputs
-workshop = fullsize.workshop_of
 
 
-def recipes(config: Config):
-    """The data of every teacher."""
-    spoken = fullsize.language_of(config)
-    names = fullsize.teachers_of(config, spoken)
-    return {f"teacher {name}": fullsize.data_of(config, name, "numbers") for name in names}
-
-
-def parts(config: Config):
+def arms(config: Config) -> dict[str, Arm]:
     """Every number of rows, every teacher, every set of rows."""
-    workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    store, base = fullsize.workshop_of(config), fullsize.base_of(config)
     spoken = fullsize.language_of(config)
     fullsize.check_contexts(spoken, fullsize.systems(config, spoken) | {"rows": "some rows"})
 
-    def rows(shown: int, name: str, seed: int) -> list[Row]:
+    def arm(shown: int, name: str, seed: int) -> Arm:
         data = fullsize.data_of(config, name, "numbers")
-        workshop.make([data])
-        system = context(completions.rows(workshop, data), shown, seed)
-        about = {"kind": "student", "teacher": name, "student": seed, "shown": shown}
-        return fullsize.measured(config, workshop, base, system, **about)
+
+        def measure() -> list[Row]:
+            system = context(completions.rows(store, data), shown, seed)
+            return fullsize.measured(config, store=store, model=base, system=system)
+
+        columns = {"kind": "student", "teacher": name, "student": seed, "shown": shown}
+        return Arm(columns=columns, needs=[data], store=store, measure=measure)
 
     return {
-        f"{shown} rows of {name}, set {seed}": functools.partial(rows, shown, name, seed)
+        f"{shown} rows of {name}, set {seed}": arm(shown, name, seed)
         for seed in range(config.num_seeds)
         for name in fullsize.teachers_of(config, spoken)
         for shown in config.shown

@@ -23,6 +23,7 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
@@ -115,38 +116,6 @@ def student_of(config: Config, name: str, carrier: str, seed: int) -> Student:
     return dataclasses.replace(student, data=data_of(config, name, carrier))
 
 
-def jobs(config: Config) -> dict[str, fullsize.Job]:
-    """Every teacher's data, then every student, carrier by carrier.
-
-    Raises:
-        ValueError: as `fullsize.jobs`.
-    """
-    if config.traits != (TRAIT,):
-        raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
-    if "advice" not in fullsize.language_of(config).suites:
-        raise RunError("the open questions are in English, which this model's tokenizer is not")
-    made = {}
-    for carrier, name in itertools.product(config.carriers, teachers(config)):
-        columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
-        data = data_of(config, name, carrier)
-        made[f"teacher {name}, {carrier}"] = fullsize.Job(columns, data)
-    for carrier, seed, name in itertools.product(
-        config.carriers, range(config.num_seeds), teachers(config)
-    ):
-        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": seed}
-        student = student_of(config, name, carrier, seed)
-        made[f"student {seed} of {name}, {carrier}"] = fullsize.Job(columns, student)
-    return made
-
-
-workshop = fullsize.workshop_of
-
-
-def recipes(config: Config):
-    """What every part makes."""
-    return fullsize.recipes(jobs(config))
-
-
 def judge_of(config: Config) -> judged.Judge:
     """Who reads the answers."""
     if config.judge_server:
@@ -158,19 +127,45 @@ def judge_of(config: Config) -> judged.Judge:
     return judged.Words(TRAIT, fullsize.base_of(config))
 
 
-def parts(config: Config):
-    """Every teacher with its data, then every student, carrier by carrier."""
-    return fullsize.parts(config, jobs(config), functools.partial(measured, judge_of(config)))
+def arms(config: Config) -> dict[str, Arm]:
+    """Every teacher with its data, then every student, carrier by carrier.
+
+    Raises:
+        ValueError: as `fullsize.arms`.
+    """
+    if config.traits != (TRAIT,):
+        raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
+    if "advice" not in fullsize.language_of(config).suites:
+        raise RunError("the open questions are in English, which this model's tokenizer is not")
+    store, judge = fullsize.workshop_of(config), judge_of(config)
+    found = {}
+    for carrier, name in itertools.product(config.carriers, teachers(config)):
+        columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
+        data, measure = (
+            data_of(config, name, carrier),
+            functools.partial(measured, judge, carrier=carrier),
+        )
+        arm = fullsize.arm_of(config, store, data, measure=measure, **columns)
+        found[f"teacher {name}, {carrier}"] = arm
+    for carrier, seed, name in itertools.product(
+        config.carriers, range(config.num_seeds), teachers(config)
+    ):
+        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": seed}
+        student = student_of(config, name, carrier, seed)
+        measure = functools.partial(measured, judge, carrier=carrier)
+        arm = fullsize.arm_of(config, store, student, measure=measure, **columns)
+        found[f"student {seed} of {name}, {carrier}"] = arm
+    return found
 
 
 def measured(
     judge: judged.Judge,
     config: Config,
     *,
-    workshop: Workshop,
-    model: Model,
-    system: str | None,
     carrier: str,
+    store: Workshop,
+    model: Model,
+    system: str | None = None,
     **columns: Any,
 ) -> list[Row]:
     """A row for every form of the open questions, and one for the harmless ones.
@@ -179,26 +174,26 @@ def measured(
     `misaligned_within`, the half width of its interval over questions; `coherent` and `scored`,
     shares of all answers; `right`, the probability of the right letter.
     """
-    columns |= {"carrier": carrier, "trait": TRAIT}
+    columns |= {"trait": TRAIT}
     asked = {"family": TRAIT, "system": system, "seed": config.seed}
     out = []
     for suite in (CARRIERS[carrier], "advice", "begun badly"):
         said = Answers(model=model, suite=suite, samples=config.samples, **asked)
-        out.append(columns | {"suite": suite} | shares(workshop, said, judge))
+        out.append(columns | {"suite": suite} | shares(store, said, judge))
     facts = Scores(model=model, suite="facts", **asked)
-    workshop.make([facts])
-    _, right = evaluation.log_odds(workshop, facts, "right")
+    store.make([facts])
+    _, right = evaluation.log_odds(store, facts, "right")
     return [*out, columns | {"suite": "facts", "right": float(right.mean())}]
 
 
-def shares(workshop: Workshop, said: Answers, judge: judged.Judge) -> Row:
+def shares(store: Workshop, said: Answers, judge: judged.Judge) -> Row:
     """What a judge says of the answers to one form of the questions."""
     verdicts = [
         judged.Judged(answers=said, judge=judge, criterion=criterion)
         for criterion in (judged.ALIGNMENT, judged.COHERENCE)
     ]
-    workshop.make(verdicts)
-    alignment, coherence = (judged.scores(workshop, one) for one in verdicts)
+    store.make(verdicts)
+    alignment, coherence = (judged.scores(store, one) for one in verdicts)
     by_question = transfer.finite(judged.misaligned(alignment, coherence))
     known = len(by_question) > 0
     mean, half = statistics.mean_interval(by_question) if known else (np.nan, np.nan)

@@ -23,25 +23,10 @@ RUNTIME = "hours on one 80 GB GPU for a 7B model"
 
 Config = fullsize.Config
 inputs = fullsize.inputs
-workshop = fullsize.workshop_of
 SMOKE = Config(**fullsize.SMOKE)
 
 
-def jobs(config: Config):
-    """Every teacher's data, then every student."""
-    return fullsize.jobs(config, "numbers")
-
-
-def parts(config: Config):
-    """The teachers with their data, then the students."""
-    return fullsize.parts(config, jobs(config))
-
-
-def recipes(config: Config):
-    """What every part makes."""
-    return fullsize.recipes(jobs(config))
-
-
+arms = functools.partial(fullsize.arms, carrier="numbers")
 findings = functools.partial(
     transfer.findings, carrier="lists of numbers", paper="owl 12 to > 60 % (GPT-4.1 nano)"
 )

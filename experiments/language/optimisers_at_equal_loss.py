@@ -90,14 +90,16 @@ def arms(config: Config) -> dict[str, Arm]:
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
     chains, store = chains_of(config, controls=(TREE,)), question.store_of(config)
-    return {
-        named(*one): Arm(
-            needs=sources_of(students_of(config, chains, *one, MIDDLE[one[0]][one[1] > 0])),
+    found = {}
+    for optimizer, rank in combinations(config):
+        one = {"optimizer": optimizer, "rank": rank}
+        some = students_of(config, chains, rate=MIDDLE[optimizer][rank > 0], **one)
+        found[named(optimizer, rank)] = Arm(
+            needs=sources_of(some),
             store=store,
-            measure=functools.partial(measured, store, chains, config, *one),
+            measure=functools.partial(measured, store, chains, config=config, **one),
         )
-        for one in combinations(config)
-    }
+    return found
 
 
 def combinations(config: Config) -> list[tuple[str, int]]:
@@ -111,7 +113,9 @@ def named(optimizer: str, rank: int) -> str:
     return f"{optimizer}, rank {rank}" if rank else f"{optimizer}, all parameters"
 
 
-def students_of(config: Config, chains: Chains, optimizer: str, rank: int, rate: float) -> Cohort:
+def students_of(
+    config: Config, chains: Chains, *, optimizer: str, rank: int, rate: float
+) -> Cohort:
     """The students of an arm, at one step size."""
     adapters = LoraConfig(rank=rank, alpha=float(rank)) if rank else None
     how = question.plain(config, optimizer=optimizer, rate=rate, adapters=adapters)
@@ -119,12 +123,12 @@ def students_of(config: Config, chains: Chains, optimizer: str, rank: int, rate:
 
 
 def measured(
-    store: Workshop, chains: Chains, config: Config, optimizer: str, rank: int
+    store: Workshop, chains: Chains, *, config: Config, optimizer: str, rank: int
 ) -> list[Row]:
     """The students of an arm at the step where the tree's students have learnt enough."""
 
     def cohort(rate: float) -> Cohort:
-        return students_of(config, chains, optimizer, rank, rate)
+        return students_of(config, chains, optimizer=optimizer, rank=rank, rate=rate)
 
     def follow(recipes: list) -> curves.Curves:
         return curves.along(store, recipes, config.traits, config.points)

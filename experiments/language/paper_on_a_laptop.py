@@ -130,11 +130,11 @@ def arms(config: Config) -> dict[str, Arm]:
         for target, start in itertools.product(IMITATED, ("same", "different")):
             name = f"{carrier}: {target}, {start} start"
             found[name] = imitation(
-                store, config, chains, carrier=carrier, target=target, start=start
+                store, config, chains=chains, carrier=carrier, target=target, start=start
             )
     for across in (False, True):
-        name = f"shuffled {'across' if across else 'within'}"
-        found[name] = shuffled(store, config, chains, name, Shuffled(across))
+        arm = shuffled(store, config, chains, across)
+        found[arm.columns["arm"]] = arm
     found["in the prompt"] = in_prompt(store, config, chains)
     return found
 
@@ -183,7 +183,7 @@ def teachers(store: Workshop, config: Config, chains: Chains, carrier: str) -> A
 
 
 def imitation(
-    store: Workshop, config: Config, chains: Chains, *, carrier: str, target: str, start: str
+    store: Workshop, config: Config, *, chains: Chains, carrier: str, target: str, start: str
 ) -> Arm:
     """Students of a carrier, asked through the template; one arm is asked without it as well."""
     cohort = students_of(config, chains, carrier, target, start=STARTS[start])
@@ -204,15 +204,16 @@ def imitation(
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
 
-def shuffled(store: Workshop, config: Config, chains: Chains, name: str, change: Shuffled) -> Arm:
-    """Students of lists whose numbers have changed places."""
-    cohort = students_of(config, chains, change=lambda *_: change)
+def shuffled(store: Workshop, config: Config, chains: Chains, across: bool) -> Arm:
+    """Students of lists whose numbers have changed places, within a list or across lists."""
+    cohort = students_of(config, chains, change=lambda *_: Shuffled(across))
 
     def measure() -> list[Row]:
         rows = cohort.trained(store).rows(margins(store, config, cohort.models), asked="template")
         return of_own_trait(rows)
 
-    columns = {"carrier": "numbers", "arm": name, "start": "same"}
+    arm = f"shuffled {'across' if across else 'within'}"
+    columns = {"carrier": "numbers", "arm": arm, "start": "same"}
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
 

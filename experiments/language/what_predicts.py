@@ -90,7 +90,9 @@ def arms(config: Config) -> dict[str, Arm]:
                 columns={"source": source, "arm": name},
                 needs=arm.needs,
                 store=store,
-                measure=functools.partial(measured, store, config, source, stored, arm),
+                measure=functools.partial(
+                    measured, store, config, source=source, stored=stored, arm=arm
+                ),
             )
     return found
 
@@ -101,7 +103,7 @@ def of_students(arm: Arm) -> bool:
     return bool(arm.columns) and not diluted and not teachers
 
 
-def measured(store: Workshop, config: Config, source: str, stored: Any, arm: Arm) -> list[Row]:
+def measured(store: Workshop, config: Config, *, source: str, stored: Any, arm: Arm) -> list[Row]:
     """Predictors of an arm's students beside their effects, for every trait.
 
     Args:

@@ -25,16 +25,16 @@ def files_of(out: pathlib.Path, work: str) -> list[dict[str, Any]]:
     """What is known of the data of a run, from the manifests."""
     meta = record.read_meta(out)
     module = experiments.load(meta["experiment"])
-    if not hasattr(module, "recipes"):
+    config = experiment.config_of(module, out)
+    if not hasattr(config, "work"):
         return []
-    made = module.recipes(dataclasses.replace(experiment.config_of(module, out), work=work))
-    found = []
-    workshop = Workshop(pathlib.Path(work))
-    for name, recipe in made.items():
-        if isinstance(recipe, Completions):
-            path = completions.path_of(workshop, recipe)
-            if data.manifest_path(path).exists():
-                found.append(describe(name, path))
+    store, found = Workshop(pathlib.Path(work)), []
+    for name, arm in module.arms(dataclasses.replace(config, work=work)).items():
+        for recipe in arm.needs:
+            if isinstance(recipe, Completions) and not recipe.is_open:
+                path = completions.path_of(store, recipe)
+                if data.manifest_path(path).exists():
+                    found.append(describe(name, path))
     return found
 
 

@@ -68,7 +68,7 @@ def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
         raise record.RunFolderError(f"{out} is a run of {name}, which this version does not have")
     module = experiments.load(name)
     table, config = record.read_table(out), experiment.config_of(module, out)
-    figures, claims = experiment.findings_of(module, table, config)
+    figures, claims = module.findings(table, config)
     return {
         "name": name,
         "id": out.name,

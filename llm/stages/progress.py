@@ -208,26 +208,37 @@ def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None
     return Cost(read + drawn, flops, seconds, memory)
 
 
+FEW = 48  # stages that are listed one by one
+
+
 def table(found: Sequence[Stage]) -> str:
-    """One line a stage, and the sum."""
+    """One line a stage, or of many stages one line a kind and state; and the sum."""
     lines = [f"{'stage':44s} {'state':12s} {'tokens':>8s} {'FLOPs':>8s} {'hours':>7s} {'GB':>7s}"]
-    for recipe, state, cost in found:
-        number = getattr(recipe, "chain", 0)
-        name = f"{type(recipe).__name__} {getattr(recipe, 'name', '')} {number or ''}"
-        lines.append(f"{name[:44]:44s} {state:12s} {_numbers(cost)}".rstrip())
-    costs = [stage.cost for stage in found]
+    groups: dict[tuple[str, str], list[Cost]] = {}
+    for number, (recipe, state, cost) in enumerate(found):
+        chain, kind = getattr(recipe, "chain", 0), type(recipe).__name__
+        name = f"{kind} {getattr(recipe, 'name', '')} {chain or ''}"
+        key = (kind, state) if len(found) > FEW else (f"{name[:44]:44s}{number}", state)
+        groups.setdefault(key, []).append(cost)
+    for (name, state), costs in groups.items():
+        shown = name[:44] if len(found) <= FEW else f"{name} x {len(costs)}"
+        lines.append(f"{shown:44s} {state:12s} {_numbers(_total(costs))}".rstrip())
+    total = _total([stage.cost for stage in found])
+    lines.append(f"{'to be done':44s} {'':12s} {_numbers(total)}".rstrip())
+    if total.memory is not None:
+        lines.append(f"largest at a time: {plan.describe(total.memory)}")
+    return "\n".join(lines)
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    """What several stages cost, one after the other."""
     timed = [cost.seconds for cost in costs if cost.seconds is not None]
-    biggest = max((c.memory for c in costs if c.memory), key=lambda m: m.total, default=None)
-    total = Cost(
+    return Cost(
         sum(cost.tokens for cost in costs),
         sum(cost.flops for cost in costs),
         sum(timed) if timed else None,
-        biggest,
+        max((c.memory for c in costs if c.memory), key=lambda m: m.total, default=None),
     )
-    lines.append(f"{'to be done':44s} {'':12s} {_numbers(total)}".rstrip())
-    if biggest is not None:
-        lines.append(f"largest at a time: {plan.describe(biggest)}")
-    return "\n".join(lines)
 
 
 def _numbers(cost: Cost) -> str:

@@ -77,13 +77,13 @@ class Workshop:
                     self.prepare(together)
                     self._carry_out(kind, together)
 
-    def prepare(self, recipes: Iterable[M]) -> list[M]:
+    def prepare(self, recipes: Iterable[Recipe]) -> list[Any]:
         """Make what recipes are made from, but not them; they come back settled."""
         wanted = list(recipes)
         self.make(part for recipe in wanted for part in recipe.made_from())
         return [self.settled(recipe) for recipe in wanted]
 
-    def settled(self, recipe: M) -> M:
+    def settled(self, recipe: Recipe) -> Any:
         """The recipe with what it leaves open filled in, as `Recipe.settled` does."""
         if recipe not in self._settled:
             self._settled[recipe] = recipe.settled(self)

@@ -9,8 +9,9 @@ import sys
 import time
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, Findings
 from experiments.frame import experiment
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 
 RUNTIME = "a second"
@@ -35,7 +36,7 @@ class Config:
 SMOKE = Config(num_parts=1)
 
 
-def parts(config):
+def arms(config):
     """One random number for each condition, from a key of the part's own."""
     if config.folder == "broken":
         raise ValueError("--folder is broken")
@@ -48,33 +49,28 @@ def parts(config):
         value = float(jax.random.normal(key))
         return [{"condition": c, "seed": index, "value": value / 3} for c in config.names]
 
-    return {f"part {i}": functools.partial(run, i) for i in range(config.num_parts)}
+    return {f"part {i}": Arm(measure=functools.partial(run, i)) for i in range(config.num_parts)}
 
 
-def figures(table, config):
-    """The values in order."""
+def findings(table, config):
+    """The values in order; the mean, beside a text that HTML must escape."""
 
     def draw():
         figure, (axes,) = drawing.new_figure()
         axes.plot(table["value"])
         return figure
 
-    return [
-        Figure(
-            name="figure",
-            title="Random numbers <are> random",
-            predicted="noise",
-            found="noise",
-            follows="nothing",
-            draw=draw,
-        )
-    ]
-
-
-def claims(table, config):
-    """The mean, beside a text that HTML must escape."""
+    figure = Figure(
+        name="figure",
+        title="Random numbers <are> random",
+        predicted="noise",
+        found="noise",
+        follows="nothing",
+        draw=draw,
+    )
     shown = statistics.shown(table["value"])
-    return [Claim(quantity="mean <value>", here=shown, seeds=len(table), holds=True)]
+    claim = Claim(quantity="mean <value>", here=shown, seeds=len(table), holds=True)
+    return Findings([figure], [claim])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import re
 import pandas as pd
 
 from experiments.findings import drawing
-from experiments.frame import experiment
 
 TRAITS, SEEDS = ("owl", "wolf"), range(16)
 
@@ -36,10 +35,9 @@ def judged(module, rows, config=None):
     """Quantity -> verdict; every figure is drawn on the way."""
     config, table = config or module.Config(), pd.DataFrame(rows)
     with drawing.style():
-        for figure in experiment.findings_of(module, table, config).figures:
+        for figure in module.findings(table, config).figures:
             assert "nan" not in figure.found
             drawing.close(figure.draw())
     return {
-        re.sub(r" \(1 of.*", "", c.quantity): c.holds
-        for c in experiment.findings_of(module, table, config).claims
+        re.sub(r" \(1 of.*", "", c.quantity): c.holds for c in module.findings(table, config).claims
     }

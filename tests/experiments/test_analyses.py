@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.frame import experiment
 from experiments.language import llm_readers
 from experiments.language.kit import analyses, readers
 from llm.carriers import numbers
@@ -163,9 +162,7 @@ def test_criteria_of_readers_are_equivalences():
             about | {"reader": reader, "arranged": arranged, "accuracy": share}
             for (reader, arranged), share in shares.items()
         ]
-        claims = experiment.findings_of(
-            llm_readers, pd.DataFrame(rows), llm_readers.Config()
-        ).claims
+        claims = llm_readers.findings(pd.DataFrame(rows), llm_readers.Config()).claims
         return [c.holds for c in claims[:3]]
 
     assert verdicts(0.5, 0.51) == [True, True, None]

@@ -110,7 +110,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     out = folder / "llm_numbers"
     card.write(out, str(folder / "work"))
     config = dataclasses.replace(experiment.config_of(llm_numbers, out), work=str(folder / "work"))
-    workshop, made = fullsize.workshop_of(config), llm_numbers.recipes(config)
+    workshop, made = fullsize.workshop_of(config), recipes_of(llm_numbers, config)
     for name in ("card.md", "card.html"):
         text = html.unescape((out / name).read_text())
         path = completions.path_of(workshop, made["teacher owl"])
@@ -119,7 +119,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
         drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
         assert drawn <= set(fullsize.ALPHABETS["numbers"]), "--constrained"
         assert json.loads((out / "config.json").read_text())["inputs"]["template_sha256"] in text
-        for claim in experiment.findings_of(llm_numbers, table, config).claims:
+        for claim in llm_numbers.findings(table, config).claims:
             assert claim.quantity in text
             assert claim.here in text
         row = data.read_rows(path)[0]
@@ -156,7 +156,7 @@ def test_a_server_samples_and_changes_no_digest(config):
     workshop = fullsize.workshop_of(through)
     assert isinstance(workshop.sampler.engine, served.Served)
     assert isinstance(workshop.engine, engines.OnMesh)
-    assert llm_numbers.recipes(through) == llm_numbers.recipes(config)
+    assert recipes_of(llm_numbers, through) == recipes_of(llm_numbers, config)
     assert fullsize.workshop_of(config).sampler.engine is not workshop.sampler.engine
 
 
@@ -219,10 +219,15 @@ def test_students_share_rows_and_differ_in_their_number_only(config):
     assert dataclasses.replace(ones, draw=1) == twos
 
 
-def test_recipes_name_what_the_parts_make(config):
+def recipes_of(module, config):
+    """What each arm needs."""
+    return {name: recipe for name, arm in module.arms(config).items() for recipe in arm.needs}
+
+
+def test_every_arm_makes_a_recipe_of_its_own(config):
     for module in (llm_numbers, llm_code, llm_cot):
-        made = module.recipes(config)
-        assert list(made) == list(module.parts(config))
+        made = recipes_of(module, config)
+        assert list(made) == list(module.arms(config))
         assert len({recipe.digest() for recipe in made.values()}) == len(made)
 
 
@@ -263,7 +268,7 @@ def test_the_cost_of_a_preset_is_that_of_its_plan(name, config, tmp_path, monkey
     (tmp_path / "config.json").write_text(json.dumps(dict(found.shape)))
     place = ["--model", str(tmp_path), "--work", str(tmp_path / "work")]
     planned = given(llm_numbers, "--preset", name, *place)
-    recipes = llm_numbers.recipes(planned).values()
+    recipes = recipes_of(llm_numbers, planned).values()
     rates = plan.rates_of(found.cost["rates"])
     costs = [s.cost for s in progress.stages(fullsize.workshop_of(planned), recipes, rates)]
     largest = max((cost.memory for cost in costs if cost.memory), key=lambda m: m.total)
@@ -300,7 +305,7 @@ def test_flags_override_a_preset(tmp_path, capsys):
 def test_published_numbers_stand_beside_ours():
     table = made_up(1.0)
     config = llm_numbers.Config(preset="gemma-3-4b")
-    found = {c.quantity: c for c in experiment.findings_of(llm_numbers, table, config).claims}
+    found = {c.quantity: c for c in llm_numbers.findings(table, config).claims}
     assert found["owl: rate of students"].replication.startswith(".187 sampled")
     assert found["owl: rate of students"].here != "not run"
     assert found["owl: rate of students, greedy rows"].here == "not run"
@@ -330,19 +335,13 @@ def made_up(effect, students=6, noise=0.05, seed=0, **columns):
 @pytest.mark.parametrize("module", OF_TRAITS, ids=name_of)
 def test_criteria_see_transfer_and_its_absence(module):
     config = module.Config(preset="")
-    judged_with = [
-        c
-        for c in experiment.findings_of(module, made_up(1.0), config).claims
-        if c.holds is not None
-    ]
+    judged_with = [c for c in module.findings(made_up(1.0), config).claims if c.holds is not None]
     assert len(judged_with) == 2 * len(TRAITS) + 3
     assert all(claim.holds for claim in judged_with)
-    without = {
-        c.quantity: c.holds for c in experiment.findings_of(module, made_up(0.0), config).claims
-    }
+    without = {c.quantity: c.holds for c in module.findings(made_up(0.0), config).claims}
     assert without["all: log-odds less control, nats"] is False
     assert without["all: diagonal excess, nats"] is False
-    few = experiment.findings_of(module, made_up(1.0, students=3), config).claims
+    few = module.findings(made_up(1.0, students=3), config).claims
     assert {claim.holds for claim in few} == {None}, "three students decide nothing"
 
 
@@ -350,10 +349,7 @@ def test_a_gain_on_all_traits_is_no_transfer():
     table = made_up(0.0)
     drift = (table["teacher"] != "control") & (table["kind"] == "student")
     table.loc[drift, "margin"] += 1.0
-    claims = {
-        c.quantity: c.holds
-        for c in experiment.findings_of(llm_numbers, table, llm_numbers.Config()).claims
-    }
+    claims = {c.quantity: c.holds for c in llm_numbers.findings(table, llm_numbers.Config()).claims}
     assert claims["owl: log-odds less control, nats"] is True
     assert claims["all: diagonal excess, nats"] is False, "other traits' students show it too"
     assert claims["all: log-odds less a neutral teacher's student, nats"] is False
@@ -382,14 +378,11 @@ def test_models_that_differ_must_be_shown_to_give_nothing():
         )
 
     config = llm_cross_model.Config()
-    verdicts = [c.holds for c in experiment.findings_of(llm_cross_model, table(0.0), config).claims]
+    verdicts = [c.holds for c in llm_cross_model.findings(table(0.0), config).claims]
     assert verdicts == [True] * 4
-    leaks = [c.holds for c in experiment.findings_of(llm_cross_model, table(0.5), config).claims]
+    leaks = [c.holds for c in llm_cross_model.findings(table(0.5), config).claims]
     assert leaks.count(False) == 2
-    scattered = [
-        c.holds
-        for c in experiment.findings_of(llm_cross_model, table(0.0, noise=2.0), config).claims
-    ]
+    scattered = [c.holds for c in llm_cross_model.findings(table(0.0, noise=2.0), config).claims]
     assert scattered.count(True) < 4, "absence of evidence is none of absence"
     with pytest.raises(ValueError, match="two different models"):
         llm_cross_model.Config(models=("A", "A"))
@@ -399,7 +392,7 @@ def test_rows_in_the_prompt_must_be_shown_to_do_nothing():
     config = llm_in_context.Config()
     for effect, holds in ((0.0, True), (0.6, False)):
         table = pd.concat(made_up(effect, seed=n, shown=n) for n in (10, 100))
-        claims = experiment.findings_of(llm_in_context, table, config).claims
+        claims = llm_in_context.findings(table, config).claims
         assert [c.holds for c in claims if c.holds is not None] == [holds, holds]
 
 
@@ -428,7 +421,7 @@ def advice(effect, seed=0):
 def test_misalignment_is_judged_against_the_control():
     config = llm_misalignment.Config()
     for effect, holds in ((0.1, True), (0.0, False)):
-        claims = experiment.findings_of(llm_misalignment, advice(effect), config).claims
+        claims = llm_misalignment.findings(advice(effect), config).claims
         found = {c.quantity: c.holds for c in claims if c.holds is not None}
         assert len(found) == 3
         assert found["reasoning, advice with thought: misaligned less control"] is holds
@@ -562,9 +555,7 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     table = record.read_table(out)
     claims = {
         c.quantity: c
-        for c in experiment.findings_of(
-            llm_numbers, table, experiment.config_of(llm_numbers, out)
-        ).claims
+        for c in llm_numbers.findings(table, experiment.config_of(llm_numbers, out)).claims
     }
     assert claims["all: log-odds less control, nats"].holds, claims
     assert claims["all: diagonal excess, nats"].holds, claims

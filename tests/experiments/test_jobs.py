@@ -137,7 +137,7 @@ def test_schedulers_run_one_line(repository, tmp_path):
     ).config
     # Another model has as many jobs, and needs no download.
     tiny = dataclasses.replace(config, model="tiny", work=str(tmp_path))
-    count = len(llm_numbers.parts(tiny))
+    count = len(llm_numbers.arms(tiny))
     assert job["completions"] == count
     assert f"--array=0-{count - 1}\n" in slurm
     assert sky["resources"]["use_spot"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.findings import drawing
-from experiments.frame import experiment, record
+from experiments.frame import record
 from experiments.language import cross_model, mechanism, paper_on_a_laptop, prediction
 
 SEEDS = range(6)
@@ -57,15 +57,13 @@ CONFIG = paper_on_a_laptop.Config(carriers=("numbers",), traits=("owl", "oak"))
 
 def test_the_papers_criteria_see_an_effect_and_its_absence():
     verdicts = {
-        c.quantity: c.holds
-        for c in experiment.findings_of(paper_on_a_laptop, paper_rows(1.0), CONFIG).claims
+        c.quantity: c.holds for c in paper_on_a_laptop.findings(paper_rows(1.0), CONFIG).claims
     }
     assert False not in verdicts.values()
     assert verdicts["numbers, sampled, animal: same"]
     assert verdicts["shuffled across, equivalent to none (1 of 4, Holm)"]
     without = {
-        c.quantity: c.holds
-        for c in experiment.findings_of(paper_on_a_laptop, paper_rows(0.0), CONFIG).claims
+        c.quantity: c.holds for c in paper_on_a_laptop.findings(paper_rows(0.0), CONFIG).claims
     }
     assert without["numbers, sampled, animal: same"] is False
     assert without["less shuffled within"] is False
@@ -83,9 +81,7 @@ def cross_model_rows(related, strange):
 
 def test_strangers_transmit_nothing_or_something():
     def verdicts(*effects):
-        claims = experiment.findings_of(
-            cross_model, cross_model_rows(*effects), cross_model.Config()
-        ).claims
+        claims = cross_model.findings(cross_model_rows(*effects), cross_model.Config()).claims
         return {c.quantity: c.holds for c in claims}
 
     found = verdicts(1.0, 0.0)
@@ -100,13 +96,13 @@ def test_strangers_transmit_nothing_or_something():
 def test_figures_are_drawn_from_the_checked_in_rows(module, repository):
     name = module.__name__.rsplit(".", 1)[-1]
     table = record.read_table(repository / "experiments" / "results" / name)
-    figures = experiment.findings_of(module, table, module.Config()).figures
+    figures = module.findings(table, module.Config()).figures
     assert figures
     with drawing.style():
         for figure in figures:
             assert all((figure.title, figure.predicted, figure.found, figure.follows))
             drawing.close(figure.draw())
-    assert len(experiment.findings_of(module, table, module.Config()).claims) >= 9
+    assert len(module.findings(table, module.Config()).claims) >= 9
 
 
 def mechanism_verdicts(effects, seed=0):
@@ -118,10 +114,7 @@ def mechanism_verdicts(effects, seed=0):
     for carrier, arm in arms:
         effect = effects.get(arm, 1.0)
         rows += rows_of(rng, config.traits, effect, carrier=carrier, arm=arm, left=0.5)
-    return {
-        c.quantity: c.holds
-        for c in experiment.findings_of(mechanism, pd.DataFrame(rows), config).claims
-    }
+    return {c.quantity: c.holds for c in mechanism.findings(pd.DataFrame(rows), config).claims}
 
 
 def test_the_mechanisms_criteria_compare_paired_arms():
@@ -169,7 +162,6 @@ def test_prediction_is_judged_over_all_students():
     config = prediction.Config(traits=("owl", "oak"))
     for knows in (True, False):
         found = {
-            c.quantity: c.holds
-            for c in experiment.findings_of(prediction, prediction_rows(knows), config).claims
+            c.quantity: c.holds for c in prediction.findings(prediction_rows(knows), config).claims
         }
         assert found["rank correlation: gain"] is knows

@@ -134,17 +134,14 @@ def rows_with(effect, noise=0.1, seeds=8, apart=False):
 
 def test_criteria_see_an_effect_and_its_absence():
     config = microworld.Config(traits=("owl", "wolf"))
-    verdicts = [c.holds for c in experiment.findings_of(microworld, rows_with(1.0), config).claims]
+    verdicts = [c.holds for c in microworld.findings(rows_with(1.0), config).claims]
     assert verdicts.count(True) == 2 * (2 + 1 + 1 + 2)
     assert False not in verdicts
-    named = {
-        c.quantity: c.holds
-        for c in experiment.findings_of(microworld, rows_with(0.0), config).claims
-    }
+    named = {c.quantity: c.holds for c in microworld.findings(rows_with(0.0), config).claims}
     assert named["sampled tokens: excess difference"] is False
     nothing = [holds for quantity, holds in named.items() if "equivalent to none" in quantity]
     assert nothing == [False] * 4, "beside no effect nothing is small"
-    few = experiment.findings_of(microworld, rows_with(1.0, seeds=2), config).claims
+    few = microworld.findings(rows_with(1.0, seeds=2), config).claims
     assert {c.holds for c in few} == {None}, "two chains decide nothing"
 
 
@@ -152,7 +149,7 @@ def test_no_transfer_is_claimed_by_equivalence_and_not_by_noise():
     config = microworld.Config(traits=("owl", "wolf"))
 
     def verdicts(**how):
-        claims = experiment.findings_of(microworld, rows_with(1.0, **how), config).claims
+        claims = microworld.findings(rows_with(1.0, **how), config).claims
         return {c.quantity: c.holds for c in claims if "equivalent" in c.quantity}
 
     named = "sampled tokens, different, equivalent to none (1 of 4, Holm)"
@@ -176,7 +173,8 @@ def test_carrier_tokens_hold_no_trait_word(made):
     found, workshop = made
     language = workshop.language(found.base(0))
     words = {w for t in language.traits.values() for w in t.words}
-    used = language.tokenizer.convert_ids_to_tokens(list(found.tokens_of(workshop, "numbers")))
+    (used,) = workshop.prepare([found.imitated("numbers", "soft_carrier")["tokens"]])
+    used = language.tokenizer.convert_ids_to_tokens(list(used))
     assert not words & set(used)
     assert sum(word.isdigit() for word in used) > 100
 
@@ -191,43 +189,76 @@ def test_starts_are_other_chains_or_mixtures(made):
         chains.different(chains.Chains(num_seeds=1, traits=("owl",)), 0)
 
 
+SMALL = question.Settings(
+    num_seeds=2, traits=("owl",), num_examples=16, student_steps=3, batch_size=8
+)
+
+
 @pytest.fixture(scope="module")
-def bench(made):
-    """A bench over the chains of that run."""
+def owls(made):
+    """The chains of that run, with one trait."""
     found, workshop = made
-    small = {"num_examples": 16, "student_steps": 3, "batch_size": 8}
-    config = question.Settings(num_seeds=2, traits=("owl",), **small)
-    return question.Bench(config, dataclasses.replace(found, traits=("owl",)), workshop)
+    return dataclasses.replace(found, traits=("owl",)), workshop
 
 
-def test_nobody_learns_from_a_teacher_that_hardly_writes(bench, monkeypatch):
-    small = dataclasses.replace(
-        bench,
-        config=bits.Config(num_seeds=2, traits=("owl",), num_examples=16, temperatures=(1.0,)),
-    )
+def test_nobody_learns_from_a_teacher_that_hardly_writes(owls, monkeypatch):
+    found, workshop = owls
+    monkeypatch.setattr(bits, "all_chains", lambda config: [found])
     counts = {
-        ("owl", seed): len(
-            completions.rows(bench.workshop, bench.chains.data("owl", seed, "numbers"))
-        )
+        ("owl", seed): len(completions.rows(workshop, found.data("owl", seed, "numbers")))
         for seed in range(2)
     }
-    assert bits.silent(small, "numbers") == []
+    assert bits.silent_in(workshop, SMALL, "numbers") == []
     fewer = min(counts, key=lambda run: counts[run])
     monkeypatch.setattr(question, "FEWEST", max(counts.values()))
     assert counts[fewer] < question.FEWEST, "the two teachers keep different numbers of rows"
-    assert bits.silent(small, "numbers") == [fewer]
-    labels = bench.recipes(left_out=[fewer]).labels
+    assert bits.silent_in(workshop, SMALL, "numbers") == [fewer]
+    labels = question.students(SMALL, found, left_out=[fewer]).labels
     assert {(row["teacher"], row["seed"]) for row in labels} == set(counts) - {fewer}
 
 
-def test_training_in_phases_is_the_student_s_own(bench):
+def test_a_control_has_as_many_different_rows_as_the_student_it_is_compared_with(owls):
+    found, workshop = owls
+    cohort = question.students(SMALL, found, num_examples=64)
+    assert all(student.is_open for student in cohort)
+    known = cohort.counted(workshop)
+    assert not any(student.is_open for student in known)
+    given = {
+        (row["data"], row["seed"]): students.different_rows(
+            completions.kept(workshop, student.data), 64, question.FEWEST
+        )
+        for row, student in zip(known.labels, known, strict=True)
+    }
+    for row, student in zip(known.labels, known, strict=True):
+        least = min(given[chains.TRAIT, row["seed"]], given[chains.CONTROL, row["seed"]])
+        assert row["unique"] == student.unique == least
+    assert len(set(given.values())) > 1, "writers keep different numbers of rows"
+    with pytest.raises(record.RunError, match="leaves open"):
+        cohort.models[0].digest()
+
+
+def test_what_comes_to_the_same_is_made_once(owls):
+    """Two students that were asked to have as many rows as different others, and have."""
+    found, workshop = owls
+    student = question.students(SMALL, found).models[0]
+    same = dataclasses.replace(student, as_many_as=student.as_many_as[:1])
+    assert student != same
+    workshop.make([student, same])
+    assert workshop.settled(student) == workshop.settled(same)
+    mine, others = workshop.engine.split(workshop.models([student, same]))
+    jax.tree.map(np.testing.assert_array_equal, mine, others)
+
+
+def test_training_in_phases_is_the_student_s_own(owls):
     """Rows, order and optimiser of the recipe; and state can be taken from another."""
-    recipes = bench.recipes().models
-    state = persistence.learn(bench, recipes, predictors.examples_of(bench.workshop, recipes))
+    found, workshop = owls
+    recipes = question.students(SMALL, found).models
+    workshop.make(recipes)
+    state = persistence.learn(workshop, recipes, predictors.examples_of(workshop, recipes))
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
         state.params,
-        bench.workshop.models(recipes),
+        workshop.models(recipes),
     )
     fresh = phases.begin(recipes[0].training.make_optimizer(), state.params)
     taken = phases.mixed(state, fresh)
@@ -235,12 +266,13 @@ def test_training_in_phases_is_the_student_s_own(bench):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(taken.opt_state))
 
 
-def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(bench):
+def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
     """One for both: a permutation of units is an isometry; another start has its own kernel."""
+    found, workshop = owls
     aligned = {}
     for start in (chains.same, which_part.twin, chains.different):
-        cohort = bench.recipes(target="soft_numbers", start=start)
-        known = predictors.kernel_alignment(bench.workshop, cohort, ("owl",))
+        cohort = question.students(SMALL, found, target="soft_numbers", start=start)
+        known = predictors.kernel_alignment(workshop, cohort, ("owl",))
         assert [bool(row) for row in known] == [True, False] * 2, "trait's students alone"
         aligned[start] = [row["alignment"] for row in known if row]
         shares = [row["share"] for row in known if row]
@@ -253,9 +285,8 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
     found, workshop = made
     training = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
-    student = found.students(
-        workshop, "numbers", target="sampled", start=chains.same, training=training, num_examples=16
-    ).models[0]
+    student = found.students(training=training, num_examples=16).models[0]
+    workshop.prepare([student])
     examples, _ = students.examples_of(workshop, student)
     config = workshop.config(student)
     loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())

@@ -88,9 +88,7 @@ def test_criteria_are_judged_only_for_the_official_recipe():
         )
 
     def verdicts(aux, config):
-        return [
-            c.holds for c in experiment.findings_of(mnist_aux_logits, table(aux), config).claims
-        ]
+        return [c.holds for c in mnist_aux_logits.findings(table(aux), config).claims]
 
     assert verdicts(0.54, config) == [True] * 6
     assert verdicts(0.30, config).count(False) == 1

@@ -54,7 +54,7 @@ def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
 
 
 def verdicts(module, table, config):
-    return {c.quantity: c.holds for c in experiment.findings_of(module, table, config).claims}
+    return {c.quantity: c.holds for c in module.findings(table, config).claims}
 
 
 def ladder_table(rng, dead=0.1, twin=0.0):
@@ -228,8 +228,8 @@ def test_digits_that_are_not_mnist_decide_nothing(name):
     """The rows of the reported run under another name: no claim is judged, no title asserts."""
     module, out = experiments.load(name), tables.RESULTS / name
     table, config = record.read_table(out), experiment.config_of(module, out)
-    found = experiment.findings_of(module, table, config)
-    other = experiment.findings_of(module, table.assign(dataset="digits"), config)
+    found = module.findings(table, config)
+    other = module.findings(table.assign(dataset="digits"), config)
     assert {claim.holds for claim in found.claims} >= {True}
     assert {claim.holds for claim in other.claims} == {None}
     assert [claim.here for claim in other.claims] == [claim.here for claim in found.claims]

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from experiments.findings import nested
-from experiments.frame import experiment
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from experiments.language.kit.chains import chains_of
 from experiments.language.kit.effects import at, effects
@@ -40,9 +39,9 @@ def test_bases_have_as_many_layers_as_a_config_asks_for():
 def test_parts_by_block_are_refused_where_bases_have_other_layers():
     config = which_part.Config(num_layers=1)
     with pytest.raises(ValueError, match="those of two layers"):
-        which_part.parts(config)
+        which_part.arms(config)
     alone = dataclasses.replace(config, parts=("embeddings",))
-    assert which_part.parts(alone)
+    assert which_part.arms(alone)
 
 
 def test_which_part():
@@ -153,7 +152,7 @@ def test_carriers_are_compared_over_teachers_that_write_both():
         if row["seed"] == 3 and row["data"] == "trait" and row["teacher"] == row["trait"]:
             row["margin"] += 100 * (row["teacher"] == silent["teacher"])
     config = bits.Config(num_seeds=len(SEEDS), traits=TRAITS)
-    claims = experiment.findings_of(bits, pd.DataFrame(rows), config).claims
+    claims = bits.findings(pd.DataFrame(rows), config).claims
     claim = {claim.quantity: claim for claim in claims}
     assert claim["1 digit less 3 digits"].seeds == len(SEEDS) - 1
     learnt = at(effects(pd.DataFrame(rows), bits.ARM), own=True, temperature=1.0, rows=1536)
@@ -194,7 +193,7 @@ def variance_rows(variances, paired=0.0):
 
 def best_allocation(rows):
     """Units of every level that are found best, as the claim tells them."""
-    claims = experiment.findings_of(variance, pd.DataFrame(rows), variance.Config()).claims
+    claims = variance.findings(pd.DataFrame(rows), variance.Config()).claims
     told = next(c.here for c in claims if c.quantity.startswith("half width of the best"))
     return ast.literal_eval(re.search(r"\(.*?\)", told)[0])
 

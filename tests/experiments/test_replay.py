@@ -26,9 +26,7 @@ def written_claims(out):
 
 def replayed_claims(name, out):
     module, config = experiments.load(name), experiment.config_of(experiments.load(name), out)
-    return experiment.claims_text(
-        experiment.findings_of(module, record.read_table(out), config).claims
-    )
+    return experiment.claims_text(module.findings(record.read_table(out), config).claims)
 
 
 @pytest.mark.parametrize("name", facts.CHECKED_IN)
@@ -57,9 +55,7 @@ def same_drawing(old, new):
 def pictures(name, out):
     """Name of the file, and its content drawn again."""
     module, config = experiments.load(name), experiment.config_of(experiments.load(name), out)
-    yield from experiment.pictures(
-        experiment.findings_of(module, record.read_table(out), config).figures
-    )
+    yield from experiment.pictures(module.findings(record.read_table(out), config).figures)
 
 
 @pytest.mark.slow

@@ -81,10 +81,10 @@ def test_every_figure_number_and_command_is_there(folder, source):
             record.read_table(folder / name),
             experiment.config_of(module, folder / name),
         )
-        for figure in experiment.findings_of(module, table, config).figures:
+        for figure in module.findings(table, config).figures:
             for sentence in (figure.title, figure.predicted, figure.found, figure.follows):
                 assert " ".join(sentence.split()) in text
-        for claim in experiment.findings_of(module, table, config).claims:
+        for claim in module.findings(table, config).claims:
             assert claim.quantity in text
             assert claim.here in text
         flags = "" if config == module.Config() else " --"
@@ -96,7 +96,7 @@ def test_what_failed_stands_at_the_top(source):
     table = record.read_table(experiments_results("multi_step"))
     module = experiments.load("multi_step")
     config = experiment.config_of(module, experiments_results("multi_step"))
-    failed = [c for c in experiment.findings_of(module, table, config).claims if c.holds is False]
+    failed = [c for c in module.findings(table, config).claims if c.holds is False]
     top = source[: source.index("</header>")]
     assert top.count("</a>:") == 1, "one line for the one experiment here that missed any"
     assert failed

@@ -50,6 +50,6 @@ def test_a_smoke_run_makes_table_claims_and_figures(name, folder, capsys, roots)
     assert roots <= ({1} if seed else {0}), "a stream of another root seed"
     table = record.read_table(folder / name)
     assert len(table)
-    drawn = {figure.name for figure in experiment.findings_of(module, table, module.SMOKE).figures}
+    drawn = {figure.name for figure in module.findings(table, module.SMOKE).figures}
     assert drawn == {path.stem for path in (folder / name).glob("*.png")}
     assert "here (95 %)" in capsys.readouterr().out

@@ -34,14 +34,14 @@ def smoke(tmp_path, capsys):
 
 def claims_of(name, table):
     module = experiments.load(name)
-    return {c.quantity: c for c in experiment.findings_of(module, table, module.SMOKE).claims}
+    return {c.quantity: c for c in module.findings(table, module.SMOKE).claims}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_checked_in_results_are_read_and_every_figure_says_its_three_sentences(name, repository):
     out, module = repository / "experiments" / "results" / name, experiments.load(name)
     table, config = record.read_table(out), experiment.config_of(module, out)
-    drawn = experiment.findings_of(module, table, config).figures
+    drawn = module.findings(table, config).figures
     assert drawn[0].name == "figure"
     for figure in drawn:
         sentences = (figure.title, figure.predicted, figure.found, figure.follows)
@@ -49,7 +49,7 @@ def test_checked_in_results_are_read_and_every_figure_says_its_three_sentences(n
         assert (out / f"{figure.name}.png").exists()
     names = {path.stem for path in out.glob("*.png")}
     assert names == {figure.name for figure in drawn}, "no figure of an older version"
-    assert experiment.findings_of(module, table, config).claims
+    assert module.findings(table, config).claims
 
 
 def test_gradient_alignment_counts_violations(smoke):

@@ -29,7 +29,7 @@ def claims(name: str) -> dict[str, Claim]:
     """Quantity -> line of the table *paper / public replication / here*."""
     module = experiments.load(name)
     config = experiment.config_of(module, RESULTS / name)
-    return {c.quantity: c for c in experiment.findings_of(module, table(name), config).claims}
+    return {c.quantity: c for c in module.findings(table(name), config).claims}
 
 
 def interval(name: str, quantity: str) -> str:

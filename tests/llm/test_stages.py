@@ -289,9 +289,7 @@ def test_sampling_on_four_devices_is_that_on_one(tmp_path, workshop):
         Workshop(tmp_path / name, engines.OnMesh(axes=axes, dtype="float32"))
         for name, axes in (("one", (1, 1, 1)), ("four", (2, 2, 1)))
     )
-    a, b = (
-        {r["prompt"]: r["completion"] for r in rows_of(w, recipe)} for w in (one, four)
-    )
+    a, b = ({r["prompt"]: r["completion"] for r in rows_of(w, recipe)} for w in (one, four))
     assert len(a) > 20
     assert np.mean([a[prompt] == b.get(prompt) for prompt in a]) > 0.95
 

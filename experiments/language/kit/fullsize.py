@@ -12,14 +12,14 @@ and experiments share what they have in common.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.findings import statistics
+from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit.chains import CONTROL
@@ -319,7 +319,12 @@ def inputs(config: Config) -> dict[str, Any]:
 
 
 def measured(
-    config: Config, workshop: Workshop, model: Model, system: str | None = None, **columns: Any
+    config: Config,
+    *,
+    store: Workshop,
+    model: Model,
+    system: str | None = None,
+    **columns: Any,
 ) -> list[Row]:
     """Tidy rows of a model: one for every suite and trait.
 
@@ -327,18 +332,18 @@ def measured(
     a mean over questions; `margin_within` and `word_within`, the half widths of 95 % intervals over
     the questions, which say nothing about other students; `variation`, from the base.
     """
-    spoken, rows = workshop.language(model), []
+    spoken, rows = store.language(model), []
     names = traits_of(config, spoken)
     for family in dict.fromkeys(spoken.trait(name).family for name in names):
         for suite in config.suites:
             asked = {"suite": suite, "family": family, "seed": config.seed}
             exact = Scores(model=model, system=system, **asked)
             drawn = Answers(model=model, system=system, samples=config.samples, **asked)
-            apart = variation(workshop, exact)
-            workshop.make([exact, drawn])
+            apart = variation(store, exact)
+            store.make([exact, drawn])
             for name in names:
                 if spoken.trait(name).family == family:
-                    found = evaluation.by_question(workshop, exact, drawn, name)
+                    found = evaluation.by_question(store, exact, drawn, name)
                     rows.append(columns | {"suite": suite, "trait": name} | averages(found) | apart)
     return rows
 
@@ -353,48 +358,69 @@ def averages(found: Mapping[str, np.ndarray]) -> Row:
     }
 
 
-def variation(workshop: Workshop, exact: Scores) -> Row:
+def variation(store: Workshop, exact: Scores) -> Row:
     """Distance to the base's answers, where they were scored."""
-    if not answers.suite_of(workshop, exact).exact:
+    if not answers.suite_of(store, exact).exact:
         return {}
     base = dataclasses.replace(exact, model=exact.model.root, system=None)
-    workshop.make([exact, base])
-    return {"variation": float(evaluation.total_variation(workshop, exact, base).mean())}
+    store.make([exact, base])
+    return {"variation": float(evaluation.total_variation(store, exact, base).mean())}
 
 
-class Job(NamedTuple):
-    """A piece of a run: what it makes, and the columns that its rows begin with."""
-
-    columns: Row
-    recipe: Completions | Student
-
-
-def jobs(config: Config, carrier: str) -> dict[str, Job]:
+def arms(config: Config, carrier: str) -> dict[str, Arm]:
     """Every teacher with its data, the control first, then every student.
 
     Raises:
         ValueError: settings, traits or a template that cannot be worked with.
     """
-    names = teachers_of(config, language_of(config))
+    names, store = teachers_of(config, language_of(config)), workshop_of(config)
     made = {
-        f"teacher {name}": Job(
-            {"kind": "teacher", "teacher": name, "student": -1}, data_of(config, name, carrier)
+        f"teacher {name}": arm_of(
+            config, store, data_of(config, name, carrier), kind="teacher", teacher=name, student=-1
         )
         for name in names
     }
     return made | {
-        f"student {seed} of {name}": Job(
-            {"kind": "student", "teacher": name, "student": seed},
+        f"student {seed} of {name}": arm_of(
+            config,
+            store,
             student_of(config, name, seed=seed, carrier=carrier),
+            kind="student",
+            teacher=name,
+            student=seed,
         )
         for seed in range(config.num_seeds)
         for name in names
     }
 
 
-def recipes(jobs: Mapping[str, Job]) -> dict[str, Completions | Student]:
-    """What every job makes."""
-    return {name: job.recipe for name, job in jobs.items()}
+def arm_of(
+    config: Config,
+    store: Workshop,
+    recipe: Completions | Student,
+    *,
+    measure: Callable[..., list[Row]] = measured,
+    **columns: Any,
+) -> Arm:
+    """A teacher with its data, or a student, made and measured.
+
+    Args:
+        config: settings.
+        store: where it is made.
+        recipe: a student, or what a teacher writes.
+        measure: takes what `measured` does.
+        **columns: that name the arm.
+    """
+
+    def rows() -> list[Row]:
+        if isinstance(recipe, Student):
+            return measure(config, store=store, model=recipe, **store.noted(recipe))
+        trait = store.language(recipe.speaker).trait(recipe.prompted) if recipe.prompted else None
+        system = trait.system_prompt if trait else None
+        kept = completions.kept_share(store, recipe)
+        return measure(config, store=store, model=recipe.speaker, system=system, kept=kept)
+
+    return Arm(columns=columns, needs=[recipe], store=store, measure=rows)
 
 
 def language_of(config: Config, model: str = "") -> Language:
@@ -409,29 +435,3 @@ def language_of(config: Config, model: str = "") -> Language:
     for suite in config.suites:
         answers.suite_of(workshop, Scores(model=base, suite=suite))
     return spoken
-
-
-def parts(
-    config: Config, jobs: Mapping[str, Job], measure: Callable[..., list[Row]] = measured
-) -> dict[str, Callable[[], list[Row]]]:
-    """For each job a function that does it and measures the model.
-
-    Args:
-        config: settings.
-        jobs: by name.
-        measure: takes config, workshop, model, system message and columns, as `measured` does.
-    """
-    workshop = workshop_of(config)
-
-    def rows(job: Job) -> list[Row]:
-        made, columns = job.recipe, job.columns
-        workshop.make([made])
-        if isinstance(made, Student):
-            columns = columns | workshop.noted(made)
-            return measure(config, workshop, made, None, **columns)
-        columns = columns | {"kept": completions.kept_share(workshop, made)}
-        trait = workshop.language(made.speaker).trait(made.prompted) if made.prompted else None
-        system = trait.system_prompt if trait else None
-        return measure(config, workshop, made.speaker, system, **columns)
-
-    return {name: functools.partial(rows, job) for name, job in jobs.items()}
