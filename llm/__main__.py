@@ -405,7 +405,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         kept = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workshop = Workshop(kept, engine_of(args, "float32"))
         for i, (name, exact, drawn) in enumerate(questions_of(args, workshop)):
-            workshop.make([exact, drawn])
+            workshop.make(evaluation.to_make(workshop, exact, drawn))
             found = evaluation.by_question(workshop, exact, drawn, name)
             if not i:
                 print(",".join(["trait", *found]))

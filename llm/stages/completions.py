@@ -66,11 +66,16 @@ class Completions(Made):
         return self.carrier, self.num_prompts, *sampling, self.filtered
 
     def is_made(self, workshop: Workshop) -> bool:
-        """Whether all prompts are completed, by whatever engine: its server may be gone by now."""
+        """Whether all prompts are completed, by whatever engine: its server may be gone by now.
+
+        Raises:
+            ValueError: the file holds more prompts than were asked for.
+        """
         path = path_of(workshop, self)
         if not data.manifest_path(path).exists():
             return False
         manifest = data.read_manifest(path)
+        data.check_total(path, manifest, self.num_prompts)
         stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
         whole = manifest.prompts == self.num_prompts
         return whole and stored == as_json(_asked_for(workshop, self))

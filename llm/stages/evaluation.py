@@ -131,6 +131,12 @@ def check(workshop: Workshop, recipe: Scores, trait: str) -> None:
         answers.sides(workshop, recipe, trait, about[0])
 
 
+def to_make(workshop: Workshop, exact: Scores, drawn: Answers) -> list[Scores | Answers]:
+    """What `by_question` reads of a suite: some are not scored, others not sampled."""
+    suite = answers.suite_of(workshop, exact)
+    return [exact] * suite.exact + [drawn] * (suite.max_new_tokens > 0)
+
+
 def by_question(
     workshop: Workshop, exact: Scores, drawn: Answers, trait: str
 ) -> dict[str, Float[np.ndarray, " questions"]]:
@@ -140,7 +146,7 @@ def by_question(
     answers are sampled.
 
     Args:
-        workshop: where the model is made.
+        workshop: where `to_make` has been made.
         exact: the suite, scored.
         drawn: the suite, sampled.
         trait: its name.

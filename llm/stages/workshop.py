@@ -140,7 +140,8 @@ class Workshop:
         return self._notes[recipe]
 
     def _keep(self, made: Iterable[tuple[Model, Any]]) -> None:
-        self._weights |= made
+        found = dict(made)  # before: reading an adapter keeps its base
+        self._weights |= found
 
     def _read(self, recipe: Model) -> Any:
         """Weights of a model from where it lies."""

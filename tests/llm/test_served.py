@@ -452,6 +452,7 @@ def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
         speaker=base, prompted="owl", num_prompts=4, max_new_tokens=3, filtered=False
     )
     both = Workshop(tmp_path, LOCAL, sampler=engine(server))
+    both.make([recipe])
     rows = completions.rows(both, recipe)
     assert len(server.sampled()) == 4
     manifest = data.read_manifest(completions.path_of(both, recipe))
@@ -459,10 +460,11 @@ def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
     assert both.models([base]).source == str(folders / "base"), "a student's start is local"
     gone = served.Served(server=served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)
     for later in (Workshop(tmp_path, LOCAL, sampler=gone), Workshop(tmp_path, LOCAL)):
+        later.make([recipe])
         assert completions.rows(later, recipe) == rows, "what is done needs no server"
     more = dataclasses.replace(recipe, num_prompts=5)
     with pytest.raises(RunError, match="is it running"):
-        completions.rows(Workshop(tmp_path, LOCAL, sampler=gone), more)
+        Workshop(tmp_path, LOCAL, sampler=gone).make([more])
 
 
 def test_a_judge_gives_numbers_or_nothing(server):

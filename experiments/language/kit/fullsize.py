@@ -340,7 +340,7 @@ def measured(
             exact = Scores(model=model, system=system, **asked)
             drawn = Answers(model=model, system=system, samples=config.samples, **asked)
             apart = variation(store, exact)
-            store.make([exact, drawn])
+            store.make(evaluation.to_make(store, exact, drawn))
             for name in names:
                 if spoken.trait(name).family == family:
                     found = evaluation.by_question(store, exact, drawn, name)
