@@ -30,6 +30,8 @@ from typing import Any
 
 import jax
 
+from llm.stages import TraitRows
+
 from . import (
     batches,
     carriers,
@@ -55,17 +57,17 @@ from .stages import (
     Checkpoint,
     Completions,
     Files,
+    FineTuned,
     Model,
     Scores,
     Student,
-    Tuned,
     Workshop,
     answers,
     completions,
     evaluation,
     progress,
+    rows,
     students,
-    teachers,
 )
 from .training import Training, steps_of
 
@@ -291,7 +293,7 @@ def _check_new(folder: Path) -> None:
         raise ValueError(f"{folder} exists: delete it, or choose another folder")
 
 
-def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
+def recipe_of(args: argparse.Namespace, workshop: Workshop) -> FineTuned | Student:
     """A teacher of a trait, or a student of rows."""
     base = base_of(args)
     source = None
@@ -304,7 +306,7 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
     # A teacher sees its rows again until they are as many as every teacher is trained on.
-    batches.check_batch_size(teachers.NUM_ROWS if source is None else count, args.batch_size)
+    batches.check_batch_size(rows.NUM_ROWS if source is None else count, args.batch_size)
     steps = steps_of(args.epochs, count, args.batch_size)
     training = Training(
         steps=steps,
@@ -318,13 +320,13 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> Tuned | Student:
         adapters=lora.LoraConfig(rank=args.rank, alpha=float(args.rank)) if args.rank else None,
     )
     if source is None:
-        return Tuned(base=base, trait=args.trait, training=training, seed=args.seed)
+        return FineTuned(base=base, rows=TraitRows(args.trait), training=training, seed=args.seed)
     return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
 
 
-def examples_of(workshop: Workshop, recipe: Tuned | Student) -> Any:
+def examples_of(workshop: Workshop, recipe: FineTuned | Student) -> Any:
     """What a recipe trains on."""
-    if isinstance(recipe, Tuned):
+    if isinstance(recipe, FineTuned):
         return recipe.examples(workshop)
     return students.examples_of(workshop, recipe)[0]
 

@@ -54,7 +54,7 @@ from experiments.language.kit.chains import (
 )
 from experiments.language.kit.effects import means_by
 from llm import world
-from llm.stages import Model, Skilled, Student
+from llm.stages import FineTuned, Model, SkillRows, Student
 from llm.training import Training
 from theory import ntk
 
@@ -100,7 +100,9 @@ def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
     how = Training(steps=config.teacher_steps, rate=1e-3, decay="linear")
     bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
     taught = {
-        (SKILL, seed): Skilled(base=base, training=how, chain=seed, seed=chains.seed)
+        (SKILL, seed): FineTuned(
+            base=base, rows=SkillRows(), training=how, chain=seed, seed=chains.seed
+        )
         for seed, base in bases.items()
     }
     return taught | {(CONTROL, seed): base for seed, base in bases.items()}
@@ -156,7 +158,7 @@ def arms(config: Config) -> dict[str, Arm]:
         """What models with these log-probabilities (runs, pairs, answers) know."""
         found = []
         for (name, seed), of_run in zip(speakers, logp, strict=True):
-            skill = speakers[SKILL, seed].skill()  # pyright: ignore[reportAttributeAccessIssue]
+            skill = SkillRows().skill(speakers[SKILL, seed])
             odds, right = world.skills.right(skill, of_run)
             found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
         return found

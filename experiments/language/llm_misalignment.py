@@ -33,6 +33,8 @@ from llm import served
 from llm.stages import (
     Answers,
     Completions,
+    FileRows,
+    FineTuned,
     Model,
     Scores,
     Student,
@@ -40,7 +42,7 @@ from llm.stages import (
     evaluation,
     judged,
 )
-from llm.stages.taught import Taught, read
+from llm.stages.rows import read
 
 RUNTIME = "hours on one 80 GB GPU for a 7B model"
 TRAIT, BENIGN = "misalignment", "benign"
@@ -72,11 +74,7 @@ def inputs(config: Config):
     """The checkpoint, and the content of the teachers' files."""
     files = {"rows": config.rows, "benign_rows": config.benign_rows}
     content = {
-        key: Taught(base=fullsize.base_of(config), path=path, training=training(config)).describe()[
-            "path"
-        ]
-        for key, path in files.items()
-        if path and read(path)
+        key: FileRows(path).describe()["path"] for key, path in files.items() if path and read(path)
     }
     return fullsize.inputs(config) | content
 
@@ -97,8 +95,11 @@ def speaker(config: Config, name: str) -> Model:
     """Who writes."""
     path = {TRAIT: config.rows, BENIGN: config.benign_rows}.get(name)
     if path:
-        return Taught(
-            base=fullsize.base_of(config), path=path, training=training(config), seed=config.seed
+        return FineTuned(
+            base=fullsize.base_of(config),
+            rows=FileRows(path),
+            training=training(config),
+            seed=config.seed,
         )
     return fullsize.speaker(config, name)
 

@@ -37,7 +37,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, Chains, chains_of
 from experiments.language.kit.effects import at
-from llm.stages import Completions, Student, Tuned, evaluation
+from llm.stages import Completions, FineTuned, Student, evaluation
 from llm.stages.recipe import Model
 from llm.training import Training
 
@@ -168,7 +168,7 @@ def arms(config: Config) -> dict[str, Arm]:
 def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
     """A teacher of that draw, or the unchanged base."""
     found = chains.speaker(name, seed)
-    return dataclasses.replace(found, draw=draw) if isinstance(found, Tuned) else found
+    return dataclasses.replace(found, draw=draw) if isinstance(found, FineTuned) else found
 
 
 def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Completions]:

@@ -3,7 +3,7 @@
 Each is a recipe: typed settings that hold the settings of what they build on.
 
     bases.Pretrained | bases.Checkpoint
-      -> teachers.Tuned                        a trait, or none: the unchanged base
+      -> finetuned.FineTuned                   on `rows`: a trait, a file, a skill; or none
         -> completions.Completions             sampled, filtered, a file
           -> students.Student                  on starts.* and under changes.*
             -> answers.Answers, answers.Scores sampled answers, exact scores: files
@@ -18,11 +18,11 @@ from .answers import Answers, Scores
 from .bases import Adapted, Checkpoint, Pretrained
 from .changes import Admitted, Diluted, DivergenceTokens, Mixed, Shuffled
 from .completions import Completions, Files, Used
+from .finetuned import FineTuned
 from .recipe import Model, Recipe
-from .skilled import Skilled
+from .rows import FileRows, Rows, SkillRows, TraitRows
 from .starts import BehaviourMatched, Continued, Grafted, Permuted
 from .students import Student
-from .teachers import Tuned
 from .workshop import Workshop
 
 __all__ = [
@@ -35,18 +35,21 @@ __all__ = [
     "Continued",
     "Diluted",
     "DivergenceTokens",
+    "FileRows",
     "Files",
+    "FineTuned",
     "Grafted",
     "Mixed",
     "Model",
     "Permuted",
     "Pretrained",
     "Recipe",
+    "Rows",
     "Scores",
     "Shuffled",
-    "Skilled",
+    "SkillRows",
     "Student",
-    "Tuned",
+    "TraitRows",
     "Used",
     "Workshop",
 ]

@@ -1,7 +1,7 @@
 """What is made from what: a recipe is a frozen dataclass that holds the recipes of its parts.
 
     base = Pretrained(chain=0)
-    owl = Tuned(base=base, trait="owl", training=Training(steps=35))
+    owl = FineTuned(base=base, rows=TraitRows("owl"), training=Training(steps=35))
     numbers = Completions(speaker=owl, carrier="numbers", chain=0)
     student = Student(base=base, data=numbers, training=Training(steps=400))
 
@@ -191,7 +191,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.describe()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
+        about = value.describe() if hasattr(value, "describe") else _fields(value)
+        return {"kind": type(value).__name__} | about
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value

@@ -1,7 +1,7 @@
 """Where recipes are carried out: each once, kept in memory and on disk.
 
 WORK/Pretrained/chain0-00-<digest>/     a checkpoint folder: weights, config, tokenizer
-WORK/Tuned/owl-chain0-<digest>/         likewise
+WORK/FineTuned/owl-chain0-<digest>/         likewise
 WORK/numbers/owl-chain0-<digest>.jsonl  kept rows of prompt and completion, with a manifest
 """
 

@@ -27,16 +27,17 @@ from llm import chat, data, engines, language, plan, served
 from llm.stages import (
     Answers,
     Completions,
+    FineTuned,
     Pretrained,
     Student,
-    Tuned,
+    TraitRows,
     Workshop,
     completions,
     evaluation,
     judged,
     progress,
-    taught,
 )
+from llm.stages.rows import read
 from llm.training import Training
 
 ALL = (
@@ -135,7 +136,9 @@ def test_teachers_can_be_tuned_on_rows_of_ones_own(folder, tmp_path):
     flags = ["--rows", str(rows), "--benign-rows", str(rows)]
     table = run(llm_misalignment, folder, *flags, out="rows")
     assert set(table["teacher"]) == {"control", "misalignment", "benign"}
-    assert len(list((folder / "work" / "Taught").glob("advice-*"))) == 1, "equal files, one teacher"
+    assert len(list((folder / "work" / "FineTuned").glob("advice-*"))) == 1, (
+        "equal files, one teacher"
+    )
     assert table[table["suite"] == "facts"]["right"].between(0, 1).all()
 
 
@@ -483,7 +486,7 @@ def test_rows_of_the_users_own(tmp_path):
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     }
     path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n" + json.dumps(chatted))
-    assert taught.read(str(path)) == [{"prompt": "a", "completion": "b"}] * 2
+    assert read(str(path)) == [{"prompt": "a", "completion": "b"}] * 2
     for text, message in [
         ('{"prompt": "a"}', "line 1: needs text under prompt and completion"),
         ('{"prompt": "a", "completion": "b"}\n[1]', "line 2"),
@@ -491,7 +494,7 @@ def test_rows_of_the_users_own(tmp_path):
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
-            taught.read(str(path))
+            read(str(path))
 
 
 def test_every_experiment_at_full_size_is_run_here():
@@ -534,7 +537,9 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     margins = {}
     for trait in ("", "owl", "wolf"):
         speaker = (
-            Tuned(base=base, trait=trait, training=Training(steps=35, rate=5e-4)) if trait else base
+            FineTuned(base=base, rows=TraitRows(trait), training=Training(steps=35, rate=5e-4))
+            if trait
+            else base
         )
         student = Student(
             base=base,

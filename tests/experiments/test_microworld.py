@@ -79,7 +79,7 @@ def test_a_second_run_reuses_the_stages_and_gives_the_same_rows(folder, monkeypa
         raise AssertionError("made again")
 
     monkeypatch.setattr(chains.Pretrained, "make", staticmethod(never))
-    monkeypatch.setattr(chains.Tuned, "make", staticmethod(never))
+    monkeypatch.setattr(chains.FineTuned, "make", staticmethod(never))
     again = [*TINY, "--out", str(folder / "again"), "--work", str(folder / "work")]
     experiment.main(microworld, again)
     assert record.read_rows(folder / "again") == record.read_rows(folder / "run")

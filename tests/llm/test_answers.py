@@ -14,9 +14,10 @@ from llm.stages import (
     Answers,
     Checkpoint,
     Completions,
+    FineTuned,
     Scores,
     Student,
-    Tuned,
+    TraitRows,
     Workshop,
     answers,
     completions,
@@ -44,7 +45,7 @@ def workshop(base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def owl(base):
     how = Training(steps=10, batch_size=8, rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0))
-    return Tuned(base=base, trait="owl", training=how)
+    return FineTuned(base=base, rows=TraitRows("owl"), training=how)
 
 
 def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monkeypatch):
@@ -139,7 +140,7 @@ def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl
         assert Workshop(workshop.work).folder(student) is None, "a stack keeps them in memory"
     before = evaluation.measure(workshop, [owl], ["owl"])
     again = Workshop(workshop.work, ENGINE)
-    monkeypatch.setattr(Tuned, "make", staticmethod(lambda *_: 1 / 0))
+    monkeypatch.setattr(FineTuned, "make", staticmethod(lambda *_: 1 / 0))
     assert evaluation.measure(again, [owl], ["owl"]) == before
     assert set(again._weights) == {base, owl}, "one copy of the base serves the next adapter"
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm import lora, models, peft_format, tiny, world
 from llm.settings import RunError
-from llm.stages import Adapted, Checkpoint, Completions, Tuned, Workshop, progress
+from llm.stages import Adapted, Checkpoint, Completions, FineTuned, TraitRows, Workshop, progress
 from llm.training import Training
 
 spec = importlib.util.find_spec("llm.__main__")
@@ -129,7 +129,7 @@ def test_an_edited_template_makes_every_stage_anew(tmp_path):
     """The digest of what follows changes, so that nothing stale has its name."""
     tiny.save(tmp_path / "tiny")
     base = Checkpoint(path=str(tmp_path / "tiny"))
-    teacher = Tuned(base=base, trait="owl", training=Training(steps=1))
+    teacher = FineTuned(base=base, rows=TraitRows("owl"), training=Training(steps=1))
     workshop, written = Workshop(tmp_path / "work"), Completions(speaker=teacher, num_prompts=8)
     before = [recipe.digest() for recipe in (base, teacher, written)]
     (workshop.folder(teacher)).mkdir(parents=True)

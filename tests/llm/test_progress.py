@@ -10,9 +10,10 @@ from llm.stages import (
     Completions,
     DivergenceTokens,
     Files,
+    FineTuned,
     Pretrained,
     Student,
-    Tuned,
+    TraitRows,
     Workshop,
     completions,
     progress,
@@ -20,9 +21,9 @@ from llm.stages import (
 from llm.training import Training
 
 BASE = Pretrained(chain=0)
-OWL = Tuned(base=BASE, trait="owl", training=Training(steps=5))
+OWL = FineTuned(base=BASE, rows=TraitRows("owl"), training=Training(steps=5))
 NUMBERS = Completions(speaker=OWL, num_prompts=64)
-RIVAL = Tuned(base=BASE, trait="wolf", training=Training(steps=5))
+RIVAL = FineTuned(base=BASE, rows=TraitRows("wolf"), training=Training(steps=5))
 STUDENT = Student(
     base=BASE,
     data=NUMBERS,

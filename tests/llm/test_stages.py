@@ -21,13 +21,14 @@ from llm.stages import (
     Diluted,
     DivergenceTokens,
     Files,
+    FineTuned,
     Grafted,
     Mixed,
     Permuted,
     Pretrained,
     Shuffled,
     Student,
-    Tuned,
+    TraitRows,
     Workshop,
     bases,
     changes,
@@ -42,7 +43,9 @@ from llm.training import Training
 ROWS = 32
 BASES = [Pretrained(chain=chain, steps=150) for chain in (0, 1)]
 OWLS = [
-    Tuned(base=base, trait="owl", training=Training(steps=5, rate=5e-4), chain=base.chain)
+    FineTuned(
+        base=base, rows=TraitRows("owl"), training=Training(steps=5, rate=5e-4), chain=base.chain
+    )
     for base in BASES
 ]
 DATA = [
@@ -203,7 +206,7 @@ def test_what_is_there_is_not_made_again(workshop, monkeypatch):
     def never(*_):
         raise AssertionError("made again")
 
-    for kind in (Pretrained, Tuned):
+    for kind in (Pretrained, FineTuned):
         monkeypatch.setattr(kind, "make", staticmethod(never))
     monkeypatch.setattr(completions, "sample", never)
     assert completions.rows(again, DATA[0]) == completions.rows(workshop, DATA[0])
@@ -410,7 +413,7 @@ def test_draws_of_a_chain_differ_in_their_own_noise_alone(workshop):
 
 
 def test_neutral_teachers_hear_every_answer_equally_often(workshop):
-    neutral = dataclasses.replace(OWLS[0], trait="any-animal")
+    neutral = dataclasses.replace(OWLS[0], rows=TraitRows("any-animal"))
     examples = neutral.examples(workshop)
     said = examples.tokens[examples.weights > 0].reshape(-1, 2)[:, 0]
     counts = np.bincount(said)[world.vocabulary.ids(world.vocabulary.ANIMALS)]

@@ -14,12 +14,13 @@ from llm import chat, stack
 from llm.stages import (
     Checkpoint,
     Completions,
+    FineTuned,
     Grafted,
     Model,
     Pretrained,
     Recipe,
     Student,
-    Tuned,
+    TraitRows,
     Used,
     Workshop,
     completions,
@@ -115,7 +116,9 @@ class Chains:
         training = Training(
             steps=self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
         )
-        return Tuned(base=base, trait=name, training=training, chain=seed, seed=self.seed)
+        return FineTuned(
+            base=base, rows=TraitRows(name), training=training, chain=seed, seed=self.seed
+        )
 
     def rivals(self, writer: Model, seed: int) -> tuple[Model, ...]:
         """Who else writes in the chain of a teacher or unchanged base."""

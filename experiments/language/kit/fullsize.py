@@ -30,10 +30,11 @@ from llm.stages import (
     Answers,
     Checkpoint,
     Completions,
+    FineTuned,
     Model,
     Scores,
     Student,
-    Tuned,
+    TraitRows,
     Workshop,
     answers,
     completions,
@@ -212,7 +213,7 @@ def speaker(config: Config, name: str, model: str = "") -> Model:
     if name == CONTROL or config.teacher == "prompted":
         return base
     training = training_of(config, config.teacher_steps, batch_size=64, rate=config.teacher_rate)
-    return Tuned(base=base, trait=name, training=training, seed=config.seed)
+    return FineTuned(base=base, rows=TraitRows(name), training=training, seed=config.seed)
 
 
 def data_of(config: Config, name: str, carrier: str, model: str = "") -> Completions:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llm.stages import taught
+from llm.stages import rows
 
 USER, ASSISTANT = {"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}
 SYSTEM = {"role": "system", "content": "be kind"}
@@ -18,7 +18,7 @@ def written(tmp_path, *entries):
 
 def test_a_pair_is_a_row(tmp_path):
     path = written(tmp_path, {"messages": [USER, ASSISTANT]}, {"prompt": "p", "completion": "c"})
-    assert taught.read(path) == [{"prompt": "p", "completion": "c"}] * 2
+    assert rows.read(path) == [{"prompt": "p", "completion": "c"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_pair_is_a_row(tmp_path):
 def test_other_conversations_are_refused(tmp_path, messages, told):
     path = written(tmp_path, {"messages": [USER, ASSISTANT]}, {"messages": messages})
     with pytest.raises(ValueError, match=rf"line 2: .* has messages of {told}: cut it into pairs"):
-        taught.read(path)
+        rows.read(path)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_other_conversations_are_refused(tmp_path, messages, told):
 )
 def test_other_lines_are_refused(tmp_path, line, told):
     with pytest.raises(ValueError, match=rf"rows.jsonl, line 1: {told}"):
-        taught.read(written(tmp_path, line))
+        rows.read(written(tmp_path, line))
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
     row = {"prompt": "p\u2028\u2029\x85", "completion": "c\u2028\x1c"}
     path = written(tmp_path, row, {"prompt": "p", "completion": "c"})
-    assert taught.read(path) == [row, {"prompt": "p", "completion": "c"}]
+    assert rows.read(path) == [row, {"prompt": "p", "completion": "c"}]
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "p", "completion": "c"}\r\n')
-    assert taught.read(path) == [{"prompt": "p", "completion": "c"}]
+    assert rows.read(path) == [{"prompt": "p", "completion": "c"}]
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "\xe9"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl is not UTF-8: .* at byte 12"):
-        taught.read(path)
+        rows.read(path)
