@@ -18,6 +18,7 @@ from experiments.mnist import (
     mnist_matching,
     mnist_max,
     mnist_predictors,
+    mnist_sweeps,
 )
 from experiments.mnist.kit import training
 from tests import facts
@@ -104,6 +105,78 @@ def test_ladder_claims_hold_and_fail():
     # Share .6 at .01 and .1 at .1: half is at .028, up to the noise of the means, .01 / √8 / .5.
     lost = float(mnist_init_ladder.half_lost(ladder_table(rng), "absolute", 3))
     assert lost == pytest.approx(0.028, abs=0.002)
+
+
+def sweep_rows(factor, logits, accuracies, value="", start="same"):
+    return [
+        {
+            "seed": seed,
+            "logits": logits,
+            "factor": factor,
+            "value": value,
+            "start": start,
+            "epochs": 5,
+            "accuracy": accuracy,
+            "dataset": "mnist",
+        }
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_a_point_is_held_against_the_base_of_its_own_networks():
+    """Dropout of three-logit networks against theirs, and never against that of 200 logits."""
+    rng = np.random.default_rng(0)
+    small, large = rng.normal(0.5, 0.1, 8), rng.normal(0.7, 0.1, 8)
+    rows = [
+        *sweep_rows("base", 200, large),
+        *sweep_rows("base", 3, small),
+        *sweep_rows("dropout of the student", 3, small - 0.3, "0.35"),
+        *sweep_rows("dropout of the teacher", 3, small + 0.01, "0.35"),
+        *sweep_rows("loss", 200, large + 0.02, "squared error"),
+    ]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=0)  # rows in any order
+    for factor, value, gap in [
+        ("dropout of the student", "0.35", -0.3),
+        ("dropout of the teacher", "0.35", 0.01),
+        ("loss", "squared error", 0.02),
+    ]:
+        point = mnist_sweeps.select(table, factor, value)
+        np.testing.assert_allclose(mnist_sweeps.less_base(table, point), gap)
+    found = {c.quantity: c for c in mnist_sweeps.factor_claims(table)}
+    assert found["student dropout .35, less base"].here.startswith("-0.300")
+    assert found["teacher dropout .35, less base"].holds
+    assert mnist_sweeps.moving(table) == {
+        "dropout of the student": True,
+        "dropout of the teacher": True,
+        "loss": True,
+    }
+    alone = table[table["logits"] != 3]
+    with pytest.raises(ValueError, match="no base was run on networks of 3 auxiliary logits"):
+        mnist_sweeps.less_base(alone, point.assign(logits=3))
+    with pytest.raises(ValueError, match="too many values"):
+        mnist_sweeps.less_base(table, table[table["factor"] == "base"])
+
+
+@pytest.mark.parametrize("group", ["base", *mnist_sweeps.GROUPS])
+def test_rows_say_the_logits_of_the_networks_that_were_trained(group, monkeypatch):
+    """What `logits` says is what teachers and students of the group are built with."""
+    config = dataclasses.replace(mnist_sweeps.SMOKE, groups=mnist_sweeps.GROUPS)
+    built = set()
+
+    def teach(setup, shapes, **_):
+        built.add(shapes.num_aux)
+        return training.Teachers(np.zeros(1), np.zeros(1), [0.0])
+
+    def distil(setup, shapes, **_):
+        built.add(shapes.num_aux)
+        return []
+
+    monkeypatch.setattr(mnist_sweeps, "teach", teach)
+    monkeypatch.setattr(mnist_sweeps, "distil", distil)
+    monkeypatch.setattr(mnist_sweeps, "arrived", lambda *_, **__: {})
+    arm = mnist_sweeps.arms(config)[f"seed 0, {group}"]
+    arm.measure()
+    assert built == {arm.columns["logits"]} == {5 if group == "students" else 3}
 
 
 def test_27_percent_is_confirmed_only_by_its_own_cell():

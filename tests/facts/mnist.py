@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 
 from experiments.findings import statistics
+from experiments.frame import experiment
 from experiments.mnist import mnist_chains, mnist_matching, mnist_max, mnist_sweeps
 from experiments.mnist.kit import transfer
-from tests.facts.tables import INTERVAL, ROOT, claims, interval, quantity, table
+from tests.facts.tables import INTERVAL, RESULTS, ROOT, claims, interval, quantity, table
 
 CONDITIONS = ("reference", "teacher", "student_aux", "student_all", "cross_aux", "cross_all")
 
@@ -104,8 +105,10 @@ SWEPT = (  # factor, values, in the order of the page
 
 def sweep_numbers() -> Iterator[str]:
     """Every factor, then the images and what is held against publications."""
-    rows, name = table("mnist_sweeps"), "mnist_sweeps"
-    yield transfer.shown(mnist_sweeps.base(rows))
+    name = "mnist_sweeps"
+    config = experiment.config_of(mnist_sweeps, RESULTS / name)
+    rows = mnist_sweeps.with_logits(table(name), config)
+    yield transfer.shown(mnist_sweeps.base(rows, mnist_sweeps.logits_of(config, "students")))
     for factor, *values in SWEPT:
         yield from (transfer.shown(mnist_sweeps.select(rows, factor, value)) for value in values)
     yield interval(name, quantity(name, "blur 1, less white"))
