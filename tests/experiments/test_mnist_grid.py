@@ -21,6 +21,7 @@ from experiments.mnist import (
     mnist_sweeps,
 )
 from experiments.mnist.kit import training
+from mnist_mlp import grid
 from tests import facts
 from tests.facts import tables
 
@@ -163,9 +164,10 @@ def test_rows_say_the_logits_of_the_networks_that_were_trained(group, monkeypatc
     config = dataclasses.replace(mnist_sweeps.SMOKE, groups=mnist_sweeps.GROUPS)
     built = set()
 
-    def teach(setup, shapes, **_):
+    def teach(setup, shapes, *, starts, **_):
         built.add(shapes.num_aux)
-        return training.Teachers(np.zeros(1), np.zeros(1), [0.0])
+        untrained = grid.stacked(starts)
+        return training.Teachers(untrained, untrained, [0.0])
 
     def distil(setup, shapes, **_):
         built.add(shapes.num_aux)
