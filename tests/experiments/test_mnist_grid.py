@@ -1,6 +1,7 @@
 """The MNIST grid's experiments: smoke runs, claims that can fail, statistics."""
 
 import dataclasses
+import itertools
 import shutil
 
 import numpy as np
@@ -181,34 +182,91 @@ def test_rows_say_the_logits_of_the_networks_that_were_trained(group, monkeypatc
     assert built == {arm.columns["logits"]} == {5 if group == "students" else 3}
 
 
-def test_27_percent_is_confirmed_only_by_its_own_cell():
+def factorial(accuracy_of, seeds=8):
+    """Every cell with what the function says of it, and twins at chance."""
     rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "start": start,
+                **facts,
+                "accuracy": (accuracy_of(facts) if start == "same" else 0.1) + rng.normal(0, 0.02),
+                "dataset": "mnist",
+            }
+            for levels in itertools.product(*mnist_27_percent.FACTORS.values())
+            for facts in [dict(zip(mnist_27_percent.FACTORS, levels, strict=True))]
+            for seed in range(seeds)
+            for start in ("same", "another")
+        ]
+    )
 
-    def table(candidate, official=0.54):
-        rows = []
-        for index in np.ndindex(2, 2, 2, 2, 2):
-            facts = {n: v[i] for (n, v), i in zip(mnist_27_percent.FACTORS.items(), index)}  # noqa: B905
-            wanted = {**mnist_27_percent.CANDIDATE, "batch": "1024"}
-            middle = candidate if facts == wanted else official
-            for seed in range(8):
-                for start in ("same", "another"):
-                    accuracy = (middle if start == "same" else 0.1) + rng.normal(0, 0.02)
-                    rows.append(
-                        {
-                            "seed": seed,
-                            "start": start,
-                            **facts,
-                            "accuracy": accuracy,
-                            "dataset": "mnist",
-                        }
-                    )
-        return pd.DataFrame(rows)
 
-    assert mnist_27_percent.verdict(table(0.271)) == (True, [])
-    assert mnist_27_percent.verdict(table(0.40))[0] is False
-    holds, others = mnist_27_percent.verdict(table(0.271, official=0.271))
+PROBE = mnist_27_percent.PROBE | {"batch": "1024"}
+
+
+def test_27_percent_is_confirmed_only_by_its_own_cell():
+    def judged(candidate, others=0.54):
+        table = factorial(lambda facts: candidate if facts == PROBE else others)
+        found = mnist_27_percent.findings(table, mnist_27_percent.Config())
+        return mnist_27_percent.verdict(table, mnist_27_percent.PROBE), found.figures[0].title
+
+    assert judged(0.271)[0] == (True, [])
+    assert judged(0.271)[1].endswith("squared error: confirmed")
+    assert judged(0.40)[0][0] is False
+    assert judged(0.40)[1].endswith("refuted")
+    (holds, others), title = judged(0.271, others=0.271)
     assert holds
-    assert len(others) == 7
+    assert len(others) == 11
+    assert title.endswith("not settled")
+
+
+def test_effects_are_not_diluted_by_pairs_of_dead_cells():
+    """Squared error adds .2 wherever anything passes, and two thirds of the cells are dead."""
+
+    def accuracy(facts):
+        dead = facts["pixels"] != "[-1, 1]" or facts["optimiser"] == "momentum"
+        return 0.1 if dead else 0.4 + 0.2 * (facts["loss"] == "squared error")
+
+    main = mnist_27_percent.effects(factorial(accuracy), mnist_27_percent.Config())
+    # A mean over four pairs and eight seeds of differences with a spread of .02 √2.
+    error = 5 * 0.02 * np.sqrt(2 / 32)
+    assert main["loss: squared error less KL"].values.mean() == pytest.approx(0.2, abs=error)
+    assert main["loss: squared error less KL"][1:] == (4, 24)
+    assert main["optimiser: momentum less Adam"].values.mean() == pytest.approx(-0.4, abs=error)
+    for level in ("[0, 1]", "[0, 1], noise [-1, 1]"):
+        effect = main[f"pixels: {level} less [-1, 1]"]
+        assert effect.values.mean() == pytest.approx(-0.4, abs=error)
+        assert effect[1:] == (8, 16)
+    before = factorial(accuracy).query("pixels != '[0, 1], noise [-1, 1]'")
+    main = mnist_27_percent.effects(before, mnist_27_percent.Config())
+    assert "pixels: [0, 1], noise [-1, 1] less [-1, 1]" not in main
+    dead = mnist_27_percent.effects(factorial(lambda facts: 0.1), mnist_27_percent.Config())
+    assert {effect.live for effect in dead.values()} == {0}
+
+
+def test_digits_and_noise_have_scales_of_their_own(monkeypatch):
+    """The third level: a teacher of digits in [0, 1], students of noise in [-1, 1]."""
+    config, seen = mnist_27_percent.SMOKE, {}
+    monkeypatch.setattr(
+        training.grid,
+        "imitate",
+        lambda *_, scale, state, **__: seen.setdefault("noise", scale) and state,
+    )
+    monkeypatch.setattr(
+        mnist_27_percent,
+        "teach",
+        lambda *_, scale, starts, **__: (
+            seen.setdefault("digits", scale)
+            and training.Teachers(grid.stacked(starts), grid.stacked(starts), [0.0] * len(starts))
+        ),
+    )
+    for pixels, wanted in mnist_27_percent.SCALES.items():
+        seen.clear()
+        mnist_27_percent.arms(config)[f"seed 0, {pixels}, 1024"].measure()
+        assert (seen["digits"], seen["noise"]) == wanted
+    probe = mnist_27_percent.arms(config)["seed 2, probe"].measure()
+    assert {tuple(row[f] for f in PROBE) for row in probe} == {tuple(PROBE.values())}
 
 
 def lineage(half_life: float) -> pd.DataFrame:
