@@ -203,7 +203,7 @@ def effects(table: pd.DataFrame, config: Config) -> dict[str, Effect]:
         index="seed", columns=list(FACTORS), values="accuracy"
     )
     p_values = [transfer.above_chance_p(values) for values in cells.to_numpy().T]
-    names: list[tuple[str, ...]] = cells.columns.to_list()
+    names = [tuple(map(str, at)) for at in cells.columns.to_list()]
     alive = dict(zip(names, statistics.holm(p_values), strict=True))
     out = {}
     for place, (name, (first, *levels)) in enumerate(FACTORS.items()):
