@@ -288,13 +288,28 @@ def lineage(half_life: float) -> pd.DataFrame:
 
 def test_half_life_of_a_geometric_decay_is_found():
     first = mnist_chains.LINEAGES[0]
-    assert mnist_chains.half_lives(lineage(2.5), first) == pytest.approx([2.5] * 3)
-    assert mnist_chains.half_life(lineage(2.5), first) == "2.50 ± 0.00 generations"
+    assert mnist_chains.slopes(lineage(2.5), first) == pytest.approx([-1 / 2.5] * 3)
+    assert mnist_chains.half_life(lineage(2.5), first) == "2.50 [2.50, 2.50] generations"
+
+
+def test_half_life_is_that_of_the_mean_slope():
+    """One seed that hardly decays moves a mean of 1/slope at will, and the mean slope little."""
+    first, lives = mnist_chains.LINEAGES[0], (2.0, 2.0, 40.0)
+    parts = [lineage(life).query("seed == @i") for i, life in enumerate(lives)]
+    table = pd.concat(parts)
+    slopes = -1 / np.array(lives)
+    mean, half = statistics.mean_interval(slopes)
+    value, low, high = mnist_chains.life(table, first)
+    assert value == pytest.approx(-1 / slopes.mean())
+    assert value < np.mean(lives) / 4
+    assert low == pytest.approx(-1 / (mean - half))
+    assert high == np.inf, "an interval of slopes that holds zero: it may not decay at all"
+    assert mnist_chains.half_life(table, first).endswith("no end] generations")
 
 
 def test_a_gain_that_is_gone_at_once_has_no_half_life():
     first = mnist_chains.LINEAGES[0]
-    assert mnist_chains.half_lives(lineage(0.2), first) == []
+    assert mnist_chains.slopes(lineage(0.2), first) == []
     assert mnist_chains.half_life(lineage(0.2), first).startswith("no fit, the gain is 0.025")
 
 
@@ -317,11 +332,65 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
     assert mnist_max.best(table)["rate"] == 2.0
 
 
+def test_no_factor_of_the_search_hides_another():
+    """The design matrix: any two factors, coded and centred, are orthogonal."""
+    config = mnist_max.Config()
+    recipes = mnist_max.with_images(pd.DataFrame(mnist_max.design(config)))
+    assert len(recipes.drop_duplicates()) == 3 * 3 * 2 * 3
+    columns = {
+        name: pd.get_dummies(recipes[name]).to_numpy(float)[:, 1:] for name in mnist_max.FACTORS
+    }
+    centred = {name: column - column.mean(0) for name, column in columns.items()}
+    for a, b in itertools.combinations(centred, 2):
+        np.testing.assert_allclose(centred[a].T @ centred[b], 0, atol=1e-12)
+    assert mnist_max.crossed(recipes, mnist_max.FACTORS)
+    fixed = ["teacher_rate", "batch"]
+    assert (recipes[fixed].nunique() == 1).all(), "what is no factor does not vary"
+
+
+def test_the_predicted_recipe_is_searched_and_no_rate_of_it_is_an_edge():
+    config = mnist_max.Config()
+    recipes = pd.DataFrame(mnist_max.design(config))
+    mine = recipes[(recipes[list(mnist_max.PREDICTED)] == pd.Series(mnist_max.PREDICTED)).all(1)]
+    assert len(mine) == 1
+    assert min(config.student_rates) < mnist_max.PREDICTED["rate"] < max(config.student_rates)
+    steps = -(-config.epoch_images // config.batch_size)
+    assert steps * config.doses[0] == 295
+    assert steps * config.doses[-1] == pytest.approx(1960, rel=0.01)
+    assert set(mnist_max.FIXED["official"]) == set(mnist_max.FIXED["earlier search"])
+
+
+def test_a_search_whose_factors_are_confounded_is_refused():
+    """Squared error at one rate alone, as six random recipes had it."""
+
+    def searched(pairs):
+        return pd.DataFrame(
+            [
+                {"phase": "search", "width": w, "kind": "uniform", "scale": s, "epochs": 5}
+                | {"loss": loss, "rate": rate, "accuracy": 0.5 + 0.1 * (loss == "KL") + 10 * rate}
+                for w in (64, 128)
+                for s in (1.0, 2.0)
+                for loss, rate in pairs
+            ]
+        )
+
+    both = ("squared error", "KL")
+    effects = mnist_max.effects(searched(itertools.product(both, (3e-4, 1e-3))))
+    assert effects["squared error less KL"] == pytest.approx({"at 0.0003": -0.1, "at 0.001": -0.1})
+    assert effects["rates by KL"] == pytest.approx({"0.0003": 0.603, "0.001": 0.61})
+    confounded = searched([("squared error", 3e-4), ("KL", 1e-3), ("KL", 2e-3)])
+    with pytest.raises(ValueError, match="confounded"):
+        mnist_max.effects(confounded)
+    unequal = searched([*itertools.product(both, (3e-4, 1e-3)), ("KL", 2e-3)])
+    with pytest.raises(ValueError, match="confounded"):
+        mnist_max.effects(unequal)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A folder with a whole run of the search, and the flags that made it."""
     out = tmp_path_factory.mktemp("max")
-    flags = ["--smoke", "--recipes", "1", "--doses", "1"]
+    flags = ["--smoke", "--doses", "1"]
     experiment.main(mnist_max, [*flags, "--out", str(out / "whole")])
     return out / "whole", flags
 
@@ -349,7 +418,10 @@ def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypat
     experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "run"), *job])
     made = record.read_rows(tmp_path / "run/jobs/final-seed-0")
     assert made == [row for row in record.read_rows(whole) if row["part"] == "final seed 0"]
-    assert {row["start"] for row in made} == {"same", "another"}
+    assert {(row["arm"], row["start"]) for row in made} == {
+        ("chosen", "same"),
+        ("chosen", "another"),
+    }
     with pytest.raises(SystemExit) as stopped:
         experiment.main(mnist_max, [*flags, "--out", str(tmp_path / "new"), *job])
     assert stopped.value.code == 2
@@ -465,3 +537,36 @@ def test_arms_of_other_tables_are_told_apart_also_where_a_fact_is_missing(tmp_pa
     found = pd.DataFrame(mnist_predictors.rows_of(config, "mnist_sweeps")).set_index("over")
     assert found.loc["arms", ["rho", "pairs"]].tolist() == [1.0, 6]
     assert abs(found.loc["seeds within arms", "rho"]) < 0.3
+
+
+def test_alignment_is_judged_where_starts_vary(tmp_path):
+    """Ten arms of a shared start that learn and ten that do not: the bit is all that it says."""
+    folder = tmp_path / "mnist_sweeps"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pd.DataFrame(
+        [
+            {
+                "value": arm,
+                "seed": seed,
+                "dataset": "mnist",
+                "alignment": 1.0 if arm < 10 else 0.1 * rng.normal(),
+                "accuracy": (0.6 if arm < 10 else 0.1) + 0.01 * rng.normal(),
+            }
+            for arm in range(20)
+            for seed in range(8)
+        ]
+    ).to_csv(folder / "results.csv", index=False)
+    config = mnist_predictors.Config(runs=str(tmp_path))
+    rows = mnist_predictors.rows_of(config, "mnist_sweeps")
+    found = pd.DataFrame(rows).set_index(["predictor", "over"])
+    everywhere = found.loc[("alignment", mnist_predictors.ALL_ARMS)]
+    varying = found.loc[("alignment", mnist_predictors.VARYING)]
+    assert everywhere["rho"] > 0.7
+    assert found.loc[("shared", mnist_predictors.ALL_ARMS), "rho"] > 0.7
+    assert varying["pairs"] == 10
+    assert varying["low"] < 0 < varying["high"], "over ten independent starts nothing is ordered"
+    assert ("shared", mnist_predictors.VARYING) not in found.index, "a bit that does not vary"
+    table = pd.DataFrame([{"experiment": "mnist_sweeps"} | row for row in rows])
+    claims = mnist_predictors.findings(table, config).claims
+    assert [c.holds is None for c in claims if ": alignment," in c.quantity] == [False, True]
