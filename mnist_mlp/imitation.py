@@ -6,7 +6,7 @@ match is as exact as the steps allow and not as coarse as the last step.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -158,15 +158,3 @@ def held_out(
     _, apply = network(grid, grid.teacher, digits.shape[1])
     probe = draw_probe(grid, key, teacher, digits, batch)
     return misses(grid, apply, student=student, teacher=teacher, probe=probe)
-
-
-def known(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, if each is a feature.
-
-    Raises:
-        ValueError: for another name.
-    """
-    for name in names:
-        if name not in FEATURES:
-            raise ValueError(f"no feature {name!r}; choose among {', '.join(FEATURES)}")
-    return tuple(names)

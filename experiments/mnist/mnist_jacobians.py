@@ -103,7 +103,7 @@ def start_of(setup: Setup, shapes: Grid, seed: int, name: str, reference: Params
         shapes,
         other,
         teacher=towards,
-        names=imitation.known(OBJECTIVES[name]),
+        names=OBJECTIVES[name],
         digits=setup.data.train_images,
         key=setup.key(seed, "match"),
         batch=setup.config.batch_size,

@@ -16,6 +16,7 @@ from experiments.mnist import (
     mnist_chains,
     mnist_heads,
     mnist_init_ladder,
+    mnist_jacobians,
     mnist_matching,
     mnist_max,
     mnist_predictors,
@@ -570,3 +571,44 @@ def test_alignment_is_judged_where_starts_vary(tmp_path):
     table = pd.DataFrame([{"experiment": "mnist_sweeps"} | row for row in rows])
     claims = mnist_predictors.findings(table, config).claims
     assert [c.holds is None for c in claims if ": alignment," in c.quantity] == [False, True]
+
+
+def jacobian_rows(accuracy, mismatch):
+    """Eight seeds of every arm, as far from matched outputs as is said."""
+    rng = np.random.default_rng(7)
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "objective": name,
+                "accuracy": accuracy.get(name, 0.4) + 0.02 * rng.normal(),
+                "mismatch": 0.02 * mismatch,
+                "moved": 0.02,
+                "alignment": 0.5,
+                "weights": 0.0,
+                "missed kernel": 0.1,
+                "dataset": "mnist",
+            }
+            for name in mnist_jacobians.ORDER
+            for seed in range(8)
+        ]
+    )
+
+
+def test_jacobians_are_judged_only_where_outputs_are_matched():
+    """The predicted world, a world in which outputs suffice, and one that never got there."""
+    config = mnist_jacobians.Config()
+    predicted = {"shared": 0.9, "outputs, kernel": 0.88, "no matching": 0.1, "unrelated": 0.1}
+    found = verdicts(mnist_jacobians, jacobian_rows(predicted, 0.005), config)
+    assert sum(v is True for v in found.values()) == 7
+    assert False not in found.values()
+    enough = jacobian_rows(predicted | {"outputs": 0.9}, 0.005)
+    found = verdicts(mnist_jacobians, enough, config)
+    assert found["shared start less outputs"] is False
+    assert found["outputs and kernel less outputs"] is False
+    coarse = jacobian_rows(predicted, 0.5)
+    found = verdicts(mnist_jacobians, coarse, config)
+    assert found["shared start less outputs"] is None
+    assert found["outputs and kernel less kernel alone"] is True
+    figure = mnist_jacobians.findings(coarse, config).figures[0]
+    assert figure.title.endswith("?")
