@@ -32,8 +32,8 @@ class Claim:
         here: value of this run with its 95 % interval.
         seeds: number of independently trained runs behind `here`.
         holds: whether the criterion stated before the run is met; None if there is none.
-        p: of the one-sided t test that a mean is above zero, where that is the criterion and it is
-            judged; what `corrected` looks at.
+        p: of the one-sided t test that a mean is above zero, where that is the criterion; what
+            `corrected` looks at.
     """
 
     quantity: str
@@ -117,7 +117,8 @@ def corrected(*groups: Sequence[Claim]) -> list[list[Claim]]:
     def judge(claim: Claim) -> Claim:
         if claim.p is None or len(tested) == 1:
             return claim
-        holds = next(verdicts) and bool(claim.holds)
+        stands = next(verdicts)
+        holds = None if claim.holds is None else claim.holds and stands
         mark = f" (p {claim.p:.1g}, Holm over {len(tested)})"
         return dataclasses.replace(claim, here=claim.here + mark, holds=holds)
 

@@ -326,7 +326,7 @@ def test_search_never_uses_seeds_or_digits_of_the_final():
     )
     table = pd.DataFrame(
         [
-            dict.fromkeys(mnist_max.RECIPE, 1) | {"phase": p, "rate": r, "accuracy": a}
+            dict.fromkeys((*mnist_max.RECIPE, "epochs"), 1) | {"phase": p, "rate": r, "accuracy": a}
             for p, r, a in [("search", 1.0, 0.5), ("search", 2.0, 0.7), ("final", 1.0, 0.99)]
         ]
     )

@@ -1,5 +1,6 @@
 """Every statistic against SciPy's own test or a sum written out, at its edges too."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -229,6 +230,11 @@ def test_what_is_not_above_zero_by_criterion_is_left_alone():
     alone = above(VALUES)
     assert claims.corrected([*others, few], alone) == [[*others, few], alone]
     assert few.holds is few.p is None
+    # What is not judged for another reason, toy digits say, is marked alike and stays unjudged.
+    unjudged = [dataclasses.replace(claim, holds=None) for claim in above(VALUES, OTHERS)]
+    ((first, second),) = claims.corrected(unjudged)
+    assert first.holds is second.holds is None
+    assert first.here.endswith("Holm over 2)")
 
 
 def test_beside_no_effect_stands_the_smallest_margin_that_holds():

@@ -47,7 +47,7 @@ def claim(
         here=here if isinstance(here, str) else statistics.shown(here),
         seeds=table["seed"].nunique(),
         holds=bool(holds) if judged else None,
-        p=statistics.above_zero_p(above) if judged and above is not None else None,
+        p=None if above is None else statistics.above_zero_p(above),
     )
 
 
