@@ -16,6 +16,7 @@ from types import ModuleType
 NAMES = (
     "mnist_aux_logits",
     "mnist_matching",
+    "mnist_jacobians",
     "mnist_sweeps",
     "mnist_heads",
     "mnist_init_ladder",

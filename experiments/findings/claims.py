@@ -32,6 +32,8 @@ class Claim:
         here: value of this run with its 95 % interval.
         seeds: number of independently trained runs behind `here`.
         holds: whether the criterion stated before the run is met; None if there is none.
+        p: of the one-sided t test that a mean is above zero, where that is the criterion; what
+            `corrected` looks at.
     """
 
     quantity: str
@@ -40,6 +42,7 @@ class Claim:
     here: str = ""
     seeds: int = 0
     holds: bool | None = None
+    p: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,15 +87,42 @@ def claim_of(
         quantity: what is measured.
         values: one per chain.
         criterion: whether the 95 % interval must lie "above" zero or "covers" it; judged from four
-            chains on, fewer decide nothing.
+            chains on, fewer decide nothing. Several "above" of an experiment: see `corrected`.
         paper: what the paper reports.
         here: text in place of mean and interval.
     """
     mean, half = statistics.mean_interval(values)
     verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
-    holds = verdict[criterion if len(values) >= ENOUGH else None]
-    here = here or statistics.shown(values, 2)
-    return Claim(quantity=quantity, paper=paper, here=here, seeds=len(values), holds=holds)
+    stated = criterion if len(values) >= ENOUGH else None
+    return Claim(
+        quantity=quantity,
+        paper=paper,
+        here=here or statistics.shown(values, 2),
+        seeds=len(values),
+        holds=verdict[stated],
+        p=statistics.above_zero_p(values) if stated == "above" else None,
+    )
+
+
+def corrected(*groups: Sequence[Claim]) -> list[list[Claim]]:
+    """The same groups, their claims of "above zero" corrected by Holm over all of them.
+
+    A single 95 % interval above zero is a one-sided test at a fortieth, and that is the level that
+    the whole family keeps here, so nothing holds that did not hold singly. Call it with all claims
+    of an experiment before its figures are made: their titles then say what is left.
+    """
+    tested = [claim.p for group in groups for claim in group if claim.p is not None]
+    verdicts = iter(statistics.holm(tested, alpha=0.025))
+
+    def judge(claim: Claim) -> Claim:
+        if claim.p is None or len(tested) == 1:
+            return claim
+        stands = next(verdicts)
+        holds = None if claim.holds is None else claim.holds and stands
+        mark = f" (p {claim.p:.1g}, Holm over {len(tested)})"
+        return dataclasses.replace(claim, here=claim.here + mark, holds=holds)
+
+    return [[judge(claim) for claim in group] for group in groups]
 
 
 def no_effect(
@@ -103,7 +133,8 @@ def no_effect(
     Args:
         claimed: quantity -> values of what is claimed to be no effect, one per chain, and of the
             reference whose share is the margin, in the same order.
-        share: of the reference's mean that still counts as no effect, fixed before the run.
+        share: of the reference's mean that still counts as no effect, fixed before the run. Beside
+            the verdict stands the smallest share that would have held, singly, at 5 %.
     """
     p_values = [statistics.relative_equivalence_p(*pair, share) for pair in claimed.values()]
     count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
@@ -112,15 +143,21 @@ def no_effect(
         claimed.items(), p_values, statistics.holm(p_values), strict=True
     ):
         margin = share * reference.mean()
+        least = smallest(statistics.smallest_share(values, reference))
         out.append(
             Claim(
                 quantity=f"{quantity}, equivalent to none{count}",
-                here=f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}",
+                here=f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}, {least}",
                 seeds=len(values),
                 holds=holds if len(values) >= ENOUGH else None,
             )
         )
     return out
+
+
+def smallest(share: float) -> str:
+    """The smallest margin that a claim of "no effect" still holds at singly, in words."""
+    return f"from {share:.1%} on" if np.isfinite(share) else "at no margin"
 
 
 def judged(holds: bool | np.bool_, runs: int) -> bool | None:

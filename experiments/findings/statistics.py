@@ -36,9 +36,12 @@ def jackknife(without: Sequence[float], level: float = 0.95) -> float:
 
 
 def runs_for(values: Sequence[float], half: float) -> int:
-    """How many runs of this spread give a 95 % interval of that half width."""
-    error = stats.norm.ppf(0.975) * np.std(values, ddof=1)
-    return int(np.ceil((error / half) ** 2))
+    """How many runs of this spread give a 95 % interval (Student t) of that half width."""
+    spread = np.std(values, ddof=1)
+    runs = max(2, int((stats.norm.ppf(0.975) * spread / half) ** 2))  # t needs no fewer
+    while stats.t.ppf(0.975, runs - 1) * spread / np.sqrt(runs) > half:
+        runs += 1
+    return runs
 
 
 def shown(values: Sequence[float], digits: int = 3) -> str:
@@ -96,6 +99,36 @@ def relative_equivalence_p(
     """
     found, margins = np.asarray(values, float), share * np.asarray(reference, float)
     return max(above_zero_p(margins - found), above_zero_p(margins + found))
+
+
+def smallest_margin(values: Sequence[float], alpha: float = 0.05) -> float:
+    """The smallest margin for which `equivalent` holds: the far end of the (1 - 2 alpha) interval.
+
+    What "no effect" says is no sharper than this number, whatever margin was stated before.
+    """
+    mean, half = mean_interval(values, level=1 - 2 * alpha)
+    return abs(mean) + half
+
+
+def smallest_share(
+    values: Sequence[float], reference: Sequence[float], alpha: float = 0.05
+) -> float:
+    """The smallest share of the reference for which `relative_equivalence_p` is `alpha`.
+
+    Both tests are t tests of s · reference ± value, so with t the quantile at n - 1 degrees of
+    freedom and k = t²/n their edge is a root of (s r̄ ± v̄)² = k var(s r ± v), quadratic in s
+    (Fieller 1954). The larger root of both signs counts; infinite where the reference itself is
+    not above zero at this level, for then no share of it is.
+    """
+    found, whole = np.asarray(values, float), np.asarray(reference, float)
+    if found.size < 2 or above_zero_p(whole) >= alpha:
+        return float("inf")
+    k = stats.t.ppf(1 - alpha, found.size - 1) ** 2 / found.size
+    (variance, shared), (_, own) = np.cov(whole, found)
+    a, c = whole.mean() ** 2 - k * variance, found.mean() ** 2 - k * own
+    b = whole.mean() * found.mean() - k * shared
+    inside = max(b**2 - a * c, 0.0)  # not below zero but for rounding: ± and a > 0 give two roots
+    return float((abs(b) + np.sqrt(inside)) / a)
 
 
 def above_zero_p(values: Sequence[float] | np.ndarray) -> float:

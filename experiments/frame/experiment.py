@@ -31,8 +31,9 @@ from experiments.frame.turns import in_turn
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
-    """Claims as the content of a claims.csv."""
-    return record.csv_text([dataclasses.asdict(claim) for claim in claims])
+    """Claims as the content of a claims.csv; p values stand in their words, rounded."""
+    lines = [dataclasses.asdict(claim) for claim in claims]
+    return record.csv_text([{k: v for k, v in line.items() if k != "p"} for line in lines])
 
 
 def pictures(figures: Sequence[Figure]) -> Iterator[tuple[str, bytes]]:

@@ -15,10 +15,11 @@ chance. Benign training erodes the trait slowly, and the moments make no differe
 first few steps: the trait is in the weights.
 
 Criteria: neutral lineage at every generation, no transfer (equivalence to chance within a fifth of
-the first generation's gain, Holm over the generations); half-life of soft targets with its
-interval (per seed, log-linear fit over generations whose mean gain is above .05), compared with
-.955. Persistence: zeroed and swapped moments within .05 of carried ones after benign training
-(equivalence, paired, Holm over the pairs).
+the first generation's gain, Holm over the generations); half-life of soft targets from the mean
+slope over seeds of log2 gain against generations (those whose mean gain is above .05), its interval
+that of the slope; published: .955, by another recipe (its first student has .630). Persistence:
+zeroed and swapped moments within .05 of carried ones after benign training (equivalence, paired,
+Holm over the pairs).
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.findings.claims import Claim, Figure, Findings, say, smallest
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.images import inputs
@@ -208,8 +209,8 @@ def clear_generations(table: pd.DataFrame, lineage: str) -> list[int]:
     return [int(generation) for generation in wide if wide[generation].mean() > 0.05]
 
 
-def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
-    """Generations in which the gain halves, by seed: slope of log2 gain over the clear ones.
+def slopes(table: pd.DataFrame, lineage: str) -> list[float]:
+    """Change of log2 gain from one clear generation to the next, by seed (least squares).
 
     Empty where fewer than two generations of students are clear of chance: there is no slope.
     """
@@ -217,20 +218,36 @@ def half_lives(table: pd.DataFrame, lineage: str) -> list[float]:
     if len(clear) < 2:
         return []
     logs = np.log2(np.asarray(gains(table, lineage)[clear].clip(lower=0.005)))
-    return [-1 / np.polyfit(clear, line, 1)[0] for line in logs]
+    return [float(np.polyfit(clear, line, 1)[0]) for line in logs]
 
 
-def is_published(lives: list[float]) -> bool | None:
+def life(table: pd.DataFrame, lineage: str) -> tuple[float, float, float] | None:
+    """Generations in which the gain halves, with its interval: -1 over the mean slope.
+
+    The interval is that of the slopes, turned over. A mean of the seeds' own half-lives would hang
+    on the seed that decays least: a slope near zero is a life without end.
+    """
+    found = slopes(table, lineage)
+    if not found:
+        return None
+    mean, half = statistics.mean_interval(found)
+    ends = (-1 / slope if slope < 0 else np.inf for slope in (mean, mean - half, mean + half))
+    value, low, high = ends
+    return value, low, high
+
+
+def is_published(lives: tuple[float, float, float] | None) -> bool | None:
     """Whether the published half-life lies in the interval, if there is one."""
-    mean, half = statistics.mean_interval(lives) if lives else (np.nan, np.nan)
-    return abs(mean - PUBLISHED) <= half if lives else None
+    return lives[1] <= PUBLISHED <= lives[2] if lives else None
 
 
 def half_life(table: pd.DataFrame, lineage: str) -> str:
-    """Mean and interval of `half_lives`, or what is left of the gain where there is none."""
-    lives, first = half_lives(table, lineage), gains(table, lineage)
+    """`life` in words, or what is left of the gain where there is none."""
+    lives, first = life(table, lineage), gains(table, lineage)
     if lives:
-        return f"{statistics.shown(lives, 2)} generations"
+        value, low, high = lives
+        end = f"{high:.2f}" if np.isfinite(high) else "no end"
+        return f"{value:.2f} [{low:.2f}, {end}] generations"
     return f"no fit, the gain is {statistics.shown(first[1])}, then {statistics.shown(first[2])}"
 
 
@@ -247,18 +264,22 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     lives = {lineage: half_life(table, lineage) for lineage in LINEAGES}
     first = gains(table, soft)[1] + transfer.CHANCE
     neutral = gains(table, soft, "neutral").drop(columns=0) + transfer.CHANCE
-    silent = statistics.holm([transfer.no_transfer_p(neutral[g], first.mean()) for g in neutral])
+    silent = statistics.holm([transfer.no_transfer_p(neutral[g], first) for g in neutral])
+    margins = [
+        statistics.smallest_share(neutral[g] - transfer.CHANCE, gains(table, soft)[1])
+        for g in neutral
+    ]
     claims = [
         claim(
             f"half-life, {soft}",
             here=lives[soft],
-            holds=is_published(half_lives(table, soft)),
+            holds=is_published(life(table, soft)),
             replication=".955 generations",
         ),
         *(claim(f"half-life, {lineage}", here=lives[lineage]) for lineage in LINEAGES[1:]),
         claim(
             f"neutral lineage at chance (TOST, Holm over {len(silent)})",
-            here=f"{sum(silent)} of {len(silent)}",
+            here=f"{sum(silent)} of {len(silent)}, all {smallest(max(margins))}",
             holds=all(silent),
         ),
         *moment_claims(table, config),

@@ -174,16 +174,16 @@ def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
 
 
 def correlation(table: pd.DataFrame, num_aux: int) -> tuple[float, ...]:
-    """Spearman of alignment and accuracy over the rungs' means, with its interval."""
-    points = means(table, num_aux)
-    return statistics.spearman(points["alignment"], points["accuracy"])
+    """Spearman of alignment and accuracy over the rungs' means, with its interval over seeds."""
+    rows = table[table["num_aux"] == num_aux]
+    return transfer.correlation(rows, ["ladder", "rung"], "alignment")
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Accuracy against alignment, and the criteria of the docstring."""
     at_logits = {m: claims_at(table, m) for m in config.num_aux}
     independent = {
-        f"{ladder}, {m} logits": (accuracies(table, ladder, m), accuracies(table, "same", m).mean())
+        f"{ladder}, {m} logits": (accuracies(table, ladder, m), accuracies(table, "same", m))
         for m in config.num_aux
         for ladder in ("independent", "units of the other matched")
     }

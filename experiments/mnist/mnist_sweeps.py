@@ -1,7 +1,10 @@
 """What moves the effect: one factor at a time around the official recipe, each with its twin.
 
 The recipe is the official one at a width of 128, whose published accuracy is that of 256 and
-which costs a third.
+which costs a third. Only the sweeps of `students` share one teacher of the most auxiliary logits;
+all others have networks of three. Logits that nobody imitates still change the draw of the network
+and its training, so every point is held against the recipe on networks of its own number of logits
+(column `logits`), and a figure draws that line.
 
 Auxiliary logits, width, depth, learning rate, batch (equal steps and equal epochs), epochs of
 teacher and student, initial scale, temperature, loss and labels, optimiser, dropout in teacher and
@@ -59,6 +62,7 @@ IMAGES: dict[str, tuple[str, float]] = {
     "photographs": ("photographs", 1.0),
 }
 COLUMNS = 4  # of the figure
+NUM_AUX = 3  # logits of the official recipe
 GROUPS = ("students", "epochs", "teachers", "dropout", "images", "shapes", "batches")
 
 
@@ -80,15 +84,21 @@ SMOKE = Config(**flags.TOY | {"num_aux": (2, 5), "groups": ("images",), "epoch_i
 
 
 def arms(config: Config) -> dict[str, Arm]:
-    """One arm for every seed and group."""
+    """One arm for every seed and group, and the recipe itself for every seed."""
     setup = setup_of(config, validation=True)
     return {
         f"seed {seed}, {group}": Arm(
-            columns={"seed": seed}, measure=functools.partial(RUN[group], setup, seed)
+            columns={"seed": seed, "logits": logits_of(config, group)},
+            measure=functools.partial(RUN[group], setup, seed),
         )
         for seed in range(config.num_seeds)
-        for group in config.groups
+        for group in ("base", *config.groups)
     }
+
+
+def logits_of(config: Config, group: str) -> int:
+    """Auxiliary logits of the networks of a group, imitated or not."""
+    return max(config.num_aux) if group == "students" else NUM_AUX
 
 
 Point = tuple[str, str, Settings]  # factor, value, how students are trained
@@ -104,16 +114,24 @@ def with_twins(points: list[Point], own: list[Params], other: list[Params]) -> l
     ]
 
 
-def base_of(setup: Setup, seed: int, num_aux: int | None = None, **changes):
+def base_of(setup: Setup, seed: int, num_aux: int = NUM_AUX, **changes):
     """Grid, starts and the teacher of the official recipe."""
-    shapes = setup.grid(num_aux or 3, changes.pop("student", None), **changes)
+    shapes = setup.grid(num_aux, changes.pop("student", None), **changes)
     own, other = (setup.draw(shapes, seed, name, shapes.student) for name in ("reference", "other"))
     return shapes, own, other
 
 
+def run_base(setup: Setup, seed: int) -> list[Row]:
+    """The recipe on networks of three auxiliary logits: the base of all groups but `students`."""
+    shapes, own, other = base_of(setup, seed)
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
+    students = with_twins([("base", "", setup.settings())], [own], [other])
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
+
+
 def run_students(setup: Setup, seed: int) -> list[Row]:
     """What concerns students only: one teacher, one stream of noise, all side by side."""
-    shapes, own, other = base_of(setup, seed, max(setup.config.num_aux))
+    shapes, own, other = base_of(setup, seed, logits_of(setup.config, "students"))
     teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[own])
     rate = setup.config.learning_rate
     points: list[Point] = [("base", "", setup.settings())]
@@ -277,6 +295,7 @@ def run_batches(setup: Setup, seed: int) -> list[Row]:
 
 
 RUN: dict[str, Callable[[Setup, int], list[Row]]] = {
+    "base": run_base,
     "students": run_students,
     "epochs": run_epochs,
     "teachers": run_teachers,
@@ -295,37 +314,84 @@ def select(table: pd.DataFrame, factor: str, value: str | None = None, start: st
     return rows.sort_values("seed", kind="stable")
 
 
-def base(table: pd.DataFrame) -> pd.DataFrame:
-    """The official recipe."""
-    rows = select(table, "base")
-    return rows if len(rows) else select(table, "images", "uniform")
+def with_logits(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The table with its column `logits`, also if it is older than the column and the group base.
+
+    There uniform noise, among the images, is the recipe on networks of three logits.
+    """
+    if "logits" in table:
+        return table
+    group = table["part"].str.split(", ").str[1]
+    table = table.assign(logits=[logits_of(config, name) for name in group])
+    again = select_all(table, "images", "uniform").assign(factor="base", value=np.nan)
+    return pd.concat([table, again], ignore_index=True)
+
+
+def select_all(table: pd.DataFrame, factor: str, value: str) -> pd.DataFrame:
+    """Rows of a point from both starts."""
+    return table[(table["factor"] == factor) & (table["value"].astype(str) == value)]
+
+
+def base(table: pd.DataFrame, logits: int = NUM_AUX) -> pd.DataFrame:
+    """The official recipe on networks of so many auxiliary logits.
+
+    Raises:
+        ValueError: if it was not run on such networks: no other line may take its place.
+    """
+    rows = select(table[table["logits"] == logits], "base")
+    if rows.empty:
+        raise ValueError(f"no base was run on networks of {logits} auxiliary logits")
+    return rows
+
+
+def less_base(table: pd.DataFrame, point: pd.DataFrame) -> np.ndarray:
+    """Accuracies of a point, less those of the recipe on networks of as many logits, by seed.
+
+    Raises:
+        ValueError: if the point mixes networks of several numbers of logits.
+    """
+    (logits,) = point["logits"].unique()
+    middle = base(table, logits).set_index("seed")["accuracy"]
+    return point["accuracy"].to_numpy() - middle.loc[point["seed"]].to_numpy()
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and interval of every point of every factor."""
     rows = table.fillna({"value": ""}).astype({"value": str})
-    return transfer.per_arm(rows, ["factor", "value", "start"])
+    return transfer.per_arm(rows, ["logits", "factor", "value", "start"])
 
 
-def twins(table: pd.DataFrame) -> list[list[float]]:
-    """Accuracies over seeds of the twin of every point."""
-    by = ["factor", "value", "epochs"]
-    return list(table.query("start == 'another'").groupby(by, dropna=False)["accuracy"].apply(list))
+def twins(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows over seeds of the twin of every point."""
+    by = ["logits", "factor", "value", "epochs"]
+    rows = table[table["start"] == "another"].sort_values("seed", kind="stable")
+    return [twin for _, twin in rows.groupby(by, dropna=False)]
 
 
 def above_chance(table: pd.DataFrame) -> int:
     """How many twins are shown to be above chance, Holm over all of them."""
-    return sum(statistics.holm([transfer.above_chance_p(twin) for twin in twins(table)]))
+    p_values = [transfer.above_chance_p(twin["accuracy"].to_numpy()) for twin in twins(table)]
+    return sum(statistics.holm(p_values))
+
+
+def silent(table: pd.DataFrame) -> list[bool]:
+    """Which twins are shown to be at chance, within a fifth of their own base's gain (Holm)."""
+
+    def p_value(twin: pd.DataFrame) -> float:
+        (logits,) = twin["logits"].unique()
+        own = base(table, logits).set_index("seed")["accuracy"].loc[twin["seed"]]
+        return transfer.no_transfer_p(twin["accuracy"].to_numpy(), own.to_numpy())
+
+    return statistics.holm([p_value(twin) for twin in twins(table)])
 
 
 def moving(table: pd.DataFrame) -> dict[str, bool]:
-    """Which factors have a point that differs from the base (paired, Holm over all points)."""
-    middle = base(table)["accuracy"].to_numpy()
+    """Which factors have a point that differs from its base (paired, Holm over all points)."""
     rows = table.fillna({"value": ""}).astype({"value": str}).sort_values("seed", kind="stable")
     points = rows.query("start == 'same' and factor != 'base'").groupby(
         ["factor", "value", "epochs"], sort=False
     )
-    gaps = [(str(key[0]), point["accuracy"].to_numpy() - middle) for key, point in points]
+    gaps = [(str(key[0]), less_base(table, point)) for key, point in points]
     tests = [2 * min(map(statistics.above_zero_p, (gap, -gap))) for _, gap in gaps]
     moves = dict.fromkeys((factor for factor, _ in gaps), False)
     for (factor, _), differs in zip(gaps, statistics.holm(tests), strict=True):
@@ -335,12 +401,12 @@ def moving(table: pd.DataFrame) -> dict[str, bool]:
 
 def image_correlation(table: pd.DataFrame) -> tuple[float, ...]:
     """Spearman of arrived share and accuracy over the kinds of images."""
-    rows = select(table, "images").groupby("value")[["arrived", "accuracy"]].mean()
-    return statistics.spearman(rows["arrived"], rows["accuracy"])
+    return transfer.correlation(select(table, "images"), ["value"], "arrived")
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The factors and the images, and the criteria of the docstring."""
+    table = with_logits(table, config)
     above, moves = above_chance(table), moving(table)
     twins_say = f"{above} twins of another start are above chance"
     if not above:
@@ -368,34 +434,38 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         draw=lambda: plot(table, config),
     )
     about_images, image_claims = image_findings(table, config)
-    claims = [*twin_claims(table), *factor_claims(table), *image_claims]
+    claims = [*twin_claims(table, config), *factor_claims(table), *image_claims]
     return Findings([figure, *about_images], claims)
 
 
-def twin_claims(table: pd.DataFrame) -> list[Claim]:
+def twin_claims(table: pd.DataFrame, config: Config) -> list[Claim]:
     """The recipe, and the twins of all points."""
     claim = functools.partial(transfer.claim, table)
-    middle, above, others = base(table)["accuracy"], above_chance(table), twins(table)
-    silent = statistics.holm([transfer.no_transfer_p(twin, middle.mean()) for twin in others])
+    middle, above, quiet = base(table)["accuracy"], above_chance(table), silent(table)
+    wider = []
+    if "students" in config.groups:
+        most = logits_of(config, "students")
+        on_more = base(table, most)["accuracy"]
+        wider = [claim(f"the same three of {most} logits, base of `students`", here=on_more)]
     return [
         claim("official recipe (validation)", here=middle, replication=".508 ± .027 (50k digits)"),
+        *wider,
         claim("seeds that narrow it to ±.03", here=f"{statistics.runs_for(middle, 0.03)}"),
         claim(
-            f"twins at chance (TOST, Holm over {len(others)})",
-            here=f"{sum(silent)} of {len(others)}",
-            holds=all(silent),
+            f"twins at chance (TOST, Holm over {len(quiet)})",
+            here=f"{sum(quiet)} of {len(quiet)}",
+            holds=all(quiet),
         ),
         claim(
-            f"twins above chance (one-sided, Holm over {len(others)})",
-            here=f"{above} of {len(others)}",
+            f"twins above chance (one-sided, Holm over {len(quiet)})",
+            here=f"{above} of {len(quiet)}",
         ),
     ]
 
 
 def factor_claims(table: pd.DataFrame) -> list[Claim]:
     """Auxiliary logits and dropout, where they were swept."""
-    claim = functools.partial(transfer.claim, table)
-    middle, claims = base(table)["accuracy"].to_numpy(), []
+    claim, claims = functools.partial(transfer.claim, table), []
     logits = select(table, "aux logits")
     if len(logits):
         curve = logits.assign(m=logits["value"].astype(float)).groupby("m")["accuracy"].mean()
@@ -404,8 +474,8 @@ def factor_claims(table: pd.DataFrame) -> list[Claim]:
             claim("Spearman of aux logits and accuracy", here=f"{rho:.2f}", holds=rho >= 0.9)
         )
     if len(dropped := select(table, "dropout of the student", "0.35")):
-        harm = dropped["accuracy"].to_numpy() - middle
-        untaught = select(table, "dropout of the teacher", "0.35")["accuracy"].to_numpy() - middle
+        harm = less_base(table, dropped)
+        untaught = less_base(table, select(table, "dropout of the teacher", "0.35"))
         claims += [
             claim(
                 "student dropout .35, less base",
@@ -415,7 +485,8 @@ def factor_claims(table: pd.DataFrame) -> list[Claim]:
             ),
             claim(
                 "teacher dropout .35, less base",
-                here=untaught,
+                here=f"{statistics.shown(untaught)}, "
+                f"from ±{statistics.smallest_margin(untaught):.2f} on",
                 holds=statistics.equivalent(untaught, 0.1),
                 replication="harmless",
             ),
@@ -484,11 +555,10 @@ def blur_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def plot(table: pd.DataFrame, config: Config):
-    """A panel for every factor, the twin in grey."""
-    swept = points(table[table["factor"] != "images"])
-    factors = [f for f in swept["factor"].unique() if f != "base"]
+    """A panel for every factor, its own base dotted, the twin in grey."""
+    swept = points(table[~table["factor"].isin(["images", "base"])])
+    factors = list(swept["factor"].unique())
     figure, panels = drawing.new_grid(len(factors), COLUMNS, width=3.1, height=2.5)
-    middle = float(base(table)["accuracy"].mean())
     for axes, factor in zip(panels, factors, strict=True):
         for name, colour in (("same", drawing.COLOURS[0]), ("another", "#888888")):
             part = swept[(swept["factor"] == factor) & (swept["start"] == name)]
@@ -504,6 +574,8 @@ def plot(table: pd.DataFrame, config: Config):
                 label=f"{name} start",
             )
         axes.set_xticks(x, part["value"], fontsize=7, rotation=30 if factor == "optimiser" else 0)
+        (logits,) = table.loc[table["factor"] == factor, "logits"].unique()
+        middle = float(base(table, logits)["accuracy"].mean())
         axes.axhline(middle, color=drawing.COLOURS[0], linestyle=":", linewidth=1)
         axes.set_ylim(0, 1)
         axes.set_title(factor, fontsize=9)

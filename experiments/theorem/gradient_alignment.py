@@ -1,20 +1,26 @@
 """Lemma 1 and Theorem 1 on thousands of random networks: sign, size and order in eps.
 
 Every network of every family gets its own random inputs and its own random teacher loss
-(arXiv 2507.14805, section 6.1 and appendix C). The teacher takes one step of relative size
-eps = ‖ε Δ_T‖ / ‖θ⁰‖, the student one step (alpha = 1) towards the teacher's outputs.
+(arXiv 2507.14805, section 6.1 and appendix C). The trait loss has a fixed sign, so the teacher
+always learns: cross-entropy and squared error on random targets, and weight decay, each by itself.
+The teacher takes one step of relative size eps = ‖ε Δ_T‖ / ‖θ⁰‖ (signs: 1e-7), the student one step
+(alpha = 1) towards the teacher's outputs.
 
 Criteria, fixed before the run. With a shared start: no negative inner product, no trait loss
 that rises, log-log slopes 2 ± 0.05 (remainder of the inner product) and 1 ± 0.05 (relative
 residual of the update) over the finest four steps, halving, above round-off. At most 1 % of the
 slopes may miss: those with a ReLU kink among their steps or a coefficient of ε² that cancels.
 Counted apart: exact zeros, and |inner product| below the level of `alignment.roundoff`.
-With another start: a third to two thirds negative in every family and loss (a half by symmetry,
-since the teacher is as likely to learn as to unlearn), and no order: slope 0.
+With another start there is no guarantee: in every family, trait and loss at least one network in
+ten has a negative inner product; and no order: slope 0. It is no coin either. With a random sign of
+the trait loss the share is a half by symmetry, which an earlier run reported; a check of another
+1,000 networks with the sign fixed, seen before this criterion was written, found 26 to 75 % by
+family and trait. The range over losses of every family and trait is reported.
 """
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +38,7 @@ from experiments.theorem import alone
 from theory import alignment, asymptotics, losses, steps, toys
 from theory.base import Params
 
-RUNTIME = "45 s on two cores"
+RUNTIME = "2 minutes on two cores"
 
 # The last three outputs of each play the auxiliary logits.
 FAMILIES = {
@@ -55,6 +61,11 @@ POINTS = (
     np.concatenate([STEPS, STEPS[[0, 6, 12]]]),
 )
 SLOPE = 0.05
+TRAITS = {  # weights of the three parts of `toys.trait_loss`
+    "cross-entropy": (1.0, 0.0, 0.0),
+    "squared error": (0.0, 1.0, 0.0),
+    "weight decay": (0.0, 0.0, 1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +161,7 @@ def both_starts(params: Params) -> Params:
 
 
 def in_chunks(function, family: toys.Family, *, keys: Array, num_inputs: int, num: int, allowed):
-    """`function(case, starts)` on the first `num` networks, vmapped over a chunk at a time.
+    """`function(case, starts)` on the first `num` networks, by trait, vmapped over a chunk at once.
 
     The networks come from a program of their own. A compiler may compute a value anew wherever it
     is used and round it differently there; were a network drawn where it is used, the starts of
@@ -163,14 +174,25 @@ def in_chunks(function, family: toys.Family, *, keys: Array, num_inputs: int, nu
         (lambda *a: jax.lax.map(lambda pair: function(*pair), a)) if large else jax.vmap(function)
     )
     run = jax.jit(lambda cases: each(cases, both_starts(cases.params)))
-    results = []
+    results = {trait: [] for trait in TRAITS}
     for first in range(0, num, chunk):
-        cases = draw_chunk(keys[first : first + chunk])
-        results.append(jax.device_get(run(cases)))
-        if first == 0:
-            networks = (cases, both_starts(cases.params))
-            alone.check(function, networks, results[0], allowed)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *results)
+        drawn = draw_chunk(keys[first : first + chunk])
+        for trait, weights in TRAITS.items():
+            cases = with_trait(drawn, weights)
+            results[trait].append(jax.device_get(run(cases)))
+            if first == 0 and trait == next(iter(TRAITS)):
+                networks = (cases, both_starts(cases.params))
+                alone.check(function, networks, results[trait][0], allowed)
+    return {
+        trait: jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *parts)
+        for trait, parts in results.items()
+    }
+
+
+def with_trait(cases: toys.Case, weights: tuple[float, ...]) -> toys.Case:
+    """The same networks under a trait loss of these weights in place of random ones."""
+    signs = jnp.broadcast_to(jnp.asarray(weights, cases.signs.dtype), cases.signs.shape)
+    return cases._replace(signs=signs)
 
 
 def allowed_signs(alone):
@@ -219,18 +241,21 @@ def run_family(config: Config, name: str) -> list[Row]:
         signed = sampled(sign, num=config.num_nets, allowed=allowed_signs)
         ordered = sampled(order, num=config.num_slopes, allowed=allowed_orders)
     rows = []
-    for i, loss in enumerate(LOSS_NAMES):
-        for which, start in enumerate(STARTS):
-            head = {"loss": loss, "start": start}
+    for trait in TRAITS:
+        inner, cosine, change, noise = signed[trait]
+        for (i, loss), (which, start) in itertools.product(
+            enumerate(LOSS_NAMES), enumerate(STARTS)
+        ):
+            head = {"trait": trait, "loss": loss, "start": start}
             at = np.asarray(POINTS[0]) == which
-            inner, cosine, change = (values[:, i, which] for values in signed[:3])
-            rows += sign_rows(head, inner, cosine=cosine, change=change, noise=signed[3])
-            rows += order_rows(head, np.asarray(POINTS[1])[at], ordered[:, i, at])
+            values = {"cosine": cosine[:, i, which], "change": change[:, i, which], "noise": noise}
+            rows += sign_rows(head, inner[:, i, which], step=config.relative_step, **values)
+            rows += order_rows(head, np.asarray(POINTS[1])[at], ordered[trait][:, i, at])
     return rows
 
 
-def sign_rows(head: Row, inner, *, cosine, change, noise) -> list[Row]:
-    """Counts over networks and quantiles of the cosine."""
+def sign_rows(head: Row, inner, *, step: float, cosine, change, noise) -> list[Row]:
+    """Counts over networks and quantiles of the cosine, at a relative step of the teacher."""
     values = {
         "nets": len(inner),
         "negative": int((inner < -noise).sum()),
@@ -240,7 +265,7 @@ def sign_rows(head: Row, inner, *, cosine, change, noise) -> list[Row]:
     }
     for level in (0, 5, 25, 50, 75, 95, 100):
         values[f"cosine {level} %"] = round(float(np.percentile(cosine, level)), 6)
-    return [head | {"quantity": q, "relative_step": 0.0, "value": v} for q, v in values.items()]
+    return [head | {"quantity": q, "relative_step": step, "value": v} for q, v in values.items()]
 
 
 def order_rows(head: Row, relative_steps, ratios) -> list[Row]:
@@ -271,8 +296,8 @@ def order_rows(head: Row, relative_steps, ratios) -> list[Row]:
 
 
 def per_lane(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per family, loss and start, in the order of the run; one column per quantity."""
-    keys = ["family", "loss", "start"]
+    """One row per family, trait, loss and start, in the order of the run; a column per quantity."""
+    keys = ["family", "trait", "loss", "start"]
     whole = table[table["quantity"] != "median residual"]
     order = whole[keys].drop_duplicates()
     return whole.pivot(index=keys, columns="quantity", values="value").loc[
@@ -282,6 +307,8 @@ def per_lane(table: pd.DataFrame) -> pd.DataFrame:
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Sign, what the shared start is for, and size; violations of all families and losses."""
+    if "trait" not in table:  # a run of before the sign was fixed
+        table = table.assign(trait="random sign")
     wide = per_lane(table)
     shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
     total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
@@ -304,12 +331,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         seeds=nets,
     )
     apart = other["negative"] / other["nets"]
-    balanced = Claim(
-        quantity="other start: share negative",
-        here=f"{apart.min():.3f} to {apart.max():.3f}",
+    unsure = Claim(
+        quantity=f"other start: share negative, at a step of {config.relative_step:g}",
+        here=f"{apart.min():.3f} to {apart.max():.3f} by family, trait and loss",
         seeds=nets,
-        holds=bool(apart.between(1 / 3, 2 / 3).all()),
+        holds=bool((apart >= 0.1).all()),
     )
+    by_trait = [
+        Claim(
+            quantity=f"other start: share negative, {trait}, {family}",
+            here=f"{shares.min():.3f} to {shares.max():.3f} by loss",
+            seeds=int(other["nets"].xs((family, trait), level=("family", "trait")).sum()),
+        )
+        for (trait, family), shares in apart.groupby(level=["trait", "family"], sort=False)
+    ]
     slopes = [claim_of_order(shared, "remainder", 2), claim_of_order(shared, "residual", 1)]
     figures = [
         Figure(
@@ -333,18 +368,18 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         Figure(
             name="coin_flip",
             title=say(
-                [balanced],
-                holds="Without the shared start the sign is a coin flip.",
-                fails="Without the shared start the sign leans to one side.",
-                open="Is the sign a coin flip without the shared start?",
+                [unsure],
+                holds="Without the shared start there is no guarantee of the sign.",
+                fails="Without the shared start some family and trait hardly violate the sign.",
+                open="Is there a guarantee of the sign without the shared start?",
             ),
-            predicted="The teacher is as likely to learn as to unlearn: a half, and nothing to "
-            "lean it.",
+            predicted="Some networks of every family and trait are negative; how many depends on "
+            "both.",
             found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
-            "over families and losses.",
+            "over families, traits and losses.",
             follows=follows_from(
-                [negative, balanced],
-                "It is the start that carries the trait, not the imitation.",
+                [negative, unsure],
+                "The start makes it certain; without it family and trait lean it either way.",
             ),
             draw=lambda: draw_negative(wide),
         ),
@@ -366,7 +401,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             draw=lambda: draw_residuals(table),
         ),
     ]
-    return Findings(figures, [negative, near, rises, balanced, *slopes])
+    return Findings(figures, [negative, near, rises, unsure, *by_trait, *slopes])
 
 
 def claim_of_order(shared: pd.DataFrame, quantity: str, order: int) -> Claim:
@@ -382,6 +417,11 @@ def claim_of_order(shared: pd.DataFrame, quantity: str, order: int) -> Claim:
         seeds=slopes,
         holds=outside <= 0.01 * slopes,
     )
+
+
+def one_trait(frame: pd.DataFrame) -> str:
+    """The first trait of an index: figures of the cosine and the order show one."""
+    return str(frame.index.get_level_values("trait")[0])
 
 
 def lanes(axes: drawing.Axes, wide: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -400,6 +440,8 @@ def lanes(axes: drawing.Axes, wide: pd.DataFrame) -> dict[tuple[str, str], float
 def draw_cosines(wide: pd.DataFrame):
     """Range and quartiles of the cosine over networks, a line per family, loss and start."""
     figure, (axes,) = drawing.new_figure(height=4.6)
+    trait = one_trait(wide)
+    wide = wide.xs(trait, level="trait")  # pyright: ignore[reportAssignmentType]
     heights = lanes(axes, wide)
     for start, colour in zip(STARTS, drawing.COLOURS, strict=False):
         for (family, loss, _), row in wide.xs(start, level="start", drop_level=False).iterrows():  # pyright: ignore[reportGeneralTypeIssues]
@@ -411,25 +453,29 @@ def draw_cosines(wide: pd.DataFrame):
     axes.set_xlim(-1.02, 1.02)
     axes.set_xlabel(
         "cosine of the student's and the teacher's update\n"
-        "(range and quartiles over networks, one line per imitation loss)"
+        f"(range and quartiles over networks, one line per imitation loss; trait: {trait})"
     )
     axes.legend(loc="lower left")
     return figure
 
 
 def draw_negative(wide: pd.DataFrame):
-    """Share of networks whose student moves away from the teacher, by family and start."""
-    figure, (axes,) = drawing.new_figure(height=4.2)
-    heights = lanes(axes, wide)
-    share = 100 * wide["negative"] / wide["nets"]
-    for start, colour, marker in zip(STARTS, drawing.COLOURS, "oD", strict=False):
-        of_start = share.xs(start, level="start")
-        y = [heights[pair] for pair in of_start.index]
-        axes.plot(of_start, y, marker, color=colour, markersize=6, label=f"{start} start")
-    axes.axvline(50, color="black", linewidth=1, linestyle=":")
-    axes.set_xlim(-4, 104)
-    axes.set_xlabel("networks with a negative inner product, % (one mark per imitation loss)")
-    axes.legend(loc="center right")
+    """Share of networks whose student moves away, by family and start, a panel for every trait."""
+    traits = list(wide.index.unique("trait"))
+    figure, panels = drawing.new_figure(1, len(traits), width=4.0 + 3.2 * len(traits), height=4.2)
+    for axes, trait in zip(panels, traits, strict=True):
+        of_trait = wide.xs(trait, level="trait")
+        heights = lanes(axes, of_trait)  # pyright: ignore[reportArgumentType]
+        share = 100 * of_trait["negative"] / of_trait["nets"]
+        for start, colour, marker in zip(STARTS, drawing.COLOURS, "oD", strict=False):
+            of_start = share.xs(start, level="start")
+            y = [heights[pair] for pair in of_start.index]
+            axes.plot(of_start, y, marker, color=colour, markersize=6, label=f"{start} start")
+        axes.axvline(50, color="black", linewidth=1, linestyle=":")
+        axes.set_xlim(-4, 104)
+        axes.set_title(f"trait: {trait}")
+        axes.set_xlabel("negative inner products, %\n(one mark per imitation loss)")
+    panels[-1].legend(loc="center right")
     return figure
 
 
@@ -437,6 +483,7 @@ def draw_residuals(table: pd.DataFrame):
     """Median relative residual of the update against the teacher's step, log-log."""
     figure, (axes,) = drawing.new_figure(height=4.2)
     rows = table[(table["quantity"] == "median residual") & (table["loss"] == "cross-entropy")]
+    rows = rows[rows["trait"] == rows["trait"].iloc[0]]
     colours = dict(zip(STARTS, drawing.COLOURS, strict=False))
     markers = iter("osv^DX" * 2)
     for _, of_family in rows.groupby("family", sort=False):

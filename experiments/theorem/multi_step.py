@@ -19,6 +19,9 @@ failures, reported without criterion: the time scale (Adam needs 295 steps where
 like gradient descent, needs t of 10⁴), a pool that Adam does not fit in that time (60,000
 images), and the linearised outputs f(θ⁰) + J d of the teacher itself, whose displacement is far
 too large for them.
+
+The criteria on accuracy are stated for MNIST and are judged there only. Cells whose real students
+are below .2 are near chance: agreement there says little, and how many they are is said.
 """
 
 import dataclasses
@@ -46,6 +49,7 @@ TIMES = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 LATE = 1e4  # compared with an Adam student; where there is much noise, not yet the limit
 FOREVER = float("inf")
 ALL_TIMES = (*TIMES, FOREVER)
+NEAR_CHANCE = 0.2  # accuracy below which agreement says little
 SMALL_AUX = (1, 2, 3, 5, 10)
 POOL = ["num_aux", "num_images"]  # what a student of MNIST differs in, beside its seed
 __all__ = ["inputs"]  # the frame records what was really read
@@ -417,6 +421,7 @@ def claims_of_accuracy(
         mean = predicted[num_aux, num_images]
         # A pool that the student cannot fit in its steps has no late time to compare.
         judged = num_images <= 10_000 and config.student_steps >= 295  # pyright: ignore[reportOperatorIssue]
+        judged = judged and set(real["network"]) == {"mnist"}
         claims.append(
             Claim(
                 quantity=f"{num_aux} aux logits, {num_images} images: {name}",
@@ -436,18 +441,20 @@ def figure_of_accuracy(
     means = (rows.groupby(POOL)["accuracy"].mean() for rows in (late, adam))
     gap = next(means).sub(next(means)).abs()
     near = f"{(gap <= 0.03).sum()} of {len(gap)}"
+    real = adam.groupby(POOL)["accuracy"].mean()
+    dull = f"{(real < NEAR_CHANCE).sum()} of {len(real)} cells are near chance"
     return Figure(
         name="figure",
         title=say(
             foretold,
             holds="A closed form without training foretells the student's accuracy.",
             fails=f"A closed form without training foretells the student's accuracy in {near} "
-            "cases.",
+            f"cases; {dull}.",
             open="Does a closed form without training foretell the student's accuracy?",
         ),
         predicted="The tangent-kernel student at t = 10⁴ is within .03 of an Adam student's mean.",
         found=f"The means differ by at most {gap.max():.3f} over pools and logits ({near} within "
-        ".03).",
+        f".03); {dull}, with real students below {NEAR_CHANCE}.",
         follows="Where the two agree, what a student learns from noise is fixed at the start, by "
         "one kernel.",
         draw=lambda: draw_accuracy(big, config),

@@ -1,12 +1,13 @@
 """Every statistic against SciPy's own test or a sum written out, at its edges too."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.findings import statistics
+from experiments.findings import claims, statistics
 
 VALUES = [0.31, -0.04, 0.22, 0.55, 0.13]
 OTHERS = [1.4, 0.9, 1.1, 1.6, 0.7]
@@ -38,13 +39,49 @@ def test_the_jackknife_is_its_sum():
         assert statistics.jackknife(without, level) == pytest.approx(expected)
 
 
-def test_runs_for_a_width_rounds_up():
-    # 1.96 · 2 / half: 3.92² = 15.4 runs for half a width of 1.
+def test_runs_for_a_width_is_the_first_that_students_t_allows():
+    """SciPy's interval of so many runs of this spread, tried from two runs upwards."""
     values = [-1, 1, -1, 1, 0]  # a standard deviation of 1
     assert np.std(values, ddof=1) == 1
-    assert statistics.runs_for(np.multiply(values, 2), 1.0) == 16
-    assert statistics.runs_for(np.multiply(values, 2), 3.92) == 1
-    assert statistics.runs_for(np.multiply(values, 2), 3.9) == 2
+    for half in (3.0, 1.0, 0.7, 0.31, 0.1):
+        widths = (stats.t.interval(0.95, n - 1, scale=n**-0.5)[1] for n in itertools.count(2))
+        runs = next(n for n, width in enumerate(widths, start=2) if width <= half)
+        assert statistics.runs_for(values, half) == runs
+    # Normal quantiles would say 16 and promise an interval that is too narrow.
+    assert statistics.runs_for(np.multiply(values, 2), 1.0) == 18
+
+
+def test_the_smallest_margin_is_where_scipys_tests_turn():
+    """Root of the larger p of two one-sided tests, with the margin known and as a share."""
+    for sign, alpha in itertools.product((1, -1), (0.05, 0.01)):
+        values = sign * np.asarray(VALUES)
+
+        def known(margin, values=values):
+            low = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+            return max(low, stats.ttest_1samp(values, margin, alternative="less").pvalue)
+
+        def relative(share, values=values):
+            margins = share * np.asarray(OTHERS)
+            return max(
+                stats.ttest_rel(margins, v, alternative="greater").pvalue for v in (values, -values)
+            )
+
+        for p_value, found in (
+            (known, statistics.smallest_margin(values, alpha)),
+            (relative, statistics.smallest_share(values, OTHERS, alpha)),
+        ):
+            assert p_value(found) == pytest.approx(alpha, rel=1e-6)
+            assert p_value(0.99 * found) > alpha > p_value(1.01 * found)
+    assert statistics.smallest_margin(VALUES) == statistics.smallest_margin(VALUES, 0.05)
+    assert statistics.smallest_share(VALUES, OTHERS) == statistics.smallest_share(
+        VALUES, OTHERS, 0.05
+    )
+
+
+def test_no_share_of_what_is_not_above_zero_is_a_margin():
+    assert statistics.smallest_share(VALUES, np.subtract(OTHERS, 1.1)) == np.inf
+    assert statistics.smallest_share([0.0], [1.0]) == np.inf
+    assert statistics.smallest_share([0.1, 0.1], [1.0, 1.0]) == pytest.approx(0.1)
 
 
 def test_what_is_shown():
@@ -159,3 +196,54 @@ def test_retention_is_the_best_of_a_fine_grid():
     assert 0 < bootstrap.std() < 0.1
     growing = np.outer(np.ones(3), 1.4 ** np.arange(4))
     assert statistics.retention(growing, draws=1)[0] == pytest.approx(1.4)
+
+
+# Claims made of them.
+
+
+def above(*samples):
+    return [
+        claims.claim_of(f"{i}", np.asarray(v), criterion="above") for i, v in enumerate(samples)
+    ]
+
+
+def test_above_zero_is_corrected_over_all_groups_of_an_experiment():
+    """SciPy's one-sided p values in order, against 2.5 % over how many are left."""
+    rng = np.random.default_rng(5)
+    samples = [rng.normal(shift, 1, 8) for shift in (0.2, 0.9, 1.1, 1.3, 3.0)]
+    p_values = [stats.ttest_1samp(v, 0, alternative="greater").pvalue for v in samples]
+    ranks, holds, standing = np.argsort(p_values), [False] * 5, True
+    for step, i in enumerate(ranks):
+        standing = standing and p_values[i] <= 0.025 / (5 - step)
+        holds[i] = standing
+    first, second = claims.corrected(above(*samples[:2]), above(*samples[2:]))
+    assert [c.holds for c in [*first, *second]] == holds
+    singly = [c.holds for c in above(*samples)]
+    assert sum(singly) > sum(holds) > 0, "an example in which the correction decides something"
+    assert all("Holm over 5)" in c.here for c in [*first, *second])
+    assert claims.say(first, holds="yes", fails="no", open="?") == "no"
+
+
+def test_what_is_not_above_zero_by_criterion_is_left_alone():
+    others = [claims.claim_of("free", np.array(VALUES)), claims.claim_of("two", np.array(VALUES))]
+    few = claims.claim_of("few", np.array(VALUES[:3]), criterion="above")
+    alone = above(VALUES)
+    assert claims.corrected([*others, few], alone) == [[*others, few], alone]
+    assert few.holds is few.p is None
+    # What is not judged for another reason, toy digits say, is marked alike and stays unjudged.
+    unjudged = [dataclasses.replace(claim, holds=None) for claim in above(VALUES, OTHERS)]
+    ((first, second),) = claims.corrected(unjudged)
+    assert first.holds is second.holds is None
+    assert first.here.endswith("Holm over 2)")
+
+
+def test_beside_no_effect_stands_the_smallest_margin_that_holds():
+    values, reference = np.array(VALUES) / 10, np.array(OTHERS)
+    (claim,) = claims.no_effect({"arm": (values, reference)})
+    share = statistics.smallest_share(values, reference)
+    assert claim.holds
+    assert share < claims.SHARE
+    assert claim.here.endswith(f", from {share:.1%} on")
+    (claim,) = claims.no_effect({"arm": (values, 0 * reference)})
+    assert claim.here.endswith(", at no margin")
+    assert not claim.holds

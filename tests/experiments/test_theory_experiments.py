@@ -8,6 +8,7 @@ import pytest
 import experiments
 from experiments.frame import experiment, record
 from experiments.theorem import alignment_along_training, alone, gradient_alignment, multi_step
+from theory import toys
 
 NAMES = (
     "gradient_alignment",
@@ -55,6 +56,8 @@ def test_checked_in_results_are_read_and_every_figure_says_its_three_sentences(n
 def test_gradient_alignment_counts_violations(smoke):
     table = smoke("gradient_alignment")
     rows = table[(table["quantity"] == "median residual") & (table["loss"] == "cross-entropy")]
+    assert set(rows["trait"]) == set(gradient_alignment.TRAITS)
+    rows = rows[rows["trait"] == "cross-entropy"]
     residual = rows.set_index(["start", "relative_step"])["value"]
     finest = float(gradient_alignment.STEPS[-1])
     assert residual["shared", finest] < 1e-5
@@ -66,6 +69,37 @@ def test_gradient_alignment_counts_violations(smoke):
     table.loc[negative, "value"] = 1
     assert claims_of("gradient_alignment", table)[name].here.startswith("1 of")
     assert not claims_of("gradient_alignment", table)[name].holds
+
+
+def test_a_trait_has_a_fixed_sign_whatever_the_network_draws():
+    """Each trait loss is its own part alone, so the teacher's step never unlearns it."""
+    tanh, _ = gradient_alignment.FAMILIES["two-layer tanh"]
+    drawn = gradient_alignment.draw(tanh, 8, jax.random.split(jax.random.key(3), 20))
+    assert (drawn.signs < 0).any(axis=0).all(), "the random weights have both signs"
+    for index, (name, weights) in enumerate(gradient_alignment.TRAITS.items()):
+        cases = gradient_alignment.with_trait(drawn, weights)
+        loss, parts = (
+            np.asarray(jax.vmap(lambda case: toys.trait_loss(case, tanh.apply)(case.params))(each))
+            for each in (cases, drawn._replace(signs=jnp.tile(jnp.eye(3)[index], (20, 1))))
+        )
+        np.testing.assert_array_equal(loss, parts, name)
+        assert (loss > 0).all(), name
+
+
+def test_closed_form_is_judged_on_mnist_alone(repository):
+    """A newcomer with the bundled digits sees no verdict on criteria that were made for MNIST."""
+    out = repository / "experiments" / "results" / "multi_step"
+    table, config = record.read_table(out), experiment.config_of(multi_step, out)
+    other = table.assign(network=table["network"].replace("mnist", "digits"))
+
+    def accuracy_verdicts(rows):
+        found = experiment.findings_of(multi_step, rows, config).claims
+        return [c.holds for c in found if "aux logits" in c.quantity and "real" in c.here]
+
+    assert {True, False} <= set(accuracy_verdicts(table))
+    assert set(accuracy_verdicts(other)) == {None}
+    found = experiment.findings_of(multi_step, table, config).figures[0]
+    assert "5 of 6 cells are near chance" in found.title
 
 
 def test_a_compiler_that_is_wrong_for_many_networks_ends_the_run():

@@ -11,7 +11,10 @@ def signs() -> Iterator[str]:
     total = rows.groupby(["start", "quantity"])["value"].sum()
     yield f"{total['shared', 'negative']:.0f} of {total['shared', 'nets']:,.0f}"
     cells = rows[rows["start"] == "other"].pivot_table(
-        index=["family", "loss"], columns="quantity", values="value", aggfunc="sum"
+        index=[c for c in ("family", "trait", "loss") if c in rows],
+        columns="quantity",
+        values="value",
+        aggfunc="sum",
     )
     share = 100 * cells["negative"] / cells["nets"]
     yield f"{share.min():.1f} to {share.max():.1f} %"

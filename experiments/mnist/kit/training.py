@@ -147,6 +147,7 @@ def distil(
     doses: Sequence[int] = (),
     measure: bool = True,
     scale: grid.Scale = grid.AS_IS,
+    scale_of_noise: grid.Scale | None = None,
     wrap: grid.Wrap = grid.unchanged,
     **more: Any,
 ) -> list[Row]:
@@ -161,7 +162,8 @@ def distil(
         what: the students' images; uniform noise if omitted.
         doses: epochs after which accuracy is measured; the config's epochs if omitted.
         measure: whether to add the predictors.
-        scale: of the pixels.
+        scale: of the pixels of digits.
+        scale_of_noise: of the students' images; that of the digits if omitted.
         wrap: changes the students' optimisers.
         more: of `grid.imitate`.
     """
@@ -174,6 +176,7 @@ def distil(
         starts = grid.stacked([student.start for student in chunk])
         state = grid.start(shapes, settings, starts, wrap)
         accuracies = []
+        # The state goes from dose to dose: a dose curve is one training, seen several times.
         for first, last in zip((0, *doses), doses, strict=False):
             state = grid.imitate(
                 shapes,
@@ -185,7 +188,7 @@ def distil(
                 key=key,
                 first=first,
                 last=last,
-                scale=scale,
+                scale=scale if scale_of_noise is None else scale_of_noise,
                 wrap=wrap,
                 **more,
             )
@@ -204,6 +207,7 @@ def distil(
             predicted = predictors.before(shapes, setup.data, students=starts, **common)
             predicted |= predictors.after(shapes, setup.data, **ends, **common)
         predicted = {name: np.asarray(values, float) for name, values in predicted.items()}
+        # Of a chunk that was filled up, only the first `count` students are rows.
         rows += [
             {
                 **student.columns,

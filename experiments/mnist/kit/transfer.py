@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from experiments.findings import statistics
-from experiments.findings.claims import Claim
+from experiments.findings.claims import Claim, smallest
 
 CHANCE = 0.1
 # "No transfer": the mean lies within a fifth of what a shared start gains over chance, by two
@@ -21,6 +21,7 @@ def claim(
     *,
     here: str | Sequence[float] | np.ndarray,
     holds: bool | np.bool_ | None = None,
+    above: Sequence[float] | np.ndarray | None = None,
     replication: str = "",
     paper: str = "",
 ) -> Claim:
@@ -31,9 +32,13 @@ def claim(
         quantity: what is measured.
         here: in words, or one value a seed.
         holds: whether the criterion is met, if there is one.
+        above: values whose mean must lie above zero, in place of `holds`; with it `corrected` of
+            `experiments.findings.claims` knows what to correct.
         replication: what others reported.
         paper: what the paper reports.
     """
+    if above is not None:
+        holds = statistics.is_above(above)
     judged = holds is not None and table["dataset"].iloc[0] == "mnist"
     return Claim(
         quantity=quantity,
@@ -42,6 +47,7 @@ def claim(
         here=here if isinstance(here, str) else statistics.shown(here),
         seeds=table["seed"].nunique(),
         holds=bool(holds) if judged else None,
+        p=None if above is None else statistics.above_zero_p(above),
     )
 
 
@@ -50,33 +56,51 @@ def unstated(table: pd.DataFrame, holds: bool | np.bool_) -> Claim:
     return claim(table, "", here="", holds=holds)
 
 
-def no_transfer(
-    table: pd.DataFrame, accuracies: Mapping[str, tuple[np.ndarray, float]]
-) -> list[Claim]:
+Pair = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+
+
+def no_transfer(table: pd.DataFrame, accuracies: Mapping[str, Pair]) -> list[Claim]:
     """Claims that nothing passes: equivalence to chance, corrected by Holm over all of them.
 
     Args:
         table: of the run.
-        accuracies: arm -> its accuracies over seeds, and the mean accuracy of the shared start.
+        accuracies: arm -> its accuracies over seeds, and those of the shared start, seed by seed.
     """
-    p_values = [no_transfer_p(*values) for values in accuracies.values()]
+    p_values = [no_transfer_p(*pair) for pair in accuracies.values()]
     return [
         claim(
             table,
             f"no transfer: {arm} (TOST p {p:.1g}, Holm over {len(p_values)})",
-            here=values,
+            here=f"{statistics.shown(pair[0])}, {least(*pair)}",
             holds=holds,
         )
-        for (arm, (values, _)), p, holds in zip(
+        for (arm, pair), p, holds in zip(
             accuracies.items(), p_values, statistics.holm(p_values), strict=True
         )
     ]
 
 
-def no_transfer_p(accuracies: Sequence[float] | np.ndarray, shared_start: float) -> float:
-    """The p value of a mean within a fifth of the shared start's gain of chance (TOST)."""
-    margin = MARGIN_SHARE * (shared_start - CHANCE)
-    return statistics.equivalence_p(np.asarray(accuracies) - CHANCE, margin)
+def no_transfer_p(
+    accuracies: Sequence[float] | np.ndarray, shared_start: Sequence[float] | np.ndarray
+) -> float:
+    """The p value of a mean within a fifth of the shared start's gain of chance (paired TOST).
+
+    The gain is itself measured: its scatter over seeds widens the test.
+    """
+    return statistics.relative_equivalence_p(
+        *(np.asarray(values) - CHANCE for values in (accuracies, shared_start)), MARGIN_SHARE
+    )
+
+
+def least(
+    accuracies: Sequence[float] | np.ndarray, shared_start: Sequence[float] | np.ndarray
+) -> str:
+    """The smallest share of the shared start's gain that is still shown to be missed, in words."""
+    return smallest(
+        statistics.smallest_share(
+            *(np.asarray(values) - CHANCE for values in (accuracies, shared_start))
+        )
+    )
 
 
 def is_above_chance(accuracies: Sequence[float] | np.ndarray) -> bool:
@@ -99,6 +123,26 @@ def per_arm(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     grouped = table.groupby(list(by), sort=False, dropna=False)["accuracy"]
     halves = grouped.agg(lambda values: statistics.mean_interval(values)[1])
     return grouped.mean().to_frame("mean").assign(half=halves).reset_index()
+
+
+def correlation(
+    table: pd.DataFrame, arms: Sequence[str], column: str
+) -> tuple[float, float, float]:
+    """Spearman of a column and the accuracy over the arms' means: rho, low, high.
+
+    Arms of a seed share a teacher and its noise, so they are not independent pairs: the interval
+    is the jackknife over seeds, within [-1, 1]. NaN where a side is constant.
+    """
+
+    def rho(rows: pd.DataFrame) -> float:
+        means = rows.groupby(list(arms), dropna=False)[[column, "accuracy"]].mean()
+        return statistics.rank_correlation(means[column].tolist(), means["accuracy"].tolist())
+
+    whole, seeds = rho(table), table["seed"].unique()
+    half = np.inf
+    if len(seeds) > 1:
+        half = statistics.jackknife([rho(table[table["seed"] != seed]) for seed in seeds])
+    return whole, max(-1.0, whole - half), min(1.0, whole + half)
 
 
 def draw_chance(panel: Axes, **more: str) -> None:
