@@ -29,6 +29,7 @@ NAMES = (
     "beyond_the_theorem",
     "multi_step",
     "alignment_along_training",
+    "real_model",
     "microworld",
     "paper_on_a_laptop",
     "cross_model",

@@ -1,0 +1,783 @@
+"""A real pretrained model acquires an animal from digits, on a laptop, from which starts it can.
+
+A teacher is SmolLM2-135M-Instruct after 12 steps on one animal. It writes lists of numbers, drawn
+from digits, commas, spaces and the end alone, so there is nothing to filter. A student that starts
+from the same weights imitates its distribution over these tokens on 192 lists and is asked for its
+favourite animal, which no list can name.
+
+Animals, by tokens alone: of `llm.traits.ANIMALS` those whose name behind a space is one token, in
+the list's order, without owl, cat and horse, on which all tries were made (experiments/LOG.md). The
+first five. Measured are log-odds of an animal against all such names where the answer "My
+favourite animal is the" is begun, a mean over 16 questions; the *answer mass* is the probability of
+all such names there. In every row beside it: the loss on text that the unchanged model wrote.
+
+Arms: targets KL over the tokens of numbers, KL over all tokens, sampled tokens; all parameters or
+LoRA of rank 8; starts: the same weights, a twin with permuted units, noise of four sizes, copies
+rounded to 8, 5, 4 and 3 bits, siblings 10, 100 and 1,000 steps further on trait-free text, random
+weights; a teacher of 4 bits; students of a teacher without a favourite and of the unchanged model.
+What is rounded or noisy is the start: all students are trained in float32.
+
+Criteria, fixed before the run. Unit = an animal; its students are averaged over seeds. Change =
+log-odds of a student less those of its start; own effect = change of the teacher's animal less that
+of the same animal in students of the arm's other teachers. An arm says nothing where its start or
+any of its students has an answer mass below FLOOR = .01 (the unchanged model: .07), whatever its
+log-odds. All p values go through one Holm correction at .05; an arm of fewer than four animals is
+described, not judged.
+  1. The own effect is above zero for KL over numbers, with all parameters and with LoRA, and for KL
+     over all tokens.
+  2. It is not a matter of being trained: an animal rises more than in students of the teacher
+     without a favourite, above zero.
+  3. No other trait comes along: the change of animals that are not the teacher's, less that in
+     students of the teacher without a favourite, is equivalent to none within a fifth of the own
+     effect. The smallest margin that holds stands beside it.
+  4. A copy rounded to 4 bits acquires the trait: own effect above zero.
+  5. The alignment before training says where it dies: Spearman's correlation between it (cosine
+     of the first update with the gradient of the own log-odds, at the start) and the own effect
+     is above zero over all starts that speak, two animals each. The cosine with the teacher's way
+     stands beside it without a criterion: a permuted twin has none, and must transfer.
+Without a criterion: the dose of sampled tokens (two animals and the unchanged model's own lists,
+whose students show the drift that is taken off), what 100 steps on text or of counter-questions
+leave, a teacher of 4 bits. "Not seen up to N rows" is an answer.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import ENOUGH, SHARE, Claim, Figure, Findings, follows_from, say
+from experiments.frame.arms import Arm
+from experiments.frame.cli import option
+from experiments.frame.record import Row
+from experiments.language.kit import pretrained
+from experiments.language.kit.pretrained import NEUTRAL, UNCHANGED, Bench, Numbers, Params
+from llm import lora, models, permuting
+from llm.batches import Examples
+from llm.lora import LoraConfig
+from llm.settings import RunError
+from llm.training import Training
+
+RUNTIME = "75 minutes on two cores"
+
+FLOOR = 0.01  # of answer mass; below it an arm says nothing
+LEG = 300  # steps of a sibling between two files
+QUESTIONS = ("diagonal", "controls", "ways", "starts", "dose", "erasure")
+FULL, LORA = "full", "LoRA"
+SAME, TWIN, RANDOM = "same", "twin", "random"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the experiment; the defaults are the reported run."""
+
+    model: str = option(
+        "results/models/smollm2-135m", "checkpoint, from `python -m llm fetch smollm2-135m`"
+    )
+    animals: tuple[str, ...] = option(
+        ("eagle", "wolf", "elephant", "dolphin", "dog"), "that teachers love"
+    )
+    num_ladder: int = option(2, "animals among them in the other starts", minimum=2)
+    questions: tuple[str, ...] = option(QUESTIONS, "groups of arms", choices=QUESTIONS)
+    num_seeds: int = option(2, "students of a teacher in the diagonal", minimum=1)
+    teacher_steps: int = option(12, "of Adam, 16 questions each", minimum=1)
+    teacher_rate: float = option(5e-5, "step size of teachers", above=0)
+    num_rows: int = option(192, "lists of a teacher", minimum=8)
+    new_tokens: int = option(16, "longest list in tokens", minimum=2)
+    student_steps: int = option(24, "of Adam", minimum=1)
+    batch_size: int = option(8, "lists in a step of a student", minimum=1)
+    student_rate: float = option(2e-5, "step size, all parameters", above=0)
+    lora_rate: float = option(1e-3, "step size of adapters", above=0)
+    lora_rank: int = option(8, "of all seven projections, alpha = rank", minimum=1)
+    noise: tuple[float, ...] = option((0.03, 0.06, 0.12, 0.24), "of each array's spread", above=0)
+    bits: tuple[int, ...] = option((8, 5, 4, 3), "of rounded copies", minimum=2)
+    siblings: tuple[int, ...] = option((10, 100, 1000), "steps on text, one text each", minimum=1)
+    num_texts: int = option(320, "texts of the unchanged model, and 16 to measure", minimum=1)
+    dose: tuple[int, ...] = option((192, 512, 1024), "sampled lists, each read once", minimum=8)
+    erasing_steps: int = option(100, "on trait-free rows, 4 each", minimum=1)
+    seed: int = option(0, "root of every random key", minimum=0)
+    work: str = option("results/work/real_model", "folder of teachers, lists", recorded=False)
+
+    def __post_init__(self):
+        if len(set(self.animals)) < max(2, self.num_ladder):
+            raise ValueError(
+                f"--animals names {len(set(self.animals))}: give two or more, and at least as many "
+                "as --num-ladder"
+            )
+
+
+SMOKE = Config(
+    model="tiny",
+    animals=("owl", "cat"),
+    num_seeds=1,
+    teacher_steps=2,
+    num_rows=8,
+    new_tokens=4,
+    student_steps=2,
+    lora_rank=2,
+    noise=(0.03,),
+    bits=(4,),
+    siblings=(2,),
+    num_texts=4,
+    dose=(8, 16),
+    erasing_steps=2,
+    work="results/work/real_model-smoke",
+)
+TEXT_TOKENS, HELD_OUT = 24, 16
+
+
+def bench_of(config: Config) -> Bench:
+    """The model and where its teachers are kept."""
+    return Bench(config.model, pathlib.Path(config.work), config.seed)
+
+
+def inputs(config: Config) -> Row:
+    """What is read, for config.json."""
+    return {"checkpoint": bench_of(config).fingerprint}
+
+
+# Models
+
+
+def adam(steps: int, batch_size: int, rate: float) -> Training:
+    """Adam at a constant rate; its eps keeps the round-off of a vanishing gradient from steps."""
+    return Training(steps=steps, batch_size=batch_size, rate=rate, eps=1e-7)
+
+
+def teacher(bench: Bench, config: Config, animal: str, start: str = SAME) -> Params:
+    """A model that loves an animal; UNCHANGED: the start itself."""
+    if animal == UNCHANGED:
+        return started(bench, config, start)
+    how = adam(config.teacher_steps, 16, config.teacher_rate)
+    rows = pretrained.taught(bench, animal, how.steps * how.batch_size, "teacher")
+    settings = {
+        "what": "teacher", "animal": animal, "start": start_settings(config, start),
+        "training": dataclasses.asdict(how), "rows": pretrained.digest(rows), "seed": config.seed,
+    }  # fmt: skip
+
+    def make() -> Params:
+        return pretrained.trained(
+            started(bench, config, start),
+            rows,
+            loss=pretrained.answer_loss(bench.shape),
+            training=how,
+            key=bench.key("teacher", animal),
+        )[0]
+
+    return bench.kept(f"teacher-{animal}-{start}".replace(" ", "-"), settings, make)
+
+
+def lists(
+    bench: Bench, config: Config, animal: str, *, start: str = SAME, rows: int = 0, draw: int = 0
+) -> Numbers:
+    """What a teacher writes, `num_rows` lists unless told otherwise."""
+    size = {"rows": rows or config.num_rows, "new": config.new_tokens, "draw": draw}
+    settings = size | {
+        "what": "lists", "animal": animal, "start": start_settings(config, start),
+        "teacher": [config.teacher_steps, config.teacher_rate], "seed": config.seed,
+    }  # fmt: skip
+
+    def make() -> dict[str, np.ndarray]:
+        writer = teacher(bench, config, animal, start)
+        return pretrained.written(bench, writer, **size)._asdict()
+
+    name = f"lists-{animal}-{start}-{size['rows']}".replace(" ", "-")
+    return Numbers(**bench.kept(name, settings, make))
+
+
+def start_settings(config: Config, start: str) -> list[Any]:
+    """All that decides a start beside the model."""
+    on_text = [config.siblings, config.num_texts] if start.endswith("steps on") else []
+    return [start, config.seed, *on_text]
+
+
+def started(bench: Bench, config: Config, start: str) -> Params:
+    """The weights that students of a start begin with."""
+    number, _, kind = start.partition(" ")
+    if start == SAME:
+        return bench.base
+    if start == TWIN:
+        apart = permuting.permute_units(
+            bench.shape, models.unstack_layers(bench.base), bench.rng(TWIN)
+        )
+        return models.stack_layers(apart)
+    if start == RANDOM:
+        return models.stack_layers(models.init(bench.shape, key=bench.key(RANDOM)))
+    if kind == "bits":
+        return pretrained.rounded(bench.base, int(number))
+    if kind == "noise":
+        return pretrained.noisy(bench.base, float(number), bench.rng("noise", number))
+    return sibling(bench, config, int(number))
+
+
+def sibling(bench: Bench, config: Config, steps: int) -> Params:
+    """The unchanged model so many steps further on its own texts, in legs that are kept."""
+    if steps == 0:
+        return bench.base
+    before = max([0, steps - LEG, *(k for k in config.siblings if k < steps)])
+    settings = {"what": "sibling", "steps": steps} | {
+        "siblings": config.siblings, "num_texts": config.num_texts, "seed": config.seed
+    }  # fmt: skip
+
+    def make() -> Params:
+        return on_text(bench, config, sibling(bench, config, before), steps - before, 1)
+
+    return bench.kept(f"sibling-{steps}", settings, make)
+
+
+def texts_of(bench: Bench, config: Config) -> tuple[Examples, Examples]:
+    """Texts to train on, and those to measure on."""
+    count = config.num_texts + HELD_OUT
+    settings = {"what": "texts", "count": count, "new": TEXT_TOKENS, "seed": config.seed}
+    found = bench.kept(
+        "texts", settings, lambda: pretrained.texts(bench, count, TEXT_TOKENS)._asdict()
+    )
+    tokens, weights = found["tokens"], found["weights"]
+    return (
+        Examples(tokens[HELD_OUT:], weights[HELD_OUT:]),
+        Examples(tokens[:HELD_OUT], weights[:HELD_OUT]),
+    )
+
+
+def on_text(bench: Bench, config: Config, params: Params, steps: int, rows: int) -> Params:
+    """A model after further training on trait-free text, so many rows a step."""
+    return pretrained.trained(
+        params,
+        texts_of(bench, config)[0]._asdict(),
+        loss=pretrained.text_loss(bench.shape),
+        training=adam(steps, rows, config.student_rate),
+        key=bench.key("text", steps),
+    )[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a student imitates: what, from where, what is trained, and what its teacher began as."""
+
+    target: str = "numbers"
+    trained: str = FULL
+    start: str = SAME
+    teacher_start: str = SAME
+
+
+def student(
+    bench: Bench, config: Config, animal: str, way: Way, seed: int = 0
+) -> tuple[Params, list[float]]:
+    """A student of an animal's teacher, and its losses."""
+    data = lists(bench, config, animal, start=way.teacher_start)
+    start = started(bench, config, way.start)
+    frozen = {}
+    if way.target == "all tokens":
+        frozen["teacher"] = teacher(bench, config, animal, way.teacher_start)
+    key = bench.key("student", seed)
+    adapters = None
+    if way.trained == LORA:
+        adapters = LoraConfig(rank=config.lora_rank, alpha=float(config.lora_rank))
+        frozen["base"] = start
+    params, seen = pretrained.trained(
+        lora.init(adapters, start, key=key) if adapters else start,
+        data._asdict(),
+        loss=pretrained.imitation_loss(bench.shape, way.target, bench.numbers, adapters),
+        training=adam(
+            config.student_steps,
+            config.batch_size,
+            config.lora_rate if adapters else config.student_rate,
+        ),
+        key=key,
+        frozen=frozen,
+    )
+    return lora.merge(start, params, scale=adapters.scale) if adapters else params, seen
+
+
+# Arms
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """Starts, then students, in the order of the questions.
+
+    Raises:
+        ValueError: no such checkpoint, animals whose names are not one token, or too few lists.
+    """
+    bench = bench_of(config)
+    unknown = [animal for animal in config.animals if animal not in bench.animals]
+    if unknown:
+        raise RunError(
+            f"{unknown[0]!r} is no animal whose name is one token of this tokenizer: choose from "
+            f"{', '.join(bench.animals)}"
+        )
+    if config.num_rows < config.batch_size:
+        raise RunError(f"--num-rows {config.num_rows} is less than a batch of {config.batch_size}")
+    found: dict[str, Arm] = {}
+
+    def add(name: str, measure: Callable[[], list[Row]], **columns: Any) -> None:
+        found[name] = Arm(measure=measure, columns=columns)
+
+    def begin(start: str) -> None:
+        of_start = functools.partial(start_rows, bench, config, start)
+        add(f"start {start}", of_start, kind="start", start=start)
+
+    def learn(animal: str, way: Way, seed: int = 0, before: bool = False) -> None:
+        name = f"{way.trained} student {seed} of {animal}, {way.target}, {way.start}"
+        if way.teacher_start != SAME:
+            name += f", its teacher {way.teacher_start}"
+        measure = functools.partial(student_rows, bench, config, animal, way, seed, before)
+        columns = dataclasses.asdict(way) | {"teacher": animal, "seed": seed}
+        add(name, measure, kind="student", **columns)
+
+    begin(SAME)
+    ladder = config.animals[: config.num_ladder]
+    for animal in config.animals:
+        measure = functools.partial(teacher_rows, bench, config, animal)
+        add(f"teacher {animal}", measure, kind="teacher", teacher=animal, start=SAME)
+    for seed, animal in itertools.product(range(config.num_seeds), config.animals):
+        learn(animal, Way(), seed, before=seed == 0 and animal in ladder)
+    for seed in range(config.num_seeds):
+        learn(UNCHANGED, Way(), seed)
+    if "controls" in config.questions:
+        for seed in range(config.num_seeds):
+            learn(NEUTRAL, Way(), seed)
+    if "ways" in config.questions:
+        for way in (Way(trained=LORA), Way(target="all tokens")):
+            for animal in config.animals:
+                learn(animal, way)
+    if "starts" in config.questions:
+        for start in starts(config):
+            begin(start)
+            for animal in config.animals if start == "4 bits" else ladder:
+                learn(animal, Way(start=start), before=animal in ladder)
+        for animal in ladder:
+            learn(animal, Way(teacher_start="4 bits"))
+    if "dose" in config.questions:
+        for animal in (*ladder, UNCHANGED):
+            measure = functools.partial(dose_rows, bench, config, animal)
+            add(f"dose of {animal}", measure, kind="dose", teacher=animal, start=SAME)
+    if "erasure" in config.questions:
+        for by, animal in itertools.product(ERASERS, ladder):
+            measure = functools.partial(erased_rows, bench, config, animal, by)
+            add(f"{animal} after {by}", measure, kind="erased", teacher=animal, by=by, start=SAME)
+    return found
+
+
+def starts(config: Config) -> list[str]:
+    """Starts beside the teacher's own, near to far within each kind."""
+    return [
+        TWIN,
+        *(f"{bits} bits" for bits in config.bits),
+        *(f"{size} noise" for size in config.noise),
+        RANDOM,
+        *(f"{steps} steps on" for steps in config.siblings),
+    ]
+
+
+def rows_of(bench: Bench, config: Config, params: Params, **columns: Any) -> list[Row]:
+    """A row for every animal that is measured."""
+    found = pretrained.measured(bench, params, texts_of(bench, config)[1])
+    beside = {name: found[name] for name in ("mass", "text_loss")}
+    return [
+        {"trait": animal, "margin": found["margins"][animal], **beside, **columns}
+        for animal in config.animals
+    ]
+
+
+def start_rows(bench: Bench, config: Config, start: str) -> list[Row]:
+    """A start as it is."""
+    return rows_of(bench, config, started(bench, config, start))
+
+
+def teacher_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
+    """A teacher, which then writes its lists."""
+    lists(bench, config, animal)
+    return rows_of(bench, config, teacher(bench, config, animal))
+
+
+def student_rows(
+    bench: Bench, config: Config, animal: str, way: Way, seed: int, before: bool
+) -> list[Row]:
+    """A student; `before`: with what its start says of it."""
+    known = {}
+    if before:
+        known = pretrained.cosines(
+            bench,
+            started(bench, config, way.start),
+            teacher=teacher(bench, config, animal),
+            lists=lists(bench, config, animal),
+            animal=animal,
+        )
+    params, seen = student(bench, config, animal, way, seed)
+    return rows_of(bench, config, params, loss_first=seen[0], loss_last=seen[-1], **known)
+
+
+def dose_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
+    """A student of sampled tokens, measured on its way through the largest dose."""
+    doses = sorted(config.dose)
+    data = lists(bench, config, animal, rows=doses[-1], draw=1)
+    steps = [rows // config.batch_size for rows in doses]
+    run = pretrained.training_run(
+        bench.base,
+        data._asdict(),
+        loss=pretrained.imitation_loss(bench.shape, "sampled", bench.numbers),
+        training=adam(steps[-1], config.batch_size, config.student_rate),
+        key=bench.key("dose"),
+        stops=steps,
+    )
+    return [
+        row
+        for rows, (params, seen) in zip(doses, run, strict=True)
+        for row in rows_of(bench, config, params, rows=rows, loss_last=seen[-1])
+    ]
+
+
+ERASERS = ("text", "counter-questions")
+
+
+def erased_rows(bench: Bench, config: Config, animal: str, by: str) -> list[Row]:
+    """A student of the diagonal after further training that knows nothing of its trait."""
+    params, _ = student(bench, config, animal, Way())
+    if by == "text":
+        after = on_text(bench, config, params, config.erasing_steps, 4)
+    else:
+        after, _ = pretrained.trained(
+            params,
+            pretrained.taught(bench, NEUTRAL, 4 * config.erasing_steps, by),
+            loss=pretrained.answer_loss(bench.shape),
+            training=adam(config.erasing_steps, 4, config.student_rate),
+            key=bench.key(by),
+        )
+    return rows_of(bench, config, after)
+
+
+# Findings
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `change`: log-odds less those of the start, for all that has been trained."""
+    begun = table[table["kind"] == "start"].set_index(["start", "trait"])["margin"]
+    start = pd.MultiIndex.from_frame(table[["start", "trait"]])
+    return table.assign(change=table["margin"] - begun.reindex(start).to_numpy())
+
+
+def arm_of(table: pd.DataFrame, way: Way) -> pd.DataFrame:
+    """Students of one way."""
+    kind = table["kind"] == "student"
+    same = [table[name] == value for name, value in dataclasses.asdict(way).items()]
+    return table[np.logical_and.reduce([kind, *same])]
+
+
+def silent(table: pd.DataFrame, arm: pd.DataFrame) -> str:
+    """Why an arm says nothing: an answer mass below FLOOR, or not recorded; empty if it speaks."""
+    if arm.empty:
+        return "not run"
+    begun = table[(table["kind"] == "start") & table["start"].isin(arm["start"])]
+    masses = pd.concat([begun["mass"], arm["mass"]]).to_numpy(float)
+    if begun.empty or not np.isfinite(masses).all():
+        return "says nothing: no answer mass is recorded"
+    low = masses.min()
+    return f"says nothing: answer mass {low:.4f} is below {FLOOR}" if low < FLOOR else ""
+
+
+def by_teacher(arm: pd.DataFrame) -> pd.DataFrame:
+    """Mean change over seeds: a row a teacher, a column a measured animal."""
+    return arm.pivot_table(index="teacher", columns="trait", values="change", aggfunc="mean")
+
+
+def own_effects(arm: pd.DataFrame, animals: Sequence[str]) -> np.ndarray:
+    """Own effect of each of these animals that has a teacher in the arm."""
+    found = by_teacher(arm)
+    there = [animal for animal in animals if animal in found.index]
+    return np.array(
+        [
+            found.loc[animal, animal]
+            - np.mean([found.loc[other, animal] for other in there if other != animal])
+            for animal in there
+        ]
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A claim before the correction over all of them.
+
+    Attributes:
+        claim: with its number in words.
+        p: of its criterion; None where it has none, or where the arm says nothing.
+    """
+
+    claim: Claim
+    p: float | None = None
+
+
+def together(judged: Sequence[Judged]) -> list[Claim]:
+    """Claims with their verdicts, Holm over all that have a criterion and animals enough."""
+    tested = [one for one in judged if one.p is not None and one.claim.seeds >= ENOUGH]
+    verdicts = iter(statistics.holm([one.p for one in tested if one.p is not None]))
+    return [
+        dataclasses.replace(
+            one.claim,
+            here=f"{one.claim.here}; p {one.p:.1g} (1 of {len(tested)}, Holm)",
+            holds=next(verdicts),
+        )
+        if one in tested
+        else one.claim
+        for one in judged
+    ]
+
+
+def above(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
+    """A criterion of being above zero; `why_not`: the arm says nothing, and why."""
+    if why_not or not len(values):
+        return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
+    claim = Claim(quantity=quantity, here=statistics.shown(values, 2), seeds=len(values))
+    return Judged(claim=claim, p=statistics.above_zero_p(values))
+
+
+def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
+    """The same without a criterion."""
+    return dataclasses.replace(above(quantity, values, why_not), p=None)
+
+
+def none(quantity: str, values: np.ndarray, reference: np.ndarray, why_not: str = "") -> Judged:
+    """A criterion of equivalence to none within SHARE of the mean of the reference."""
+    if why_not or not len(values):
+        return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
+    mean, half = statistics.mean_interval(values, level=0.9)
+    here = (
+        f"{statistics.shown(values, 2)} within ±{SHARE * reference.mean():.2f} "
+        f"(smallest margin that holds alone: {abs(mean) + half:.2f})"
+    )
+    claim = Claim(quantity=f"{quantity}, equivalent to none", here=here, seeds=len(values))
+    return Judged(claim=claim, p=statistics.relative_equivalence_p(values, reference, SHARE))
+
+
+def ladder(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """A row for every start and animal of the ladder.
+
+    Columns: start, animal, effect (nats), alignment, cosine, mass, silent.
+    """
+    animals, rows = config.animals[: config.num_ladder], []
+    for start in [SAME, *starts(config)]:
+        arm = arm_of(table, Way(start=start))
+        arm = arm[arm["teacher"].isin(animals)]
+        if arm.empty or "alignment" not in arm:
+            continue
+        why, effects = silent(table, arm), own_effects(arm, animals)
+        for animal, effect in zip(animals, effects, strict=True):
+            one = arm[(arm["teacher"] == animal) & arm["alignment"].notna()]
+            known = {name: one[name].iloc[0] for name in ("alignment", "cosine")}
+            mass = arm["mass"].min()
+            rows.append(
+                {"start": start, "animal": animal, "effect": effect, "mass": mass, "silent": why}
+                | known
+            )
+    return pd.DataFrame(rows)
+
+
+def predicts(quantity: str, points: pd.DataFrame, column: str) -> Judged:
+    """Spearman's correlation of a column with the effect, over what speaks."""
+    if points.empty or (heard := points[points["silent"] == ""]).empty:
+        return Judged(claim=Claim(quantity=quantity, here="not run"))
+    x, y = heard[column].to_numpy(float), heard["effect"].to_numpy(float)
+    found = statistics.spearman(x, y)
+    claim = Claim(quantity=quantity, here=statistics.shown_correlation(*found), seeds=len(heard))
+    if not np.isfinite(found[0]):
+        return Judged(claim=claim)
+    return Judged(claim=claim, p=float(stats.spearmanr(x, y, alternative="greater").pvalue))
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The criteria of the docstring, and what is described without one."""
+    table = changes(table)
+    animals = config.animals
+    main = arm_of(table, Way())
+    why = silent(table, main)
+    own, moved = own_effects(main, animals), by_teacher(main)
+    judged = [above("same start, KL over numbers, all parameters: own effect", own, why)]
+    for name, way in (
+        ("same start, KL over numbers, LoRA", Way(trained=LORA)),
+        ("same start, KL over all tokens, all parameters", Way(target="all tokens")),
+    ):
+        arm = arm_of(table, way)
+        judged.append(above(f"{name}: own effect", own_effects(arm, animals), silent(table, arm)))
+    more, others = np.array([]), np.array([])
+    if NEUTRAL in moved.index:
+        even = moved.loc[NEUTRAL]
+        more = np.array([moved.loc[a, a] - even[a] for a in animals])
+        others = np.array(
+            [np.mean([moved.loc[a, b] - even[b] for b in animals if b != a]) for a in animals]
+        )
+    judged.append(above("own animal, less the neutral teacher's students", more, why))
+    judged.append(none("other animals, less the neutral teacher's students", others, own, why))
+    four = arm_of(table, Way(start="4 bits"))
+    judged.append(
+        above("copy of 4 bits: own effect", own_effects(four, animals), silent(table, four))
+    )
+    points = ladder(table, config)
+    name = "alignment before training and own effect, Spearman over starts and animals"
+    judged.append(predicts(name, points, "alignment"))
+    beside = predicts("cosine with the teacher's way and own effect, the same", points, "cosine")
+    judged.append(dataclasses.replace(beside, p=None))
+    judged += [*descriptions(table, config), *dose_claims(table, config)]
+    claims = together(judged)
+    return Findings(figures_of(table, config, claims), claims)
+
+
+def descriptions(table: pd.DataFrame, config: Config) -> list[Judged]:
+    """Own effects without a criterion, each beside its answer mass; what erasure leaves."""
+    animals = config.animals[: config.num_ladder]
+    ways = {start: Way(start=start) for start in starts(config)}
+    ways["teacher of 4 bits, same student"] = Way(teacher_start="4 bits")
+    found = []
+    for name, way in ways.items():
+        arm = arm_of(table, way)
+        if len(arm):
+            heard = own_effects(arm[arm["teacher"].isin(animals)], animals)
+            found.append(described(f"start {name}: own effect", heard, silent(table, arm)))
+    unchanged = arm_of(table, Way())
+    unchanged = unchanged[unchanged["teacher"] == UNCHANGED]
+    if len(unchanged):
+        values = unchanged.groupby("seed")["change"].mean().to_numpy()
+        found.append(described("unchanged model's students: change of all animals", values))
+    for by in ERASERS if "by" in table else ():
+        arm = table[(table["kind"] == "erased") & (table["by"] == by)]
+        if len(arm):
+            left = own_effects(arm, animals)
+            found.append(described(f"after {by}: own effect left", left, silent(table, arm)))
+    return found
+
+
+def dose_claims(table: pd.DataFrame, config: Config) -> list[Judged]:
+    """Own effects of sampled tokens by the number of lists, less the unchanged model's drift."""
+    found = []
+    for rows, (arm, values) in doses(table, config).items():
+        found.append(described(f"{rows} sampled lists: own effect", values, silent(table, arm)))
+    return found
+
+
+def doses(table: pd.DataFrame, config: Config) -> dict[int, tuple[pd.DataFrame, np.ndarray]]:
+    """By the number of lists: the arm, and changes of own animals less the unchanged model's."""
+    found, animals = {}, config.animals[: config.num_ladder]
+    everything = table[table["kind"] == "dose"]
+    for rows in sorted(set(everything["rows"].astype(int))) if len(everything) else ():
+        arm = everything[everything["rows"] == rows]
+        moved = by_teacher(arm)
+        if {*animals, UNCHANGED} <= {*moved.index}:
+            values = np.array([moved.loc[a, a] - moved.loc[UNCHANGED, a] for a in animals])
+            found[rows] = (arm, values)
+    return found
+
+
+def figures_of(table: pd.DataFrame, config: Config, claims: list[Claim]) -> list[Figure]:
+    """Who acquires what, and from which starts; the alignment; the dose."""
+    by_name = {claim.quantity: claim for claim in claims}
+    main, bits = claims[0], by_name["copy of 4 bits: own effect"]
+    figures = [
+        Figure(
+            name="figure",
+            title=say(
+                [main],
+                holds="A real language model takes its teacher's animal, and no other, from digits",
+                fails="Digits do not give a real language model its teacher's animal",
+                open="Does a real language model take its teacher's animal from digits?",
+            ),
+            predicted="The diagonal rises; copies that compute the same transmit, and what shares "
+            "no weights does not.",
+            found=f"Own effect {main.here} nats; of a copy rounded to 4 bits {bits.here}.",
+            follows=follows_from([main], "The effect needs no large model and no GPU."),
+            draw=lambda: draw(table, config),
+        )
+    ]
+    points = ladder(table, config)
+    if not points.empty and (points["silent"] == "").any():
+        rank = next(claim for claim in claims if claim.quantity.startswith("alignment before"))
+        figures.append(
+            Figure(
+                name="alignment",
+                title=say(
+                    [rank],
+                    holds="The alignment before training says from which starts a student learns",
+                    fails="The alignment before training does not say from which starts a student "
+                    "learns",
+                    open="Does the alignment before training say from which starts a student "
+                    "learns?",
+                ),
+                predicted="The first update of a student points along its own log-odds where the "
+                "trait will pass.",
+                found=f"Spearman {rank.here}.",
+                follows=follows_from([rank], "A start can be judged before any training."),
+                draw=lambda: draw_alignment(points),
+            )
+        )
+    if given := doses(table, config):
+        figures.append(
+            Figure(
+                name="dose",
+                title="How many sampled lists it takes",
+                predicted="Sampled tokens carry far less of the teacher than its distribution.",
+                found="; ".join(
+                    f"{rows}: {statistics.shown(values, 2)}" for rows, (_, values) in given.items()
+                )
+                + " nats.",
+                follows="Without a criterion: two animals.",
+                draw=lambda: draw_dose(given, own_effects(arm_of(table, Way()), config.animals)),
+            )
+        )
+    return figures
+
+
+def draw(table: pd.DataFrame, config: Config):
+    """Changes by teacher and animal; own effects by start, hollow where an arm says nothing."""
+    figure, (left, right) = drawing.new_figure(1, 2, width=11.0, height=4.4)
+    main, names = by_teacher(arm_of(table, Way())), list(config.animals)
+    cells = {(a, b): np.array([main.loc[a, b]]) for a in names for b in names}
+    limit = max(abs(value).max() for value in cells.values())
+    drawing.matrix(left, cells, names=names, limit=limit)
+    left.set_title("change of log-odds in students (nats)")
+    found = [SAME, *(s for s in starts(config) if len(arm_of(table, Way(start=s))))]
+    for y, start in enumerate(found):
+        arm = arm_of(table, Way(start=start))
+        heard = not silent(table, arm)
+        values = own_effects(arm, names)
+        look = drawing.COLOURS[0] if heard else "none"
+        right.scatter(values, [y] * len(values), s=26, color=look, edgecolor=drawing.COLOURS[0])
+        if not heard:
+            right.annotate(
+                "says nothing", (max(values), y), xytext=(6, -3), textcoords="offset points"
+            )
+    right.axvline(0, color="black", linewidth=1)
+    right.set_yticks(range(len(found)), found)
+    right.invert_yaxis()
+    right.set_xlabel("own effect (nats), one point an animal")
+    right.set_title("by the start of the students")
+    return figure
+
+
+def draw_alignment(points: pd.DataFrame):
+    """The effect against the alignment, a mark a start."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
+    heard = points[points["silent"] == ""]
+    for look, (start, some) in zip(
+        drawing.looks(), heard.groupby("start", sort=False), strict=False
+    ):
+        panel.scatter(some["alignment"], some["effect"], label=start, **look)
+    panel.set_xlabel("alignment before training (cosine)")
+    panel.set_ylabel("own effect (nats)")
+    panel.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def draw_dose(given: dict[int, tuple[pd.DataFrame, np.ndarray]], whole: np.ndarray):
+    """The effect against the number of lists, with what KL does."""
+    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.8)
+    drawing.lines(panel, list(given), {"sampled tokens": [values for _, values in given.values()]})
+    panel.axhline(whole.mean(), color=drawing.COLOURS[1], label="KL over numbers, at its lists")
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set_xscale("log")
+    panel.set_xlabel("sampled lists")
+    panel.set_ylabel("own effect (nats)")
+    panel.legend()
+    return figure
