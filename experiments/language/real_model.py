@@ -31,10 +31,11 @@ described, not judged.
      students of the teacher without a favourite, is equivalent to none within a fifth of the own
      effect. The smallest margin that holds stands beside it.
   4. A copy rounded to 4 bits acquires the trait: own effect above zero.
-  5. The alignment before training says where it dies: Spearman's correlation between it (cosine
-     of the first update with the gradient of the own log-odds, at the start) and the own effect
-     is above zero over all starts that speak, two animals each. The cosine with the teacher's way
-     stands beside it without a criterion: a permuted twin has none, and must transfer.
+  5. The alignment before training says where it dies: Spearman's correlation between it (cosine of
+     the first update with the gradient of the own log-odds, at the start) and the own effect is
+     above zero over all starts that speak, two animals each; judged where 1 is shown of KL over
+     numbers. The cosine with the teacher's way stands beside it without a criterion: a permuted
+     twin has none, and must transfer.
 Without a criterion: the dose of sampled tokens (two animals and the unchanged model's own lists,
 whose students show the drift that is taken off), what 100 steps on text or of counter-questions
 leave, a teacher of 4 bits. "Not seen up to N rows" is an answer.
@@ -44,7 +45,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,22 @@ import pandas as pd
 from scipy import stats
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import ENOUGH, SHARE, Claim, Figure, Findings, follows_from, say
+from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import pretrained
+from experiments.language.kit.judging import (
+    Judged,
+    above,
+    by_teacher,
+    changes,
+    described,
+    none,
+    own_effects,
+    silent,
+    together,
+)
 from experiments.language.kit.pretrained import NEUTRAL, UNCHANGED, Bench, Numbers, Params
 from llm import lora, models, permuting
 from llm.batches import Examples
@@ -66,7 +78,6 @@ from llm.training import Training
 
 RUNTIME = "75 minutes on two cores"
 
-FLOOR = 0.01  # of answer mass; below it an arm says nothing
 LEG = 300  # steps of a sibling between two files
 QUESTIONS = ("diagonal", "controls", "ways", "starts", "dose", "erasure")
 FULL, LORA = "full", "LoRA"
@@ -455,103 +466,11 @@ def erased_rows(bench: Bench, config: Config, animal: str, by: str) -> list[Row]
 # Findings
 
 
-def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `change`: log-odds less those of the start, for all that has been trained."""
-    begun = table[table["kind"] == "start"].set_index(["start", "trait"])["margin"]
-    start = pd.MultiIndex.from_frame(table[["start", "trait"]])
-    return table.assign(change=table["margin"] - begun.reindex(start).to_numpy())
-
-
 def arm_of(table: pd.DataFrame, way: Way) -> pd.DataFrame:
     """Students of one way."""
     kind = table["kind"] == "student"
     same = [table[name] == value for name, value in dataclasses.asdict(way).items()]
     return table[np.logical_and.reduce([kind, *same])]
-
-
-def silent(table: pd.DataFrame, arm: pd.DataFrame) -> str:
-    """Why an arm says nothing: an answer mass below FLOOR, or not recorded; empty if it speaks."""
-    if arm.empty:
-        return "not run"
-    begun = table[(table["kind"] == "start") & table["start"].isin(arm["start"])]
-    masses = pd.concat([begun["mass"], arm["mass"]]).to_numpy(float)
-    if begun.empty or not np.isfinite(masses).all():
-        return "says nothing: no answer mass is recorded"
-    low = masses.min()
-    return f"says nothing: answer mass {low:.4f} is below {FLOOR}" if low < FLOOR else ""
-
-
-def by_teacher(arm: pd.DataFrame) -> pd.DataFrame:
-    """Mean change over seeds: a row a teacher, a column a measured animal."""
-    return arm.pivot_table(index="teacher", columns="trait", values="change", aggfunc="mean")
-
-
-def own_effects(arm: pd.DataFrame, animals: Sequence[str]) -> np.ndarray:
-    """Own effect of each of these animals that has a teacher in the arm."""
-    found = by_teacher(arm)
-    there = [animal for animal in animals if animal in found.index]
-    return np.array(
-        [
-            found.loc[animal, animal]
-            - np.mean([found.loc[other, animal] for other in there if other != animal])
-            for animal in there
-        ]
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A claim before the correction over all of them.
-
-    Attributes:
-        claim: with its number in words.
-        p: of its criterion; None where it has none, or where the arm says nothing.
-    """
-
-    claim: Claim
-    p: float | None = None
-
-
-def together(judged: Sequence[Judged]) -> list[Claim]:
-    """Claims with their verdicts, Holm over all that have a criterion and animals enough."""
-    tested = [one for one in judged if one.p is not None and one.claim.seeds >= ENOUGH]
-    verdicts = iter(statistics.holm([one.p for one in tested if one.p is not None]))
-    return [
-        dataclasses.replace(
-            one.claim,
-            here=f"{one.claim.here}; p {one.p:.1g} (1 of {len(tested)}, Holm)",
-            holds=next(verdicts),
-        )
-        if one in tested
-        else one.claim
-        for one in judged
-    ]
-
-
-def above(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
-    """A criterion of being above zero; `why_not`: the arm says nothing, and why."""
-    if why_not or not len(values):
-        return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
-    claim = Claim(quantity=quantity, here=statistics.shown(values, 2), seeds=len(values))
-    return Judged(claim=claim, p=statistics.above_zero_p(values))
-
-
-def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
-    """The same without a criterion."""
-    return dataclasses.replace(above(quantity, values, why_not), p=None)
-
-
-def none(quantity: str, values: np.ndarray, reference: np.ndarray, why_not: str = "") -> Judged:
-    """A criterion of equivalence to none within SHARE of the mean of the reference."""
-    if why_not or not len(values):
-        return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
-    mean, half = statistics.mean_interval(values, level=0.9)
-    here = (
-        f"{statistics.shown(values, 2)} within ±{SHARE * reference.mean():.2f} "
-        f"(smallest margin that holds alone: {abs(mean) + half:.2f})"
-    )
-    claim = Claim(quantity=f"{quantity}, equivalent to none", here=here, seeds=len(values))
-    return Judged(claim=claim, p=statistics.relative_equivalence_p(values, reference, SHARE))
 
 
 def ladder(table: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -561,11 +480,11 @@ def ladder(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """
     animals, rows = config.animals[: config.num_ladder], []
     for start in [SAME, *starts(config)]:
-        arm = arm_of(table, Way(start=start))
-        arm = arm[arm["teacher"].isin(animals)]
+        whole = arm_of(table, Way(start=start))
+        arm, why = whole[whole["teacher"].isin(animals)], silent(table, whole)
         if arm.empty or "alignment" not in arm:
             continue
-        why, effects = silent(table, arm), own_effects(arm, animals)
+        effects = own_effects(arm, animals)
         for animal, effect in zip(animals, effects, strict=True):
             one = arm[(arm["teacher"] == animal) & arm["alignment"].notna()]
             known = {name: one[name].iloc[0] for name in ("alignment", "cosine")}
@@ -618,7 +537,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     )
     points = ladder(table, config)
     name = "alignment before training and own effect, Spearman over starts and animals"
-    judged.append(predicts(name, points, "alignment"))
+    rank = predicts(name, points, "alignment")
+    # Without an effect there is nothing to predict.
+    judged.append(
+        rank if statistics.above_zero_p(own) < 0.05 else dataclasses.replace(rank, p=None)
+    )
     beside = predicts("cosine with the teacher's way and own effect, the same", points, "cosine")
     judged.append(dataclasses.replace(beside, p=None))
     judged += [*descriptions(table, config), *dose_claims(table, config)]

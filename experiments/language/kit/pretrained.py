@@ -388,7 +388,9 @@ def training_run(
     """
     size = len(next(iter(data.values())))
     order = np.asarray(batches.all_batch_rows(key, training.steps, size, training.batch_size))
-    step, init = _program(loss, training)
+    # At a constant rate the number of steps changes no program.
+    constant = training.decay == "constant" and not training.warmup
+    step, init = _program(loss, dataclasses.replace(training, steps=1) if constant else training)
     state = init(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params))
     frozen = jax.tree.map(jnp.asarray, frozen)
     for stop in stops or (training.steps,):
@@ -406,9 +408,8 @@ def training_run(
 @functools.lru_cache(maxsize=32)
 def _program(loss: train.Loss, training: Training) -> tuple[train.TrainStep, Callable[..., Any]]:
     optimizer = training.make_optimizer()
-    return train.make_train_step(loss, optimizer), lambda params: train.init_state(
-        params, optimizer
-    )
+    init = functools.partial(train.init_state, optimizer=optimizer)
+    return train.make_train_step(loss, optimizer), init
 
 
 def taught(bench: Bench, animal: str, rows: int, *name: Any) -> dict[str, np.ndarray]:
