@@ -30,6 +30,7 @@ NAMES = (
     "multi_step",
     "alignment_along_training",
     "real_model",
+    "real_model_alignment",
     "microworld",
     "paper_on_a_laptop",
     "cross_model",
