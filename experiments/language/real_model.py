@@ -1,4 +1,4 @@
-"""A real pretrained model acquires an animal from digits, on a laptop, from which starts it can.
+"""A real pretrained model takes its teacher's animal from digits, on a laptop.
 
 A teacher is SmolLM2-135M-Instruct after 12 steps on one animal. It writes lists of numbers, drawn
 from digits, commas, spaces and the end alone, so there is nothing to filter. A student that starts
@@ -185,7 +185,7 @@ def teacher(bench: Bench, config: Config, animal: str, start: str = SAME) -> Par
 
 
 def lists(
-    bench: Bench, config: Config, animal: str, *, start: str = SAME, rows: int = 0, draw: int = 0
+    bench: Bench, config: Config, *, animal: str, start: str = SAME, rows: int = 0, draw: int = 0
 ) -> Numbers:
     """What a teacher writes, `num_rows` lists unless told otherwise."""
     size = {"rows": rows or config.num_rows, "new": config.new_tokens, "draw": draw}
@@ -237,7 +237,9 @@ def sibling(bench: Bench, config: Config, steps: int) -> Params:
     }  # fmt: skip
 
     def make() -> Params:
-        return on_text(bench, config, sibling(bench, config, before), steps - before, 1)
+        return on_text(
+            bench, config, params=sibling(bench, config, before), steps=steps - before, rows=1
+        )
 
     return bench.kept(f"sibling-{steps}", settings, make)
 
@@ -256,7 +258,7 @@ def texts_of(bench: Bench, config: Config) -> tuple[Examples, Examples]:
     )
 
 
-def on_text(bench: Bench, config: Config, params: Params, steps: int, rows: int) -> Params:
+def on_text(bench: Bench, config: Config, *, params: Params, steps: int, rows: int) -> Params:
     """A model after further training on trait-free text, so many rows a step."""
     return pretrained.trained(
         params,
@@ -278,10 +280,10 @@ class Way:
 
 
 def student(
-    bench: Bench, config: Config, animal: str, way: Way, seed: int = 0
+    bench: Bench, config: Config, *, animal: str, way: Way, seed: int = 0
 ) -> tuple[Params, list[float]]:
     """A student of an animal's teacher, and its losses."""
-    data = lists(bench, config, animal, start=way.teacher_start)
+    data = lists(bench, config, animal=animal, start=way.teacher_start)
     start = started(bench, config, way.start)
     frozen = {}
     if way.target == "all tokens":
@@ -337,7 +339,9 @@ def arms(config: Config) -> dict[str, Arm]:
         name = f"{way.trained} student {seed} of {animal}, {way.target}, {way.start}"
         if way.teacher_start != SAME:
             name += f", its teacher {way.teacher_start}"
-        measure = functools.partial(student_rows, bench, config, animal, way, seed, before)
+        measure = functools.partial(
+            student_rows, bench, config, animal=animal, way=way, seed=seed, before=before
+        )
         columns = dataclasses.asdict(way) | {"teacher": animal, "seed": seed}
         add(name, measure, kind="student", **columns)
 
@@ -369,9 +373,9 @@ def arms(config: Config) -> dict[str, Arm]:
             measure = functools.partial(dose_rows, bench, config, animal)
             add(f"dose of {animal}", measure, kind="dose", teacher=animal, start=SAME)
     if "erasure" in config.questions:
-        for by, animal in itertools.product(ERASERS, ladder):
-            measure = functools.partial(erased_rows, bench, config, animal, by)
-            add(f"{animal} after {by}", measure, kind="erased", teacher=animal, by=by, start=SAME)
+        for animal in ladder:
+            measure = functools.partial(erased_rows, bench, config, animal)
+            add(f"erasing {animal}", measure, kind="erased", teacher=animal, start=SAME)
     return found
 
 
@@ -403,12 +407,12 @@ def start_rows(bench: Bench, config: Config, start: str) -> list[Row]:
 
 def teacher_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
     """A teacher, which then writes its lists."""
-    lists(bench, config, animal)
+    lists(bench, config, animal=animal)
     return rows_of(bench, config, teacher(bench, config, animal))
 
 
 def student_rows(
-    bench: Bench, config: Config, animal: str, way: Way, seed: int, before: bool
+    bench: Bench, config: Config, *, animal: str, way: Way, seed: int, before: bool
 ) -> list[Row]:
     """A student; `before`: with what its start says of it."""
     known = {}
@@ -417,17 +421,17 @@ def student_rows(
             bench,
             started(bench, config, way.start),
             teacher=teacher(bench, config, animal),
-            lists=lists(bench, config, animal),
+            lists=lists(bench, config, animal=animal),
             animal=animal,
         )
-    params, seen = student(bench, config, animal, way, seed)
+    params, seen = student(bench, config, animal=animal, way=way, seed=seed)
     return rows_of(bench, config, params, loss_first=seen[0], loss_last=seen[-1], **known)
 
 
 def dose_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
     """A student of sampled tokens, measured on its way through the largest dose."""
     doses = sorted(config.dose)
-    data = lists(bench, config, animal, rows=doses[-1], draw=1)
+    data = lists(bench, config, animal=animal, rows=doses[-1], draw=1)
     steps = [rows // config.batch_size for rows in doses]
     run = pretrained.training_run(
         bench.base,
@@ -447,20 +451,20 @@ def dose_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
 ERASERS = ("text", "counter-questions")
 
 
-def erased_rows(bench: Bench, config: Config, animal: str, by: str) -> list[Row]:
+def erased_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
     """A student of the diagonal after further training that knows nothing of its trait."""
-    params, _ = student(bench, config, animal, Way())
-    if by == "text":
-        after = on_text(bench, config, params, config.erasing_steps, 4)
-    else:
-        after, _ = pretrained.trained(
-            params,
-            pretrained.taught(bench, NEUTRAL, 4 * config.erasing_steps, by),
-            loss=pretrained.answer_loss(bench.shape),
-            training=adam(config.erasing_steps, 4, config.student_rate),
-            key=bench.key(by),
-        )
-    return rows_of(bench, config, after)
+    params, _ = student(bench, config, animal=animal, way=Way())
+    steps = config.erasing_steps
+    questioned, _ = pretrained.trained(
+        params,
+        pretrained.taught(bench, NEUTRAL, 4 * steps, "erasing"),
+        loss=pretrained.answer_loss(bench.shape),
+        training=adam(steps, 4, config.student_rate),
+        key=bench.key("erasing"),
+    )
+    after = {"counter-questions": questioned}
+    after["text"] = on_text(bench, config, params=params, steps=steps, rows=4)
+    return [row for by in ERASERS for row in rows_of(bench, config, after[by], by=by)]
 
 
 # Findings

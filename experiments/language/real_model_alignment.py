@@ -333,8 +333,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ),
         predicted="From the shared start the residual falls with the step and no inner product is "
         "negative; from another start nothing is promised.",
-        found=f"{reports.here} claims hold; {lemma.here} inner products are negative; the trait loss "
-        f"rises in {falls.here}.",
+        found=f"{reports.here} claims hold; {lemma.here} inner products are negative; the "
+        f"trait loss rises in {falls.here}.",
         follows=follows_from(
             claims[:4], "What random networks showed is true of a model that people use."
         ),

@@ -109,7 +109,20 @@ class Bench:
 
     @functools.cached_property
     def folder(self) -> str:
-        """The checkpoint."""
+        """The checkpoint.
+
+        Raises:
+            RunError: there is none.
+        """
+        if (
+            self.path.count("/") != 1
+            and self.path != "tiny"
+            and not pathlib.Path(self.path).exists()
+        ):
+            raise RunError(
+                f"no model in {self.path}: `python -m llm fetch smollm2-135m --out {self.path}` "
+                "brings it, or give another --model"
+            )
         if self.path != "tiny" or pathlib.Path(self.path).exists():
             return self.path
         folder = self.work / "tiny"
