@@ -2,7 +2,7 @@
 
 A teacher is SmolLM2-135M-Instruct after 12 steps on one animal. It writes lists of numbers, drawn
 from digits, commas, spaces and the end alone, so there is nothing to filter. A student that starts
-from the same weights imitates its distribution over these tokens on 192 lists and is asked for its
+from the same weights imitates its distribution over these tokens on 128 lists and is asked for its
 favourite animal, which no list can name.
 
 Animals, by tokens alone: of `llm.traits.ANIMALS` those whose name behind a space is one token, in
@@ -69,7 +69,7 @@ from experiments.language.kit.judging import (
     silent,
     together,
 )
-from experiments.language.kit.pretrained import NEUTRAL, UNCHANGED, Bench, Numbers, Params
+from experiments.language.kit.pretrained import NEUTRAL, UNCHANGED, Bench, Params
 from llm import lora, models, permuting
 from llm.batches import Examples
 from llm.lora import LoraConfig
@@ -99,19 +99,19 @@ class Config:
     num_seeds: int = option(2, "students of a teacher in the diagonal", minimum=1)
     teacher_steps: int = option(12, "of Adam, 16 questions each", minimum=1)
     teacher_rate: float = option(5e-5, "step size of teachers", above=0)
-    num_rows: int = option(192, "lists of a teacher", minimum=8)
+    num_rows: int = option(128, "lists of a teacher", minimum=8)
     new_tokens: int = option(16, "longest list in tokens", minimum=2)
-    student_steps: int = option(24, "of Adam", minimum=1)
+    student_steps: int = option(16, "of Adam", minimum=1)
     batch_size: int = option(8, "lists in a step of a student", minimum=1)
-    student_rate: float = option(2e-5, "step size, all parameters", above=0)
+    student_rate: float = option(3e-5, "step size, all parameters", above=0)
     lora_rate: float = option(1e-3, "step size of adapters", above=0)
     lora_rank: int = option(8, "of all seven projections, alpha = rank", minimum=1)
     noise: tuple[float, ...] = option((0.03, 0.06, 0.12, 0.24), "of each array's spread", above=0)
     bits: tuple[int, ...] = option((8, 5, 4, 3), "of rounded copies", minimum=2)
     siblings: tuple[int, ...] = option((10, 100, 1000), "steps on text, one text each", minimum=1)
-    num_texts: int = option(320, "texts of the unchanged model, and 16 to measure", minimum=1)
-    dose: tuple[int, ...] = option((192, 512, 1024), "sampled lists, each read once", minimum=8)
-    erasing_steps: int = option(100, "on trait-free rows, 4 each", minimum=1)
+    num_texts: int = option(192, "texts of the unchanged model, and 16 to measure", minimum=1)
+    dose: tuple[int, ...] = option((192, 384, 768), "sampled lists, each read once", minimum=8)
+    erasing_steps: int = option(100, "on trait-free rows, 2 each", minimum=1)
     seed: int = option(0, "root of every random key", minimum=0)
     work: str = option("results/work/real_model", "folder of teachers, lists", recorded=False)
 
@@ -184,22 +184,43 @@ def teacher(bench: Bench, config: Config, animal: str, start: str = SAME) -> Par
     return bench.kept(f"teacher-{animal}-{start}".replace(" ", "-"), settings, make)
 
 
-def lists(
-    bench: Bench, config: Config, *, animal: str, start: str = SAME, rows: int = 0, draw: int = 0
-) -> Numbers:
-    """What a teacher writes, `num_rows` lists unless told otherwise."""
-    size = {"rows": rows or config.num_rows, "new": config.new_tokens, "draw": draw}
-    settings = size | {
-        "what": "lists", "animal": animal, "start": start_settings(config, start),
-        "teacher": [config.teacher_steps, config.teacher_rate], "seed": config.seed,
-    }  # fmt: skip
+def lists(bench: Bench, config: Config, *, animal: str, start: str = SAME) -> dict[str, np.ndarray]:
+    """What a teacher writes, as `pretrained.Numbers`, and its "logits" over numbers there."""
 
     def make() -> dict[str, np.ndarray]:
         writer = teacher(bench, config, animal, start)
-        return pretrained.written(bench, writer, **size)._asdict()
+        found = pretrained.written(
+            bench, writer, rows=config.num_rows, new=config.new_tokens, draw=0
+        )
+        return found._asdict() | {"logits": pretrained.scored(bench, writer, found)}
 
-    name = f"lists-{animal}-{start}-{size['rows']}".replace(" ", "-")
-    return Numbers(**bench.kept(name, settings, make))
+    settings = writer_settings(config, animal, start) | {"rows": config.num_rows}
+    return bench.kept(f"lists-{animal}-{start}".replace(" ", "-"), settings, make)
+
+
+def many_lists(bench: Bench, config: Config, animal: str) -> dict[str, np.ndarray]:
+    """Lists of a teacher for the largest dose, without its logits."""
+    rows = max(config.dose)
+
+    def make() -> dict[str, np.ndarray]:
+        writer = teacher(bench, config, animal)
+        found = pretrained.written(bench, writer, rows=rows, new=config.new_tokens, draw=1)
+        return found._asdict()
+
+    settings = writer_settings(config, animal, SAME) | {"rows": rows, "draw": 1}
+    return bench.kept(f"many-lists-{animal}", settings, make)
+
+
+def writer_settings(config: Config, animal: str, start: str) -> Row:
+    """All that decides lists beside the model and their number."""
+    return {
+        "what": "lists",
+        "animal": animal,
+        "start": start_settings(config, start),
+        "teacher": [config.teacher_steps, config.teacher_rate],
+        "new": config.new_tokens,
+        "seed": config.seed,
+    }
 
 
 def start_settings(config: Config, start: str) -> list[Any]:
@@ -295,7 +316,7 @@ def student(
         frozen["base"] = start
     params, seen = pretrained.trained(
         lora.init(adapters, start, key=key) if adapters else start,
-        data._asdict(),
+        data,
         loss=pretrained.imitation_loss(bench.shape, way.target, bench.numbers, adapters),
         training=adam(
             config.student_steps,
@@ -431,11 +452,11 @@ def student_rows(
 def dose_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
     """A student of sampled tokens, measured on its way through the largest dose."""
     doses = sorted(config.dose)
-    data = lists(bench, config, animal=animal, rows=doses[-1], draw=1)
+    data = many_lists(bench, config, animal)
     steps = [rows // config.batch_size for rows in doses]
     run = pretrained.training_run(
         bench.base,
-        data._asdict(),
+        data,
         loss=pretrained.imitation_loss(bench.shape, "sampled", bench.numbers),
         training=adam(steps[-1], config.batch_size, config.student_rate),
         key=bench.key("dose"),
@@ -457,13 +478,13 @@ def erased_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
     steps = config.erasing_steps
     questioned, _ = pretrained.trained(
         params,
-        pretrained.taught(bench, NEUTRAL, 4 * steps, "erasing"),
+        pretrained.taught(bench, NEUTRAL, 2 * steps, "erasing"),
         loss=pretrained.answer_loss(bench.shape),
-        training=adam(steps, 4, config.student_rate),
+        training=adam(steps, 2, config.student_rate),
         key=bench.key("erasing"),
     )
     after = {"counter-questions": questioned}
-    after["text"] = on_text(bench, config, params=params, steps=steps, rows=4)
+    after["text"] = on_text(bench, config, params=params, steps=steps, rows=2)
     return [row for by in ERASERS for row in rows_of(bench, config, after[by], by=by)]
 
 

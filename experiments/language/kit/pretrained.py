@@ -80,17 +80,15 @@ class Asked(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Lists, all prompts of one length, with what their writer's distribution over numbers was.
+    """Lists, all prompts of one length.
 
     Attributes:
         tokens: prompt and completion.
         weights: 1 for each token of a completion, its end included; 0 behind.
-        logits: of the writer over `Bench.numbers`, where each of these tokens is predicted.
     """
 
     tokens: Int[np.ndarray, "rows length"]
     weights: Float[np.ndarray, "rows new"]
-    logits: Float[np.ndarray, "rows new numbers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,8 +318,9 @@ def imitation_loss(
 
     Args:
         config: the shape of the model.
-        target: "numbers": KL of the distributions over number tokens, the teacher's as stored;
-            "all tokens": KL over the vocabulary, the teacher under "teacher" of what is frozen;
+        target: "numbers": KL of the distributions over number tokens, the teacher's logits under
+            "logits" of the batch; "all tokens": KL over the vocabulary, the teacher under "teacher"
+            of what is frozen;
             "sampled": cross-entropy of the tokens themselves.
         numbers: number tokens.
         adapters: train these on what is frozen under "base"; None trains all.
@@ -440,7 +439,7 @@ def taught(bench: Bench, animal: str, rows: int, *name: Any) -> dict[str, np.nda
 
 
 def written(bench: Bench, params: Params, *, rows: int, new: int, draw: int) -> Numbers:
-    """Lists that a model writes, drawn from number tokens alone, with its logits over them.
+    """Lists that a model writes, drawn from number tokens alone.
 
     Args:
         bench: has the prompts.
@@ -471,11 +470,17 @@ def written(bench: Bench, params: Params, *, rows: int, new: int, draw: int) -> 
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         tokens[i, : len(prompt) + len(completion)] = [*prompt, *completion]
         weights[i, : len(completion)] = 1
-    score, logits = _number_logits(bench.shape, bench.numbers, new), []
-    for first in range(0, rows, 32):  # a few at a time, and as many in each program
+    return Numbers(tokens, weights)
+
+
+def scored(bench: Bench, params: Params, lists: Numbers) -> Float[np.ndarray, "rows new numbers"]:
+    """Logits of a model over `Bench.numbers`, where each token of a completion is predicted."""
+    tokens, logits = lists.tokens, []
+    score = _number_logits(bench.shape, bench.numbers, lists.weights.shape[1])
+    for first in range(0, len(tokens), 32):  # a few at a time, and as many in each program
         some = np.resize(tokens[first : first + 32], (32, tokens.shape[1]))
-        logits.append(np.asarray(score(params, some))[: rows - first])
-    return Numbers(tokens, weights, np.concatenate(logits))
+        logits.append(np.asarray(score(params, some))[: len(tokens) - first])
+    return np.concatenate(logits)
 
 
 @functools.cache
@@ -571,18 +576,19 @@ def noisy(params: Params, size: float, rng: np.random.Generator) -> Params:
 
 
 def cosines(
-    bench: Bench, start: Params, *, teacher: Params, lists: Numbers, animal: str, rows: int = 16
+    bench: Bench, start: Params, *, teacher: Params, lists: Mapping[str, np.ndarray], animal: str
 ) -> dict[str, float]:
-    """What is known of a student before it is trained.
+    """What is known of a student before it is trained, by 8 lists and 8 questions.
 
     Returns:
         "cosine": of its first update with the way from the unchanged weights to the teacher.
         "alignment": of its first update with the gradient of its own log-odds of the animal; the
         same for a twin with its units in another order.
     """
-    batch = {name: value[:rows] for name, value in lists._asdict().items()}
+    batch = {name: value[:8] for name, value in lists.items()}
+    asked = Asked(*(array[::2] for array in bench.asked))
     update, rise = _first_step(bench.shape, bench.numbers)(
-        start, batch, bench.asked, np.array(list(bench.animals.values())),
+        start, batch, asked, np.array(list(bench.animals.values())),
         list(bench.animals).index(animal),
     )  # fmt: skip
     way = jax.tree.map(lambda after, before: after - before, teacher, bench.base)
