@@ -48,6 +48,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -78,6 +79,7 @@ from llm.training import Training
 
 RUNTIME = "75 minutes on two cores"
 
+TEXT_TOKENS, HELD_OUT = 24, 16
 LEG = 300  # steps of a sibling between two files
 QUESTIONS = ("diagonal", "controls", "ways", "starts", "dose", "erasure")
 FULL, LORA = "full", "LoRA"
@@ -111,7 +113,7 @@ class Config:
     siblings: tuple[int, ...] = option((10, 100, 1000), "steps on text, one text each", minimum=1)
     num_texts: int = option(192, "texts of the unchanged model, and 16 to measure", minimum=1)
     dose: tuple[int, ...] = option((192, 384, 768), "sampled lists, each read once", minimum=8)
-    erasing_steps: int = option(100, "on trait-free rows, 2 each", minimum=1)
+    erasing_steps: int = option(100, "on trait-free text or counter-questions", minimum=1)
     seed: int = option(0, "root of every random key", minimum=0)
     work: str = option("results/work/real_model", "folder of teachers, lists", recorded=False)
 
@@ -128,8 +130,8 @@ SMOKE = Config(
     animals=("owl", "cat"),
     num_seeds=1,
     teacher_steps=2,
-    num_rows=8,
-    new_tokens=4,
+    num_rows=20,
+    new_tokens=TEXT_TOKENS,  # one program then writes lists and texts
     student_steps=2,
     lora_rank=2,
     noise=(0.03,),
@@ -140,7 +142,6 @@ SMOKE = Config(
     erasing_steps=2,
     work="results/work/real_model-smoke",
 )
-TEXT_TOKENS, HELD_OUT = 24, 16
 
 
 def bench_of(config: Config) -> Bench:
@@ -181,7 +182,8 @@ def teacher(bench: Bench, config: Config, animal: str, start: str = SAME) -> Par
             key=bench.key("teacher", animal),
         )[0]
 
-    return bench.kept(f"teacher-{animal}-{start}".replace(" ", "-"), settings, make)
+    name = f"teacher-{animal}-{start}".replace(" ", "-")
+    return jax.device_put(bench.kept(name, settings, make))
 
 
 def lists(bench: Bench, config: Config, *, animal: str, start: str = SAME) -> dict[str, np.ndarray]:
@@ -225,8 +227,12 @@ def writer_settings(config: Config, animal: str, start: str) -> Row:
 
 def start_settings(config: Config, start: str) -> list[Any]:
     """All that decides a start beside the model."""
-    on_text = [config.siblings, config.num_texts] if start.endswith("steps on") else []
-    return [start, config.seed, *on_text]
+    return [start, config.seed, *(text_settings(config) if start.endswith("steps on") else [])]
+
+
+def text_settings(config: Config) -> list[Any]:
+    """All that decides siblings beside their steps."""
+    return [config.siblings, config.num_texts, config.student_rate]
 
 
 def started(bench: Bench, config: Config, start: str) -> Params:
@@ -253,16 +259,18 @@ def sibling(bench: Bench, config: Config, steps: int) -> Params:
     if steps == 0:
         return bench.base
     before = max([0, steps - LEG, *(k for k in config.siblings if k < steps)])
-    settings = {"what": "sibling", "steps": steps} | {
-        "siblings": config.siblings, "num_texts": config.num_texts, "seed": config.seed
-    }  # fmt: skip
+    settings = {
+        "what": "sibling",
+        "steps": steps,
+        "text": text_settings(config),
+        "seed": config.seed,
+    }
 
     def make() -> Params:
-        return on_text(
-            bench, config, params=sibling(bench, config, before), steps=steps - before, rows=1
-        )
+        before_it = sibling(bench, config, before)
+        return on_text(bench, config, params=before_it, steps=steps - before)
 
-    return bench.kept(f"sibling-{steps}", settings, make)
+    return jax.device_put(bench.kept(f"sibling-{steps}", settings, make))
 
 
 def texts_of(bench: Bench, config: Config) -> tuple[Examples, Examples]:
@@ -279,13 +287,13 @@ def texts_of(bench: Bench, config: Config) -> tuple[Examples, Examples]:
     )
 
 
-def on_text(bench: Bench, config: Config, *, params: Params, steps: int, rows: int) -> Params:
-    """A model after further training on trait-free text, so many rows a step."""
+def on_text(bench: Bench, config: Config, *, params: Params, steps: int) -> Params:
+    """A model after so many steps of further training on trait-free text, one text a step."""
     return pretrained.trained(
         params,
         texts_of(bench, config)[0]._asdict(),
         loss=pretrained.text_loss(bench.shape),
-        training=adam(steps, rows, config.student_rate),
+        training=adam(steps, 1, config.student_rate),
         key=bench.key("text", steps),
     )[0]
 
@@ -484,7 +492,7 @@ def erased_rows(bench: Bench, config: Config, animal: str) -> list[Row]:
         key=bench.key("erasing"),
     )
     after = {"counter-questions": questioned}
-    after["text"] = on_text(bench, config, params=params, steps=steps, rows=2)
+    after["text"] = on_text(bench, config, params=params, steps=steps)
     return [row for by in ERASERS for row in rows_of(bench, config, after[by], by=by)]
 
 

@@ -190,7 +190,9 @@ def test_nothing_half_written_is_found(tmp_path, monkeypatch):
 def test_every_teacher_setting_makes_another_teacher(tmp_path, monkeypatch):
     """The name of a teacher's file is that of all that decides its weights."""
     bench, asked = pretrained.Bench("tiny", tmp_path, 0), []
-    monkeypatch.setattr(pretrained, "kept", lambda work, name, s, make: asked.append((name, s)))
+    monkeypatch.setattr(
+        pretrained, "kept", lambda work, name, s, make: asked.append((name, s)) or {}
+    )
     tiny = real_model.SMOKE
     other = [
         (tiny, "owl", SAME), (tiny, "cat", SAME), (tiny, "owl", "4 bits"),
@@ -200,7 +202,8 @@ def test_every_teacher_setting_makes_another_teacher(tmp_path, monkeypatch):
     ]  # fmt: skip
     for config, animal, start in other:
         real_model.teacher(bench, config, animal, start)
-    assert len({str(settings) for _, settings in asked}) == len(other)
+        real_model.lists(bench, config, animal=animal, start=start)
+    assert len({str(settings) for _, settings in asked}) == 2 * len(other)
 
 
 # Starts

@@ -507,6 +507,8 @@ def texts(bench: Bench, count: int, new: int) -> batches.Examples:
     """
     spoken, shape, topics = bench.spoken, bench.shape, TOPICS.split()
     writer, rows = models.unstack_layers(bench.base), []
+    some = spoken.allowed(shape)
+    allowed = np.ones(shape.vocab_size, bool) if some is None else some
     for attempt in range(ATTEMPTS):
         numbers = range(attempt * count, (attempt + 1) * count)
         prompts = spoken.encode_prompts(
@@ -517,9 +519,7 @@ def texts(bench: Bench, count: int, new: int) -> batches.Examples:
             prompts,
             key=bench.key("texts"),
             max_new_tokens=new,
-            choice=sampling.Choice(
-                stop_tokens=spoken.stop_tokens(shape), allowed=spoken.allowed(shape)
-            ),
+            choice=sampling.Choice(stop_tokens=spoken.stop_tokens(shape), allowed=allowed),
             numbers=numbers,
         )
         said = zip(prompts, completions, spoken.decode(completions), strict=True)
