@@ -41,12 +41,12 @@ from theory import alignment, check, losses, steps
 
 RUNTIME = "25 minutes on two cores"
 
-STARTS = ("4 bits", "0.03 noise", "0.12 noise", real_model.RANDOM)
+STARTS = ("4 bits", "0.03 noise", "0.12 noise", RANDOM)
 STEP, ALPHA = 2.0**-22, 0.01  # relative teacher step and student step of the signs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(real_model.Config):
+class Config(Settings):
     """Settings of the experiment; those of `real_model` that make its starts are shared with it."""
 
     num_teachers: int = option(24, "random teachers of the shared start", minimum=2)
@@ -93,11 +93,6 @@ def cases(config: Config) -> list[Case]:
     return [Case(animal, *WAYS[i % len(WAYS)]) for i, animal in enumerate(config.animals)]
 
 
-def bench_of(config: Config) -> Bench:
-    """The model on the bench."""
-    return real_model.bench_of(config)
-
-
 inputs = real_model.inputs
 
 
@@ -120,7 +115,7 @@ def arms(config: Config) -> dict[str, Arm]:
     found["equality"] = Arm(
         measure=functools.partial(equality_rows, bench, config), columns={"kind": "equality"}
     )
-    for start in (real_model.SAME, *STARTS):
+    for start in (SAME, *STARTS):
         found[f"signs {start}"] = Arm(
             measure=functools.partial(sign_rows, bench, config, start),
             columns={"kind": "sign", "start": start},
@@ -234,12 +229,12 @@ def equality_rows(bench: Bench, config: Config) -> list[Row]:
 
 def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
     """Inner product, prediction and change of the trait loss of every random teacher."""
-    shared = start == real_model.SAME
+    shared = start == SAME
     count = config.num_teachers if shared else config.num_apart
     loss, seen = LOSSES["cross-entropy"](bench), sequences(bench, config, "random tokens")
     with jax.enable_x64(True):
         params = wide(bench.base)
-        other = None if shared else wide(real_model.started(bench, config, start))
+        other = None if shared else wide(lineage.started(bench, config, start))
 
         @jax.jit
         def measure(params, other, context, token, sign):
@@ -297,7 +292,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         holds=bool(reported["holds"].all()),
     )
     signs = table[table["kind"] == "sign"]
-    shared = signs[signs["start"] == real_model.SAME]
+    shared = signs[signs["start"] == SAME]
     negative = int((shared["inner"] < -shared["noise"]).sum())
     rises = int((shared["change"] > 0).sum())
     lemma = Claim(
@@ -352,7 +347,7 @@ def apart_claims(signs: pd.DataFrame) -> list[Claim]:
             continue
         negative = int((inner < 0).sum())
         p = float(stats.binomtest(negative, len(inner)).pvalue)
-        judged = start == real_model.RANDOM
+        judged = start == RANDOM
         found.append(
             Claim(
                 quantity=f"start {start}: negative inner products",

@@ -14,8 +14,9 @@ import pytest
 
 from experiments.frame import record
 from experiments.language import real_model
-from experiments.language.kit import judging, pretrained
-from experiments.language.real_model import RANDOM, SAME, Config, Way
+from experiments.language.kit import judging, lineage, pretrained
+from experiments.language.kit.lineage import RANDOM, SAME, Way
+from experiments.language.real_model import Config
 from llm.settings import RunError
 
 CONFIG = Config()
@@ -41,7 +42,7 @@ def made_up(effects, masses=None, mass=0.07, seed=0):
         wide = start in (SAME, "4 bits")
         ways = [Way(start=start)]
         if start == SAME:
-            ways += [Way(trained=real_model.LORA), Way(target="all tokens")]
+            ways += [Way(trained=lineage.LORA), Way(target="all tokens")]
         for way, animal in itertools.product(ways, CONFIG.animals if wide else CONFIG.animals[:2]):
             before = {"alignment": effect / 10, "cosine": 0.1} if way.start == start else {}
             columns = dataclasses.asdict(way) | before | {"kind": "student", "own": effect}
@@ -54,7 +55,7 @@ def made_up(effects, masses=None, mass=0.07, seed=0):
     return pd.DataFrame(rows)
 
 
-STARTS = dict(zip([SAME, *real_model.starts(CONFIG)], np.linspace(3, 0.5, 13), strict=False))
+STARTS = dict(zip([SAME, *lineage.starts(CONFIG)], np.linspace(3, 0.5, 13), strict=False))
 OWN = "same start, KL over numbers, all parameters: own effect"
 FOUR = "copy of 4 bits: own effect"
 RANK = "alignment before training and own effect, Spearman over starts and animals"
@@ -201,8 +202,8 @@ def test_every_teacher_setting_makes_another_teacher(tmp_path, monkeypatch):
         (dataclasses.replace(tiny, seed=1), "owl", SAME),
     ]  # fmt: skip
     for config, animal, start in other:
-        real_model.teacher(bench, config, animal, start)
-        real_model.lists(bench, config, animal=animal, start=start)
+        lineage.teacher(bench, config, animal, start)
+        lineage.lists(bench, config, animal=animal, start=start)
     assert len({str(settings) for _, settings in asked}) == 2 * len(other)
 
 

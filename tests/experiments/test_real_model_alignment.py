@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.language import real_model, real_model_alignment
-from experiments.language.kit import pretrained
+from experiments.language import real_model_alignment
+from experiments.language.kit import lineage, pretrained
 
 CONFIG = real_model_alignment.SMOKE
 
@@ -44,14 +44,14 @@ def test_every_claim_holds_on_all_parameters(table):
     points = table[table["residual"].notna()]
     assert points["relative_step"].is_monotonic_decreasing
     assert points["residual"].min() < 1e-3
-    random = table[table["start"] == real_model.RANDOM]
+    random = table[table["start"] == lineage.RANDOM]
     assert (np.abs(random["cosine"]) < 0.9).all()
     for figure in real_model_alignment.findings(table, CONFIG).figures:
         figure.draw()
 
 
 def test_a_sign_or_a_report_that_is_wrong_fails_its_claim(table):
-    shared = table.index[table["start"] == real_model.SAME]
+    shared = table.index[table["start"] == lineage.SAME]
     wrong = table.copy()
     wrong.loc[shared[0], "inner"] *= -1
     assert not claims(wrong)[NEGATIVE].holds
@@ -85,5 +85,5 @@ def test_signs_of_another_start_are_those_of_that_start(bench, table):
     """At other weights the prediction stays that of the shared start, and misses."""
     signs = table[table["kind"] == "sign"]
     ratio = (signs["inner"] / signs["predicted"]).groupby(signs["start"])
-    assert (ratio.get_group(real_model.SAME) - 1).abs().max() < 0.02
-    assert (ratio.get_group(real_model.RANDOM) - 1).abs().min() > 0.02
+    assert (ratio.get_group(lineage.SAME) - 1).abs().max() < 0.02
+    assert (ratio.get_group(lineage.RANDOM) - 1).abs().min() > 0.02
