@@ -34,6 +34,8 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language import real_model
+from experiments.language.kit import lineage
+from experiments.language.kit.lineage import RANDOM, SAME, Settings, bench_of
 from experiments.language.kit.pretrained import Bench, Params
 from llm import models
 from llm.settings import RunError
