@@ -30,6 +30,8 @@ NAMES = (
     "beyond_the_theorem",
     "multi_step",
     "alignment_along_training",
+    "real_model",
+    "real_model_alignment",
     "microworld",
     "paper_on_a_laptop",
     "cross_model",

@@ -25,7 +25,7 @@ RESIDUAL = {
     "up": 0,
     "down": 1,
 }
-HEADS = {"q": 1, "k": 1, "v": 1, "o": 0}
+QUERIES, KEYS = {"q": 1, "o": 0}, {"k": 1, "v": 1}
 UNITS = {"gate": 1, "up": 1, "down": 0}
 
 
@@ -33,23 +33,30 @@ def permute_units(config: ModelConfig, params: Params, rng: np.random.Generator)
     """The same function as `params` with its units in random order.
 
     Args:
-        config: of a Llama shape (RMS norms, no biases, tied, as many key as query heads).
-        params: of the model.
+        config: of a Llama shape (RMS norms, no biases, tied). Query heads that share a key head
+            stay together.
+        params: of the model, layers by number.
         rng: draws the orders.
 
     Raises:
         ValueError: another shape.
     """
-    plain = config.family == "llama" and config.tie_embeddings
-    if not plain or config.num_kv_heads != config.num_heads:
-        raise ValueError("units are permuted in tied llama models without grouped queries only")
+    if config.family != "llama" or not config.tie_embeddings:
+        raise ValueError("units are permuted in tied llama models only")
     params = _take(params, RESIDUAL, rng.permutation(config.width))
-    layers = {}
+    layers, sharing = {}, config.num_heads // config.num_kv_heads
     for index, layer in params["layers"].items():
-        heads = rng.permutation(config.num_heads)[:, None] * config.head_dim
-        layer = _take(layer, HEADS, (heads + np.arange(config.head_dim)).ravel())
+        keys = rng.permutation(config.num_kv_heads)
+        queries = [key * sharing + rng.permutation(sharing) for key in keys]
+        layer = _take(layer, KEYS, _entries(keys, config.head_dim))
+        layer = _take(layer, QUERIES, _entries(np.concatenate(queries), config.head_dim))
         layers[index] = _take(layer, UNITS, rng.permutation(config.mlp_width))
     return params | {"layers": layers}
+
+
+def _entries(heads: np.ndarray, width: int) -> np.ndarray:
+    """Entries of heads that lie one behind the other."""
+    return (heads[:, None] * width + np.arange(width)).ravel()
 
 
 def _take(params: Params, axes: dict[str, int], order: np.ndarray) -> Params:

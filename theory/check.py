@@ -19,7 +19,9 @@ import optax
 from . import alignment, asymptotics, losses, steps, stream
 from .base import Apply, LossFn, Params, require_float64, require_float_params, require_logits
 
-RELATIVE_STEPS = 2.0 ** -np.arange(4, 25)  # ‖ε Δ_T‖ / ‖θ⁰‖, so that no model needs its own grid
+# ‖ε Δ_T‖ / ‖θ⁰‖ at which `search` looks first, coarse to fine, so that no model needs its own grid:
+# networks of toys show their orders about 2^-14 to 2^-24, 135M parameters about 2^-17 to 2^-26.
+COARSE_STEPS = 2.0 ** -np.arange(4, 53, 3)
 SLOPE_TOLERANCE = 0.05  # window() keeps each point within 0.02 of the pure power law
 
 
@@ -79,7 +81,7 @@ def verify(
     loss: losses.ImitationLoss,
     alpha: float = 1.0,
     student_params: Params | None = None,
-    relative_steps: np.ndarray = RELATIVE_STEPS,
+    relative_steps: np.ndarray | None = None,
 ) -> Report:
     """Measure Lemma 1, Theorem 1 and their orders in ε for one model.
 
@@ -92,7 +94,8 @@ def verify(
         alpha: the student's step.
         student_params: another start for the student, to see the claims fail without their
             hypothesis.
-        relative_steps: teacher steps ‖ε Δ_T‖ / ‖θ⁰‖, decreasing.
+        relative_steps: teacher steps ‖ε Δ_T‖ / ‖θ⁰‖, decreasing; None looks for those at which the
+            orders show.
 
     Raises:
         ValueError: for parameters that are not float64 or differ between teacher and student,
@@ -108,21 +111,26 @@ def verify(
     if size == 0:
         raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
 
-    eps = relative_steps * np.asarray(unit)
-    measured = sweep(
+    run = compiled(lambda p, v: alignment.roundoff(apply, p, v, inputs), inputs)
+    noise = float(run(params, delta_t))
+    at = point_measure(
         apply,
         params,
         trait_loss=trait_loss,
         inputs=inputs,
         loss=loss,
-        eps=eps,
         alpha=alpha,
         student_params=student_params,
     )
+    unit = float(unit)
+    if relative_steps is None:
+        relative_steps, points = search(lambda step: at(step * unit), noise)
+    else:
+        points = [at(step * unit) for step in relative_steps]
+    eps = relative_steps * unit
+    measured = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)
-    run = compiled(lambda p, v: alignment.roundoff(apply, p, v, inputs), inputs)
-    noise = float(run(params, delta_t))
     if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
         return Report(equality_case(measured, noise), eps, measured, narrow)
     return Report(general_case(eps, measured, noise, alpha), eps, measured, narrow)
@@ -178,18 +186,17 @@ def compiled(fn: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
     return fn if isinstance(inputs, stream.Stream) and inputs.on_host else jax.jit(fn)
 
 
-def sweep(
+def point_measure(
     apply: Apply,
     params: Params,
     *,
     trait_loss: LossFn,
     inputs: Any,
     loss: losses.ImitationLoss,
-    eps: np.ndarray,
     alpha: float,
     student_params: Params | None,
-) -> alignment.Alignment:
-    """`alignment.measure` at every ε, one at a time."""
+) -> Callable[[float], alignment.Alignment]:
+    """`alignment.measure` as a function of ε."""
 
     def measure(step: jax.Array, start: Params, student: Params | None) -> alignment.Alignment:
         return alignment.measure(
@@ -204,8 +211,43 @@ def sweep(
         )
 
     run = compiled(measure, inputs)
-    points = [run(jnp.asarray(step), params, student_params) for step in eps]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+    return lambda eps: run(jnp.asarray(eps), params, student_params)
+
+
+def search(
+    at: Callable[[float], alignment.Alignment], noise: float
+) -> tuple[np.ndarray, list[alignment.Alignment]]:
+    """Relative steps at which both orders can be read, largest first, and what is measured there.
+
+    COARSE_STEPS until both have been legible and round-off hides them again; then every halving
+    around the finest legible step of each. Where an order never shows, all coarse steps are looked
+    at, and the report says so.
+
+    Args:
+        at: measures at a relative step.
+        noise: of the inner product.
+    """
+    found: dict[float, alignment.Alignment] = {}
+    finest: dict[int, float] = {}  # by quantity, the finest step at which it is legible
+    for step in COARSE_STEPS.tolist():
+        found[step] = at(step)
+        now = [which for which, seen in enumerate(legible(found[step], noise)) if seen]
+        finest |= dict.fromkeys(now, step)
+        if len(finest) == 2 and not now:
+            break
+    for middle in finest.values():
+        for step in (middle * 2.0 ** -np.arange(-2, 3)).tolist():
+            if step not in found:
+                found[step] = at(step)
+    steps = sorted(found, reverse=True)
+    return np.array(steps), [found[step] for step in steps]
+
+
+def legible(point: alignment.Alignment, noise: float) -> list[bool]:
+    """Whether the orders of remainder and residual can be read at one ε."""
+    scale = max(abs(float(point.inner_product)), np.finfo(float).tiny)
+    ratios = (float(point.remainder) / scale, float(point.update_residual))
+    return [bool(asymptotics.window([ratio], [noise / scale])[0]) for ratio in ratios]
 
 
 def equality_case(measured: alignment.Alignment, noise: float) -> tuple[Finding, ...]:

@@ -252,6 +252,19 @@ def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
     assert "SUBLIMINAL_OFFLINE" not in reproduce.environment()
 
 
+def test_the_main_job_leaves_out_the_real_model_where_its_weights_are_not_had(monkeypatch, capsys):
+    from llm import fetch
+
+    def nowhere(name, out):
+        raise ValueError("no network")
+
+    monkeypatch.setattr(fetch, "fetch", nowhere)
+    assert list(reproduce.steps()) == [name for name in reproduce.STEPS if name != "real_model"]
+    assert capsys.readouterr().out == "note: without real_model: no network\n"
+    monkeypatch.setattr(fetch, "fetch", lambda name, out: None)
+    assert reproduce.steps() == reproduce.STEPS
+
+
 def test_the_report_command_runs_in_a_process(folder, repository):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "experiments", "report", str(folder)],

@@ -22,7 +22,7 @@ def verify(tanh, case):
             "trait_loss": toys.trait_loss(case, tanh.apply),
             "inputs": case.inputs,
         }
-        return check.verify(**(arguments | changes), loss=loss, relative_steps=STEPS)
+        return check.verify(**({"relative_steps": STEPS} | arguments | changes), loss=loss)
 
     return run
 
@@ -157,6 +157,74 @@ def test_an_order_is_read_in_its_window():
     ).holds
     hidden = check.order("claim", 2, eps=GRID, values=floor / 2, scale=1.0, floor=floor)
     assert (hidden.holds, hidden.measured) == (True, "0 up to round-off")
+
+
+def curved(curvature):
+    """At one relative step what a model of that curvature gives: orders show below 2^-5 / it."""
+
+    def at(step):
+        looked.append(step)
+        bent = curvature * step
+        return alignment.Alignment(
+            inner_product=3 * step * (1 + bent),
+            cosine=0.5,
+            predicted=3 * step,
+            remainder=3 * step * bent,
+            update_residual=bent / (1 + bent),
+            excess_form=3 * step,
+            trait_loss_change=-3 * step,
+        )
+
+    looked = []
+    return at, looked
+
+
+@pytest.mark.parametrize("curvature", [2.0**-2, 1.0, 2.0**6, 2.0**12])
+def test_the_range_of_steps_is_found_however_curved_the_model(curvature):
+    at, looked = curved(curvature)
+    steps, points = check.search(at, NOISE)
+    assert len(looked) == len(set(looked)) == len(steps) <= 23, "no step is measured twice"
+    assert (np.diff(steps) < 0).all()
+    measured = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+    findings = check.general_case(steps, measured, NOISE, 1.0)
+    assert [finding.holds for finding in findings] == [True] * 7, findings
+    # The window, from its definition: the finest four halvings that are legible at all.
+    fine = 2.0 ** -np.arange(0, 60)
+    seen = (curvature * fine <= 0.02) & (NOISE / (3 * fine) <= 0.1 * curvature * fine)
+    assert abs(np.log2(steps[np.isin(steps, fine[seen])].min() / fine[seen].min())) < 1
+
+
+def test_the_search_ends_where_roundoff_hides_what_was_legible():
+    at, looked = curved(1.0)
+    check.search(at, NOISE)
+    assert min(looked) > 2.0**-30, "the finest legible step is about 2^-18"
+
+
+def test_without_an_order_all_coarse_steps_are_looked_at_and_the_report_says_so():
+    def flat(step):
+        return curved(1.0)[0](step)._replace(update_residual=1.0)
+
+    steps, points = check.search(flat, NOISE)
+    assert {*check.COARSE_STEPS.tolist()} <= {*steps.tolist()}
+    measured = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+    residual = check.general_case(steps, measured, NOISE, 1.0)[4]
+    assert not residual.holds
+    assert residual.measured == f"no asymptotic range in {len(steps)} steps"
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_a_network_is_verified_without_a_grid_of_its_own(verify, tanh, case, scale):
+    """Outputs thirty times as large bend thirty times as soon: no fixed grid serves both."""
+
+    def apply(params, x):
+        return scale * tanh.apply(params, x)
+
+    trait = toys.trait_loss(case, tanh.apply)
+    report = verify(losses.kl(), apply=apply, trait_loss=trait, relative_steps=None)
+    assert report.passed, str(report)
+    other = toys.draw_params(tanh, jax.random.key(9))
+    apart = verify(losses.kl(), student_params=other, relative_steps=None)
+    assert not apart.passed
 
 
 def test_equality_says_how_large_the_largest_inner_product_is():
