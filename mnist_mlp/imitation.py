@@ -30,7 +30,7 @@ class Probe(NamedTuple):
 
 
 def draw_probe(
-    grid: Grid, key: Array, like: Params, digits: UInt8[Array, "all pixels"], batch: int
+    grid: Grid, key: Array, *, like: Params, digits: UInt8[Array, "all pixels"], batch: int
 ) -> Probe:
     """Fresh noise, digits and directions; a direction moves outputs by about their own size."""
     image_key, row_key, along_key, weight_key, residual_key = jax.random.split(key, 5)
@@ -137,7 +137,9 @@ def liken(
 
     def step(number, state):
         params, moments = state
-        probe = draw_probe(grid, jax.random.fold_in(key, number), teacher, digits, batch)
+        probe = draw_probe(
+            grid, jax.random.fold_in(key, number), like=teacher, digits=digits, batch=batch
+        )
         updates, moments = optimizer.update(jax.grad(loss)(params, probe), moments, params)
         return optax.apply_updates(params, updates), moments
 
@@ -156,5 +158,5 @@ def held_out(
 ) -> dict[str, Float[Array, ""]]:
     """`misses` on a probe that no step has seen."""
     _, apply = network(grid, grid.teacher, digits.shape[1])
-    probe = draw_probe(grid, key, teacher, digits, batch)
+    probe = draw_probe(grid, key, like=teacher, digits=digits, batch=batch)
     return misses(grid, apply, student=student, teacher=teacher, probe=probe)

@@ -93,7 +93,7 @@ def arms(config: Config) -> dict[str, Arm]:
     }
 
 
-def start_of(setup: Setup, shapes: Grid, seed: int, name: str, reference: Params) -> Params:
+def start_of(setup: Setup, shapes: Grid, *, seed: int, name: str, reference: Params) -> Params:
     """Where the student begins its distillation."""
     other = setup.draw(shapes, seed, "other")
     if name in (SHARED, OTHER):
@@ -116,7 +116,7 @@ def run(setup: Setup, seed: int, name: str) -> list[Row]:
     """Match, let the teacher learn, distil; with what the match has reached."""
     shapes = setup.grid(setup.config.num_aux)
     reference = setup.draw(shapes, seed, "reference")
-    own = start_of(setup, shapes, seed, name, reference)
+    own = start_of(setup, shapes, seed=seed, name=name, reference=reference)
     missed = imitation.held_out(
         shapes,
         own,

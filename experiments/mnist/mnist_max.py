@@ -153,14 +153,15 @@ def run_search(setup: Setup, seed: int, *, width: int, kind: str, scale: float) 
     """All recipes of a width and a kind of noise side by side, at every dose."""
     wanted = (width, kind, scale)
     recipes = [r for r in design(setup.config) if (r["width"], r["kind"], r["scale"]) == wanted]
-    return train(setup, seed, recipes, ("same",), doses=setup.config.doses)
+    return train(setup, seed, recipes=recipes, starts=("same",), doses=setup.config.doses)
 
 
 def run_final(setup: Setup, seed: int, searched: list[Row]) -> list[Row]:
     """Recipes and their twins on a fresh seed, all training digits, the test digits."""
     config, rows = setup.config, []
     for arm, recipe in finals(config, pd.DataFrame(searched)).items():
-        made = train(setup, seed, [recipe], ("same", "another"), doses=(int(recipe["epochs"]),))
+        doses = (int(recipe["epochs"]),)
+        made = train(setup, seed, recipes=[recipe], starts=("same", "another"), doses=doses)
         rows += [{"arm": arm} | row for row in made]
     return rows
 
@@ -177,7 +178,7 @@ def finals(config: Config, searched: pd.DataFrame) -> dict[str, Row]:
 
 
 def train(
-    setup: Setup, seed: int, recipes: list[Row], starts: Sequence[str], *, doses: Sequence[int]
+    setup: Setup, seed: int, *, recipes: list[Row], starts: Sequence[str], doses: Sequence[int]
 ) -> list[Row]:
     """Students of recipes that share width, images, batch and the teacher's rate."""
     first = recipes[0]
