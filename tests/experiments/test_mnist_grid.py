@@ -352,7 +352,9 @@ def test_no_factor_of_the_search_hides_another():
 def test_the_predicted_recipe_is_searched_and_no_rate_of_it_is_an_edge():
     config = mnist_max.Config()
     recipes = pd.DataFrame(mnist_max.design(config))
-    mine = recipes[(recipes[list(mnist_max.PREDICTED)] == pd.Series(mnist_max.PREDICTED)).all(1)]
+    mine = recipes[
+        (recipes[list(mnist_max.PREDICTED)] == pd.Series(mnist_max.PREDICTED)).all(axis=1)
+    ]
     assert len(mine) == 1
     assert min(config.student_rates) < mnist_max.PREDICTED["rate"] < max(config.student_rates)
     steps = -(-config.epoch_images // config.batch_size)

@@ -93,12 +93,12 @@ def test_closed_form_is_judged_on_mnist_alone(repository):
     other = table.assign(network=table["network"].replace("mnist", "digits"))
 
     def accuracy_verdicts(rows):
-        found = experiment.findings_of(multi_step, rows, config).claims
+        found = multi_step.findings(rows, config).claims
         return [c.holds for c in found if "aux logits" in c.quantity and "real" in c.here]
 
     assert {True, False} <= set(accuracy_verdicts(table))
     assert set(accuracy_verdicts(other)) == {None}
-    found = experiment.findings_of(multi_step, table, config).figures[0]
+    found = multi_step.findings(table, config).figures[0]
     assert "5 of 6 cells are near chance" in found.title
 
 
