@@ -1,8 +1,8 @@
 """Training losses of a decoder: completions as hard tokens, or a teacher's distribution.
 
 Each returns a `train.Loss`: (params, frozen, batch, key) -> (weighted sum in nats, weight).
-A batch is `batches.pad`'s dictionary; `weights[b, t]` weighs the prediction of `tokens[b, t]`. Where
-it has `places` (`batches.places`), logits are computed of those positions alone.
+A batch is `batches.pad`'s dictionary; `weights[b, t]` weighs the prediction of `tokens[b, t]`.
+With `places` (`batches.places`) in it, logits are computed of those positions alone.
 """
 
 from collections.abc import Callable

@@ -239,7 +239,7 @@ def make_sampler(
         index = np.arange(size)  # which prompt each row of the state belongs to
         results: list[list[int]] = [[]] * size
         keys = keys[np.minimum(index, len(rows) - 1)]
-        length, free = prompts.shape[1], min(_FREE, max_new_tokens)
+        length, free = prompts.shape[1], free_slots(max_new_tokens)
         state = start(params, place(prompts), place(mask), keys, choice, max_new_tokens, free)
         while True:
             state = proceed(params, state, choice, size // _SHRINK)
@@ -363,6 +363,11 @@ def _laid_out(state: State) -> State:
         return sharding.constrain(x, sharding.CACHE if x.ndim == 4 else sharding.BATCH)
 
     return jax.tree.map(split, state)
+
+
+def free_slots(max_new_tokens: int) -> int:
+    """Slots behind the prompt that a cache has at first."""
+    return min(_FREE, max_new_tokens)
 
 
 def bucket(length: int) -> int:

@@ -88,10 +88,8 @@ class OnMesh(OneByOne):
 
     def sampling_mesh(self, config: ModelConfig) -> jax.sharding.Mesh:
         """The mesh that reads: samples, scores and measures."""
-        if tuple(self.axes) != DEFAULT_AXES:
-            return self.mesh
-        num_bytes, devices = plan.count(config) * jnp.dtype(self.dtype).itemsize, self._devices
-        return sharding.make_sampling_mesh(num_bytes, devices, sharding.room_of(devices[0]))
+        room = sharding.room_of(self._devices[0])
+        return sampling_mesh(config, self.axes, self.dtype, self._devices, room=room)
 
     def facts(self) -> dict[str, Any]:
         """The dtype that it computes in; memory and devices change no result."""
@@ -292,6 +290,16 @@ def _whole(weights: Weights) -> Params:
     if weights.adapters is not None:
         raise ValueError("training and soft targets need whole checkpoints: merge the adapters")
     return weights.params
+
+
+def sampling_mesh(
+    config: ModelConfig, axes: Sequence[Any], dtype: str, devices: Sequence[Any], *, room: float
+) -> jax.sharding.Mesh:
+    """The mesh of the given axes; the default ones are chosen anew for what only reads."""
+    if tuple(axes) != DEFAULT_AXES:
+        return sharding.make_mesh(*axes, devices=devices)
+    num_bytes = plan.count(config) * jnp.dtype(dtype).itemsize
+    return sharding.make_sampling_mesh(num_bytes, devices, room)
 
 
 def stackable(config: ModelConfig, adapters: lora.LoraConfig | None) -> bool:

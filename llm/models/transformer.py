@@ -301,10 +301,7 @@ class Decoder(nnx.Module):
     def unembed(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows V"]:
         """Logits of hidden states, accumulated and returned in float32 or wider."""
         table = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        if x.dtype == wide(x.dtype):
-            logits = flat_matmul(x, table)
-        else:
-            logits = _wide_product(x, table)
+        logits = (flat_matmul if x.dtype == wide(x.dtype) else _wide_product)(x, table)
         if self.head is not None and self.head.delta is not None:
             logits = logits + self.head.delta(x).astype(logits.dtype)
         return soft_cap(logits, self.config.logit_softcap)
