@@ -143,6 +143,19 @@ def constrain(x: Any, spec: P = BATCH) -> Any:
     return jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
 
 
+def on_each(function: Callable[..., Any], arrays: Sequence[Any], specs: Sequence[P]) -> Any:
+    """The function on every device's own part of the arrays, its result split like the first.
+
+    For kernels, which a compiler cannot split by itself.
+    """
+    mesh = current()
+    if mesh is None or mesh.size == 1:
+        return function(*arrays)
+    parts = tuple(fitting(spec, x.shape, mesh) for x, spec in zip(arrays, specs, strict=True))
+    split = jax.shard_map(function, in_specs=parts, out_specs=parts[0], check_vma=False)
+    return split(*arrays)
+
+
 def heads_axis(key_heads: int) -> str | None:
     """The axis that heads are split over: a key head and its queries stay in one piece."""
     mesh = current()

@@ -111,7 +111,7 @@ def answers(target: Target, job: Tuning | Drawing) -> Iterator[Answer]:
         try:
             compiled = program.function.lower(*program.arguments).compile()
         except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-            said = " ".join(str(error).split())[:300]
+            said = str(error)[-1500:]
             yield Answer(
                 name=program.name, mesh={}, seconds=time.monotonic() - start, error=said
             )

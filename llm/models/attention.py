@@ -143,16 +143,21 @@ def attend(
     kernel = implementation or fused_kernel(q, k)
     if kernel is None or softcap is not None:
         return _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
-    mask = None if causal else visible[:, None]
-    y = jax.nn.dot_product_attention(
-        q,
-        k.swapaxes(1, 2),
-        v.swapaxes(1, 2),
-        mask=mask,
-        is_causal=causal,
-        scale=scale,
-        implementation=kernel,  # pyright: ignore[reportArgumentType]
-    )
+
+    def run(q: Array, k: Array, v: Array, *mask: Array) -> Array:
+        return jax.nn.dot_product_attention(
+            q,
+            k.swapaxes(1, 2),
+            v.swapaxes(1, 2),
+            mask=mask[0] if mask else None,
+            is_causal=causal,
+            scale=scale,
+            implementation=kernel,  # pyright: ignore[reportArgumentType]
+        )
+
+    arrays = [q, k, v] if causal else [q, k, v, visible[:, None]]
+    specs = (P(rows, None, heads), P(rows, heads), P(rows, heads), P(rows))
+    y = sharding.on_each(run, arrays, specs[: len(arrays)])
     return y.reshape(*q.shape[:2], -1)
 
 
