@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .hlo import Program as Text
-from .programs import Drawing, Tuning
+from .programs import Job
 from .targets import Target
 
 SECONDS = 600.0  # of one question, however many programs it has
@@ -47,7 +47,7 @@ class Answer:
     twice: int = 0
 
 
-def ask(target: Target, job: Tuning | Drawing, seconds: float = SECONDS) -> list[Answer]:
+def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
     """What the compiler for a machine says of the programs of a task, in order.
 
     The last one has an error if there is one: not enough memory, say, or no compiler installed.
@@ -95,7 +95,7 @@ def describe(answer: Answer, target: Target) -> str:
     return "\n".join([line, *shown])
 
 
-def answers(target: Target, job: Tuning | Drawing) -> Iterator[Answer]:
+def answers(target: Target, job: Job) -> Iterator[Answer]:
     """The programs of a task, compiled in this process."""
     import jax
 
@@ -111,10 +111,8 @@ def answers(target: Target, job: Tuning | Drawing) -> Iterator[Answer]:
         try:
             compiled = program.function.lower(*program.arguments).compile()
         except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-            said = str(error)[-1500:]
-            yield Answer(
-                name=program.name, mesh={}, seconds=time.monotonic() - start, error=said
-            )
+            said = " ".join(_last_words(str(error)).split())[:300]
+            yield Answer(name=program.name, mesh={}, seconds=time.monotonic() - start, error=said)
             return
         yield _answer(program, compiled, time.monotonic() - start)
 
@@ -140,6 +138,12 @@ def _answer(program: Any, compiled: Any, seconds: float) -> Answer:
         largest=largest,
         twice=_moving(program, compiled),
     )
+
+
+def _last_words(message: str) -> str:
+    """The line that says what is wrong; the compiler may put a traceback before and behind it."""
+    lines = message.splitlines()
+    return next((line for line in lines if re.match(r"[\w.]*(Error|EXHAUSTED)", line)), lines[0])
 
 
 def _moving(program: Any, compiled: Any) -> int:

@@ -164,7 +164,9 @@ def _batch(instruction: Instruction) -> int | None:
         (_, shape), *_ = arrays(instruction.type)
         over = re.search(r"lhs_batch_dims=\{([\d,]*)\}", rest)
         return math.prod(shape[: len(over[1].split(","))]) if over and over[1] else 1
-    if instruction.opcode == "custom-call" and re.search(r'target="__(cublas|onednn\$matmul)', rest):
+    if instruction.opcode == "custom-call" and re.search(
+        r'target="__(cublas|onednn\$matmul)', rest
+    ):
         return math.prod(arrays(instruction.type)[0][1][:-2])
     if instruction.opcode == "convolution":  # of TPUs: axes of a batch are windows that slide
         window = re.search(r"size=([\dx]+)", rest)

@@ -148,7 +148,9 @@ class Drawing:
         length = sampling.bucket(self.prompt)
         prompts, mask = rows(length), rows(length, dtype=jnp.bool_)
         count = (self.new, sampling.free_slots(self.new))
-        useful = 2.0 * (plan.matmul_weights(self.config) - self.config.vocab_size * self.config.width)
+        useful = 2.0 * (
+            plan.matmul_weights(self.config) - self.config.vocab_size * self.config.width
+        )
         head = 2.0 * self.config.vocab_size * self.config.width
         compiled = yield Program(
             "prefill",
@@ -170,6 +172,9 @@ class Drawing:
             "token",
             kept=1,
         )
+
+
+Job = Tuning | Drawing
 
 
 def _params(config: ModelConfig, dtype: str, *, mesh: Mesh, stacked: bool) -> Any:

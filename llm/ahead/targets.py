@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ..plan import POOL
 from ..settings import RunError
 
 TARGETS = Path(__file__).parent
@@ -18,7 +19,6 @@ TPUS = {
     "v5p": 95.74 * GIB,
     "v6e": 31.25 * GIB,
 }
-POOL = 0.75  # share of a GPU's memory that JAX takes unless told (XLA_CLIENT_MEM_FRACTION)
 TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
