@@ -67,7 +67,10 @@ def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
     else:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         output = done.stdout
-        failure = f"the compiler ended with {done.returncode}: {said[-1]}" * bool(done.returncode)
+        known = said[-1].startswith("llm.settings.RunError: ")
+        last = said[-1].removeprefix("llm.settings.RunError: ")
+        failure = last if known else f"the compiler ended with {done.returncode}: {last}"
+        failure *= bool(done.returncode)
     lines = output.decode().splitlines()
     answers = [Answer(**json.loads(line)) for line in lines if line.startswith("{")]
     if failure:
