@@ -490,6 +490,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return fetch.fetch(args.name, args.out, accepted=args.accept_gemma_terms)
         if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
+        distributed.keep_programs()
         run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}
         with train.explain_out_of_memory():
             run[args.stage](args)

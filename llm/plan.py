@@ -32,14 +32,14 @@ class Memory(NamedTuple):
     """Bytes on one device.
 
     Attributes:
-        parameters: of the model, adapters and a teacher; and those that were loaded, where what is
-            trained is a copy of them.
+        parameters: of the model, adapters and a teacher.
         optimiser: moments of what is trained.
         gradients: of what is trained.
         activations: kept for the backward pass, or of one layer where nothing is.
         cache: keys and values.
         logits: as many as exist at a time, with their gradients in training.
         gathered: weights of other devices, for as long as they are needed.
+        loaded: parameters as they were read, where what is trained is a copy of them.
     """
 
     parameters: float
@@ -49,6 +49,7 @@ class Memory(NamedTuple):
     cache: float = 0.0
     logits: float = 0.0
     gathered: float = 0.0
+    loaded: float = 0.0
 
     @property
     def total(self) -> float:
@@ -157,9 +158,12 @@ def training(
     gathered = 0 if fsdp == 1 else item * (2 * layer + head) / tensor
     # The sum over microbatches is a second gradient.
     gradients = 4.0 * trained * (1 if limits.accumulate == 1 else 2) / split
-    copies = numbers * (soft * item + (how.adapters is None) * jnp.dtype(base).itemsize)
+    teacher = numbers * item if soft else 0
+    # Full training changes a copy; adapters are trained beside what was loaded.
+    loaded = numbers * jnp.dtype(base).itemsize if how.adapters is None else 0
     return Memory(
-        parameters=(frozen + 4.0 * trained + copies) / split,
+        parameters=(frozen + teacher + 4.0 * trained) / split,
+        loaded=loaded / split,
         optimiser=4.0 * moments * trained / split,
         gradients=gradients,
         activations=rows * length * (layers + scores + limits.remat * kept),
