@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from benchmarks.llm_shapes import Shape
-from llm import engines, lora, models, objectives, sampling, train
+from llm import engines, finetune, lora, models, objectives, sampling, train
 
 
 class Work(NamedTuple):
@@ -60,7 +60,8 @@ def make_train(
     else:
         student, frozen = objectives.full_student(config, dtype), None
     optimizer = train.make_optimizer("adamw", 1e-4, clip_norm=1.0)
-    loss = objectives.completion_loss(student, chunk=shape.chunk, remat=shape.remat)
+    limits = finetune.Limits(chunk=shape.chunk, remat=shape.remat)
+    loss = objectives.completion_loss(student, **limits.of_loss(config))
     init = functools.partial(train.init_state, optimizer=optimizer)
     state = jax.jit(init, donate_argnums=0)(params)
     batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(tokens.shape, jnp.float32)}
@@ -83,9 +84,7 @@ class Drawing(NamedTuple):
     decode: Work
 
 
-def make_drawing(
-    shape: Shape, dtype: Any, prompts: np.ndarray, rank: int | None = None
-) -> Drawing:
+def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray, rank: int | None = None) -> Drawing:
     """The two programs of `sampling` on `prompts` [rows, length], with nothing that ends a row.
 
     Args:

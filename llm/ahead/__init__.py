@@ -4,10 +4,10 @@
 
 The compilers of JAX run without a device (`pip install ".[ahead-cuda]"` or `".[ahead-tpu]"`).
 Nothing is allocated and no weight is read. They may abort, so each question is a process of its
-own: `targets` knows the machines, `programs` what is compiled, `hlo` reads it, `ask` asks.
+own: `targets` knows the machines, `programs` what is compiled, `hlo` reads it, `asking` asks.
 """
 
-from .ask import Answer, ask, describe
+from .asking import Answer, ask, describe
 from .programs import Drawing, Job, Tuning
 from .targets import Target, target
 

@@ -133,7 +133,9 @@ class Drawing:
     def programs(self, devices: Sequence[Any], room: float) -> Programs:
         """Both programs on the devices of one process, which each have so many bytes."""
         devices = [d for d in devices if d.process_index == devices[0].process_index]
-        mesh = engines.sampling_mesh(self.config, self.axes, self.dtype, devices, room=room)
+        mesh = engines.sampling_mesh(
+            self.config, devices, axes=self.axes, dtype=self.dtype, room=room
+        )
         params = _params(self.config, self.dtype, mesh=mesh, stacked=False)
         adapters = None
         if self.adapters is not None:

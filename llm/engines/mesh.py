@@ -89,7 +89,7 @@ class OnMesh(OneByOne):
     def sampling_mesh(self, config: ModelConfig) -> jax.sharding.Mesh:
         """The mesh that reads: samples, scores and measures."""
         room = sharding.room_of(self._devices[0])
-        return sampling_mesh(config, self.axes, self.dtype, self._devices, room=room)
+        return sampling_mesh(config, self._devices, axes=self.axes, dtype=self.dtype, room=room)
 
     def facts(self) -> dict[str, Any]:
         """The dtype that it computes in; memory and devices change no result."""
@@ -293,7 +293,7 @@ def _whole(weights: Weights) -> Params:
 
 
 def sampling_mesh(
-    config: ModelConfig, axes: Sequence[Any], dtype: str, devices: Sequence[Any], *, room: float
+    config: ModelConfig, devices: Sequence[Any], *, axes: Sequence[Any], dtype: str, room: float
 ) -> jax.sharding.Mesh:
     """The mesh of the given axes; the default ones are chosen anew for what only reads."""
     if tuple(axes) != DEFAULT_AXES:

@@ -1,4 +1,4 @@
-"""Asks a compiler in a process of its own: `python -m llm.ahead.ask` answers on standard output."""
+"""Asks a compiler in a process of its own: `python -m llm.ahead.asking` answers in JSON lines."""
 
 import dataclasses
 import json
@@ -55,7 +55,7 @@ def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
     start = time.monotonic()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __spec__.name],
+            [sys.executable, "-m", f"{__package__}.asking"],
             input=pickle.dumps((target, job)),
             capture_output=True,
             env=dict(target.environment()),
