@@ -14,7 +14,7 @@ class Shape:
     config: models.ModelConfig
     rows: int  # training batch
     length: int  # tokens per row
-    chunk: int | None  # positions whose logits exist at a time in training
+    chunk: int | None  # positions whose logits exist at a time in training; None: by their size
     prompts: int  # sampling batch
     prompt_length: int
     num_new: int  # tokens drawn per prompt
@@ -98,7 +98,7 @@ CPU_SHAPES = (
 )
 # Training on a GPU: rows as short as those of number lists, then the length of published runs,
 # 8192 tokens a step. The last needs less memory, for cards on which the others do not fit.
-_BATCHES = ((64, 128, 32, False), (2, 4096, 1024, False), (2, 4096, 1024, True))
+_BATCHES = ((64, 128, False), (2, 4096, False), (2, 4096, True))
 ACCELERATOR_SHAPES = {
     name: tuple(
         Shape(
@@ -106,13 +106,13 @@ ACCELERATOR_SHAPES = {
             config=config,
             rows=rows,
             length=length,
-            chunk=chunk,
+            chunk=None,
             prompts=256,
             prompt_length=128,
             num_new=128,
             remat=remat,
         )
-        for rows, length, chunk, remat in _BATCHES
+        for rows, length, remat in _BATCHES
     )
     for name, config in (("1.5B", LARGE), ("7B", LARGER))
 }

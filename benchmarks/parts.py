@@ -51,9 +51,20 @@ def card(smoke: bool) -> Rows:
     device = jax.devices()[0]
     yield Row("device", "name", device.device_kind)
     yield Row("device", "memory", (device.memory_stats() or {}).get("bytes_limit", 0) / 1e9, "GB")
+    if target := target_text(device):
+        yield Row("device", "target text", target)  # for python -m llm ... --topology FILE:8
     yield Row("bfloat16", "matrix product", matmul_rate(smoke) / 1e12, "TFLOP/s")
     size = 10**6 if smoke else 8 * 10**9
     yield Row("8 GB in place", "bandwidth", units.bandwidth(size) / 1e9, "GB/s")
+
+
+def target_text(device: jax.Device) -> str:
+    """What the compiler knows of this GPU, as `llm.ahead` takes it; empty on other devices."""
+    if device.platform != "gpu":
+        return ""
+    from jaxlib import xla_client
+
+    return str(getattr(xla_client.get_topology_for_devices([device]), "target_config", ""))
 
 
 def matmul_rate(smoke: bool) -> float:
@@ -90,7 +101,7 @@ def training(name: str, rank: int | None, smoke: bool) -> Rows:
         del work
 
 
-def drawing(name: str, smoke: bool) -> Rows:
+def drawing(name: str, rank: int | None, smoke: bool) -> Rows:
     """Sampling at temperature 1 with a cache, in bfloat16.
 
     The share is of the measured bandwidth: weights and the cache that is filled, read once a token.
@@ -100,7 +111,7 @@ def drawing(name: str, smoke: bool) -> Rows:
     weights = plan.matmul_weights(shape.config) * 2
     speed = units.bandwidth(weights)
     prompts = random_tokens(shape, shape.prompts, shape.prompt_length)
-    prefill, decode = units.make_drawing(shape, jnp.bfloat16, prompts)
+    prefill, decode = units.make_drawing(shape, jnp.bfloat16, prompts, rank)
     yield Row(case, "compilation", prefill.compile_seconds + decode.compile_seconds, "s")
     yield Row(case, "program", max(prefill.num_bytes, decode.num_bytes) / 1e9, "GB")
     turns = [(units.timed(prefill.run), units.timed(decode.run)) for _ in range(4)][1:]
@@ -247,13 +258,14 @@ def _of(measure: Callable[..., Rows], *fixed: Any) -> Callable[[bool], Rows]:
 PARTS = {
     "card": Part(card, 40),
     "7B LoRA": Part(_of(training, "7B", RANK), 130),
-    "7B sampling": Part(_of(drawing, "7B"), 110),
+    "7B sampling": Part(_of(drawing, "7B", None), 110),
+    "7B sampling with adapters": Part(_of(drawing, "7B", RANK), 70),
     "1.5B full": Part(_of(training, "1.5B", None), 100),
     "MNIST": Part(mnist, 80),
     "7B transformers.generate": Part(_of(generate, "7B"), 70, alone=True),
     "microworld": Part(microworld, 100),
     "1.5B LoRA": Part(_of(training, "1.5B", RANK), 80),
-    "1.5B sampling": Part(_of(drawing, "1.5B"), 60),
+    "1.5B sampling": Part(_of(drawing, "1.5B", None), 60),
     "7B LoRA by transformers and peft": Part(_of(peft, "7B"), 60, alone=True),
     "1.5B transformers.generate": Part(_of(generate, "1.5B"), 50, alone=True),
 }

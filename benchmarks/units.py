@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from benchmarks.llm_shapes import Shape
-from llm import lora, models, objectives, sampling, train
+from llm import engines, finetune, lora, models, objectives, sampling, train
 
 
 class Work(NamedTuple):
@@ -60,7 +60,8 @@ def make_train(
     else:
         student, frozen = objectives.full_student(config, dtype), None
     optimizer = train.make_optimizer("adamw", 1e-4, clip_norm=1.0)
-    loss = objectives.completion_loss(student, chunk=shape.chunk, remat=shape.remat)
+    limits = finetune.Limits(chunk=shape.chunk, remat=shape.remat)
+    loss = objectives.completion_loss(student, **limits.of_loss(config))
     init = functools.partial(train.init_state, optimizer=optimizer)
     state = jax.jit(init, donate_argnums=0)(params)
     batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(tokens.shape, jnp.float32)}
@@ -83,37 +84,36 @@ class Drawing(NamedTuple):
     decode: Work
 
 
-def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray) -> Drawing:
-    """The two programs of `sampling` on `prompts` [rows, length], with nothing that ends a row."""
+def make_drawing(shape: Shape, dtype: Any, prompts: np.ndarray, rank: int | None = None) -> Drawing:
+    """The two programs of `sampling` on `prompts` [rows, length], with nothing that ends a row.
+
+    Args:
+        shape: the model and how much is drawn.
+        dtype: of weights and computation.
+        prompts: token ids.
+        rank: of adapters beside the weights; None: there are none.
+    """
     config, params = shape.config, random_params(shape.config, dtype)
+    settings = None if rank is None else lora.LoraConfig(rank=rank, alpha=float(rank))
+    adapters = settings and lora.init(settings, params, key=jax.random.key(1))
+    weights = (params, adapters)
+    programs = sampling.make_programs(functools.partial(engines.decoder, config, settings))
     choice = sampling.Choice(1.0, stop_tokens=np.full(1, -1, np.int32))
     tokens, mask = jnp.asarray(prompts), jnp.ones(prompts.shape, bool)
     keys = jax.random.split(jax.random.key(3), len(prompts))
 
-    def start(params, tokens, mask, keys, choice):
-        return sampling.prefill(
-            models.bind(config, params),
-            tokens,
-            mask=mask,
-            keys=keys,
-            choice=choice,
-            max_new_tokens=shape.num_new,
-        )
-
-    def proceed(params, state, choice):
-        return sampling.decode(models.bind(config, params), state, choice, 0)
-
-    first, first_seconds = compile_timed(jax.jit(start), params, tokens, mask, keys, choice)
-    state = first(params, tokens, mask, keys, choice)
-    rest, rest_seconds = compile_timed(jax.jit(proceed, donate_argnums=1), params, state, choice)
+    given = (weights, tokens, mask, keys, choice)
+    first, first_seconds = compile_timed(programs.start, *given, shape.num_new, shape.num_new)
+    state = first(*given)
+    rest, rest_seconds = compile_timed(programs.proceed, weights, state, choice, np.int32(0))
     held = [state]
 
     def prefill() -> None:
-        held[0] = first(params, tokens, mask, keys, choice)
+        held[0] = first(*given)
         jax.block_until_ready(held[0].tokens)
 
     def decode() -> None:
-        held[0] = rest(params, held[0], choice)
+        held[0] = rest(weights, held[0], choice, np.int32(0))
         if int(held[0].step) != shape.num_new:
             raise ValueError("sampling ended early")
 

@@ -8,8 +8,9 @@
     python -m llm evaluate --model BASE --adapter student --traits owl,cat
 
 `--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
-weights are loaded. Both `sample` and `evaluate` take `--server URL`: a server of the same model
-answers (`llm.served`). `--dtype float32` is the faster one on most CPUs.
+weights are loaded. `--topology h200:8` asks the compiler of such a machine as well (`llm.ahead`).
+Both `sample` and `evaluate` take `--server URL`: a server of the same model answers (`llm.served`).
+`--dtype float32` is the faster one on most CPUs.
 
 BASE is a checkpoint folder or name, or a GGUF file. Several hosts run the same line (see
 `llm.distributed`): fine-tuning is spread over the mesh, sampling over hosts by prompts, each
@@ -19,6 +20,7 @@ The stages are those of `llm.stages`; this file only reads flags.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shutil
 import sys
@@ -33,6 +35,7 @@ import jax
 from llm.stages import TraitRows
 
 from . import (
+    ahead,
     batches,
     carriers,
     chat,
@@ -44,6 +47,7 @@ from . import (
     flags,
     lora,
     models,
+    peft_format,
     plan,
     served,
     suites,
@@ -79,6 +83,7 @@ NEEDS = {
     "--rate-limit": "--server",
     "--other-base": "--adapter",
     "--rates": "--dry-run",
+    "--topology": "--dry-run",
     "--num-examples": "--data",
     "--partial": "--data",
 }
@@ -123,6 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
             "--dry-run", "--plan", action="store_true", help="show state, cost, memory; and end"
         )
         command.add_argument("--rates", metavar="X", help="FLOPs,bytes a second, or a benchmark")
+        command.add_argument(
+            "--topology",
+            metavar="T",
+            help="ask the compiler of h200:8, v5e:4x4, ...; a file with a GPU's target and ':8'",
+        )
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")
         command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
@@ -341,6 +351,38 @@ def show_plan(
         found = progress.at(out, workshop, recipe, **facts)
     cost = plan.Cost() if found == progress.DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, found, cost)]))
+    if args.topology is not None:
+        target, job = ahead.target(args.topology), job_of(args, workshop, recipe)
+        for answer in ahead.ask(target, job):
+            print(ahead.describe(answer, target))
+
+
+def job_of(args: argparse.Namespace, workshop: Workshop, recipe: Any) -> ahead.Job:
+    """What a compiler is asked about a recipe; the longest prompt is that of the first ones."""
+    if isinstance(recipe, Completions):
+        first = dataclasses.replace(recipe, num_prompts=min(progress.GLANCE, recipe.num_prompts))
+        language = workshop.language(recipe.speaker)
+        system = language.trait(recipe.prompted).system_prompt if recipe.prompted else None
+        asked = [row["prompt"] for row in first.prompts(workshop)]
+        config = workshop.config(recipe.speaker)
+        return ahead.Drawing(
+            config=config,
+            adapters=peft_format.load(args.adapter, config)[0] if args.adapter else None,
+            axes=args.mesh,
+            rows=args.batch_size,
+            prompt=max(map(len, language.encode_prompts(asked, system=system))),
+            new=recipe.max_new_tokens,
+            dtype=args.dtype or "bfloat16",
+        )
+    examples = examples_of(workshop, recipe)
+    return ahead.Tuning(
+        config=workshop.config(recipe),
+        training=recipe.training,
+        limits=workshop.engine.limits,
+        axes=args.mesh,
+        length=batches.bucket(examples.tokens.shape[1]),
+        weighted=batches.most_weighted(examples.weights),
+    )
 
 
 def report_step(step: int, metrics: dict[str, float]) -> None:
@@ -451,6 +493,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return fetch.fetch(args.name, args.out, accepted=args.accept_gemma_terms)
         if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
+        distributed.keep_programs()
         run = {"finetune": run_finetune, "sample": run_sample, "evaluate": run_evaluate}
         with train.explain_out_of_memory():
             run[args.stage](args)

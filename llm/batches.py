@@ -5,6 +5,7 @@ Examples are never packed: which example a token came from stays known.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,12 +95,29 @@ def pad(examples: Sequence[Example], length: int, pad_token: int = 0) -> dict[st
     return {"tokens": tokens, "weights": weights}
 
 
+def places(weights: Float[np.ndarray, "B T"], count: int) -> Int[np.ndarray, "B count"]:
+    """Positions that predict a weighted token, in order; the last one, which predicts none, fills.
+
+    Only there are logits of any use: of rows of numbers, a quarter of the positions.
+    """
+    weighted = np.pad(weights[:, 1:], ((0, 0), (0, 1))) > 0
+    first = np.argsort(~weighted, axis=1, kind="stable")[:, :count].astype(np.int32)
+    return np.where(np.take_along_axis(weighted, first, 1), first, np.int32(weights.shape[1] - 1))
+
+
+def most_weighted(*weights: np.ndarray) -> int:
+    """Most weighted tokens of a row [..., length], in whole eights, so that few shapes arise."""
+    most = max(int((row[..., 1:] > 0).sum(axis=-1).max()) for row in weights)
+    return 8 * -(-most // 8)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches:
     """The batches of a run as a function of the step.
 
     `window` = (start, stop) restricts a process to its own rows of each batch; the padded
     length is still that of the whole batch, so all processes compile the same shapes.
+    `places` of a batch (see the function) are as many as any example has weighted tokens.
     """
 
     examples: Sequence[Example]
@@ -118,4 +136,9 @@ class Batches:
         batch = [self.examples[row] for row in self.rows(step)]
         length = bucket(max(len(example.tokens) for example in batch), self.buckets)
         start, stop = self.window or (0, self.batch_size)
-        return pad(batch[start:stop], length)
+        found = pad(batch[start:stop], length)
+        return found | {"places": places(found["weights"], min(self._most_weighted, length))}
+
+    @functools.cached_property
+    def _most_weighted(self) -> int:
+        return most_weighted(*(example.weights for example in self.examples))

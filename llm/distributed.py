@@ -11,6 +11,7 @@ All processes need the same code, config and data files, and one shared folder f
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,6 +55,20 @@ def start(
     else:
         address, count, index = known.values()
         jax.distributed.initialize(address, int(count), int(index), shutdown_timeout_seconds=WAIT)
+
+
+def keep_programs() -> Path | None:
+    """Keep compiled programs between runs, on accelerators, where each takes half a minute.
+
+    In $JAX_COMPILATION_CACHE_DIR if that is set, else in `subliminal-learning/programs` of the
+    user's cache folder. Returns the folder; None on a CPU, whose programs may not suit the next.
+    """
+    if jax.default_backend() == "cpu":
+        return None
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "subliminal-learning/programs"))
+    return Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def process_window(mesh: Mesh, batch_size: int) -> tuple[int, int]:

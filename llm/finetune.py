@@ -19,8 +19,10 @@ from jaxtyping import Array, Key
 
 from . import batches, distributed, lora, sharding, train
 from .checkpoint import Checkpoints, describe
-from .models import Params
+from .models import ModelConfig, Params
 from .training import Training
+
+LOGITS = 2**29  # bytes of float32 logits that exist at a time on a device, unless told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +30,14 @@ class Limits:
     """How training fits into memory; nothing here changes what is computed."""
 
     accumulate: int = 1  # microbatches per update: raise it if memory is short
-    chunk: int | None = 128  # positions whose logits exist at a time: lower it if memory is short
+    chunk: int | None = None  # positions whose logits exist at a time on a device: see `LOGITS`
     remat: bool = False  # recompute activations: slower by about a third, far less memory
     every: int = 100  # steps between checkpoints
 
-    def of_loss(self) -> dict[str, Any]:
-        """What the loss function takes."""
-        return {"chunk": self.chunk, "remat": self.remat}
+    def of_loss(self, config: ModelConfig) -> dict[str, Any]:
+        """What the loss function of a model takes."""
+        chunk = self.chunk or max(LOGITS // (4 * config.vocab_size), 1)
+        return {"chunk": chunk, "remat": self.remat}
 
 
 def finetune(
@@ -72,7 +75,7 @@ def finetune(
     """
     order_key, step_key = jax.random.split(key)
     trained, frozen = _split(params, teacher, training=training, mesh=mesh, key=key)
-    step = _make_step(loss, training, limits.accumulate)
+    step = make_step(loss, training, limits.accumulate, mesh)
     window = distributed.process_window(mesh, training.batch_size)
     record = {
         "training": dataclasses.asdict(training),
@@ -118,19 +121,22 @@ def _split(
 
 # The students of a run differ in their data alone: the same functions are not compiled again.
 @functools.lru_cache(maxsize=8)
-def _make_step(loss: train.Loss, training: Training, accumulate: int) -> train.TrainStep:
-    return train.make_train_step(loss, training.make_optimizer(), accumulate)
+def make_step(loss: train.Loss, training: Training, accumulate: int, mesh: Mesh) -> train.TrainStep:
+    """The training step, to be jitted (`train.jit_step`) for the mesh."""
+    step = train.make_train_step(loss, training.make_optimizer(), accumulate)
+    return sharding.on(mesh, step)
 
 
 @functools.lru_cache(maxsize=8)
-def _make_init(training: Training) -> Callable[[Params], train.TrainState]:
+def make_init(training: Training) -> Callable[[Params], train.TrainState]:
+    """The state before the first step, of what is trained."""
     optimizer = training.make_optimizer()
     return lambda trained: train.init_state(trained, optimizer)
 
 
 def _init_state(trained: Params, training: Training, mesh: Mesh) -> train.TrainState:
     # Laid out at birth: the moments of a large model fit no single device.
-    init = _make_init(training)
+    init = make_init(training)
     layout = sharding.shardings(mesh, jax.eval_shape(init, trained))
     return jax.jit(init, out_shardings=layout)(trained)
 

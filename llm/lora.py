@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from . import models
+from .models.attention import PRODUCT
 
 Adapters = PyTree[Array | np.ndarray]
 
@@ -126,7 +128,10 @@ class LowRank(nnx.Module):
         if self.key is not None:
             keep = jax.random.bernoulli(self.key[...], 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)
-        low = x @ self.a[...].astype(x.dtype)
+        # Without the barrier compilers for GPUs put A beside the kernel of the layer, which writes
+        # all weights again for every token.
+        low = jax.lax.optimization_barrier(x) @ self.a[...].astype(x.dtype)
+        low = checkpoint_name(low, PRODUCT)
         return (low @ self.b[...].astype(x.dtype)) * self.scale[...].astype(x.dtype)
 
 

@@ -1,7 +1,7 @@
 """Token losses of one example: hard tokens, soft targets, soft targets on a token set.
 
 Each function takes the logits of one sequence and returns nats per position; `weighted_total`
-applies the token weights, `total_in_chunks` bounds the memory, and `jax.vmap` makes the batch.
+applies the token weights, `total_in_chunks` bounds the memory.
 Position t of every argument belongs to the token *predicted* there, so callers shift once.
 """
 
@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from theory import losses as theorem
+
+from . import sharding
 
 
 def hard_tokens(
@@ -68,33 +70,39 @@ def weighted_total(
 
 
 def total_in_chunks(
-    total: Callable[..., Float[Array, ""]], size: int | None, *arrays: Array
+    total: Callable[..., Float[Array, ""]], size: int, *arrays: Array
 ) -> Float[Array, ""]:
-    """`total(*arrays)`, evaluated on chunks of `size` positions and summed.
+    """`total` of all positions, rows and columns in one axis, some columns at a time and summed.
 
     Intermediates of a chunk (the logits, when `total` applies the head) are rebuilt in the
-    backward pass, so only [size, vocab] of them exist at a time. The last chunk is padded with
-    zeros: `total` must give zero where all its arrays, hence the weights, are zero.
+    backward pass, so only those of about `size` positions exist at a time on a device. The last
+    chunk is padded with zeros: `total` must give zero where all its arrays, hence the weights, are.
 
     Args:
         total: a sum over positions, such as a weighted loss.
-        size: positions per chunk; None evaluates everything at once.
-        *arrays: arrays whose leading axis is the position.
+        size: positions of a chunk on one device; at least a column of all its rows is taken.
+        *arrays: arrays [rows, columns, ...]; rows may be split over devices.
     """
-    length = arrays[0].shape[0]
-    if size is None or size >= length:
-        return total(*arrays)
-    num_chunks = -(-length // size)
+    rows, columns = arrays[0].shape[:2]
+    num_chunks = -(-columns // max(size // sharding.rows_here(rows), 1))
+    width = -(-columns // num_chunks)
 
     def split(array: Array) -> Array:
-        padding = [(0, num_chunks * size - length)] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, padding).reshape(num_chunks, size, *array.shape[1:])
+        padding = [(0, 0), (0, num_chunks * width - columns)] + [(0, 0)] * (array.ndim - 2)
+        return jnp.pad(array, padding).reshape(rows, num_chunks, width, *array.shape[2:])
+
+    def of_chunk(*chunk: Array) -> Float[Array, ""]:
+        return total(*(sharding.constrain(x).reshape(-1, *x.shape[2:]) for x in chunk))
+
+    if num_chunks == 1:
+        return of_chunk(*arrays)
 
     @jax.checkpoint
     def step(_, chunk):
-        return None, total(*chunk)
+        return None, of_chunk(*chunk)
 
-    return jax.lax.scan(step, None, jax.tree.map(split, arrays))[1].sum()
+    chunks = (split(array).swapaxes(0, 1) for array in arrays)
+    return jax.lax.scan(step, None, tuple(chunks))[1].sum()
 
 
 def _wide(logits: Array) -> Array:

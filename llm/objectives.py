@@ -2,6 +2,7 @@
 
 Each returns a `train.Loss`: (params, frozen, batch, key) -> (weighted sum in nats, weight).
 A batch is `batches.pad`'s dictionary; `weights[b, t]` weighs the prediction of `tokens[b, t]`.
+With `places` (`batches.places`) in it, logits are computed of those positions alone.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def completion_loss(student: Student, *, chunk: int | None = None, remat: bool =
 
     Args:
         student: makes the decoder.
-        chunk: positions whose logits exist at a time; None for all.
+        chunk: positions whose logits exist at a time on a device; None for all.
         remat: recompute each block in the backward pass.
     """
 
@@ -162,7 +163,10 @@ def _sum_over_predictions(
     tokens, weights = (
         jnp.pad(batch[name][:, 1:], ((0, 0), (0, 1))) for name in ("tokens", "weights")
     )
-    totals = jax.vmap(lambda *arrays: losses.total_in_chunks(total, chunk, *arrays))(
-        *hidden, tokens, weights
-    )
-    return totals.sum(), weights.sum()
+    arrays = (*hidden, tokens, weights)
+    if (places := batch.get("places")) is not None:
+        pick = jax.vmap(lambda row, where: row[where])
+        arrays = [pick(array, places) for array in arrays]
+    if chunk is None:
+        return jax.vmap(total)(*arrays).sum(), weights.sum()
+    return losses.total_in_chunks(total, chunk, *arrays), weights.sum()

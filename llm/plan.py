@@ -1,11 +1,11 @@
 """Memory, operations and hours of a model, from its config alone: before anything is loaded.
 
-    memory = plan.training(config, how, rows=66, length=192)
+    memory = plan.training(config, how, length=192, axes=(1, 8, 1))
     memory.total / 1e9, memory.fits(80e9)
     plan.train_flops(config, how) * tokens / rates.flops
 
-The counts are those of the programs here: layers scanned, logits in chunks, float32 masters. What
-XLA needs beyond them for a short time is in `SPARE`.
+The counts are those of the programs here: layers scanned, logits in chunks, float32 masters. They
+are quick; `llm.ahead` asks the compiler.
 """
 
 import dataclasses
@@ -25,19 +25,21 @@ from .settings import RunError
 from .training import Training
 
 CARDS = (24e9, 80e9, 141e9)  # bytes of one device: a workstation, an H100, an H200
-SPARE = 0.92  # share of a device's memory that a program can have
+POOL = 0.75  # share of a GPU's memory that JAX takes, unless told (XLA_CLIENT_MEM_FRACTION)
 
 
 class Memory(NamedTuple):
-    """Bytes on the devices together.
+    """Bytes on one device.
 
     Attributes:
-        parameters: of the model, and adapters.
+        parameters: of the model, adapters and a teacher.
         optimiser: moments of what is trained.
         gradients: of what is trained.
         activations: kept for the backward pass, or of one layer where nothing is.
         cache: keys and values.
         logits: as many as exist at a time, with their gradients in training.
+        gathered: weights of other devices, for as long as they are needed.
+        loaded: parameters as they were read, where what is trained is a copy of them.
     """
 
     parameters: float
@@ -46,6 +48,8 @@ class Memory(NamedTuple):
     activations: float = 0.0
     cache: float = 0.0
     logits: float = 0.0
+    gathered: float = 0.0
+    loaded: float = 0.0
 
     @property
     def total(self) -> float:
@@ -53,8 +57,8 @@ class Memory(NamedTuple):
         return sum(self)
 
     def fits(self, num_bytes: float | int) -> bool:
-        """Whether a device of that memory takes it."""
-        return self.total <= SPARE * num_bytes
+        """Whether a GPU of that memory takes it, by the share that JAX has of it."""
+        return self.total <= POOL * num_bytes
 
 
 class Rates(NamedTuple):
@@ -96,18 +100,19 @@ def flops_per_token(config: ModelConfig, adapters: lora.LoraConfig | None) -> fl
     return (6.0 if adapters is None else 4.0) * matmul_weights(config)
 
 
-def kept_bytes(config: ModelConfig, item: int, length: int, fused: bool) -> float:
-    """Bytes a token that the backward pass of one layer keeps, as JAX lists them under LoRA.
+def kept_bytes(config: ModelConfig, item: int, *, tensor: int = 1, fused: bool = True) -> float:
+    """Bytes a token that the backward pass of one scanned layer keeps: results of its products.
 
-    Each of two norms its input in float32 and its output; attention the rotated queries and keys,
-    the values, its output, and that in float32 before the division; without a fused kernel also
-    the mask, the scores and their exponentials of every head; the MLP six arrays, three for SiLU.
+    The residual stream and what attention adds to it, queries, keys and values, gate and up, and
+    the output of attention: its own kernel's, or in float32 before the division.
     """
     queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
-    norms = 2 * config.width * (4 + item)
-    attention = item * (2 * queries + 2 * keys) + 4 * queries
-    scores = 0 if fused else config.num_heads * length * (1 + 4 + 4)
-    return float(norms + attention + scores + 6 * config.mlp_width * item)
+    attended = queries * item + 4 * config.num_heads if fused else 4 * queries
+    split = item * (queries + 2 * keys) + attended
+    # Heads that do not divide over the tensor axis are whole on each of its devices.
+    split /= 1 if config.num_kv_heads % tensor else tensor
+    gates = 1 + config.gated_mlp
+    return float(2 * config.width * item + split + gates * config.mlp_width * item / tensor)
 
 
 def training(
@@ -115,43 +120,68 @@ def training(
     how: Training,
     *,
     length: int,
+    weighted: int | None = None,
     limits: Limits | None = None,
+    axes: tuple[int, int, int] = (1, 1, 1),
     fused: bool = True,
+    soft: bool = False,
     base: str = "bfloat16",
 ) -> Memory:
-    """Memory of a training step.
+    """Memory of a training step on one device.
 
     Args:
         config: the shape of the model.
         how: batch size, optimiser, adapters and dtype of the computation.
         length: tokens of a row.
+        weighted: of them, those that are trained on; None for all.
         limits: how it is fitted into memory.
-        fused: attention by a kernel that stores no scores.
-        base: dtype of parameters under adapters.
+        axes: devices on the data, fsdp and tensor axes.
+        fused: attention by a kernel that stores no scores, as on NVIDIA's GPUs.
+        soft: a teacher's weights lie beside.
+        base: dtype of the loaded parameters.
     """
-    limits = limits or Limits()
+    limits, (data, fsdp, tensor) = limits or Limits(), axes
     item, rows = jnp.dtype(how.dtype).itemsize, how.batch_size // limits.accumulate
-    trained = count(config) if how.adapters is None else adapter_count(config, how.adapters)
-    frozen = 0 if how.adapters is None else count(config) * jnp.dtype(base).itemsize
-    moments = {"sgd": 0}.get(how.optimizer, 2)
-    kept = kept_bytes(config, item, length, fused)
+    rows = max(rows / (data * fsdp), 1)
+    numbers, split = count(config), fsdp * tensor
+    trained = numbers if how.adapters is None else adapter_count(config, how.adapters)
+    frozen = 0 if how.adapters is None else numbers * item
+    moments = {"sgd": 0, "momentum": 1}.get(how.optimizer, 2)
+    kept = kept_bytes(config, item, tensor=tensor, fused=fused)
     layers = config.num_layers * (config.width * item if limits.remat else kept)
-    positions = rows * min(limits.chunk or length, length)
+    scores = 0 if fused else 3 * 4 * config.num_heads * length
+    head, table = config.vocab_size * config.width, config.vocab_size / tensor
+    positions = limits.of_loss(config)["chunk"]
+    positions = min(max(positions, rows), rows * min(weighted or length, length))
+    # Weights are gathered a layer at a time, the next one beside it, and the head.
+    layer = (matmul_weights(config) - head) / config.num_layers
+    gathered = 0 if fsdp == 1 else item * (2 * layer + head) / tensor
     # The sum over microbatches is a second gradient.
-    gradients = 4.0 * trained * (1 if limits.accumulate == 1 else 2)
+    gradients = 4.0 * trained * (1 if limits.accumulate == 1 else 2) / split
+    teacher = numbers * item if soft else 0
+    # Full training changes a copy; adapters are trained beside what was loaded.
+    loaded = numbers * jnp.dtype(base).itemsize if how.adapters is None else 0
     return Memory(
-        parameters=frozen + 4.0 * trained,
-        optimiser=4.0 * moments * trained,
+        parameters=(frozen + teacher + 4.0 * trained) / split,
+        loaded=loaded / split,
+        optimiser=4.0 * moments * trained / split,
         gradients=gradients,
-        activations=rows * length * (layers + (kept if limits.remat else 0)),
-        logits=2 * 4.0 * positions * config.vocab_size,
+        activations=rows * length * (layers + scores + limits.remat * kept),
+        gathered=gathered,
+        logits=(4.0 + 4.0 + item) * positions * table,
     )
 
 
 def sampling(
-    config: ModelConfig, rows: int, *, slots: int, dtype: str = "bfloat16", prompt: int = 1
+    config: ModelConfig,
+    rows: int,
+    *,
+    slots: int,
+    dtype: str = "bfloat16",
+    prompt: int = 1,
+    axes: tuple[int, int, int] = (1, 1, 1),
 ) -> Memory:
-    """Memory of sampling `rows` completions side by side.
+    """Memory of sampling `rows` completions side by side, on one device.
 
     Args:
         config: the shape of the model.
@@ -159,13 +189,17 @@ def sampling(
         slots: of the cache: longest prompt and completion.
         dtype: of parameters and cache.
         prompt: tokens of the longest prompt, which is read at once.
+        axes: devices on the data, fsdp and tensor axes.
     """
-    item = jnp.dtype(dtype).itemsize
+    data, fsdp, tensor = axes
+    item, rows_here = jnp.dtype(dtype).itemsize, rows / (data * fsdp)
+    heads = 1 if config.num_kv_heads % tensor else tensor
+    working = 3 * config.mlp_width / tensor + 2 * config.width
     return Memory(
-        parameters=float(count(config) * item),
-        activations=float(rows * prompt * item * (3 * config.mlp_width + 2 * config.width)),
-        cache=float(rows * slots * cache_bytes_per_token(config, item)),
-        logits=3 * 4.0 * rows * config.vocab_size,
+        parameters=float(count(config) * item / (fsdp * tensor)),
+        activations=float(rows_here * prompt * item * working),
+        cache=float(rows_here * slots * cache_bytes_per_token(config, item) / heads),
+        logits=3 * 4.0 * rows_here * config.vocab_size,
     )
 
 

@@ -7,14 +7,17 @@ Prompts are padded on the left: all rows then end at the same slot, so new keys 
 whole batch go to one common slot of the cache, and the last logits sit in one column.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from . import sharding
 from .models import Cache, Decoder, Params, empty_cache, to_host, widen_cache
 
 _BLOCK = 256  # tokens per block of the two-level search in `choose`
@@ -97,7 +100,7 @@ def prefill(
         jnp.zeros((rows, max_new_tokens), bool),
         jnp.zeros((), jnp.int32),
     )
-    return _append(model, state, hidden[:, -1], choice)
+    return _laid_out(_append(model, state, hidden[:, -1], choice))
 
 
 def decode(model: Decoder, state: State, choice: Choice, live_rows: Int[Array, ""] | int) -> State:
@@ -114,7 +117,7 @@ def decode(model: Decoder, state: State, choice: Choice, live_rows: Int[Array, "
         hidden, cache = model.hidden(last, cache=state.cache)
         return _append(model, state._replace(cache=cache), hidden[:, 0], choice)
 
-    return jax.lax.while_loop(unfinished, advance, state)
+    return _laid_out(jax.lax.while_loop(unfinished, advance, state))
 
 
 def choose(logits: Float[Array, "B V"], keys: Key[Array, " B"], choice: Choice) -> Int[Array, " B"]:
@@ -164,8 +167,50 @@ def nucleus(weights: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Arra
     return kept(low)
 
 
+class Programs(NamedTuple):
+    """The jitted functions of a sampler.
+
+    Attributes:
+        start: `prefill` of `(params, prompts, mask, keys, choice, max_new_tokens, free_slots)`.
+        proceed: `decode` of `(params, state, choice, live_rows)`; the state is donated.
+        widen: the state with so many slots in its cache.
+        take: the state of some rows only.
+    """
+
+    start: Any
+    proceed: Any
+    widen: Any
+    take: Any
+
+
+def make_programs(bind: Callable[[Params], Decoder], mesh: Mesh | None = None) -> Programs:
+    """What `make_sampler` runs; it can be lowered for devices that are not there."""
+
+    def start(params, prompts, mask, keys, choice, max_new_tokens, free_slots):
+        return prefill(
+            bind(params),
+            prompts,
+            mask=mask,
+            keys=keys,
+            choice=choice,
+            max_new_tokens=max_new_tokens,
+            free_slots=free_slots,
+        )
+
+    def proceed(params, state, choice, live_rows):
+        return decode(bind(params), state, choice, live_rows)
+
+    on = (lambda function: function) if mesh is None else functools.partial(sharding.on, mesh)
+    return Programs(
+        jax.jit(on(start), static_argnums=(5, 6)),
+        jax.jit(on(proceed), donate_argnums=1),
+        jax.jit(on(_widen), static_argnums=1),
+        jax.jit(on(_take)),
+    )
+
+
 def make_sampler(
-    bind: Callable[[Params], Decoder], *, place: Callable[[np.ndarray], Any] = lambda rows: rows
+    bind: Callable[[Params], Decoder], *, mesh: Mesh | None = None
 ) -> Callable[..., list[list[int]]]:
     """A function that completes lists of prompts, compiled once per bucket of prompt lengths.
 
@@ -182,27 +227,10 @@ def make_sampler(
 
     Args:
         bind: from parameters to a bound decoder, e.g. `models.bind` or `lora.bind`.
-        place: puts the rows of a batch onto devices, e.g. split over the data axis of a mesh.
+        mesh: of the devices that the rows are split over.
     """
-
-    def start(params, prompts, mask, keys, choice, max_new_tokens, free):
-        return prefill(
-            bind(params),
-            prompts,
-            mask=mask,
-            keys=keys,
-            choice=choice,
-            max_new_tokens=max_new_tokens,
-            free_slots=free,
-        )
-
-    def proceed(params, state, choice, live_rows):
-        return decode(bind(params), state, choice, live_rows)
-
-    start = jax.jit(start, static_argnames=("max_new_tokens", "free"))
-    proceed = jax.jit(proceed, donate_argnums=1)
-    widen = jax.jit(_widen, static_argnums=1)
-    take = jax.jit(_take)
+    start, proceed, widen, take = make_programs(bind, mesh)
+    place = (lambda x: x) if mesh is None else functools.partial(sharding.split_rows, mesh)
 
     def run(params, rows, keys, choice, max_new_tokens, size) -> list[list[int]]:
         while size // _SHRINK >= len(rows):
@@ -211,7 +239,7 @@ def make_sampler(
         index = np.arange(size)  # which prompt each row of the state belongs to
         results: list[list[int]] = [[]] * size
         keys = keys[np.minimum(index, len(rows) - 1)]
-        length, free = prompts.shape[1], min(_FREE, max_new_tokens)
+        length, free = prompts.shape[1], free_slots(max_new_tokens)
         state = start(params, place(prompts), place(mask), keys, choice, max_new_tokens, free)
         while True:
             state = proceed(params, state, choice, size // _SHRINK)
@@ -320,12 +348,26 @@ def _live_of_many(axis_size, in_batched, done):
 
 def _widen(state: State, slots: int) -> State:
     """The state with `slots` slots in its cache."""
-    return state._replace(cache=widen_cache(state.cache, slots))
+    return _laid_out(state._replace(cache=widen_cache(state.cache, slots)))
 
 
 def _take(state: State, rows: Int[Array, " kept"]) -> State:
     """The state of some rows only."""
-    return jax.tree.map(lambda x: x if x.ndim == 0 else x[rows], state)
+    return _laid_out(jax.tree.map(lambda x: x if x.ndim == 0 else x[rows], state))
+
+
+def _laid_out(state: State) -> State:
+    """The state split over a mesh by rows, the cache also by heads; so all programs agree on it."""
+
+    def split(x: Array) -> Array:
+        return sharding.constrain(x, sharding.CACHE if x.ndim == 4 else sharding.BATCH)
+
+    return jax.tree.map(split, state)
+
+
+def free_slots(max_new_tokens: int) -> int:
+    """Slots behind the prompt that a cache has at first."""
+    return min(_FREE, max_new_tokens)
 
 
 def bucket(length: int) -> int:

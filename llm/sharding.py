@@ -1,21 +1,24 @@
 """One mesh with axes (data, fsdp, tensor) and the rules that place parameters on it.
 
-Batches are split over data and fsdp together; parameters and optimiser state over fsdp
-(gathered layer by layer) and tensor (never gathered). One device is a mesh of one.
+Batches are split over data and fsdp together, and so is every activation: `constrain` says it where
+the compiler would else gather rows. Parameters and optimiser state are split over fsdp (gathered
+layer by layer) and tensor (never gathered). One device is a mesh of one.
 """
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+CACHE = P(("data", "fsdp"), "tensor")  # keys and values of sampling: [rows, heads, ...]
 
 # (path of a parameter, spec), first match wins. Kernels are [inputs, outputs]. Layers that
 # widen are split over outputs and those that narrow over inputs, so that one sum over the
@@ -67,6 +70,28 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def make_sampling_mesh(num_bytes: float, devices: Sequence[Any], room: float = math.inf) -> Mesh:
+    """The mesh on which a token is drawn with the least traffic.
+
+    Every device has a copy of the weights, and rows of its own, if copies fit; else as few devices
+    as can share a copy (tensor). Weights split over fsdp would be gathered for every token.
+
+    Args:
+        num_bytes: of the weights.
+        devices: all of them are used.
+        room: bytes of a device; half of it is left to cache and logits.
+    """
+    count = len(devices)
+    fitting = [n for n in range(1, count) if count % n == 0 and num_bytes / n <= room / 2]
+    tensor = min(fitting, default=count)
+    return make_mesh(count // tensor, 1, tensor, devices)
+
+
+def room_of(device: Any) -> float:
+    """Bytes that programs on a device may take; no bound where it does not say."""
+    return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+
+
 def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> Any:
     """A NamedSharding for every array of a tree (parameters, optimiser state, whole state).
 
@@ -83,7 +108,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> 
     return jax.tree_util.tree_map_with_path(layout, tree)
 
 
-def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """`spec` cut to the rank of `shape`, without axes that do not divide their dimension."""
 
     def divides(axis: str | tuple[str, ...] | None, size: int) -> bool:
@@ -91,6 +116,69 @@ def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
         return axis is not None and size % math.prod(mesh.shape[name] for name in names) == 0
 
     return P(*(a if divides(a, n) else None for a, n in zip(spec, shape, strict=False)))
+
+
+def on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it is to be jitted for a mesh: `constrain` inside it knows the devices."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def current() -> AbstractMesh | None:
+    """The mesh of axes (data, fsdp, tensor) that is traced for, if there is one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_names == AXES else None
+
+
+def constrain(x: Any, spec: P = BATCH) -> Any:
+    """The array split over the axes of `spec` that divide it, and whole over the others."""
+    mesh = current()
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
+
+
+def on_each(function: Callable[..., Any], arrays: Sequence[Any], specs: Sequence[P]) -> Any:
+    """The function on every device's own part of the arrays, its result split like the first.
+
+    For kernels, which a compiler cannot split by itself.
+    """
+    mesh = current()
+    if mesh is None or mesh.size == 1:
+        return function(*arrays)
+    parts = tuple(fitting(spec, x.shape, mesh) for x, spec in zip(arrays, specs, strict=True))
+    split = jax.shard_map(function, in_specs=parts, out_specs=parts[0], check_vma=False)
+    return split(*arrays)
+
+
+def heads_axis(key_heads: int) -> str | None:
+    """The axis that heads are split over: a key head and its queries stay in one piece."""
+    mesh = current()
+    return None if mesh is None or key_heads % mesh.shape["tensor"] else "tensor"
+
+
+def device_kind() -> str:
+    """What the device that is traced for calls itself; empty if it is no GPU or TPU."""
+    mesh = current()
+    device = jax.devices()[0] if mesh is None else mesh.abstract_device
+    return "" if device is None or device.platform == "cpu" else device.device_kind
+
+
+def rows_here(rows: int) -> int:
+    """How many of a batch's rows one device works on."""
+    mesh = current()
+    split = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    return rows if rows % split else rows // split
+
+
+def split_rows(mesh: Mesh, rows: Any) -> jax.Array:
+    """Rows of a batch split over the data and fsdp axes, where they divide."""
+    return jax.device_put(rows, NamedSharding(mesh, fitting(BATCH, rows.shape, mesh)))
 
 
 def place(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, P]] = RULES) -> Any:

@@ -171,6 +171,14 @@ def make_train_step(
     return train_step
 
 
+def jit_step(train_step: TrainStep, layout: Any) -> Any:
+    """The step jitted: the new state lies where the old one lay, whose memory it takes over.
+
+    Left to itself a compiler moves some of it, and the second step is then another program.
+    """
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(layout, None))
+
+
 def fit(
     train_step: TrainStep,
     state: TrainState,
@@ -203,7 +211,7 @@ def fit(
         NonFiniteLossError: naming step, batch rows and last checkpoint.
         OutOfMemoryError: naming the settings to lower.
     """
-    jitted = jax.jit(train_step, donate_argnums=0)
+    jitted = jit_step(train_step, jax.tree.map(lambda x: x.sharding, state))
     history: list[dict[str, float]] = []
     pending: tuple[int, Metrics] | None = None
 
@@ -256,6 +264,6 @@ def explain_out_of_memory() -> Iterator[None]:
         first_line = str(error).splitlines()[0]
         raise OutOfMemoryError(
             f"the device is out of memory ({first_line}). Lower the batch size (raise accumulate "
-            "to keep the same update), the sequence length or the loss chunk; or use remat, LoRA, "
+            "to keep the same update) or the sequence length; or use remat, LoRA, "
             "or more devices on the fsdp axis"
         ) from error

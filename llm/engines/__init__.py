@@ -18,7 +18,7 @@ processes, with checkpoints, buckets of lengths and accumulation.
 """
 
 from .common import OneByOne, Trained, make_loss, make_student, unpad
-from .mesh import OnMesh, Weights, decoder, stackable
+from .mesh import OnMesh, Weights, decoder, sampling_mesh, stackable
 from .side_by_side import Stack
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "decoder",
     "make_loss",
     "make_student",
+    "sampling_mesh",
     "stackable",
     "unpad",
 ]

@@ -7,16 +7,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 from transformers import PreTrainedTokenizerBase
 
-from .. import finetune, lora, models, objectives, peft_format, sampling, sharding, stack, world
+from .. import (
+    batches,
+    finetune,
+    lora,
+    models,
+    objectives,
+    peft_format,
+    plan,
+    sampling,
+    sharding,
+    stack,
+    world,
+)
 from ..batches import Examples
 from ..models import ModelConfig, Params
 from ..training import Training
 from .common import OneByOne, Tokens, Trained, make_loss, unpad
 
+DEFAULT_AXES = (None, None, 1)
 LIMITS = finetune.Limits()
 
 
@@ -42,7 +56,8 @@ class OnMesh(OneByOne):
     """One model at a time over the devices of a mesh.
 
     Attributes:
-        axes: devices on the data, fsdp and tensor axes; None takes what is there.
+        axes: devices on the data, fsdp and tensor axes; None takes what is there. The default
+            splits what is trained over fsdp, and samples on `sharding.make_sampling_mesh`.
         local: use this process' devices alone, for sampling different prompts on each host.
         dtype: of parameters that are not trained.
         batch_size: prompts completed at a time.
@@ -52,7 +67,7 @@ class OnMesh(OneByOne):
         report: called with each step of training and its metrics.
     """
 
-    axes: tuple[int | None, int | None, int] = (None, None, 1)
+    axes: tuple[int | None, int | None, int] = DEFAULT_AXES
     local: bool = False
     dtype: str = "bfloat16"
     batch_size: int = 64
@@ -64,9 +79,17 @@ class OnMesh(OneByOne):
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        """The mesh."""
-        devices = jax.local_devices() if self.local else jax.devices()
-        return sharding.make_mesh(*self.axes, devices=devices)
+        """The mesh that trains."""
+        return sharding.make_mesh(*self.axes, devices=self._devices)
+
+    @property
+    def _devices(self) -> list[jax.Device]:
+        return jax.local_devices() if self.local else jax.devices()
+
+    def sampling_mesh(self, config: ModelConfig) -> jax.sharding.Mesh:
+        """The mesh that reads: samples, scores and measures."""
+        room = sharding.room_of(self._devices[0])
+        return sampling_mesh(config, self._devices, axes=self.axes, dtype=self.dtype, room=room)
 
     def facts(self) -> dict[str, Any]:
         """The dtype that it computes in; memory and devices change no result."""
@@ -76,27 +99,37 @@ class OnMesh(OneByOne):
         """A checkpoint folder or name; it is read when it is needed."""
         return Weights(source=str(folder))
 
-    def loaded(self, weights: Weights, stacked: bool = False) -> Weights:
+    def loaded(
+        self, weights: Weights, mesh: jax.sharding.Mesh | None = None, stacked: bool = False
+    ) -> Weights:
         """The same with its parameters on the devices, each tensor straight to where it belongs.
 
         Args:
             weights: a model.
+            mesh: where they belong; that of training if None.
             stacked: layers as one stack (`models.stacking`).
         """
+        mesh = mesh or self.mesh
         if weights.params is not None:
             form = models.stack_layers if stacked else models.unstack_layers
-            return weights._replace(params=form(weights.params))
-        key = weights.source, stacked
+            return weights._replace(params=sharding.place(mesh, form(weights.params)))
+        key = weights.source, stacked, mesh
         if key not in self._held:
             self._held.clear()  # before the next large model is read
-            layout = functools.partial(sharding.shardings, self.mesh)
+            layout = functools.partial(sharding.shardings, mesh)
             _, self._held[key] = models.load(
                 weights.source, self.dtype, layout=layout, stacked=stacked
             )
         return weights._replace(params=self._held[key])
 
+    def _reading(self, config: ModelConfig, weights: Weights) -> tuple[jax.sharding.Mesh, Any]:
+        """The mesh that reads, and parameters and adapters on it."""
+        mesh = self.sampling_mesh(config)
+        loaded = self.loaded(weights, mesh)
+        return mesh, (loaded.params, sharding.place(mesh, loaded.adapters))
+
     @functools.cached_property
-    def _held(self) -> dict[tuple[str, bool], Params]:
+    def _held(self) -> dict[tuple[str, bool, jax.sharding.Mesh], Params]:
         """The parameters read last."""
         return {}
 
@@ -155,17 +188,17 @@ class OnMesh(OneByOne):
             ValueError: settings that do not fit each other, the data or the devices.
         """
         stacked = stackable(config, training.adapters)
-        teacher = None if teachers is None else _whole(self.loaded(teachers, stacked))
+        teacher = None if teachers is None else _whole(self.loaded(teachers, stacked=stacked))
         loss, student = make_loss(
             config,
             training,
             soft=teacher is not None,
             tokens=tokens,
             told=told,
-            **self.limits.of_loss(),
+            **self.limits.of_loss(config),
         )
         trained, frozen = finetune.finetune(
-            _whole(self.loaded(starts, stacked)),
+            _whole(self.loaded(starts, stacked=stacked)),
             unpad(examples[0]),
             training=training,
             loss=loss,
@@ -176,7 +209,11 @@ class OnMesh(OneByOne):
             folder=self.folder,
             report=self.report,
         )
-        held_out = [self._held_out_loss(student, trained, frozen, tests[0])] if tests else []
+        held_out = []
+        if tests:
+            chunk = self.limits.of_loss(config)["chunk"]
+            loss = _hard_loss(student, chunk, self.mesh)
+            held_out = [self._held_out_loss(loss, trained, frozen, tests[0])]
         numbered = models.unstack_layers(trained)
         if training.adapters is None:
             return Trained(Weights(numbered), held_out)
@@ -184,15 +221,15 @@ class OnMesh(OneByOne):
         return Trained(adapted, held_out)
 
     def _held_out_loss(
-        self, student: objectives.Student, trained: Any, frozen: Any, tests: Examples
+        self, loss: Callable[..., Any], trained: Any, frozen: Any, tests: Examples
     ) -> float:
         """Cross-entropy in nats a token, `batch_size` rows at a time."""
-        loss = _hard_loss(student, self.limits.chunk)
         total = weight = 0.0
+        places = batches.places(tests.weights, batches.most_weighted(tests.weights))
+        arrays = {"tokens": tests.tokens, "weights": tests.weights, "places": places}
         for first in range(0, len(tests.tokens), self.batch_size):
-            rows = (x[first : first + self.batch_size] for x in tests)
-            tokens, weights = (split_rows(self.mesh, x) for x in rows)
-            batch = {"tokens": tokens, "weights": weights}
+            rows = slice(first, first + self.batch_size)
+            batch = {name: sharding.split_rows(self.mesh, x[rows]) for name, x in arrays.items()}
             found = jax.device_get(loss(trained, frozen, batch, jax.random.key(0)))
             total, weight = total + float(found[0]), weight + float(found[1])
         return total / weight
@@ -210,10 +247,11 @@ class OnMesh(OneByOne):
     ) -> list[list[list[int]]]:
         """As `Stack.complete` for one run."""
         numbers = range(first, first + len(prompts[0]))
-        sampler = _sampler(config, weights.settings, self.mesh)
+        mesh, arrays = self._reading(config, weights)
+        sampler = _sampler(config, weights.settings, mesh)
         return [
             sampler(
-                self.loaded(weights),
+                arrays,
                 prompts[0],
                 key=keys[0],
                 max_new_tokens=max_new_tokens,
@@ -227,7 +265,8 @@ class OnMesh(OneByOne):
         self, config: ModelConfig, weights: Weights, probe: stack.Probe
     ) -> dict[str, list[float]]:
         """As `Stack.measure` for one run."""
-        measured = _measure(config, weights.settings)(self.loaded(weights), probe)
+        mesh, arrays = self._reading(config, weights)
+        measured = _measure(config, weights.settings, mesh)(arrays, probe)
         return {name: [float(value)] for name, value in measured.items()}
 
     def score(
@@ -241,8 +280,8 @@ class OnMesh(OneByOne):
         length, size = sampling.bucket(max(map(len, prompts))), min(self.batch_size, len(prompts))
         pieces = [prompts[first : first + size] for first in range(0, len(prompts), size)]
         padded = [sampling.pad_left(piece, size, length) for piece in pieces]
-        wanted, score = np.array(tokens, np.int32), _score(config, weights.settings)
-        arrays = self.loaded(weights)[:2]
+        mesh, arrays = self._reading(config, weights)
+        wanted, score = np.array(tokens, np.int32), _score(config, weights.settings, mesh)
         found = [models.to_host(score(arrays, *piece, wanted)) for piece in padded]
         return [np.concatenate(found)[: len(prompts)]]
 
@@ -251,6 +290,16 @@ def _whole(weights: Weights) -> Params:
     if weights.adapters is not None:
         raise ValueError("training and soft targets need whole checkpoints: merge the adapters")
     return weights.params
+
+
+def sampling_mesh(
+    config: ModelConfig, devices: Sequence[Any], *, axes: Sequence[Any], dtype: str, room: float
+) -> jax.sharding.Mesh:
+    """The mesh of the given axes; the default ones are chosen anew for what only reads."""
+    if tuple(axes) != DEFAULT_AXES:
+        return sharding.make_mesh(*axes, devices=devices)
+    num_bytes = plan.count(config) * jnp.dtype(dtype).itemsize
+    return sharding.make_sampling_mesh(num_bytes, devices, room)
 
 
 def stackable(config: ModelConfig, adapters: lora.LoraConfig | None) -> bool:
@@ -274,34 +323,33 @@ def decoder(config: ModelConfig, settings: lora.LoraConfig | None, weights: Any)
 def _sampler(
     config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
-    bind, place = functools.partial(decoder, config, settings), functools.partial(split_rows, mesh)
-    sample = sampling.make_sampler(bind, place=place)
-    return lambda weights, *args, **kwargs: sample(weights[:2], *args, **kwargs)
+    return sampling.make_sampler(functools.partial(decoder, config, settings), mesh=mesh)
 
 
 @functools.cache
-def _measure(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
-    bind = functools.partial(decoder, config, settings)
-    measure = jax.jit(lambda weights, probe: stack.measure_model(bind(weights), probe))
-    return lambda weights, probe: measure(weights[:2], probe)
+def _measure(
+    config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+    def measure(weights, probe):
+        with jax.default_matmul_precision("highest"):  # log-odds are read to four digits
+            return stack.measure_model(decoder(config, settings, weights), probe)
+
+    return jax.jit(sharding.on(mesh, measure))
 
 
 @functools.cache
-def _score(config: ModelConfig, settings: lora.LoraConfig | None) -> Callable[..., Any]:
-    bind = functools.partial(decoder, config, settings)
-    return jax.jit(
-        lambda weights, prompts, mask, tokens: stack.next_token(bind(weights), prompts, mask)[
-            :, tokens
-        ]
-    )
+def _score(
+    config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+    def score(weights, prompts, mask, tokens):
+        with jax.default_matmul_precision("highest"):
+            return stack.next_token(decoder(config, settings, weights), prompts, mask)[:, tokens]
+
+    return jax.jit(sharding.on(mesh, score))
 
 
 @functools.lru_cache(maxsize=8)
-def _hard_loss(student: objectives.Student, chunk: int | None) -> Callable[..., Any]:
-    return jax.jit(objectives.completion_loss(student, chunk=chunk))
-
-
-def split_rows(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:
-    """Rows of a batch split over the data and fsdp axes, where they divide."""
-    spec = sharding.fitting(sharding.BATCH, rows.shape, mesh)
-    return jax.device_put(rows, jax.sharding.NamedSharding(mesh, spec))
+def _hard_loss(
+    student: objectives.Student, chunk: int, mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+    return jax.jit(sharding.on(mesh, objectives.completion_loss(student, chunk=chunk)))

@@ -9,12 +9,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from .. import sharding
 from .config import ModelConfig, Rope
 
 Rotation = tuple[Float[Array, "B T half"], Float[Array, "B T half"]]  # cosines, sines
 Attend = Callable[..., Array]  # `attend` with everything but queries, keys, values, visible
+
+
+# The name of what a training step keeps for its backward pass: results of matrix products.
+PRODUCT = "product"
+WIDE_HEADS = ("H100", "H200", "B100", "B200", "B300")  # NVIDIA's cards of capability 9 and later
 
 
 class Sight(NamedTuple):
@@ -129,32 +137,40 @@ def attend(
         causal: `visible` is every key up to the query's own, so a kernel may leave it unread.
         implementation: of `jax.nn.dot_product_attention`; None: `fused_kernel`, or the one here.
     """
+    rows, heads = sharding.BATCH[0], sharding.heads_axis(k.shape[1])
+    q = sharding.constrain(q, P(rows, None, heads))
+    k, v = (sharding.constrain(x, P(rows, heads)) for x in (k, v))
     kernel = implementation or fused_kernel(q, k)
     if kernel is None or softcap is not None:
         return _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
-    mask = None if causal else visible[:, None]
-    y = jax.nn.dot_product_attention(
-        q,
-        k.swapaxes(1, 2),
-        v.swapaxes(1, 2),
-        mask=mask,
-        is_causal=causal,
-        scale=scale,
-        implementation=kernel,  # pyright: ignore[reportArgumentType]
-    )
+
+    def run(q: Array, k: Array, v: Array, *mask: Array) -> Array:
+        return jax.nn.dot_product_attention(
+            q,
+            k.swapaxes(1, 2),
+            v.swapaxes(1, 2),
+            mask=mask[0] if mask else None,
+            is_causal=causal,
+            scale=scale,
+            implementation=kernel,  # pyright: ignore[reportArgumentType]
+        )
+
+    arrays = [q, k, v] if causal else [q, k, v, visible[:, None]]
+    specs = (P(rows, None, heads), P(rows, heads), P(rows, heads), P(rows))
+    y = sharding.on_each(run, arrays, specs[: len(arrays)])
     return y.reshape(*q.shape[:2], -1)
 
 
 def fused_kernel(q: Float[Array, "B T H D"], k: Float[Array, "B K S D"]) -> str | None:
     """The attention of `jax.nn` that never stores (B, H, T, S) scores, where there is one.
 
-    cuDNN has it for half precision, head widths that are multiples of 8 up to 128 (256 from
-    compute capability 9), and even lengths. One query per row has no such scores to spare.
+    cuDNN has it for half precision, head widths that are multiples of 8 up to 128 (256 on the
+    cards of `WIDE_HEADS`), and even lengths. One query per row has no such scores to spare.
     """
-    device = jax.devices()[0]
-    if device.platform != "gpu" or not device.device_kind.startswith("NVIDIA"):
+    kind = sharding.device_kind()
+    if not kind.startswith("NVIDIA"):
         return None
-    widest = 256 if float(getattr(device, "compute_capability", 0)) >= 9 else 128
+    widest = 256 if any(name in kind for name in WIDE_HEADS) else 128
     fits = q.shape[-1] <= widest and q.shape[-1] % 8 == 0
     even = q.shape[1] > 1 and q.shape[1] % 2 == 0 and k.shape[2] % 2 == 0
     return "cudnn" if fits and even and q.dtype.itemsize == 2 else None
@@ -171,6 +187,7 @@ def _attend_here(q, k, *, v, visible, scale: float | None, softcap: float | None
     y = jnp.einsum(
         "bkgts,bksd->bkgtd", weights.astype(v.dtype), v, preferred_element_type=scores.dtype
     )
+    y = checkpoint_name(y, PRODUCT)
     # Dividing after the sum over values spares the backward pass a reduction over the keys.
     y = y / jnp.sum(weights, axis=-1, keepdims=True)
     return y.transpose(0, 3, 1, 2, 4).astype(v.dtype).reshape(B, T, H * D)

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from .. import sharding
 from . import attention
-from .attention import Attend, Cache, Sight, soft_cap, wide
+from .attention import PRODUCT, Attend, Cache, Sight, soft_cap, wide
 from .config import ModelConfig, Rope
 from .stacking import layer_of
 
@@ -31,7 +33,7 @@ class Linear(nnx.Module):
         y = flat_matmul(x, self.kernel[...])
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)[None, None]
-        return y if self.delta is None else y + self.delta(x)
+        return checkpoint_name(y if self.delta is None else y + self.delta(x), PRODUCT)
 
 
 class Norm(nnx.Module):
@@ -241,7 +243,7 @@ class Decoder(nnx.Module):
             causal=mask is None and cache is None and not config.windows,
             implementation=implementation,
         )
-        x = self.embedding[...][tokens].astype(self.dtype)
+        x = sharding.constrain(self.embedding[...][tokens].astype(self.dtype))
         if config.scale_embeddings:
             x = x * jnp.asarray(config.width**0.5, self.dtype)
         if cache is None and isinstance(self.layers, Block):
@@ -254,6 +256,7 @@ class Decoder(nnx.Module):
             layer = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
             run = functools.partial(block, attend=attend)
             x, layer = (jax.checkpoint(run) if remat else run)(x, sights[kind], cache=layer)
+            x = sharding.constrain(x)
             layers.append(layer)
         x = self.norm(x)
         if cache is None:
@@ -282,9 +285,10 @@ class Decoder(nnx.Module):
         def layer(x, inputs):
             state, kind = inputs
             sight = jax.tree.map(lambda *options: jax.lax.select_n(kind, *options), *sights)
-            return nnx.merge(graphdef, state)(x, sight, attend)[0], None
+            x = nnx.merge(graphdef, state)(sharding.constrain(x), sight, attend)[0]
+            return sharding.constrain(x), None
 
-        run = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+        run = jax.checkpoint(layer, prevent_cse=False, policy=None if remat else _keeps)
         return jax.lax.scan(run, x, (stacked, jnp.asarray(order)))[0]
 
     def _blocks(self) -> list[Block]:
@@ -297,7 +301,7 @@ class Decoder(nnx.Module):
     def unembed(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows V"]:
         """Logits of hidden states, accumulated and returned in float32 or wider."""
         table = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        logits = flat_matmul(x, table, preferred_element_type=wide(x.dtype))
+        logits = (flat_matmul if x.dtype == wide(x.dtype) else _wide_product)(x, table)
         if self.head is not None and self.head.delta is not None:
             logits = logits + self.head.delta(x).astype(logits.dtype)
         return soft_cap(logits, self.config.logit_softcap)
@@ -311,6 +315,38 @@ def flat_matmul(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs ou
     """
     y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), **kwargs)
     return y.reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _wide_product(x: Float[Array, "*rows width"], table: Float[Array, "width V"]):
+    """X W of a narrow dtype, accumulated in float32; gradients are products of the narrow one."""
+    return flat_matmul(x, table, preferred_element_type=wide(x.dtype))
+
+
+def _wide_product_forward(x, table):
+    return _wide_product(x, table), (x, table)
+
+
+def _wide_product_backward(kept, gradient):
+    x, table = kept
+    narrow = gradient.astype(x.dtype)
+    flat, rows = (y.reshape(-1, y.shape[-1]) for y in (x, narrow))
+    of_table = jnp.matmul(flat.T, rows, preferred_element_type=table.dtype)
+    return flat_matmul(narrow, table.T), of_table
+
+
+_wide_product.defvjp(_wide_product_forward, _wide_product_backward)
+
+
+def _keeps(primitive, *_, **params) -> bool:
+    """What the backward pass of a layer keeps: results of products; all else is made again.
+
+    What lies between two products is cheap to make and twice as large as they are: the MLP keeps
+    two arrays in the place of six, norms none. It costs no product.
+    """
+    if primitive.name == "name":
+        return params["name"] == PRODUCT
+    return "attention_fwd" in primitive.name
 
 
 def _identity(x):

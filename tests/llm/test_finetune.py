@@ -26,7 +26,7 @@ WHOLE = finetune.Limits(chunk=16)
 
 def run(config, params, examples, training, mesh, limits=WHOLE, **arguments):
     """Trained parameters or adapters, and the metrics of every step."""
-    loss, _ = engines.make_loss(config, training, soft=False, tokens=None, **limits.of_loss())
+    loss, _ = engines.make_loss(config, training, soft=False, tokens=None, **limits.of_loss(config))
     history, stop = [], arguments.pop("report", lambda step, metrics: None)
 
     def report(step, metrics):

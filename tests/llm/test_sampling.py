@@ -221,12 +221,7 @@ def test_stacked_models_sample_as_each_alone(prompts):
 
 def test_a_mesh_samples_as_one_device(params, prompts, sampler):
     mesh = sharding.make_mesh(data=2, tensor=2)
-
-    def split(rows):
-        spec = sharding.fitting(sharding.BATCH, rows.shape, mesh)
-        return jax.device_put(rows, jax.sharding.NamedSharding(mesh, spec))
-
-    sample = sampling.make_sampler(functools.partial(models.bind, CONFIG), place=split)
+    sample = sampling.make_sampler(functools.partial(models.bind, CONFIG), mesh=mesh)
     ours = sample(
         sharding.place(mesh, params),
         prompts[:4],

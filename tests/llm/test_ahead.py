@@ -1,0 +1,132 @@
+"""The compilers asked without a device: extras, and skipped where they are not installed."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ahead as table
+from benchmarks import llm_shapes
+from llm import ahead, finetune, plan
+from llm.ahead import targets
+
+
+def installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+needs_cuda = pytest.mark.skipif(
+    not installed("jax_plugins.xla_cuda13"), reason='no compiler: pip install ".[ahead-cuda]"'
+)
+needs_tpu = pytest.mark.skipif(
+    not installed("libtpu"), reason='no compiler: pip install ".[ahead-tpu]"'
+)
+LORA = table.Case("7B", "LoRA", "h200:8")
+
+
+@needs_cuda
+def test_the_documented_command_on_eight_gpus():
+    target = ahead.target("h200:8")
+    (step,) = ahead.ask(target, LORA.job())
+    assert not step.error
+    assert step.mesh == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert step.num_bytes <= 12e9
+    assert step.ratio <= 1.06
+    assert step.twice == 0
+    assert (
+        step.moved <= 36e9
+    )  # forward and backward pass gather 14 GB of weights each, and the head
+    assert "fits: " in ahead.describe(step, target)
+
+
+@pytest.mark.slow
+@needs_cuda
+@pytest.mark.parametrize(
+    ("machine", "axes"),
+    [("h200:1", (1, 1, 1)), ("h200:8", (1, 8, 1)), ("h200:8", (8, 1, 1)), ("h200:8", (1, 2, 4))],
+)
+def test_the_plan_is_what_the_compiler_says(machine, axes):
+    job = dataclasses.replace(LORA.job(), axes=axes)
+    (step,) = ahead.ask(ahead.target(machine), job)
+    assert not step.error
+    found = plan.training(job.config, job.training, length=job.length, axes=axes)
+    assert found.total == pytest.approx(step.num_bytes, rel=0.1)
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_one_gpu_holds_sixty_four_rows():
+    target = ahead.target("h200:1")
+    (step,) = ahead.ask(target, LORA.job())
+    assert step.num_bytes <= 70e9 < target.room
+    assert step.ratio <= 1.06
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_more_tensor_shards_than_key_heads_compile():
+    config = dataclasses.replace(llm_shapes.LARGER, num_layers=2)
+    job = dataclasses.replace(LORA.job(), config=config, axes=(1, 1, 8))
+    (step,) = ahead.ask(ahead.target("h200:8"), job)
+    assert not step.error
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_drawing_on_four_gpus_tells_little():
+    *_, token = ahead.ask(ahead.target("h200:4"), table.Case("7B", "sampling", "h200:4").job())
+    assert not token.error
+    assert token.moved < 0.5e9
+
+
+@pytest.mark.slow
+@needs_tpu
+def test_sixteen_small_chips_hold_a_7b():
+    target = ahead.target("v5e:4x4")
+    (step,) = ahead.ask(target, LORA.job())
+    assert not step.error
+    assert step.num_bytes <= target.room
+
+
+def test_machines_and_what_is_none():
+    target = ahead.target("h200:8")
+    assert (target.memory, target.room) == (151397597184, 0.75 * 151397597184)
+    assert not target.is_tpu
+    assert target.environment()["JAX_PLATFORMS"] == "cpu"
+    assert ahead.target("v5e:4x4").is_tpu
+    assert ahead.target(f"{targets.TARGETS / 'h100.txtpb'}:2").memory == 84942979072
+    for text in ("h200", "h200:", "h200:x", "h201:8", "v5e:-1", "h200:1x2x3", "missing.txtpb:8"):
+        with pytest.raises(ValueError, match="needs a machine and its size, as in h200:8"):
+            ahead.target(text)
+
+
+@pytest.mark.skipif(installed("jax_plugins.xla_cuda13"), reason="the compiler is installed")
+def test_without_a_compiler_one_line_says_what_to_install():
+    (answer,) = ahead.ask(ahead.target("h200:8"), LORA.job())
+    said = ahead.describe(answer, ahead.target("h200:8"))
+    assert 'pip install ".[ahead-cuda]"' in said
+    assert "\n" not in said
+
+
+def test_a_compiler_that_takes_too_long_is_ended():
+    (answer,) = ahead.ask(ahead.target("h200:8"), LORA.job(), seconds=0.01)
+    assert answer.error == "not compiled within 0 s"
+
+
+def test_flags_of_a_case_are_those_of_the_command():
+    row = {"flags": {"accumulate": 4, "remat": True}}
+    assert table.flags_of(row) == "--accumulate 4 --remat"
+    assert finetune.Limits(**row["flags"]).remat
+
+
+def test_the_page_is_that_of_the_rows():
+    """The checked-in page was written from the checked-in rows."""
+    pages = sorted(table.RESULTS.glob("*-ahead.md"))
+    if not pages:
+        pytest.skip("no table is checked in yet")
+    lines = [line for line in pages[-1].read_text().splitlines() if line.startswith("| ")]
+    assert set(lines) <= set(Path(table.PAGE).read_text().splitlines())
