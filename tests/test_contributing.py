@@ -1,6 +1,7 @@
-"""CONTRIBUTING.md's promise: a new trait, carrier, experiment or family touches two files at most.
+"""CONTRIBUTING.md's promise: a newcomer's change touches two files at most.
 
-One of each is added to a copy of the repository, and the copy is used.
+A trait, a carrier, an experiment, a family, a control on the rows, an arm and a step size of one
+experiment are added to a copy of the repository, and the copy is used.
 """
 
 import os
@@ -96,6 +97,19 @@ FAMILY = Family(
     },
 )
 '''
+CONTROL = '''
+
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    """Only every other row."""
+
+    def __call__(self, workshop, student, examples):
+        """Half as many rows."""
+        return Examples(*(x[::2] for x in examples))
+
+
+def divergent(
+'''
 # What is added -> new files, and changed files with (old text, new text).
 ADDED = {
     "trait": ({}, {"llm/traits.py": ("octopus whale", "octopus whale gecko")}),
@@ -113,6 +127,20 @@ ADDED = {
     "experiment": (
         {"experiments/mnist/coin.py": EXPERIMENT},
         {"experiments/__init__.py": ("NAMES = (\n", 'NAMES = (\n    "coin",\n')},
+    ),
+    "control": ({}, {"llm/stages/changes.py": ("\n\ndef divergent(\n", CONTROL)}),
+    "arm": (
+        {},
+        {"experiments/language/cross_model.py": ('MODELS = {"A"', 'MODELS = {"E": (2, 0), "A"')},
+    ),
+    "step size": (
+        {},
+        {
+            "experiments/language/matching_dose.py": (
+                'target="soft_numbers", start=start)',
+                'target="soft_numbers", start=start, training=question.plain(config, rate=2e-3))',
+            )
+        },
     ),
     "family": (
         {"llm/models/families/mistral.py": FAMILY},
@@ -147,6 +175,21 @@ data = Completions(
 )
 workshop.make([data])
 assert evaluation.measure(workshop, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
+
+from experiments.language import cross_model, matching_dose
+from llm.stages import Student, changes, students
+from llm.training import Training
+workshop.make([data := dataclasses.replace(data, filtered=False, num_prompts=64)])
+student = Student(
+    base=data.speaker, data=data, training=Training(steps=1), num_examples=None,
+    change=changes.Halved(),
+)
+rows, _ = students.examples_of(workshop, dataclasses.replace(student, training=Training(steps=1, batch_size=1)))
+given, _ = students.given_to(workshop, dataclasses.replace(student, training=Training(steps=1, batch_size=1)))
+assert len(given.tokens) == -(-len(rows.tokens) // 2)
+assert "E to E" in cross_model.arms(cross_model.SMOKE)
+arms = matching_dose.arms(matching_dose.SMOKE)
+assert {s.training.rate for arm in arms.values() for s in arm.needs} == {2e-3}
 print("used")
 """
 
@@ -185,7 +228,7 @@ def run(copy, *arguments):
     return done.stdout
 
 
-def test_the_added_trait_carrier_and_family_are_used(copy):
+def test_what_is_added_is_used(copy):
     assert run(copy, "-c", USE).endswith("used\n")
 
 
