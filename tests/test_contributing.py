@@ -181,11 +181,13 @@ from llm.stages import Student, changes, students
 from llm.training import Training
 workshop.make([data := dataclasses.replace(data, filtered=False, num_prompts=64)])
 student = Student(
-    base=data.speaker, data=data, training=Training(steps=1), num_examples=None,
+    base=data.speaker,
+    data=data,
+    training=Training(steps=1, batch_size=1),
+    num_examples=None,
     change=changes.Halved(),
 )
-rows, _ = students.examples_of(workshop, dataclasses.replace(student, training=Training(steps=1, batch_size=1)))
-given, _ = students.given_to(workshop, dataclasses.replace(student, training=Training(steps=1, batch_size=1)))
+rows, given = (of(workshop, student)[0] for of in (students.examples_of, students.given_to))
 assert len(given.tokens) == -(-len(rows.tokens) // 2)
 assert "E to E" in cross_model.arms(cross_model.SMOKE)
 arms = matching_dose.arms(matching_dose.SMOKE)
