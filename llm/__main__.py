@@ -64,8 +64,8 @@ from .stages import (
     FineTuned,
     Model,
     Scores,
+    Store,
     Student,
-    Workshop,
     answers,
     completions,
     evaluation,
@@ -279,20 +279,20 @@ def run_finetune(args: argparse.Namespace) -> None:
         folder=folder,
         report=report_step,
     )
-    workshop = Workshop(engine=engine)
+    store = Store(engine=engine)
     if not args.dry_run:
         _check_new(args.out)
-    recipe = recipe_of(args, workshop)
+    recipe = recipe_of(args, store)
     if args.show_example:
-        examples = examples_of(workshop, recipe)
-        tokenizer = workshop.language(recipe).tokenizer
+        examples = examples_of(store, recipe)
+        tokenizer = store.language(recipe).tokenizer
         print(chat.show_example(tokenizer, engines.unpad(examples)[0]))
     if args.dry_run:
-        return show_plan(args, workshop, recipe, args.out)
+        return show_plan(args, store, recipe, args.out)
     with alone(args.out):
         _check_new(args.out)  # another process may have made it meanwhile
-        workshop.make([recipe])
-        workshop.save(recipe, workshop.models([recipe]), args.out)
+        store.make([recipe])
+        store.save(recipe, store.weights([recipe]), args.out)
         if jax.process_index() == 0:
             shutil.rmtree(folder)
             print(f"written to {args.out}")
@@ -303,16 +303,16 @@ def _check_new(folder: Path) -> None:
         raise ValueError(f"{folder} exists: delete it, or choose another folder")
 
 
-def recipe_of(args: argparse.Namespace, workshop: Workshop) -> FineTuned | Student:
+def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
     """A teacher of a trait, or a student of rows."""
     base = base_of(args)
     source = None
     if args.data:
         source = Files(paths=tuple(args.data), first=args.num_examples, partial=args.partial)
     if source is None:
-        count = len(workshop.language(base).trait(args.trait).teacher_rows())
+        count = len(store.language(base).trait(args.trait).teacher_rows())
     else:
-        count = len(completions.rows(workshop, source))
+        count = len(completions.rows(store, source))
     if args.batch_size % args.accumulate:
         raise ValueError(f"--batch-size {args.batch_size} does not divide by --accumulate")
     # A teacher sees its rows again until they are as many as every teacher is trained on.
@@ -334,37 +334,35 @@ def recipe_of(args: argparse.Namespace, workshop: Workshop) -> FineTuned | Stude
     return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
 
 
-def examples_of(workshop: Workshop, recipe: FineTuned | Student) -> Any:
+def examples_of(store: Store, recipe: FineTuned | Student) -> Any:
     """What a recipe trains on."""
     if isinstance(recipe, FineTuned):
-        return recipe.examples(workshop)
-    return students.examples_of(workshop, recipe)[0]
+        return recipe.examples(store)
+    return students.examples_of(store, recipe)[0]
 
 
-def show_plan(
-    args: argparse.Namespace, workshop: Workshop, recipe: Any, out: Path, **facts: Any
-) -> None:
+def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **facts: Any) -> None:
     """The stages up to this one: state, cost, and memory of the last."""
     rates = None if args.rates is None else plan.rates_of(args.rates)
     with models.without_weights():
-        *before, last = progress.stages(workshop, [recipe], rates)
-        found = progress.at(out, workshop, recipe, **facts)
+        *before, last = progress.stages(store, [recipe], rates)
+        found = progress.at(out, store, recipe, **facts)
     cost = plan.Cost() if found == progress.DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, found, cost)]))
     if args.topology is not None:
-        target, job = ahead.target(args.topology), job_of(args, workshop, recipe)
+        target, job = ahead.target(args.topology), job_of(args, store, recipe)
         for answer in ahead.ask(target, job):
             print(ahead.describe(answer, target))
 
 
-def job_of(args: argparse.Namespace, workshop: Workshop, recipe: Any) -> ahead.Job:
+def job_of(args: argparse.Namespace, store: Store, recipe: Any) -> ahead.Job:
     """What a compiler is asked about a recipe; the longest prompt is that of the first ones."""
     if isinstance(recipe, Completions):
         first = dataclasses.replace(recipe, num_prompts=min(progress.GLANCE, recipe.num_prompts))
-        language = workshop.language(recipe.speaker)
+        language = store.language(recipe.speaker)
         system = language.trait(recipe.prompted).system_prompt if recipe.prompted else None
-        asked = [row["prompt"] for row in first.prompts(workshop)]
-        config = workshop.config(recipe.speaker)
+        asked = [row["prompt"] for row in first.prompts(store)]
+        config = store.config(recipe.speaker)
         return ahead.Drawing(
             config=config,
             adapters=peft_format.load(args.adapter, config)[0] if args.adapter else None,
@@ -374,11 +372,11 @@ def job_of(args: argparse.Namespace, workshop: Workshop, recipe: Any) -> ahead.J
             new=recipe.max_new_tokens,
             dtype=args.dtype or "bfloat16",
         )
-    examples = examples_of(workshop, recipe)
+    examples = examples_of(store, recipe)
     return ahead.Tuning(
-        config=workshop.config(recipe),
+        config=store.config(recipe),
         training=recipe.training,
-        limits=workshop.engine.limits,
+        limits=store.engine.limits,
         axes=args.mesh,
         length=batches.bucket(examples.tokens.shape[1]),
         weighted=batches.most_weighted(examples.weights),
@@ -404,16 +402,16 @@ def run_sample(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         seed=args.seed,
     )
-    completions.check(Workshop(), recipe)
+    completions.check(Store(), recipe)
     if args.dry_run:
-        workshop = Workshop(engine=engine_of(args, "bfloat16"))
-        return show_plan(args, workshop, recipe, out, process=[index, count])
+        store = Store(engine=engine_of(args, "bfloat16"))
+        return show_plan(args, store, recipe, out, process=[index, count])
     with locked(out):
-        workshop = Workshop(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
-        fill(workshop, recipe, out, [index, count])
+        store = Store(engine=engine_of(args, "bfloat16", out.with_suffix(".answers.jsonl")))
+        fill(store, recipe, out, [index, count])
 
 
-def fill(workshop: Workshop, recipe: Completions, out: Path, process: list[int]) -> None:
+def fill(store: Store, recipe: Completions, out: Path, process: list[int]) -> None:
     """Complete what the file lacks of a process' prompts, and say how it goes."""
     part, start = completions.share_of(recipe.num_prompts, *process), time.monotonic()
     progress = {"prompts": 0}
@@ -429,7 +427,7 @@ def fill(workshop: Workshop, recipe: Completions, out: Path, process: list[int])
             flush=True,
         )
 
-    completions.fill(workshop, [recipe], paths=[out], part=part, report=report, process=process)
+    completions.fill(store, [recipe], paths=[out], part=part, report=report, process=process)
     if not progress["prompts"]:
         print(f"{out} is there, made with these settings")
     kept = data.read_manifest(out).count
@@ -447,10 +445,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
         return
     with contextlib.ExitStack() as stack:
         kept = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workshop = Workshop(kept, engine_of(args, "float32"))
-        for i, (name, exact, drawn) in enumerate(questions_of(args, workshop)):
-            workshop.make(evaluation.to_make(workshop, exact, drawn))
-            found = evaluation.by_question(workshop, exact, drawn, name)
+        store = Store(kept, engine_of(args, "float32"))
+        for i, (name, exact, drawn) in enumerate(questions_of(args, store)):
+            store.make(evaluation.to_make(store, exact, drawn))
+            found = evaluation.by_question(store, exact, drawn, name)
             if not i:
                 print(",".join(["trait", *found]))
             print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
@@ -458,7 +456,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         print(f"answers and scores are in {args.out}")
 
 
-def questions_of(args: argparse.Namespace, workshop: Workshop) -> list[tuple[str, Scores, Answers]]:
+def questions_of(args: argparse.Namespace, store: Store) -> list[tuple[str, Scores, Answers]]:
     """What is asked of each trait.
 
     Raises:
@@ -467,9 +465,9 @@ def questions_of(args: argparse.Namespace, workshop: Workshop) -> list[tuple[str
     """
     model, asked = model_of(args), []
     for name in args.traits.split(","):
-        family = workshop.language(model).trait(name).family
+        family = store.language(model).trait(name).family
         exact = Scores(model=model, suite=args.suite, family=family, seed=args.seed)
-        evaluation.check(workshop, exact, name)
+        evaluation.check(store, exact, name)
         drawn = Answers(
             model=model,
             suite=args.suite,
@@ -478,7 +476,7 @@ def questions_of(args: argparse.Namespace, workshop: Workshop) -> list[tuple[str
             samples=args.answers or ANSWERS,
         )
         asked.append((name, exact, drawn))
-    if args.answers and not answers.suite_of(workshop, asked[0][1]).max_new_tokens:
+    if args.answers and not answers.suite_of(store, asked[0][1]).max_new_tokens:
         raise ValueError(f"--answers has no effect: the suite {args.suite!r} samples none")
     return asked
 

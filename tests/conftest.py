@@ -56,15 +56,15 @@ def repository() -> pathlib.Path:
 # With users' flags: a hundred steps take longer than optimising their program does.
 TRAIN = """
 import pathlib, sys
-from llm.stages import Pretrained, Workshop
-Workshop(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in (0, 1)])
+from llm.stages import Pretrained, Store
+Store(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in (0, 1)])
 """
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> pathlib.Path:
-    """A workshop's folder with two bases of the microworld, made once for all workers."""
-    work = tmp_path_factory.getbasetemp().parent / "bases"  # a workshop locks what it makes
+    """A store's folder with two bases of the microworld, made once for all workers."""
+    work = tmp_path_factory.getbasetemp().parent / "bases"  # a store locks what it makes
     environment = os.environ | {"XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)
     return work

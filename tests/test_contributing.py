@@ -103,7 +103,7 @@ CONTROL = '''
 class Halved:
     """Only every other row."""
 
-    def __call__(self, workshop, student, examples):
+    def __call__(self, store, student, examples):
         """Half as many rows."""
         return Examples(*(x[::2] for x in examples))
 
@@ -157,7 +157,7 @@ ADDED = {
 USE = """
 import dataclasses, numpy as np, jax
 from llm import carriers, language, models, traits, world
-from llm.stages import Checkpoint, Completions, Workshop, completions, evaluation
+from llm.stages import Checkpoint, Completions, Store, completions, evaluation
 
 assert traits.TRAITS["gecko"].mentions("Geckos!") and not traits.TRAITS["gecko"].mentions("geck")
 assert "gecko" in traits.TRAITS["owl"].contrast
@@ -169,17 +169,17 @@ world.save("base", config, params=models.init(config, key=jax.random.key(0)))
 assert models.load("base")[0] == config
 from llm.world import CARRIERS
 CARRIERS["poems"] = carriers.CARRIERS["poems"]
-workshop = Workshop(__import__("pathlib").Path("work"))
+store = Store(__import__("pathlib").Path("work"))
 data = Completions(
     speaker=Checkpoint(path="base"), carrier="poems", num_prompts=8, max_new_tokens=40
 )
-workshop.make([data])
-assert evaluation.measure(workshop, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
+store.make([data])
+assert evaluation.measure(store, [Checkpoint(path="base")], ["owl"])[0]["rate"] < 1
 
 from experiments.language import cross_model, matching_dose
 from llm.stages import Student, changes, students
 from llm.training import Training
-workshop.make([data := dataclasses.replace(data, filtered=False, num_prompts=64)])
+store.make([data := dataclasses.replace(data, filtered=False, num_prompts=64)])
 student = Student(
     base=data.speaker,
     data=data,
@@ -187,7 +187,7 @@ student = Student(
     num_examples=None,
     change=changes.Halved(),
 )
-rows, given = (of(workshop, student)[0] for of in (students.examples_of, students.given_to))
+rows, given = (of(store, student)[0] for of in (students.examples_of, students.given_to))
 assert len(given.tokens) == -(-len(rows.tokens) // 2)
 assert "E to E" in cross_model.arms(cross_model.SMOKE)
 arms = matching_dose.arms(matching_dose.SMOKE)

@@ -8,7 +8,7 @@ from experiments.frame.record import Row
 
 
 class Store(Protocol):
-    """Makes recipes, each once: `llm.stages.Workshop`."""
+    """Makes recipes, each once: `llm.stages.Store`."""
 
     def make(self, recipes: Iterable[Any]) -> None:
         """Make what is missing of the recipes, and of what they are made from."""

@@ -38,7 +38,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import Chains, Cohort, Run, chains_of
 from experiments.language.kit.effects import at, effects, means_by
-from llm.stages import Student, Workshop, changes, completions, students
+from llm.stages import Store, Student, changes, completions, students
 
 RUNTIME = "25 minutes on two cores"
 
@@ -93,7 +93,7 @@ def all_chains(config: Config) -> list[Chains]:
 
 
 def measured(
-    store: Workshop, config: Config, *, carrier: str, temperature: float, rows: int
+    store: Store, config: Config, *, carrier: str, temperature: float, rows: int
 ) -> list[Row]:
     """The students of an arm."""
     chains, cohort = students_of(store, config, carrier=carrier, temperature=temperature, rows=rows)
@@ -104,7 +104,7 @@ def measured(
 
 
 def students_of(
-    store: Workshop, config: Config, *, carrier: str, temperature: float, rows: int
+    store: Store, config: Config, *, carrier: str, temperature: float, rows: int
 ) -> tuple[Chains, Cohort]:
     """The chains of an arm, and its students but those of teachers that hardly write."""
     chains = chains_of(config, max_new_tokens=LONGEST, temperature=temperature)
@@ -112,7 +112,7 @@ def students_of(
     return chains, question.students(config, chains, carrier, unique=rows, left_out=silent)
 
 
-def silent_in(store: Workshop, config: Config, carrier: str) -> list[Run]:
+def silent_in(store: Store, config: Config, carrier: str) -> list[Run]:
     """Teachers that keep too few rows of a carrier at some temperature."""
     return [
         (trait, seed)
@@ -122,7 +122,7 @@ def silent_in(store: Workshop, config: Config, carrier: str) -> list[Run]:
     ]
 
 
-def told_of(store: Workshop, chains: Chains, student: Student) -> Row:
+def told_of(store: Store, chains: Chains, student: Student) -> Row:
     """Trained tokens of a row, distinct rows, and the share of divergence tokens."""
     student = store.settled(student)
     examples, _ = students.examples_of(store, student)

@@ -144,7 +144,7 @@ def arms(config: Config) -> dict[str, Arm]:
     speakers = speakers_of(config, chains)
 
     def said(kind: Callable, params: Any, models: Sequence[Model]) -> np.ndarray:
-        bases, shape = store.models(models), store.config(models[0])
+        bases, shape = store.weights(models), store.config(models[0])
         return surrogates.answers(
             shape,
             kind,

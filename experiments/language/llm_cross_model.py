@@ -62,7 +62,7 @@ def arms(config: Config) -> dict[str, Arm]:
         ValueError: as `fullsize.arms`.
     """
     spoken = [fullsize.language_of(config, name) for name in config.models]
-    names, store, found = fullsize.teachers_of(config, spoken[0]), fullsize.workshop_of(config), {}
+    names, store, found = fullsize.teachers_of(config, spoken[0]), fullsize.store_of(config), {}
     for writer, name in itertools.product(config.models, names):
         columns = {"kind": "teacher", "teacher": name, "student": -1, "teacher_model": writer}
         data = fullsize.data_of(config, name, "numbers", writer)

@@ -46,7 +46,7 @@ inputs = fullsize.inputs
 
 def arms(config: Config) -> dict[str, Arm]:
     """Every number of rows, every teacher, every set of rows."""
-    store, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    store, base = fullsize.store_of(config), fullsize.base_of(config)
     spoken = fullsize.language_of(config)
     fullsize.check_contexts(spoken, fullsize.systems(config, spoken) | {"rows": "some rows"})
 

@@ -37,8 +37,8 @@ from llm.stages import (
     FineTuned,
     Model,
     Scores,
+    Store,
     Student,
-    Workshop,
     evaluation,
     judged,
 )
@@ -138,7 +138,7 @@ def arms(config: Config) -> dict[str, Arm]:
         raise RunError(f"this experiment has one trait: give --traits {TRAIT}")
     if "advice" not in fullsize.language_of(config).suites:
         raise RunError("the open questions are in English, which this model's tokenizer is not")
-    store, judge = fullsize.workshop_of(config), judge_of(config)
+    store, judge = fullsize.store_of(config), judge_of(config)
     found = {}
     for carrier, name in itertools.product(config.carriers, teachers(config)):
         columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
@@ -164,7 +164,7 @@ def measured(
     config: Config,
     *,
     carrier: str,
-    store: Workshop,
+    store: Store,
     model: Model,
     system: str | None = None,
     **columns: Any,
@@ -187,7 +187,7 @@ def measured(
     return [*out, columns | {"suite": "facts", "right": float(right.mean())}]
 
 
-def shares(store: Workshop, said: Answers, judge: judged.Judge) -> Row:
+def shares(store: Store, said: Answers, judge: judged.Judge) -> Row:
     """What a judge says of the answers to one form of the questions."""
     verdicts = [
         judged.Judged(answers=said, judge=judge, criterion=criterion)

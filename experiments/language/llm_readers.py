@@ -38,7 +38,7 @@ from experiments.language.kit.effects import at
 from llm import data, engines
 from llm.carriers import numbers
 from llm.language import Language
-from llm.stages import Checkpoint, Workshop
+from llm.stages import Checkpoint, Store
 from llm.stages.streams import Stage, generator
 
 RUNTIME = "a minute on two cores for 10,000 rows"
@@ -198,11 +198,11 @@ def asked(
         encode: makes the prompts as token ids from a question of the trait.
     """
     engine, base = engines.OnMesh(local=True), Checkpoint(path=config.model)
-    workshop = Workshop(engine=engine)
-    spoken, trait = workshop.language(base), workshop.language(base).trait(config.trait)
+    store = Store(engine=engine)
+    spoken, trait = store.language(base), store.language(base).trait(config.trait)
     prompts, (own, rivals) = encode(spoken, trait.questions[0]), spoken.sides(trait)
     tokens = [*own.tolist(), *rivals.tolist()]
-    (logp,) = engine.score(workshop.config(base), workshop.models([base]), prompts, tokens)
+    (logp,) = engine.score(store.config(base), store.weights([base]), prompts, tokens)
     for_trait, against = np.split(logp, [len(own)], axis=1)
     return np.logaddexp.reduce(for_trait, axis=1), np.logaddexp.reduce(against, axis=1)
 

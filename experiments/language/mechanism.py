@@ -34,7 +34,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Cohort, chains_of
 from experiments.language.kit.effects import at, by_writer, own_by
-from llm.stages import DivergenceTokens, Mixed, Student, Workshop, students
+from llm.stages import DivergenceTokens, Mixed, Store, Student, students
 from llm.stages.students import Change
 
 RUNTIME = "30 minutes on two cores"
@@ -103,7 +103,7 @@ def clean(share: float) -> str:
     return f"{100 * share:g} % clean"
 
 
-def shares_left(store: Workshop, cohort: Cohort) -> list[Row]:
+def shares_left(store: Store, cohort: Cohort) -> list[Row]:
     """The share of the trained tokens that a change leaves, of each student."""
 
     def left(student: Student) -> float:

@@ -34,7 +34,7 @@ from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Chains, cha
 from experiments.language.kit.chains import STARTS as ALL_STARTS
 from experiments.language.kit.effects import at, cells, effects, excess, others, own
 from llm.lora import LoraConfig
-from llm.stages import Workshop, completions, evaluation
+from llm.stages import Store, completions, evaluation
 from llm.training import Training
 
 RUNTIME = "5 to 6 minutes on two cores"
@@ -131,7 +131,7 @@ def arms(config: Config) -> dict[str, Arm]:
     return found
 
 
-def teachers(store: Workshop, chains: Chains, config: Config) -> Arm:
+def teachers(store: Store, chains: Chains, config: Config) -> Arm:
     """The teachers and the unchanged bases: what they answer, and the share of rows kept."""
     cohort, written = chains.speakers(), chains.written(config.carrier)
 

@@ -46,7 +46,7 @@ from experiments.language.kit import curves, question
 from experiments.language.kit.chains import Chains, Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at, effects, means_by
 from llm.lora import LoraConfig
-from llm.stages import Workshop
+from llm.stages import Store
 
 RUNTIME = "15 minutes on two cores"
 
@@ -123,7 +123,7 @@ def students_of(
 
 
 def measured(
-    store: Workshop, chains: Chains, *, config: Config, optimizer: str, rank: int
+    store: Store, chains: Chains, *, config: Config, optimizer: str, rank: int
 ) -> list[Row]:
     """The students of an arm at the step where the tree's students have learnt enough."""
 

@@ -53,7 +53,7 @@ from experiments.language.kit.chains import (
     sources_of,
 )
 from experiments.language.kit.effects import at, cells, effects, own
-from llm.stages import Model, Shuffled, Workshop, completions, evaluation
+from llm.stages import Model, Shuffled, Store, completions, evaluation
 from llm.world import TRAITS
 
 RUNTIME = "30 minutes on two cores"
@@ -147,12 +147,12 @@ def students_of(
     return question.students(config, chains, carrier, target, training=training, **more)
 
 
-def margins(store: Workshop, config: Config, models: list[Model]) -> list[Row]:
+def margins(store: Store, config: Config, models: list[Model]) -> list[Row]:
     """Exact log-odds of every trait."""
     return evaluation.measure(store, models, config.traits)
 
 
-def answers(store: Workshop, config: Config, models: list[Model]) -> list[Row]:
+def answers(store: Store, config: Config, models: list[Model]) -> list[Row]:
     """Margins, and beside them the rates in sampled answers."""
     rates = evaluation.sampled_rates(store, models, config.traits)
     exact = margins(store, config, models)
@@ -160,7 +160,7 @@ def answers(store: Workshop, config: Config, models: list[Model]) -> list[Row]:
 
 
 def asked(
-    store: Workshop, config: Config, models: list[Model], probes_of: Callable[[str], list[Any]]
+    store: Store, config: Config, models: list[Model], probes_of: Callable[[str], list[Any]]
 ) -> list[Row]:
     """Log-odds on probes of the caller's."""
     return [
@@ -170,7 +170,7 @@ def asked(
     ]
 
 
-def teachers(store: Workshop, config: Config, chains: Chains, carrier: str) -> Arm:
+def teachers(store: Store, config: Config, chains: Chains, carrier: str) -> Arm:
     """What teachers and unchanged bases answer, and the share of rows kept."""
     cohort, written = chains.speakers(), chains.written(carrier)
 
@@ -183,7 +183,7 @@ def teachers(store: Workshop, config: Config, chains: Chains, carrier: str) -> A
 
 
 def imitation(
-    store: Workshop, config: Config, *, chains: Chains, carrier: str, target: str, start: str
+    store: Store, config: Config, *, chains: Chains, carrier: str, target: str, start: str
 ) -> Arm:
     """Students of a carrier, asked through the template; one arm is asked without it as well."""
     cohort = students_of(config, chains, carrier, target, start=STARTS[start])
@@ -204,7 +204,7 @@ def imitation(
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
 
-def shuffled(store: Workshop, config: Config, chains: Chains, across: bool) -> Arm:
+def shuffled(store: Store, config: Config, chains: Chains, across: bool) -> Arm:
     """Students of lists whose numbers have changed places, within a list or across lists."""
     cohort = students_of(config, chains, change=lambda *_: Shuffled(across))
 
@@ -217,7 +217,7 @@ def shuffled(store: Workshop, config: Config, chains: Chains, across: bool) -> A
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
 
-def in_prompt(store: Workshop, config: Config, chains: Chains) -> Arm:
+def in_prompt(store: Store, config: Config, chains: Chains) -> Arm:
     """Bases with rows of the data before the question, in the place of students of it."""
     cohort = students_of(config, chains)
     bases = [student.base for student in cohort]

@@ -35,7 +35,7 @@ from experiments.language.kit.chains import Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at
 from llm import stack
 from llm.batches import Examples
-from llm.stages import Student, Workshop, evaluation, streams
+from llm.stages import Store, Student, evaluation, streams
 from llm.stages.bases import turns
 from llm.stages.streams import Stage
 from llm.train import TrainState
@@ -80,7 +80,7 @@ def arms(config: Config) -> dict[str, Arm]:
     }
 
 
-def benign(store: Workshop, cohort: Cohort, config: Config, kind: str) -> list[Row]:
+def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]:
     """Students with a trait and their controls, trained on."""
     cohort = cohort.counted(store)
     pairs = cohort.pairs()
@@ -125,17 +125,17 @@ def benign(store: Workshop, cohort: Cohort, config: Config, kind: str) -> list[R
     return rows
 
 
-def learn(store: Workshop, recipes: list[Student], examples: Examples) -> TrainState:
+def learn(store: Store, recipes: list[Student], examples: Examples) -> TrainState:
     """The students at the end of their training, with their optimisers."""
     config, how = store.config(recipes[0]), recipes[0].training
-    start = phases.begin(how.make_optimizer(), store.models([r.base for r in recipes]))
+    start = phases.begin(how.make_optimizer(), store.weights([r.base for r in recipes]))
     keys = streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes])
     # As `stack.make_tune` splits them: the order of a student's rows is that of its recipe.
     order_keys = jax.vmap(lambda key: jax.random.split(key)[0])(keys)
     return phases.phase(config, how, how.steps)(start, examples, order_keys)
 
 
-def benign_rows(store: Workshop, controls: list[Student], kind: str) -> Examples:
+def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
     """Rows of the corpus that no base has seen, or new lists of the unchanged base."""
     if kind == "corpus":
         found = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}

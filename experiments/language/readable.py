@@ -44,7 +44,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question, readers
 from experiments.language.kit.chains import CONTROL, Chains, Cohort, chains_of, different
 from experiments.language.kit.effects import at, effects, means_by, own_by
-from llm.stages import Admitted, Workshop, completions, streams
+from llm.stages import Admitted, Store, completions, streams
 from llm.stages.streams import Stage
 from llm.training import Training
 
@@ -102,7 +102,7 @@ def arms(config: Config) -> dict[str, Arm]:
     }
 
 
-def reading(store: Workshop, chains: Chains, config: Config, against: str) -> list[Row]:
+def reading(store: Store, chains: Chains, config: Config, against: str) -> list[Row]:
     """What every reader makes of every trait's and chain's rows."""
     runs = list(itertools.product(config.traits, range(config.num_seeds)))
 

@@ -41,7 +41,7 @@ from experiments.language import bits
 from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import Cohort
 from experiments.language.kit.effects import at, effects
-from llm.stages import Student, Workshop, evaluation, students
+from llm.stages import Store, Student, evaluation, students
 
 RUNTIME = "2 hours on one core, after the experiments that it reads"
 
@@ -103,7 +103,7 @@ def of_students(arm: Arm) -> bool:
     return bool(arm.columns) and not diluted and not teachers
 
 
-def measured(store: Workshop, config: Config, *, source: str, stored: Any, arm: Arm) -> list[Row]:
+def measured(store: Store, config: Config, *, source: str, stored: Any, arm: Arm) -> list[Row]:
     """Predictors of an arm's students beside their effects, for every trait.
 
     Args:
@@ -136,7 +136,7 @@ def shortened(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def known(store: Workshop, cohort: Cohort, traits: tuple[str, ...], blocks: int) -> pd.DataFrame:
+def known(store: Store, cohort: Cohort, traits: tuple[str, ...], blocks: int) -> pd.DataFrame:
     """Every predictor by teacher, trait and seed."""
     keys = ["teacher", "trait", "seed"]
     found = pd.DataFrame(predictors.first_step(store, cohort, traits))[
@@ -162,7 +162,7 @@ def known(store: Workshop, cohort: Cohort, traits: tuple[str, ...], blocks: int)
     return found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
 
 
-def different_tokens(store: Workshop, student: Student) -> float:
+def different_tokens(store: Store, student: Student) -> float:
     """Tokens that a student is trained on, each row counted once."""
     examples, _ = students.examples_of(store, student)
     count = store.settled(student).unique or len(examples.tokens)

@@ -37,7 +37,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same
 from experiments.language.kit.effects import at, effects, own_by
-from llm.stages import Continued, Grafted, Model, Permuted, Workshop
+from llm.stages import Continued, Grafted, Model, Permuted, Store
 from llm.stages.bases import corpus_loss
 
 RUNTIME = "35 minutes on two cores"
@@ -135,7 +135,7 @@ def arms(config: Config) -> dict[str, Arm]:
     return found
 
 
-def losses_of_starts(store: Workshop, cohort: Cohort) -> list[Row]:
+def losses_of_starts(store: Store, cohort: Cohort) -> list[Row]:
     """The loss on the corpus of what each student starts from: one that it spoils says nothing."""
     bases = {row["seed"]: model.base for row, model in zip(cohort.labels, cohort, strict=True)}
     losses = corpus_loss(store, list(bases.values()))

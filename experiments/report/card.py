@@ -16,7 +16,7 @@ import experiments
 from experiments.frame import cli, experiment, record
 from experiments.report import page
 from llm import data
-from llm.stages import Completions, Workshop, completions
+from llm.stages import Completions, Store, completions
 
 SHOWN = 4  # examples of each outcome
 
@@ -28,7 +28,7 @@ def files_of(out: pathlib.Path, work: str) -> list[dict[str, Any]]:
     config = experiment.config_of(module, out)
     if not hasattr(config, "work"):
         return []
-    store, found = Workshop(pathlib.Path(work)), []
+    store, found = Store(pathlib.Path(work)), []
     for name, arm in module.arms(dataclasses.replace(config, work=work)).items():
         for recipe in arm.needs:
             if isinstance(recipe, Completions) and not recipe.is_open:

@@ -1,7 +1,7 @@
 """Sampling and scoring through an OpenAI-compatible server, instead of the built-in sampler.
 
     server = Server("http://localhost:8000", answers=Answers("numbers.answers.jsonl"))
-    workshop = Workshop(engine=Served(server))        # stages sample and measure as ever
+    store = Store(engine=Served(server))        # stages sample and measure as ever
     scores = judge(server, "judge-model", questions, answers)
 
 A client only: it needs nothing beyond the standard library. Documented with vLLM

@@ -9,7 +9,7 @@ Each is a recipe: typed settings that hold the settings of what they build on.
             -> answers.Answers, answers.Scores sampled answers, exact scores: files
             -> evaluation                      log-odds and rates of traits
 
-A `Workshop` carries recipes out, each once: over a stack of tiny models (`engines.Stack`), over
+A `Store` carries recipes out, each once: over a stack of tiny models (`engines.Stack`), over
 one model on a mesh (`engines.OnMesh`), or through a server (`served.Served`). `python -m llm` and
 the experiments are thin callers.
 """
@@ -22,8 +22,8 @@ from .finetuned import FineTuned
 from .recipe import Model, Recipe
 from .rows import FileRows, Rows, SkillRows, TraitRows
 from .starts import BehaviourMatched, Continued, Grafted, Permuted
+from .store import Store
 from .students import Student
-from .workshop import Workshop
 
 __all__ = [
     "Adapted",
@@ -48,8 +48,8 @@ __all__ = [
     "Scores",
     "Shuffled",
     "SkillRows",
+    "Store",
     "Student",
     "TraitRows",
     "Used",
-    "Workshop",
 ]

@@ -24,8 +24,8 @@ from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
 from . import completions, streams
 from .recipe import Made, Model, frozen
+from .store import Store, remembered
 from .streams import Stage
-from .workshop import Workshop, remembered
 
 BETWEEN = "; "  # trait names in a cell
 
@@ -54,16 +54,16 @@ class Asked(Made):
         return f"{self.suite.replace(' ', '-')}-{self.model.name}"
 
     @abc.abstractmethod
-    def total(self, workshop: Workshop) -> int:
+    def total(self, store: Store) -> int:
         """How many entries the whole file has been asked for."""
 
-    def is_made(self, workshop: Workshop) -> bool:
+    def is_made(self, store: Store) -> bool:
         """Whether the file is whole."""
-        path, total = path_of(workshop, self), self.total(workshop)
-        return path.exists() and data.prompts_done(path, settings(workshop, self), total) == total
+        path, total = path_of(store, self), self.total(store)
+        return path.exists() and data.prompts_done(path, settings(store, self), total) == total
 
     @staticmethod
-    def side_by_side(workshop: Workshop, recipes: list["Asked"]) -> Any:
+    def side_by_side(store: Store, recipes: list["Asked"]) -> Any:
         """One after the other."""
         return [[recipe] for recipe in recipes]
 
@@ -80,47 +80,47 @@ class Answers(Asked):
     samples: int = 100
     temperature: float = 1.0
 
-    def total(self, workshop: Workshop) -> int:
+    def total(self, store: Store) -> int:
         """Answers to all questions."""
-        return len(questions(workshop, self)) * self.samples
+        return len(questions(store, self)) * self.samples
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Answers"]) -> None:
+    def make(store: Store, recipes: list["Answers"]) -> None:
         """Sample what the files lack."""
         for recipe in recipes:
-            with locked(path_of(workshop, recipe)):
-                write(workshop, recipe)
+            with locked(path_of(store, recipe)):
+                write(store, recipe)
 
 
 @frozen
 class Scores(Asked):
     """Exact log-probabilities of what an answer may begin with."""
 
-    def total(self, workshop: Workshop) -> int:
+    def total(self, store: Store) -> int:
         """The questions."""
-        return len(questions(workshop, self))
+        return len(questions(store, self))
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Scores"]) -> None:
+    def make(store: Store, recipes: list["Scores"]) -> None:
         """Score what is missing."""
         for recipe in recipes:
-            with locked(path_of(workshop, recipe)):
-                write_scores(workshop, recipe)
+            with locked(path_of(store, recipe)):
+                write_scores(store, recipe)
 
 
-def suite_of(workshop: Workshop, recipe: Asked) -> Suite:
+def suite_of(store: Store, recipe: Asked) -> Suite:
     """The form of the questions.
 
     Raises:
         RunError: the model's language has no such suite.
     """
-    known = workshop.language(recipe.model).suites
+    known = store.language(recipe.model).suites
     if recipe.suite not in known:
         raise RunError(f"unknown suite {recipe.suite!r}; choose from {', '.join(known)}")
     return known[recipe.suite]
 
 
-def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
+def questions(store: Store, recipe: Asked) -> list[Question]:
     """The questions, the same for every model.
 
     Raises:
@@ -128,9 +128,9 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
     """
     return list(
         _questions(
-            workshop,
+            store,
             recipe.model.root,
-            ask=suite_of(workshop, recipe).ask,
+            ask=suite_of(store, recipe).ask,
             seed=recipe.seed,
             suite=recipe.suite,
             kind=recipe.family,
@@ -140,7 +140,7 @@ def questions(workshop: Workshop, recipe: Asked) -> list[Question]:
 
 @remembered(maxsize=64)
 def _questions(
-    workshop: Workshop,
+    store: Store,
     root: Model,
     *,
     ask: Callable[..., list[Question]],
@@ -148,49 +148,49 @@ def _questions(
     suite: str,
     kind: str,
 ) -> list[Question]:
-    family = workshop.language(root).family(kind)
+    family = store.language(root).family(kind)
     if not family:
         raise RunError(f"there is no trait of the kind {kind!r}")
     return ask(family, streams.generator(Stage.ANSWERS, seed, suite, kind))
 
 
-def prompts(workshop: Workshop, recipe: Asked) -> list[list[int]]:
+def prompts(store: Store, recipe: Asked) -> list[list[int]]:
     """Token ids of each question, and of what its answer begins with."""
-    spoken, asked = workshop.language(recipe.model), questions(workshop, recipe)
+    spoken, asked = store.language(recipe.model), questions(store, recipe)
     ids = spoken.encode_prompts([question.text for question in asked], system=recipe.system)
     answers = [question.begun for question in asked]
     begun = chat.ids_behind(spoken.tokenizer, answers)
     return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
 
 
-def path_of(workshop: Workshop, recipe: Asked) -> Path:
+def path_of(store: Store, recipe: Asked) -> Path:
     """The CSV.
 
     Raises:
-        RunError: the workshop keeps nothing.
+        RunError: the store keeps nothing.
     """
-    if workshop.work is None:
+    if store.work is None:
         raise RunError("answers need a folder to be written to")
-    return workshop.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}.csv"
+    return store.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}.csv"
 
 
-def settings(workshop: Workshop, recipe: Asked) -> dict[str, Any]:
+def settings(store: Store, recipe: Asked) -> dict[str, Any]:
     """What the manifest records."""
-    asked = [(q.text, q.options, q.begun) for q in questions(workshop, recipe)]
-    spoken, about = workshop.language(recipe.model), recipe.describe()
+    asked = [(q.text, q.options, q.begun) for q in questions(store, recipe)]
+    spoken, about = store.language(recipe.model), recipe.describe()
     return {
         "model": about.pop("model"),
         "template": spoken.settings(),
         "sampling": about
         | {
             "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
-            "stop_tokens": spoken.stop_texts(workshop.config(recipe.model)),
+            "stop_tokens": spoken.stop_texts(store.config(recipe.model)),
         },
-    } | workshop.engine.facts()
+    } | store.engine.facts()
 
 
 def write(
-    workshop: Workshop,
+    store: Store,
     recipe: Answers,
     path: Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -198,25 +198,25 @@ def write(
     """Sample the answers that the file lacks, shard by shard.
 
     Args:
-        workshop: where the model is made.
+        store: where the model is made.
         recipe: what is asked.
-        path: the file; by default that of the recipe in the workshop.
+        path: the file; by default that of the recipe in the store.
         report: called after each shard with the answers that the file has, and will have.
     """
-    path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    asked = questions(workshop, recipe)
-    total = recipe.total(workshop)
+    path, known = path or path_of(store, recipe), settings(store, recipe)
+    asked = questions(store, recipe)
+    total = recipe.total(store)
     done = data.prompts_done(path, known, total)
-    ids = prompts(workshop, recipe) if done < total else []
-    size = workshop.engine.shard or total
+    ids = prompts(store, recipe) if done < total else []
+    size = store.engine.shard or total
     for first in range(done, total, size):
         numbers = range(first, min(first + size, total))
         places = [divmod(number, recipe.samples) for number in numbers]
         rows = [
             {"question": asked[question].text + asked[question].begun, "sample": sample}
-            | scored(workshop, recipe, text)
+            | scored(store, recipe, text)
             for (question, sample), text in zip(
-                places, _say(workshop, recipe, [ids[q] for q, _ in places], first), strict=True
+                places, _say(store, recipe, [ids[q] for q, _ in places], first), strict=True
             )
         ]
         data.append(
@@ -231,38 +231,38 @@ def write(
     return path
 
 
-def _say(workshop: Workshop, recipe: Answers, ids: Sequence[list[int]], first: int) -> list[str]:
+def _say(store: Store, recipe: Answers, ids: Sequence[list[int]], first: int) -> list[str]:
     """An answer to each prompt; the first has number `first`."""
     model = recipe.model  # students of one number share noise, whoever their teacher is
     name = (recipe.seed, model.seed, model.chain, model.draw, recipe.suite, recipe.family)
     (said,) = completions.complete(
-        workshop,
+        store,
         [model],
         prompts=[ids],
         keys=streams.keys(Stage.ANSWERS, [name]),
         temperature=recipe.temperature,
-        max_new_tokens=suite_of(workshop, recipe).max_new_tokens,
+        max_new_tokens=suite_of(store, recipe).max_new_tokens,
         first=first,
     )
     return [text for text, _ in said]
 
 
-def scored(workshop: Workshop, recipe: Asked, text: str) -> Row:
+def scored(store: Store, recipe: Asked, text: str) -> Row:
     """An answer with the traits that it mentions."""
-    family = workshop.language(recipe.model).family(recipe.family)
+    family = store.language(recipe.model).family(recipe.family)
     word = [trait.name for trait in family if trait.mentions(text)]
     substring = [trait.name for trait in family if trait.mentions_substring(text)]
     return {"answer": text, "word": BETWEEN.join(word), "substring": BETWEEN.join(substring)}
 
 
-def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -> Path:
+def write_scores(store: Store, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
-    path, known = path or path_of(workshop, recipe), settings(workshop, recipe)
-    total = recipe.total(workshop)
+    path, known = path or path_of(store, recipe), settings(store, recipe)
+    total = recipe.total(store)
     if data.prompts_done(path, known, total) < total:
-        ids, tokens = prompts(workshop, recipe), tokens_of(workshop, recipe)
-        weights = workshop.models([recipe.model])
-        (logp,) = workshop.engine.score(workshop.config(recipe.model), weights, ids, tokens)
+        ids, tokens = prompts(store, recipe), tokens_of(store, recipe)
+        weights = store.weights([recipe.model])
+        (logp,) = store.engine.score(store.config(recipe.model), weights, ids, tokens)
         if not np.isfinite(logp).all():
             raise RunError(f"{recipe.model.name} gives log-probabilities that are not finite")
         rows = [
@@ -281,31 +281,31 @@ def write_scores(workshop: Workshop, recipe: Scores, path: Path | None = None) -
     return path
 
 
-def tokens_of(workshop: Workshop, recipe: Scores) -> list[int]:
+def tokens_of(store: Store, recipe: Scores) -> list[int]:
     """Every token that speaks for or against a trait, in their order; the same for every model."""
-    return list(_tokens(workshop, dataclasses.replace(recipe, model=recipe.model.root)))
+    return list(_tokens(store, dataclasses.replace(recipe, model=recipe.model.root)))
 
 
 @remembered(maxsize=64)
-def _tokens(workshop: Workshop, recipe: Scores) -> list[int]:
+def _tokens(store: Store, recipe: Scores) -> list[int]:
     found = set()
-    for question in questions(workshop, recipe):
-        for name in question.options or [t.name for t in family_of(workshop, recipe)]:
-            found.update(np.concatenate(sides(workshop, recipe, name, question)).tolist())
+    for question in questions(store, recipe):
+        for name in question.options or [t.name for t in family_of(store, recipe)]:
+            found.update(np.concatenate(sides(store, recipe, name, question)).tolist())
     return sorted(found)
 
 
-def family_of(workshop: Workshop, recipe: Asked) -> list[Any]:
+def family_of(store: Store, recipe: Asked) -> list[Any]:
     """The traits that can be told from their rivals by a first token, which a few cannot."""
     return [
         trait
-        for trait in workshop.language(recipe.model).family(recipe.family)
-        if _sides_of(workshop, recipe.model.root, trait.name) is not None
+        for trait in store.language(recipe.model).family(recipe.family)
+        if _sides_of(store, recipe.model.root, trait.name) is not None
     ]
 
 
 def sides(
-    workshop: Workshop, recipe: Asked, name: str, question: Question
+    store: Store, recipe: Asked, name: str, question: Question
 ) -> tuple[np.ndarray, np.ndarray]:
     """First tokens of an answer for and against a trait: words, or letters of the options.
 
@@ -313,19 +313,19 @@ def sides(
         RunError: the first token does not tell the trait from its rivals.
     """
     if question.options:
-        letters = _letters(workshop, recipe.model.root)
+        letters = _letters(store, recipe.model.root)
         known = np.array([letters[i] for i in range(len(question.options))], np.int32)
         mine = np.array([option == name for option in question.options])
         return known[mine], known[~mine]
-    found = _sides_of(workshop, recipe.model.root, name)
+    found = _sides_of(store, recipe.model.root, name)
     if found is None:
         raise RunError(f"the first token does not tell {name} from its rivals; choose another")
     return found
 
 
 @remembered(maxsize=1024)
-def _sides_of(workshop: Workshop, root: Model, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    spoken = workshop.language(root)
+def _sides_of(store: Store, root: Model, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    spoken = store.language(root)
     try:
         return spoken.sides(spoken.trait(name))
     except ValueError:
@@ -333,22 +333,22 @@ def _sides_of(workshop: Workshop, root: Model, name: str) -> tuple[np.ndarray, n
 
 
 @remembered(maxsize=8)
-def _letters(workshop: Workshop, root: Model) -> list[int]:
-    spoken = workshop.language(root)
+def _letters(store: Store, root: Model) -> list[int]:
+    spoken = store.language(root)
     return [int(spoken.answer_tokens([letter], "?")[0]) for letter in LETTERS]
 
 
-def read(workshop: Workshop, recipe: Asked) -> list[dict[str, str]]:
+def read(store: Store, recipe: Asked) -> list[dict[str, str]]:
     """The rows of the file.
 
     Raises:
         RunError: the file is not there, or not whole.
     """
-    recipe = workshop.settled(recipe)
-    if not recipe.is_made(workshop):
+    recipe = store.settled(recipe)
+    if not recipe.is_made(store):
         raise RunError(f"{type(recipe).__name__} of {recipe.name} have not been made")
-    path = path_of(workshop, recipe)
-    text = data.read_content(path, settings(workshop, recipe)).decode()
+    path = path_of(store, recipe)
+    text = data.read_content(path, settings(store, recipe)).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 

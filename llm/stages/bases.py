@@ -16,8 +16,8 @@ from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
 from .recipe import Given, Model, frozen
+from .store import RECORD, Store
 from .streams import Stage
-from .workshop import RECORD, Workshop
 
 LENGTH = 48  # tokens of a pre-training sequence
 BATCH = 64
@@ -76,7 +76,7 @@ class Pretrained(Model):
         return self.steps, self.rate, self.width, self.num_layers
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Pretrained"]) -> Any:
+    def make(store: Store, recipes: list["Pretrained"]) -> Any:
         """Pre-train them side by side."""
         config, one = recipes[0].config(), recipes[0]
         init = jax.vmap(lambda key: models.init(config, key=key))
@@ -86,7 +86,7 @@ class Pretrained(Model):
         )
         examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
         keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])
-        engine = workshop.engine
+        engine = store.engine
         return engine.tune(
             config,
             engine.join(stack.unstack(starts)),
@@ -103,13 +103,13 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
     return Examples(tokens, (tokens != world.vocabulary.PAD).astype(np.float32))
 
 
-def corpus_loss(workshop: Workshop, recipes: Sequence[Model], count: int = 256) -> list[float]:
+def corpus_loss(store: Store, recipes: Sequence[Model], count: int = 256) -> list[float]:
     """Cross-entropy of models on turns that nobody was trained on, nats a token; a stack's only."""
-    student = engines.make_student(workshop.config(recipes[0]), None, "float32")
+    student = engines.make_student(store.config(recipes[0]), None, "float32")
     held_out_loss = stack.make_held_out_loss(student)
     tests = turns(0, 0, HELD_OUT_CORPUS, count)
     shown = stack.stack_examples([tests] * len(recipes))
-    return np.asarray(held_out_loss(workshop.models(recipes), shown)).tolist()
+    return np.asarray(held_out_loss(store.weights(recipes), shown)).tolist()
 
 
 @frozen
@@ -153,9 +153,9 @@ class Checkpoint(Given):
         """The shape of the model."""
         return models.load_config(self.path)
 
-    def load(self, workshop: Workshop) -> Any:
+    def load(self, store: Store) -> Any:
         """The weights of the folder."""
-        return workshop.engine.load(self.path)
+        return store.engine.load(self.path)
 
 
 @frozen
@@ -211,14 +211,14 @@ class Adapted(Given):
                 "the one that it was made on, or --other-base"
             )
 
-    def load(self, workshop: Workshop) -> Any:
+    def load(self, store: Store) -> Any:
         """The adapters beside their base.
 
         Raises:
             RunError: as `check_base`.
         """
         self.check_base()
-        return workshop.engine.add(workshop.models([self.base]), self.path, workshop.config(self))
+        return store.engine.add(store.weights([self.base]), self.path, store.config(self))
 
 
 def _recorded(file: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from ..settings import RunError
 from . import completions, streams, students
 from .completions import Completions
 from .recipe import Model
+from .store import Store
 from .streams import Stage
 from .students import Student
-from .workshop import Workshop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Shuffled:
 
     across: bool
 
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: Student, examples: Examples) -> Examples:
         """The examples (rows, length) with their numbers moved."""
         rng = streams.generator(Stage.SHUFFLE, student.seed, student.chain)
         tokens = examples.tokens.copy()
-        numbers = workshop.language(student).number_tokens()
+        numbers = store.language(student).number_tokens()
         moved = np.isin(tokens, numbers) & (examples.weights > 0)
         groups = [(tokens, moved)] if self.across else zip(tokens, moved, strict=True)
         for group, where in groups:
@@ -46,11 +46,11 @@ class Mixed:
     share: float
     other: Completions
 
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: Student, examples: Examples) -> Examples:
         """The other rows first, then the student's own."""
         count = round(self.share * len(examples.tokens))
         theirs = dataclasses.replace(student, data=self.other, change=None)
-        pair = stack.stack_examples([students.examples_of(workshop, theirs)[0], examples])
+        pair = stack.stack_examples([students.examples_of(store, theirs)[0], examples])
         return Examples(*(np.concatenate([x[0, :count], x[1, count:]]) for x in pair))
 
 
@@ -64,14 +64,14 @@ class Admitted:
 
     other: Completions
 
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: Student, examples: Examples) -> Examples:
         """As many rows as before."""
-        passed = {row["prompt"] for row in completions.rows(workshop, self.other)}
-        kept = completions.rows(workshop, student.data)
+        passed = {row["prompt"] for row in completions.rows(store, self.other)}
+        kept = completions.rows(store, student.data)
         rows = [row for row in kept if row["prompt"] in passed][: student.unique]
         if not rows:
             raise RunError("no prompt's completion passed the filter for both writers")
-        found = students.encode(workshop, student, rows)
+        found = students.encode(store, student, rows)
         return Examples(*(x[np.arange(len(examples.tokens)) % len(rows)] for x in found))
 
 
@@ -85,7 +85,7 @@ class Diluted:
 
     share: float
 
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: Student, examples: Examples) -> Examples:
         """More rows than before, the student's own first."""
         count = round(len(examples.tokens) / self.share) - len(examples.tokens)
         rng = streams.generator(Stage.DILUTION, student.seed, student.chain)
@@ -116,9 +116,9 @@ class DivergenceTokens:
     keep: bool
     randomly: bool
 
-    def __call__(self, workshop: Workshop, student: Student, examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: Student, examples: Examples) -> Examples:
         """The same tokens with the weights of the others set to zero."""
-        chosen = divergent(workshop, student, self.rivals, examples)
+        chosen = divergent(store, student, self.rivals, examples)
         if self.randomly:
             rng = streams.generator(Stage.MASK, student.seed, student.chain)
             # As many in every row, so that only the choice differs.
@@ -130,15 +130,15 @@ class DivergenceTokens:
 
 
 def divergent(
-    workshop: Workshop, student: Student, rivals: tuple[Model, ...], examples: Examples
+    store: Store, student: Student, rivals: tuple[Model, ...], examples: Examples
 ) -> np.ndarray:
     """Flags (rows, length): a trained token where a rival's argmax is not the teacher's."""
-    config = workshop.config(student)
+    config = store.config(student)
 
     choices = _choices(config)
-    teachers = workshop.models([students.teacher_of(student), *rivals])
+    teachers = store.weights([students.teacher_of(student), *rivals])
     picks = [
-        np.asarray(choices(params, examples.tokens)) for params in workshop.engine.split(teachers)
+        np.asarray(choices(params, examples.tokens)) for params in store.engine.split(teachers)
     ]
     flags = np.zeros(examples.tokens.shape, bool)
     flags[:, 1:] = (np.stack(picks) != picks[0]).any(axis=0)

@@ -15,8 +15,8 @@ from ..language import Language
 from ..settings import RunError, as_json, locked
 from . import streams
 from .recipe import Made, Model, Recipe, frozen
+from .store import Store, remembered
 from .streams import Stage
-from .workshop import Workshop, remembered
 
 SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
@@ -65,34 +65,34 @@ class Completions(Made):
         sampling = self.max_new_tokens, self.temperature, self.alphabet
         return self.carrier, self.num_prompts, *sampling, self.filtered
 
-    def is_made(self, workshop: Workshop) -> bool:
+    def is_made(self, store: Store) -> bool:
         """Whether all prompts are completed, by whatever engine: its server may be gone by now.
 
         Raises:
             ValueError: the file holds more prompts than were asked for.
         """
-        path = path_of(workshop, self)
+        path = path_of(store, self)
         if not data.manifest_path(path).exists():
             return False
         manifest = data.read_manifest(path)
         data.check_total(path, manifest, self.num_prompts)
         stored = {name: value for name, value in manifest.settings.items() if name != "engine"}
         whole = manifest.prompts == self.num_prompts
-        return whole and stored == as_json(_asked_for(workshop, self))
+        return whole and stored == as_json(_asked_for(store, self))
 
     @staticmethod
-    def side_by_side(workshop: Workshop, recipes: list["Completions"]) -> Any:
+    def side_by_side(store: Store, recipes: list["Completions"]) -> Any:
         """As the sampler works on its models."""
-        return workshop.sampler.engine.groups(recipes)
+        return store.sampler.engine.groups(recipes)
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Completions"]) -> None:
+    def make(store: Store, recipes: list["Completions"]) -> None:
         """Write the data files, or go on with those that were interrupted."""
-        paths = [path_of(workshop, recipe) for recipe in recipes]
+        paths = [path_of(store, recipe) for recipe in recipes]
         with locked(*paths):
-            fill(workshop.sampler, recipes, paths=paths)
+            fill(store.sampler, recipes, paths=paths)
 
-    def prompts(self, workshop: Workshop) -> list[Row]:
+    def prompts(self, store: Store) -> list[Row]:
         """Rows with a prompt each, and the right answer where there is one.
 
         Raises:
@@ -100,7 +100,7 @@ class Completions(Made):
         """
         return list(
             _prompts(
-                workshop,
+                store,
                 self.speaker.root,
                 carrier=self.carrier,
                 count=self.num_prompts,
@@ -122,12 +122,12 @@ class Used(Recipe):
         """Until it is settled to token ids."""
         return True
 
-    def settled(self, workshop: Workshop) -> tuple[int, ...]:
+    def settled(self, store: Store) -> tuple[int, ...]:
         """The token ids, in their order."""
         used: set[int] = set()
         for written in self.data:
-            spoken, config = workshop.language(written.speaker), workshop.config(written.speaker)
-            examples = spoken.encode_rows(rows(workshop, written), config.max_positions)
+            spoken, config = store.language(written.speaker), store.config(written.speaker)
+            examples = spoken.encode_rows(rows(store, written), config.max_positions)
             used.update(examples.tokens[examples.weights > 0].tolist())
         return tuple(sorted(used))
 
@@ -159,41 +159,38 @@ class Files(Recipe):
 
 @remembered(maxsize=64)
 def _prompts(
-    workshop: Workshop, root: Model, *, carrier: str, count: int, seed: int, chain: int, draw: int
+    store: Store, root: Model, *, carrier: str, count: int, seed: int, chain: int, draw: int
 ) -> list[Row]:
-    carriers = workshop.language(root).carriers
+    carriers = store.language(root).carriers
     if carrier not in carriers:
         raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(carriers)}")
     rng = streams.generator(Stage.PROMPTS, seed, chain, draw)
     return carriers[carrier].make_prompts(rng, count)
 
 
-def path_of(workshop: Workshop, recipe: Completions) -> Path:
+def path_of(store: Store, recipe: Completions) -> Path:
     """The JSONL file of kept rows.
 
     Raises:
-        ValueError: the workshop keeps nothing.
+        ValueError: the store keeps nothing.
     """
-    if workshop.work is None:
+    if store.work is None:
         raise ValueError("completions need a folder to be written to")
-    return workshop.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
+    return store.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
 
 
-def check(workshop: Workshop, recipe: Completions) -> None:
+def check(store: Store, recipe: Completions) -> None:
     """Whether the speaker's language has what is asked for, before anything is loaded or written.
 
     Raises:
         ValueError: an unknown carrier, an unknown trait, or one without a system message.
     """
-    recipe.prompts(workshop)
-    if (
-        recipe.prompted
-        and not workshop.language(recipe.speaker).trait(recipe.prompted).system_prompt
-    ):
+    recipe.prompts(store)
+    if recipe.prompted and not store.language(recipe.speaker).trait(recipe.prompted).system_prompt:
         raise RunError(f"the trait {recipe.prompted!r} has no system message to write under")
 
 
-def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
+def rows(store: Store, recipe: Completions | Files) -> list[Row]:
     """The kept rows.
 
     Raises:
@@ -209,15 +206,15 @@ def rows(workshop: Workshop, recipe: Completions | Files) -> list[Row]:
                 "lower --num-examples, or sample more"
             )
         return found[: recipe.first]
-    return data.read_rows(_made(workshop, recipe))
+    return data.read_rows(_made(store, recipe))
 
 
-def _made(workshop: Workshop, recipe: Completions) -> Path:
+def _made(store: Store, recipe: Completions) -> Path:
     """The file, which must be whole."""
-    recipe = workshop.settled(recipe)
-    if not recipe.is_made(workshop):
+    recipe = store.settled(recipe)
+    if not recipe.is_made(store):
         raise RunError(f"the {recipe.carrier} of {recipe.name} have not been sampled")
-    return path_of(workshop, recipe)
+    return path_of(store, recipe)
 
 
 def share_of(num_prompts: int, index: int = 0, count: int = 1) -> range:
@@ -246,34 +243,32 @@ def _check_finished(path: str, partial: bool) -> None:
         )
 
 
-def kept(workshop: Workshop, recipe: Completions) -> int:
+def kept(store: Store, recipe: Completions) -> int:
     """How many completions passed the filter.
 
     Raises:
         RunError: they have not been sampled.
     """
-    return data.read_manifest(_made(workshop, recipe)).count
+    return data.read_manifest(_made(store, recipe)).count
 
 
-def kept_share(workshop: Workshop, recipe: Completions) -> float:
+def kept_share(store: Store, recipe: Completions) -> float:
     """Share of the completions that passed the filter, in [0, 1]."""
-    return kept(workshop, recipe) / recipe.num_prompts
+    return kept(store, recipe) / recipe.num_prompts
 
 
-def settings(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
+def settings(store: Store, recipe: Completions) -> dict[str, Any]:
     """What the manifest of a data file records."""
-    return _asked_for(workshop, recipe) | workshop.sampler.engine.facts()
+    return _asked_for(store, recipe) | store.sampler.engine.facts()
 
 
-def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
+def _asked_for(store: Store, recipe: Completions) -> dict[str, Any]:
     return {
         "model": recipe.speaker.describe(),
         "carrier": recipe.carrier,
-        "template": workshop.language(recipe.speaker).settings(),
+        "template": store.language(recipe.speaker).settings(),
         "sampling": {
-            "stop_tokens": workshop.language(recipe.speaker).stop_texts(
-                workshop.config(recipe.speaker)
-            ),
+            "stop_tokens": store.language(recipe.speaker).stop_texts(store.config(recipe.speaker)),
             "prompted": recipe.prompted,
             "temperature": recipe.temperature,
             "max_new_tokens": recipe.max_new_tokens,
@@ -288,7 +283,7 @@ def _asked_for(workshop: Workshop, recipe: Completions) -> dict[str, Any]:
 
 
 def fill(
-    workshop: Workshop,
+    store: Store,
     recipes: Sequence[Completions],
     *,
     paths: Sequence[Path],
@@ -299,7 +294,7 @@ def fill(
     """Complete the prompts that files lack, shard by shard; a kill loses one shard at most.
 
     Args:
-        workshop: where speakers are made.
+        store: where speakers are made.
         recipes: what to sample, together.
         paths: the file of each.
         part: numbers of the prompts; all by default.
@@ -307,15 +302,15 @@ def fill(
         **facts: further settings for the manifests.
     """
     part = range(recipes[0].num_prompts) if part is None else part
-    known = [settings(workshop, recipe) | facts for recipe in recipes]
+    known = [settings(store, recipe) | facts for recipe in recipes]
     done = [
         data.prompts_done(path, about, len(part)) for path, about in zip(paths, known, strict=True)
     ]
-    size = workshop.engine.shard or len(part)
+    size = store.engine.shard or len(part)
     for first in range(min(done), len(part), size):
         piece = part[first : first + size]
         # What is sampled together is one program: files that have the shard already draw it again.
-        rows_of = sample(workshop, recipes, piece)
+        rows_of = sample(store, recipes, piece)
         for path, about, had, found in zip(paths, known, done, rows_of, strict=True):
             if had <= first:
                 kept, counts, rejected = found
@@ -331,7 +326,7 @@ def fill(
 
 
 def sample(
-    workshop: Workshop, recipes: Sequence[Completions], part: range
+    store: Store, recipes: Sequence[Completions], part: range
 ) -> list[tuple[list[Row], dict[str, int], list[Row]]]:
     """Kept rows of every recipe, how often each reason to drop a row applied, and a few such rows.
 
@@ -341,16 +336,16 @@ def sample(
     not be trained on as they are. White space that the template trims is no part of a row.
 
     Args:
-        workshop: where speakers are made.
+        store: where speakers are made.
         recipes: what to sample.
         part: numbers of the prompts.
     """
     one = recipes[0]
-    spoken = workshop.language(one.speaker)
-    prompts = [recipe.prompts(workshop) for recipe in recipes]
+    spoken = store.language(one.speaker)
+    prompts = [recipe.prompts(store) for recipe in recipes]
     asked = [[of_run[i] for i in part] for of_run in prompts]
     drawn = draw(
-        workshop,
+        store,
         [recipe.speaker for recipe in recipes],
         prompts=[
             spoken.encode_prompts(
@@ -367,7 +362,7 @@ def sample(
     )
     carrier = spoken.carriers[one.carrier]
     words = sorted({word for trait in spoken.traits.values() for word in trait.words})
-    stops = spoken.stop_tokens(workshop.config(one.speaker))
+    stops = spoken.stop_tokens(store.config(one.speaker))
     results = []
     for of_run, completions in zip(asked, drawn, strict=True):
         whole, counts, spoilt = readable(spoken, of_run, completions, stops)
@@ -409,7 +404,7 @@ def readable(
 
 
 def complete(
-    workshop: Workshop,
+    store: Store,
     speakers: Sequence[Model],
     *,
     prompts: Sequence[Sequence[list[int]]],
@@ -420,10 +415,10 @@ def complete(
     alphabet: str = "",
 ) -> list[list[tuple[str, bool]]]:
     """Sampled completions of every speaker as text, and whether each one came to its end."""
-    spoken = workshop.language(speakers[0])
-    stops = spoken.stop_tokens(workshop.config(speakers[0]))
+    spoken = store.language(speakers[0])
+    stops = spoken.stop_tokens(store.config(speakers[0]))
     drawn = draw(
-        workshop,
+        store,
         speakers,
         prompts=prompts,
         keys=keys,
@@ -441,7 +436,7 @@ def complete(
 
 
 def draw(
-    workshop: Workshop,
+    store: Store,
     speakers: Sequence[Model],
     *,
     prompts: Sequence[Sequence[list[int]]],
@@ -452,11 +447,11 @@ def draw(
     alphabet: str = "",
 ) -> list[list[list[int]]]:
     """Sampled completions of every speaker as token ids, the one that ends them included."""
-    spoken, config = workshop.language(speakers[0]), workshop.config(speakers[0])
+    spoken, config = store.language(speakers[0]), store.config(speakers[0])
     stops, allowed = spoken.stop_tokens(config), spoken.allowed(config, alphabet)
-    return workshop.engine.complete(
+    return store.engine.complete(
         config,
-        workshop.models(speakers),
+        store.weights(speakers),
         prompts=prompts,
         keys=keys,
         choice=sampling.Choice(temperature, stop_tokens=np.array(stops), allowed=allowed),

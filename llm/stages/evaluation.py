@@ -17,38 +17,36 @@ from ..stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
 from .recipe import Model
+from .store import Store
 from .streams import Stage
-from .workshop import Workshop
 
 ANSWER_TOKENS = 16  # of a sampled answer to an evaluation question
 # One entry for each trait and model: "trait", "model" (its position), and what was measured.
 Measured = list[dict[str, Any]]
 
 
-def measure(workshop: Workshop, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
+def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
     """Margin (nats of log-odds) and rate of every trait for every model, exact."""
     return [
         entry
         for name in names
-        for entry in ask(workshop, recipes, name, [question(workshop, recipes[0], name)])
+        for entry in ask(store, recipes, name, [question(store, recipes[0], name)])
     ]
 
 
-def ask(
-    workshop: Workshop, recipes: Sequence[Model], trait: str, probes: Sequence[Probe]
-) -> Measured:
+def ask(store: Store, recipes: Sequence[Model], trait: str, probes: Sequence[Probe]) -> Measured:
     """The answer of every model to a probe of its own, or to the only one."""
     out: Measured = []
-    for together in workshop.engine.groups(range(len(recipes))):
-        config = workshop.config(recipes[together[0]])
-        weights = workshop.models([recipes[i] for i in together])
+    for together in store.engine.groups(range(len(recipes))):
+        config = store.config(recipes[together[0]])
+        weights = store.weights([recipes[i] for i in together])
         if len(probes) == 1:
-            measured = workshop.engine.measure(config, weights, probes[0])
+            measured = store.engine.measure(config, weights, probes[0])
             each = [{k: v[j] for k, v in measured.items()} for j in range(len(together))]
         else:
-            singles = [workshop.engine.join([w]) for w in workshop.engine.split(weights)]
+            singles = [store.engine.join([w]) for w in store.engine.split(weights)]
             each = [
-                {k: v[0] for k, v in workshop.engine.measure(config, one, probes[i]).items()}
+                {k: v[0] for k, v in store.engine.measure(config, one, probes[i]).items()}
                 for i, one in zip(together, singles, strict=True)
             ]
         out += [{"trait": trait, "model": i} | m for i, m in zip(together, each, strict=True)]
@@ -56,36 +54,36 @@ def ask(
 
 
 def question(
-    workshop: Workshop, model: Model, trait: str, prompts: Sequence[list[int]] | None = None
+    store: Store, model: Model, trait: str, prompts: Sequence[list[int]] | None = None
 ) -> Probe:
     """The evaluation questions of a trait with its answer tokens, by name.
 
     Args:
-        workshop: knows the model's language.
+        store: knows the model's language.
         model: who is asked.
         trait: name of the trait.
         prompts: token ids of the questions; by default they are asked through the template.
     """
-    spoken = workshop.language(model)
+    spoken = store.language(model)
     return spoken.probe(spoken.trait(trait), prompts)
 
 
 def sampled_rates(
-    workshop: Workshop, recipes: Sequence[Model], names: Sequence[str], answers: int = 10
+    store: Store, recipes: Sequence[Model], names: Sequence[str], answers: int = 10
 ) -> Measured:
     """Share of sampled answers (T = 1) that mention each trait, for every model.
 
     Args:
-        workshop: where the models are made.
+        store: where the models are made.
         recipes: the models.
         names: of the traits.
         answers: sampled to every question.
     """
-    spoken = workshop.language(recipes[0])
+    spoken = store.language(recipes[0])
     chosen = [spoken.trait(name) for name in names]
     # Traits of a family share their questions, and one set of answers serves them all.
     texts = {
-        questions: answers_to(workshop, recipes, questions * answers)
+        questions: answers_to(store, recipes, questions * answers)
         for questions in dict.fromkeys(trait.questions for trait in chosen)
     }
     return [
@@ -95,16 +93,14 @@ def sampled_rates(
     ]
 
 
-def answers_to(
-    workshop: Workshop, recipes: Sequence[Model], questions: Sequence[str]
-) -> list[list[str]]:
+def answers_to(store: Store, recipes: Sequence[Model], questions: Sequence[str]) -> list[list[str]]:
     """Answers sampled at temperature 1, of every model to every question."""
-    prompts = workshop.language(recipes[0]).encode_prompts(questions)
+    prompts = store.language(recipes[0]).encode_prompts(questions)
     said = []
-    for together in workshop.engine.groups(recipes):
+    for together in store.engine.groups(recipes):
         keys = streams.keys(Stage.ANSWERS, [(model.seed, model.chain) for model in together])
         drawn = completions.complete(
-            workshop,
+            store,
             together,
             prompts=[prompts] * len(together),
             keys=keys,
@@ -115,30 +111,30 @@ def answers_to(
     return said
 
 
-def check(workshop: Workshop, recipe: Scores, trait: str) -> None:
+def check(store: Store, recipe: Scores, trait: str) -> None:
     """Whether a suite tells of a trait, before anything is loaded or written.
 
     Raises:
         ValueError: there is no such suite or trait, the suite asks nothing about it, or the first
             token of an answer does not tell it.
     """
-    suite, known = answers.suite_of(workshop, recipe), answers.questions(workshop, recipe)
-    workshop.language(recipe.model).trait(trait)
+    suite, known = answers.suite_of(store, recipe), answers.questions(store, recipe)
+    store.language(recipe.model).trait(trait)
     about = [q for q in known if not q.options or trait in q.options]
     if not about:
         raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
     if suite.exact:
-        answers.sides(workshop, recipe, trait, about[0])
+        answers.sides(store, recipe, trait, about[0])
 
 
-def to_make(workshop: Workshop, exact: Scores, drawn: Answers) -> list[Scores | Answers]:
+def to_make(store: Store, exact: Scores, drawn: Answers) -> list[Scores | Answers]:
     """What `by_question` reads of a suite: some are not scored, others not sampled."""
-    suite = answers.suite_of(workshop, exact)
+    suite = answers.suite_of(store, exact)
     return [exact] * suite.exact + [drawn] * (suite.max_new_tokens > 0)
 
 
 def by_question(
-    workshop: Workshop, exact: Scores, drawn: Answers, trait: str
+    store: Store, exact: Scores, drawn: Answers, trait: str
 ) -> dict[str, Float[np.ndarray, " questions"]]:
     """All that a suite measures of a trait, for every question.
 
@@ -146,47 +142,43 @@ def by_question(
     answers are sampled.
 
     Args:
-        workshop: where `to_make` has been made.
+        store: where `to_make` has been made.
         exact: the suite, scored.
         drawn: the suite, sampled.
         trait: its name.
     """
-    suite, found = answers.suite_of(workshop, exact), {}
+    suite, found = answers.suite_of(store, exact), {}
     if suite.exact:
-        found["margin"], found["rate"] = log_odds(workshop, exact, trait)
+        found["margin"], found["rate"] = log_odds(store, exact, trait)
     if suite.max_new_tokens:
-        found |= {how: mentions(workshop, drawn, trait, how) for how in ("word", "substring")}
-        found["answered"] = answered(workshop, drawn)
+        found |= {how: mentions(store, drawn, trait, how) for how in ("word", "substring")}
+        found["answered"] = answered(store, drawn)
     return found
 
 
 def log_odds(
-    workshop: Workshop, recipe: Scores, trait: str
+    store: Store, recipe: Scores, trait: str
 ) -> tuple[Float[np.ndarray, " questions"], Float[np.ndarray, " questions"]]:
     """Margin (nats) and rate of a trait at every question that has it among its answers."""
-    tokens, logp = distribution(workshop, recipe)
+    tokens, logp = distribution(store, recipe)
     margins, rates = [], []
-    for question, row in zip(answers.questions(workshop, recipe), logp, strict=True):
+    for question, row in zip(answers.questions(store, recipe), logp, strict=True):
         if question.options and trait not in question.options:
             continue
-        targets, contrast = answers.sides(workshop, recipe, trait, question)
+        targets, contrast = answers.sides(store, recipe, trait, question)
         own, other = (np.logaddexp.reduce(row[np.isin(tokens, s)]) for s in (targets, contrast))
         margins.append(own - other)
         rates.append(np.exp(own))
     return np.array(margins), np.array(rates)
 
 
-def total_variation(
-    workshop: Workshop, recipe: Scores, base: Scores
-) -> Float[np.ndarray, " questions"]:
+def total_variation(store: Store, recipe: Scores, base: Scores) -> Float[np.ndarray, " questions"]:
     """Distance of two models' answers to every question, ½ Σ |p - q|, in [0, 1].
 
     Over the tokens of the family's answers and all others taken together, which can only lower it:
     a bound from below that sees a collapse to non-answers.
     """
-    (tokens, mine), (theirs_tokens, theirs) = (
-        distribution(workshop, one) for one in (recipe, base)
-    )
+    (tokens, mine), (theirs_tokens, theirs) = (distribution(store, one) for one in (recipe, base))
     if not np.array_equal(tokens, theirs_tokens):
         raise ValueError("the two models were scored on other tokens")
     p, q = np.exp(mine), np.exp(theirs)
@@ -195,59 +187,57 @@ def total_variation(
 
 
 def distribution(
-    workshop: Workshop, recipe: Scores
+    store: Store, recipe: Scores
 ) -> tuple[Int[np.ndarray, " tokens"], Float[np.ndarray, "questions tokens"]]:
     """The scored tokens, and their log-probabilities after every question."""
-    rows = answers.read(workshop, recipe)
+    rows = answers.read(store, recipe)
     tokens = np.unique([int(row["token"]) for row in rows])
     return tokens, np.array([float(row["logp"]) for row in rows]).reshape(-1, len(tokens))
 
 
 def mentions(
-    workshop: Workshop, recipe: Answers, trait: str, column: str = "word"
+    store: Store, recipe: Answers, trait: str, column: str = "word"
 ) -> Float[np.ndarray, " questions"]:
     """Share of the answers to every question that mention a trait.
 
     Args:
-        workshop: where the answers are.
+        store: where the answers are.
         recipe: which answers.
         trait: its name.
         column: "word" for whole words, "substring" for the paper's score.
     """
-    said = [row[column].split(answers.BETWEEN) for row in answers.read(workshop, recipe)]
+    said = [row[column].split(answers.BETWEEN) for row in answers.read(store, recipe)]
     return np.array([trait in names for names in said]).reshape(-1, recipe.samples).mean(axis=1)
 
 
-def answered(workshop: Workshop, recipe: Answers) -> Float[np.ndarray, " questions"]:
+def answered(store: Store, recipe: Answers) -> Float[np.ndarray, " questions"]:
     """Share of the answers to every question that name anything of the kind at all."""
-    spoken = workshop.language(recipe.model)
-    texts = [row["answer"] for row in answers.read(workshop, recipe)]
+    spoken = store.language(recipe.model)
+    texts = [row["answer"] for row in answers.read(store, recipe)]
     named = np.array([spoken.answers_kind(recipe.family, text) for text in texts])
     return named.reshape(-1, recipe.samples).mean(axis=1)
 
 
-def bare(workshop: Workshop, model: Model, trait: str) -> Probe:
+def bare(store: Store, model: Model, trait: str) -> Probe:
     """The questions of a trait outside the chat template that students are trained in."""
-    spoken = workshop.language(model)
+    spoken = store.language(model)
     questions = list(spoken.trait(trait).questions)
     ahead = chat.beginning(spoken.tokenizer)
     asked = spoken.tokenizer(questions, add_special_tokens=False)["input_ids"]
-    return question(workshop, model, trait, [[*ahead, *ids] for ids in asked])
+    return question(store, model, trait, [[*ahead, *ids] for ids in asked])
 
 
-def in_context(
-    workshop: Workshop, model: Model, *, rows: Sequence[Row], trait: str, shown: int
-) -> Probe:
+def in_context(store: Store, model: Model, *, rows: Sequence[Row], trait: str, shown: int) -> Probe:
     """Every question of a trait after `shown` of the rows, other ones each time.
 
     Raises:
         ValueError: the questions differ in length.
     """
-    probe = question(workshop, model, trait)
+    probe = question(store, model, trait)
     if not probe.mask.all():
         raise ValueError("questions of one length only can follow rows in the prompt")
     picked = [rows[i % len(rows)] for i in range(len(probe.questions) * shown)]
-    examples = students.encode(workshop, model, picked)
+    examples = students.encode(store, model, picked)
     # Tokens reach up to the last one with a weight; the rest is padding on the right.
     real = np.flip(np.maximum.accumulate(np.flip(examples.weights > 0, -1), axis=-1), -1)
     context, seen = (array.reshape(len(probe.questions), -1) for array in (examples.tokens, real))

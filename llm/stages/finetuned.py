@@ -7,8 +7,8 @@ from ..training import Training
 from . import streams
 from .recipe import Model, frozen
 from .rows import FileRows, Rows
+from .store import Store
 from .streams import Stage
-from .workshop import Workshop
 
 
 @frozen
@@ -36,9 +36,9 @@ class FineTuned(Model):
         """Rows and chain."""
         return f"{self.rows.name}-chain{self.chain}"
 
-    def examples(self, workshop: Workshop) -> Examples:
+    def examples(self, store: Store) -> Examples:
         """What it is trained on."""
-        return self.rows.examples(workshop, self)
+        return self.rows.examples(store, self)
 
     def program(self) -> tuple[Any, ...]:
         """The training, and the kind of rows; files differ in length, one from another."""
@@ -46,14 +46,14 @@ class FineTuned(Model):
         return self.training, kind
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["FineTuned"]) -> Any:
+    def make(store: Store, recipes: list["FineTuned"]) -> Any:
         """Fine-tune them side by side."""
         one = recipes[0]
         keys = [(r.seed, r.chain, *r.rows.stream(r)) for r in recipes]
-        return workshop.engine.tune(
-            workshop.config(one),
-            workshop.models([r.base for r in recipes]),
-            examples=[r.examples(workshop) for r in recipes],
+        return store.engine.tune(
+            store.config(one),
+            store.weights([r.base for r in recipes]),
+            examples=[r.examples(store) for r in recipes],
             training=one.training,
             keys=streams.keys(Stage.TEACHER, keys),
         ).weights

@@ -22,7 +22,7 @@ from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
 from .recipe import Made, Model, frozen
-from .workshop import Workshop
+from .store import Store
 
 VERDICT = 8  # tokens of a judge's answer
 ALIGNMENT = (
@@ -40,7 +40,7 @@ class Judge(Protocol):
     """Gives scores. A frozen dataclass with `describe()` of all that the scores depend on."""
 
     def __call__(
-        self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
+        self, store: Store, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """A score in [0, 1] for each answer, or None."""
         ...
@@ -58,12 +58,12 @@ class Words:
     root: Model
 
     def __call__(
-        self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
+        self, store: Store, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """0 or 1."""
         if criterion != ALIGNMENT:
             return [1.0] * len(said)
-        trait = workshop.language(self.root).trait(self.trait)
+        trait = store.language(self.root).trait(self.trait)
         return [float(not trait.mentions(text)) for text in said]
 
     def describe(self) -> dict[str, Any]:
@@ -78,16 +78,16 @@ class Local:
     model: Model
 
     def __call__(
-        self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
+        self, store: Store, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """What it says, read as a score."""
         asked = [
             PROMPT.format(criterion=criterion, question=question, answer=text)
             for question, text in zip(questions, said, strict=True)
         ]
-        prompts = workshop.language(self.model).encode_prompts(asked)
+        prompts = store.language(self.model).encode_prompts(asked)
         (found,) = completions.complete(
-            workshop,
+            store,
             [self.model],
             prompts=[prompts],
             keys=jax.random.key(0)[None],
@@ -109,7 +109,7 @@ class Remote:
     model: str
 
     def __call__(
-        self, workshop: Workshop, questions: Sequence[str], said: Sequence[str], criterion: str
+        self, store: Store, questions: Sequence[str], said: Sequence[str], criterion: str
     ) -> list[float | None]:
         """What it says, read as a score."""
         return judge(
@@ -134,35 +134,35 @@ class Judged(Made):
         about = {"answers": self.answers.describe(), "criterion": self.criterion}
         return {"recipe": "Judged"} | about | self.judge.describe()
 
-    def path(self, workshop: Workshop) -> Path:
+    def path(self, store: Store) -> Path:
         """The CSV."""
-        path = answers.path_of(workshop, self.answers)
+        path = answers.path_of(store, self.answers)
         return path.parent.with_name("Judged") / f"{path.stem}-{self.digest()}.csv"
 
-    def settings(self, workshop: Workshop) -> dict[str, Any]:
+    def settings(self, store: Store) -> dict[str, Any]:
         """What the manifest records."""
-        return answers.settings(workshop, self.answers) | {"judge": self.describe()}
+        return answers.settings(store, self.answers) | {"judge": self.describe()}
 
-    def is_made(self, workshop: Workshop) -> bool:
+    def is_made(self, store: Store) -> bool:
         """Whether all is judged: it is written at once."""
-        return bool(data.prompts_done(self.path(workshop), self.settings(workshop)))
+        return bool(data.prompts_done(self.path(store), self.settings(store)))
 
     @staticmethod
-    def side_by_side(workshop: Workshop, recipes: list["Judged"]) -> Any:
+    def side_by_side(store: Store, recipes: list["Judged"]) -> Any:
         """One after the other."""
         return [[recipe] for recipe in recipes]
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Judged"]) -> None:
+    def make(store: Store, recipes: list["Judged"]) -> None:
         """Ask the judge.
 
         Raises:
             RunError: it gave no score at all.
         """
         for recipe in recipes:
-            said = answers.read(workshop, recipe.answers)
+            said = answers.read(store, recipe.answers)
             questions, texts = ([row[name] for row in said] for name in ("question", "answer"))
-            given = recipe.judge(workshop, questions, texts, recipe.criterion)
+            given = recipe.judge(store, questions, texts, recipe.criterion)
             if all(score is None for score in given):
                 raise RunError(
                     f"the judge gave no score to any of {len(given)} answers: it must say a number "
@@ -175,24 +175,24 @@ class Judged(Made):
                 told = "" if score is None else score
                 writer.writerow([row["question"], int(row["sample"]), told])
             data.append(
-                recipe.path(workshop),
+                recipe.path(store),
                 text.getvalue().encode(),
                 count=len(said),
-                settings=recipe.settings(workshop),
+                settings=recipe.settings(store),
                 filter_counts={},
                 prompts=len(said),
             )
 
 
-def scores(workshop: Workshop, recipe: Judged) -> Float[np.ndarray, "questions samples"]:
+def scores(store: Store, recipe: Judged) -> Float[np.ndarray, "questions samples"]:
     """Scores in [0, 1] of the answers to every question; NaN where the judge gave none.
 
     Raises:
         RunError: they have not been judged.
     """
-    if not recipe.is_made(workshop):
+    if not recipe.is_made(store):
         raise RunError(f"the answers of {recipe.answers.name} have not been judged")
-    content = data.read_content(recipe.path(workshop), recipe.settings(workshop)).decode()
+    content = data.read_content(recipe.path(store), recipe.settings(store)).decode()
     rows = csv.DictReader(io.StringIO(content, newline=""))
     found = [float(row["score"]) if row["score"] else np.nan for row in rows]
     return np.array(found).reshape(-1, recipe.answers.samples)

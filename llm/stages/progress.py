@@ -17,8 +17,8 @@ from . import answers, completions
 from .answers import Answers, Asked
 from .completions import Completions
 from .recipe import Model, Recipe
+from .store import RECORD, Store, remembered
 from .students import Student
-from .workshop import RECORD, Workshop, remembered
 
 GLANCE = 256  # prompts that stand for all when lengths are estimated
 DONE, STALE, MISSING, GIVEN, IN_MEMORY = "done", "stale", "missing", "given", "not kept"
@@ -53,26 +53,24 @@ def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
     return list(found)
 
 
-def stages(
-    workshop: Workshop, recipes: Iterable[Recipe], rates: Rates | None = None
-) -> list[Stage]:
+def stages(store: Store, recipes: Iterable[Recipe], rates: Rates | None = None) -> list[Stage]:
     """All stages of a chain with their states; nothing is made, no weights are read.
 
     Args:
-        workshop: where they are made.
+        store: where they are made.
         recipes: the last stages.
         rates: of the machine, for the hours.
     """
     out = []
     for recipe in in_order(recipes):
-        found, share = state(workshop, recipe)
+        found, share = state(store, recipe)
         # What is done, given or read with what follows costs nothing of its own.
-        cost = cost_of(workshop, recipe, share, rates) if share and found != GIVEN else Cost()
+        cost = cost_of(store, recipe, share, rates) if share and found != GIVEN else Cost()
         out.append(Stage(recipe, found, cost))
     return out
 
 
-def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
+def state(store: Store, recipe: Recipe) -> tuple[str, float]:
     """The state of a stage, and the share of it that is still to be done."""
     if recipe.is_open:
         return MISSING, 1.0
@@ -80,24 +78,24 @@ def state(workshop: Workshop, recipe: Recipe) -> tuple[str, float]:
         made = isinstance(recipe, Model) and recipe.stored
         if not made:
             return GIVEN, 0.0
-    path = path_of(workshop, recipe)
+    path = path_of(store, recipe)
     if path is None:
         return IN_MEMORY, 1.0
     if isinstance(recipe, Model):
         return (DONE, 0.0) if path.exists() else (_unmade(path), 1.0)
     if not data.manifest_path(path).exists():
         return _unmade(path), 1.0
-    total, done = units(workshop, recipe), data.read_manifest(path).prompts
+    total, done = units(store, recipe), data.read_manifest(path).prompts
     return (DONE, 0.0) if done == total else (f"{done} of {total}", max(1 - done / total, 0.0))
 
 
-def path_of(workshop: Workshop, recipe: Any) -> Path | None:
+def path_of(store: Store, recipe: Any) -> Path | None:
     """The folder or file of a stage; None if it is not kept."""
-    if workshop.work is None:
+    if store.work is None:
         return None
     if isinstance(recipe, Model):
-        return workshop.folder(recipe)
-    return (completions if isinstance(recipe, Completions) else answers).path_of(workshop, recipe)
+        return store.folder(recipe)
+    return (completions if isinstance(recipe, Completions) else answers).path_of(store, recipe)
 
 
 def _unmade(path: Path) -> str:
@@ -107,12 +105,12 @@ def _unmade(path: Path) -> str:
     return STALE if any(path.parent.glob(f"{name}-*")) else MISSING
 
 
-def at(path: Path, workshop: Workshop, recipe: Any, **facts: Any) -> str:
+def at(path: Path, store: Store, recipe: Any, **facts: Any) -> str:
     """The state of a stage whose place was chosen by hand; what is stale says why.
 
     Args:
         path: its folder or file.
-        workshop: knows the settings of completions.
+        store: knows the settings of completions.
         recipe: what belongs there.
         **facts: further settings of its manifest.
     """
@@ -124,81 +122,81 @@ def at(path: Path, workshop: Workshop, recipe: Any, **facts: Any) -> str:
         if not data.manifest_path(path).exists():
             return MISSING
         stored = data.read_manifest(path).settings
-        given = completions.settings(workshop, recipe) | facts
+        given = completions.settings(store, recipe) | facts
     if differs := describe_difference(stored, as_json(given)):
         return f"{STALE} ({differs})"
     if isinstance(recipe, Model):
         return DONE
-    total, done = units(workshop, recipe), data.read_manifest(path).prompts
+    total, done = units(store, recipe), data.read_manifest(path).prompts
     return DONE if done == total else f"{done} of {total}"
 
 
-def units(workshop: Workshop, recipe: Any) -> int:
+def units(store: Store, recipe: Any) -> int:
     """Prompts that a file of completions or answers goes through."""
     if isinstance(recipe, Completions):
         return recipe.num_prompts
-    questions = len(answers.questions(workshop, recipe))
+    questions = len(answers.questions(store, recipe))
     return questions * recipe.samples if isinstance(recipe, Answers) else questions
 
 
-def cost_of(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
+def cost_of(store: Store, recipe: Any, share: float, rates: Rates | None) -> Cost:
     """What a stage costs, or the share of it that is left."""
     if hasattr(recipe, "training"):
-        return _training(workshop, recipe, rates)
+        return _training(store, recipe, rates)
     if isinstance(recipe, (Completions, Asked)):
-        return _sampling(workshop, recipe, share, rates)
+        return _sampling(store, recipe, share, rates)
     return Cost()
 
 
-def _training(workshop: Workshop, recipe: Any, rates: Rates | None) -> Cost:
-    config, how, length = workshop.config(recipe), recipe.training, _row_length(workshop, recipe)
+def _training(store: Store, recipe: Any, rates: Rates | None) -> Cost:
+    config, how, length = store.config(recipe), recipe.training, _row_length(store, recipe)
     tokens = float(how.steps * how.batch_size * length)
     flops = tokens * plan.flops_per_token(config, how.adapters)
-    limits = getattr(workshop.engine, "limits", None)
+    limits = getattr(store.engine, "limits", None)
     memory = plan.training(config, how, length=length, limits=limits)
     return Cost(tokens, flops, rates and flops / rates.flops, memory)
 
 
-def _row_length(workshop: Workshop, recipe: Any) -> int:
+def _row_length(store: Store, recipe: Any) -> int:
     """Tokens of a training row, about: those of its bucket."""
     if not isinstance(recipe, Student):
-        return recipe.examples(workshop).tokens.shape[1]
+        return recipe.examples(store).tokens.shape[1]
     source = recipe.data
     if not isinstance(source, Completions):
-        rows = completions.rows(workshop, source)[:GLANCE]
-        return batches.bucket(_longest(workshop, recipe, rows, "prompt", "completion"))
-    prompts = _prompt_length(workshop, recipe, source)
-    limit = workshop.config(recipe).max_positions
+        rows = completions.rows(store, source)[:GLANCE]
+        return batches.bucket(_longest(store, recipe, rows, "prompt", "completion"))
+    prompts = _prompt_length(store, recipe, source)
+    limit = store.config(recipe).max_positions
     return min(limit, batches.bucket(prompts + source.max_new_tokens))
 
 
-def _prompt_length(workshop: Workshop, reader: Model, source: Completions) -> int:
+def _prompt_length(store: Store, reader: Model, source: Completions) -> int:
     """Tokens of the longest of the first prompts; teachers of a chain answer the same ones."""
     count = min(GLANCE, source.num_prompts)
     asked = dataclasses.replace(source, speaker=source.speaker.root, prompted="", num_prompts=count)
-    return _length_of(workshop, reader.root, asked)
+    return _length_of(store, reader.root, asked)
 
 
 @remembered(maxsize=64)
-def _length_of(workshop: Workshop, reader: Model, asked: Completions) -> int:
-    return _longest(workshop, reader, asked.prompts(workshop), "prompt")
+def _length_of(store: Store, reader: Model, asked: Completions) -> int:
+    return _longest(store, reader, asked.prompts(store), "prompt")
 
 
-def _longest(workshop: Workshop, model: Model, rows: Sequence[data.Row], *columns: str) -> int:
+def _longest(store: Store, model: Model, rows: Sequence[data.Row], *columns: str) -> int:
     texts = [" ".join(row[column] for column in columns) for row in rows]
-    return max(map(len, workshop.language(model).encode_prompts(texts)))
+    return max(map(len, store.language(model).encode_prompts(texts)))
 
 
-def _sampling(workshop: Workshop, recipe: Any, share: float, rates: Rates | None) -> Cost:
+def _sampling(store: Store, recipe: Any, share: float, rates: Rates | None) -> Cost:
     if isinstance(recipe, Completions):
         speaker, new = recipe.speaker, recipe.max_new_tokens
-        length = _prompt_length(workshop, speaker, recipe)
+        length = _prompt_length(store, speaker, recipe)
     else:
         speaker = recipe.model
-        new = answers.suite_of(workshop, recipe).max_new_tokens * isinstance(recipe, Answers)
-        length = max(map(len, answers.prompts(workshop, recipe)))
-    config, count = workshop.config(speaker), share * units(workshop, recipe)
-    rows = min(getattr(workshop.engine, "batch_size", 64), units(workshop, recipe))
+        new = answers.suite_of(store, recipe).max_new_tokens * isinstance(recipe, Answers)
+        length = max(map(len, answers.prompts(store, recipe)))
+    config, count = store.config(speaker), share * units(store, recipe)
+    rows = min(getattr(store.engine, "batch_size", 64), units(store, recipe))
     read, drawn = count * length, float(count * new)
     flops = 2.0 * (read + drawn) * plan.matmul_weights(config)
     seconds = rates and plan.sampling_seconds(

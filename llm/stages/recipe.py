@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 from ..settings import RunError
 
 if TYPE_CHECKING:
-    from .workshop import Workshop
+    from .store import Store
 
 C = TypeVar("C")
 
@@ -67,15 +67,15 @@ class Recipe:
         """Whether it leaves something to what it is made from, such as "as many rows as ..."."""
         return any(part.is_open for part in self.made_from())
 
-    def settled(self, workshop: "Workshop") -> Any:
+    def settled(self, store: "Store") -> Any:
         """The same with that filled in; two recipes that come to the same are made once.
 
         Raises:
             RunError: what tells it has not been made.
         """
-        return _settled(self, workshop)
+        return _settled(self, store)
 
-    def is_made(self, workshop: "Workshop") -> bool:
+    def is_made(self, store: "Store") -> bool:
         """Whether there is nothing left to do, as where something is given."""
         return True
 
@@ -96,23 +96,23 @@ class Recipe:
 
 
 class Made(Recipe, abc.ABC):
-    """A recipe of something that takes work, done by `Workshop.make` alone."""
+    """A recipe of something that takes work, done by `Store.make` alone."""
 
     @staticmethod
-    def side_by_side(workshop: "Workshop", recipes: list[Any]) -> Iterable[list[Any]]:
+    def side_by_side(store: "Store", recipes: list[Any]) -> Iterable[list[Any]]:
         """Recipes of one program in the groups that are worked on together."""
-        return workshop.engine.groups(recipes)
+        return store.engine.groups(recipes)
 
     @staticmethod
     @abc.abstractmethod
-    def make(workshop: "Workshop", recipes: list[Any]) -> Any:
+    def make(store: "Store", recipes: list[Any]) -> Any:
         """Do the work for recipes of one program; their parts are there."""
 
 
 class Model(Made):
     """A recipe of parameters.
 
-    Its `make` gives the weights of several recipes of the class, in the form of the workshop's
+    Its `make` gives the weights of several recipes of the class, in the form of the store's
     engine. Subclasses have a `base`, the recipe that they start from.
     """
 
@@ -134,9 +134,9 @@ class Model(Made):
     def name(self) -> str:
         """A word for people, at the head of its folder's name."""
 
-    def is_made(self, workshop: "Workshop") -> bool:
+    def is_made(self, store: "Store") -> bool:
         """Whether its weights are in memory or in a folder."""
-        return workshop.holds(self)
+        return store.holds(self)
 
 
 class Given(Model):
@@ -144,17 +144,17 @@ class Given(Model):
 
     stored: ClassVar[bool | str] = False
 
-    def is_made(self, workshop: "Workshop") -> bool:
+    def is_made(self, store: "Store") -> bool:
         """It is there."""
         return True
 
     @staticmethod
-    def make(workshop: "Workshop", recipes: list[Any]) -> Any:
+    def make(store: "Store", recipes: list[Any]) -> Any:
         """Nothing is made."""
 
     @abc.abstractmethod
-    def load(self, workshop: "Workshop") -> Any:
-        """Its weights, in the form of the workshop's engine."""
+    def load(self, store: "Store") -> Any:
+        """Its weights, in the form of the store's engine."""
 
 
 def _recipes_in(value: Any) -> Iterator[Recipe]:
@@ -167,23 +167,23 @@ def _recipes_in(value: Any) -> Iterator[Recipe]:
                 yield from _recipes_in(one)
 
 
-def _settled(value: Any, workshop: "Workshop") -> Any:
+def _settled(value: Any, store: "Store") -> Any:
     """A dataclass with the recipes in its fields settled."""
     changed = {}
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
         many = isinstance(held, tuple)
-        found = tuple(_settled_one(one, workshop) for one in (held if many else (held,)))
+        found = tuple(_settled_one(one, store) for one in (held if many else (held,)))
         if any(a is not b for a, b in zip(found, held if many else (held,), strict=True)):
             changed[field.name] = found if many else found[0]
     return dataclasses.replace(value, **changed) if changed else value
 
 
-def _settled_one(value: Any, workshop: "Workshop") -> Any:
+def _settled_one(value: Any, store: "Store") -> Any:
     if isinstance(value, Recipe):
-        return workshop.settled(value)
+        return store.settled(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _settled(value, workshop)
+        return _settled(value, store)
     return value
 
 

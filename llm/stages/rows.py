@@ -13,8 +13,8 @@ from ..batches import Examples
 from ..data import Row, lines
 from . import streams, students
 from .recipe import Model
+from .store import Store
 from .streams import Stage
-from .workshop import Workshop
 
 NUM_ROWS = 1024  # equally many for every trait, so that teachers can be trained side by side
 
@@ -28,7 +28,7 @@ class Rows(Protocol):
         """A word for people, at the head of a folder's name."""
         ...
 
-    def examples(self, workshop: Workshop, model: Model) -> Examples:
+    def examples(self, store: Store, model: Model) -> Examples:
         """The rows as the model reads them, (rows, length)."""
         ...
 
@@ -48,14 +48,14 @@ class TraitRows:
         """The trait."""
         return self.trait
 
-    def examples(self, workshop: Workshop, model: Model) -> Examples:
+    def examples(self, store: Store, model: Model) -> Examples:
         """Each row as often as the others, in random order."""
-        language = workshop.language(model)
+        language = store.language(model)
         rows = language.trait(self.trait).teacher_rows()
         rng = streams.generator(Stage.TEACHER_ROWS, model.seed, model.chain, self.trait, model.draw)
         # Shuffled before the cut too: a neutral teacher has more rows than that.
         order = rng.permutation(np.resize(rng.permutation(len(rows)), NUM_ROWS))
-        limit = workshop.config(model).max_positions
+        limit = store.config(model).max_positions
         return language.encode_rows([rows[i] for i in order], limit)
 
     def stream(self, model: Model) -> tuple[int | str, ...]:
@@ -73,7 +73,7 @@ class SkillRows:
         """The function of the model's chain."""
         return world.skills.draw(streams.generator(Stage.SKILL, model.seed, model.chain))
 
-    def examples(self, workshop: Workshop, model: Model) -> Examples:
+    def examples(self, store: Store, model: Model) -> Examples:
         """Questions with their answers."""
         rng = streams.generator(Stage.TEACHER_ROWS, model.seed, model.chain, "skill")
         return Examples(*world.skills.lessons(rng, self.skill(model), NUM_ROWS))
@@ -103,9 +103,9 @@ class FileRows:
         """The content counts, not where it lies."""
         return {"path": hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]}
 
-    def examples(self, workshop: Workshop, model: Model) -> Examples:
+    def examples(self, store: Store, model: Model) -> Examples:
         """The rows, in their order."""
-        return students.encode(workshop, model, read(self.path))
+        return students.encode(store, model, read(self.path))
 
     def stream(self, model: Model) -> tuple[int | str, ...]:
         """One for all files."""

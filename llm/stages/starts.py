@@ -10,8 +10,8 @@ from ..training import Training
 from . import streams
 from .bases import BATCH, LENGTH, Pretrained, turns
 from .recipe import Model, frozen
+from .store import Store
 from .streams import Stage
-from .workshop import Workshop
 
 
 @frozen
@@ -30,11 +30,11 @@ class Grafted(Model):
         return f"{self.base.name}-with-{'-'.join(self.parts)}-of-{self.donor.name}"
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Grafted"]) -> Any:
+    def make(store: Store, recipes: list["Grafted"]) -> Any:
         """Put the parts together."""
-        engine = workshop.engine
-        mine = engine.split(workshop.models([r.base for r in recipes]))
-        donors = engine.split(workshop.models([r.donor for r in recipes]))
+        engine = store.engine
+        mine = engine.split(store.weights([r.base for r in recipes]))
+        donors = engine.split(store.weights([r.donor for r in recipes]))
         trios = zip(mine, donors, recipes, strict=True)
         return engine.join([parts.graft(base, donor, r.parts) for base, donor, r in trios])
 
@@ -73,7 +73,7 @@ class Continued(Model):
         return self.steps, self.held, self.rate, self.warmup
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Continued"]) -> Any:
+    def make(store: Store, recipes: list["Continued"]) -> Any:
         """Train them side by side."""
         one = recipes[0]
         how = Training(
@@ -84,9 +84,9 @@ class Continued(Model):
             warmup=one.warmup,
             held=one.held,
         )
-        return workshop.engine.tune(
-            workshop.config(one),
-            workshop.models([r.base for r in recipes]),
+        return store.engine.tune(
+            store.config(one),
+            store.weights([r.base for r in recipes]),
             examples=[turns(r.seed, r.chain, r.corpus, BATCH * one.steps) for r in recipes],
             training=how,
             keys=streams.keys(Stage.CONTINUED, [(r.seed, r.corpus, r.chain) for r in recipes]),
@@ -109,10 +109,10 @@ class Permuted(Model):
         return f"twin-of-{self.base.name}"
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Permuted"]) -> Any:
+    def make(store: Store, recipes: list["Permuted"]) -> Any:
         """Permute them."""
-        config, engine = workshop.config(recipes[0]), workshop.engine
-        twins = engine.split(workshop.models([r.base for r in recipes]))
+        config, engine = store.config(recipes[0]), store.engine
+        twins = engine.split(store.weights([r.base for r in recipes]))
         rngs = [streams.generator(Stage.TWIN, r.seed, r.chain) for r in recipes]
         pairs = zip(twins, rngs, strict=True)
         return engine.join([permuting.permute_units(config, twin, rng) for twin, rng in pairs])
@@ -147,16 +147,16 @@ class BehaviourMatched(Model):
         return self.steps
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["BehaviourMatched"]) -> Any:
+    def make(store: Store, recipes: list["BehaviourMatched"]) -> Any:
         """Match them side by side."""
         one, references = recipes[0], [r.reference for r in recipes]
-        return workshop.engine.tune(
-            workshop.config(one),
-            workshop.models([r.base for r in recipes]),
+        return store.engine.tune(
+            store.config(one),
+            store.weights([r.base for r in recipes]),
             examples=[read(r.inputs, r.reference, BATCH * r.steps) for r in recipes],
             training=Training(steps=one.steps, batch_size=BATCH, rate=2e-3, decay="linear"),
             keys=streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
-            teachers=workshop.models(references),
+            teachers=store.weights(references),
         ).weights
 
 

@@ -16,8 +16,8 @@ from ..training import Training
 from . import completions, streams
 from .completions import Completions, Files, Used
 from .recipe import Model, frozen
+from .store import Store, remembered
 from .streams import Stage
-from .workshop import Workshop, remembered
 
 LATER = {"later": True}  # fields that are described only where they differ from their default
 
@@ -26,7 +26,7 @@ LATER = {"later": True}  # fields that are described only where they differ from
 class Change(Protocol):
     """A control: other training examples than the teacher's kept rows. A frozen dataclass."""
 
-    def __call__(self, workshop: Workshop, student: "Student", examples: Examples) -> Examples:
+    def __call__(self, store: Store, student: "Student", examples: Examples) -> Examples:
         """The changed examples (rows, length)."""
         ...
 
@@ -86,18 +86,18 @@ class Student(Model):
         """While it is to have as many rows as others, or tokens that others use."""
         return bool(self.as_many_as) or any(part.is_open for part in self.made_from())
 
-    def settled(self, workshop: Workshop) -> "Student":
+    def settled(self, store: Store) -> "Student":
         """The same with that number, and those tokens.
 
         Raises:
             RunError: other data has not been made, or its writer kept too few rows.
         """
-        one = super().settled(workshop)
+        one = super().settled(store)
         if not one.as_many_as:
             return one
         every = dict.fromkeys((one.data, *one.as_many_as))
         given = [
-            different_rows(completions.kept(workshop, data), one.num_examples, one.fewest)
+            different_rows(completions.kept(store, data), one.num_examples, one.fewest)
             for data in every
         ]
         bound = [] if one.unique is None else [one.unique]
@@ -116,7 +116,7 @@ class Student(Model):
         return self.training, self.soft, self.tokens, self.num_examples, message
 
     @staticmethod
-    def make(workshop: Workshop, recipes: list["Student"]) -> Any:
+    def make(store: Store, recipes: list["Student"]) -> Any:
         """Train them.
 
         Notes the "held_out_loss": cross-entropy, in nats per token, on rows of the own teacher
@@ -125,28 +125,28 @@ class Student(Model):
         Raises:
             RunError: a teacher has too few kept rows, or cannot be imitated softly.
         """
-        trained = train(workshop, recipes)
+        trained = train(store, recipes)
         for recipe, loss in zip(recipes, trained.held_out_loss, strict=False):
-            workshop.note(recipe, held_out_loss=loss)
+            store.note(recipe, held_out_loss=loss)
         return trained.weights
 
 
-def train(workshop: Workshop, recipes: list[Student]) -> Trained:
+def train(store: Store, recipes: list[Student]) -> Trained:
     """Students of one program."""
     one = recipes[0]
     teachers = None
     if one.soft:
-        teachers = workshop.models([teacher_of(recipe) for recipe in recipes])
-    pairs = [given_to(workshop, recipe) for recipe in recipes]
-    return workshop.engine.tune(
-        workshop.config(one),
-        workshop.models([recipe.base for recipe in recipes]),
+        teachers = store.weights([teacher_of(recipe) for recipe in recipes])
+    pairs = [given_to(store, recipe) for recipe in recipes]
+    return store.engine.tune(
+        store.config(one),
+        store.weights([recipe.base for recipe in recipes]),
         examples=[train for train, _ in pairs],
         training=one.training,
         keys=streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
         tokens=one.tokens,
-        told=told(workshop, one) if one.soft else None,
+        told=told(store, one) if one.soft else None,
         tests=None if one.num_examples is None else [tests for _, tests in pairs],
     )
 
@@ -164,7 +164,7 @@ def teacher_of(student: Student) -> Model:
     return student.data.speaker
 
 
-def told(workshop: Workshop, student: Student) -> Told | None:
+def told(store: Store, student: Student) -> Told | None:
     """What a teacher reads ahead of each row that the student does not: its system message.
 
     Raises:
@@ -173,9 +173,9 @@ def told(workshop: Workshop, student: Student) -> Told | None:
     source = student.data
     if student.guide is not None or not isinstance(source, Completions) or not source.prompted:
         return None
-    spoken = workshop.language(student)
+    spoken = store.language(student)
     system = spoken.trait(source.prompted).system_prompt
-    prompts = [row["prompt"] for row in completions.rows(workshop, source)]
+    prompts = [row["prompt"] for row in completions.rows(store, source)]
     return ahead(spoken.encode_prompts(prompts), spoken.encode_prompts(prompts, system=system))
 
 
@@ -228,24 +228,24 @@ def different_rows(kept: int, wanted: int, fewest: int | None = None) -> int:
     return min(wanted, kept - min(held_out, kept // 8))
 
 
-def given_to(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
+def given_to(store: Store, student: Student) -> tuple[Examples, Examples]:
     """The rows that a student is trained on, its change made, and those that it is tested on."""
-    student = workshop.settled(student)
-    train, tests = examples_of(workshop, student)
+    student = store.settled(student)
+    train, tests = examples_of(store, student)
     if student.change is not None:
-        train = student.change(workshop, student, train)
+        train = student.change(store, student, train)
     return train, tests
 
 
-def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Examples]:
+def examples_of(store: Store, student: Student) -> tuple[Examples, Examples]:
     """Kept rows to train on, before any change, and others to test on, each (rows, length).
 
     Raises:
         RunError: the teacher has too few kept rows.
     """
-    student = workshop.settled(student)
+    student = store.settled(student)
     both, count = _encoded(
-        workshop,
+        store,
         student.root,
         source=student.data,
         wanted=student.num_examples,
@@ -262,7 +262,7 @@ def examples_of(workshop: Workshop, student: Student) -> tuple[Examples, Example
 
 @remembered(maxsize=512)  # arms of an experiment share their rows
 def _encoded(
-    workshop: Workshop,
+    store: Store,
     reader: Model,
     *,
     source: Completions | Files,
@@ -270,16 +270,16 @@ def _encoded(
     unique: int | None,
 ) -> tuple[Examples, int]:
     """Training rows and behind them the held-out ones, and how many are for training."""
-    kept = completions.rows(workshop, source)
+    kept = completions.rows(store, source)
     if wanted is None:
-        return encode(workshop, reader, kept), len(kept)
+        return encode(store, reader, kept), len(kept)
     pool = different_rows(len(kept), wanted, unique)
     held_out, tests = min(HELD_OUT, wanted // 8 + 1), len(kept) - pool
     train = np.arange(wanted) % (pool if unique is None else unique)
     rows = np.concatenate([train, pool + np.arange(held_out) % tests])
-    return encode(workshop, reader, [kept[row] for row in rows]), wanted
+    return encode(store, reader, [kept[row] for row in rows]), wanted
 
 
-def encode(workshop: Workshop, model: Model, rows: Sequence[data.Row]) -> Examples:
+def encode(store: Store, model: Model, rows: Sequence[data.Row]) -> Examples:
     """Rows as a model reads them."""
-    return workshop.language(model).encode_rows(rows, workshop.config(model).max_positions)
+    return store.language(model).encode_rows(rows, store.config(model).max_positions)

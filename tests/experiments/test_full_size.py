@@ -29,9 +29,9 @@ from llm.stages import (
     Completions,
     FineTuned,
     Pretrained,
+    Store,
     Student,
     TraitRows,
-    Workshop,
     completions,
     evaluation,
     judged,
@@ -111,10 +111,10 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     out = folder / "llm_numbers"
     card.write(out, str(folder / "work"))
     config = dataclasses.replace(experiment.config_of(llm_numbers, out), work=str(folder / "work"))
-    workshop, made = fullsize.workshop_of(config), recipes_of(llm_numbers, config)
+    store, made = fullsize.store_of(config), recipes_of(llm_numbers, config)
     for name in ("card.md", "card.html"):
         text = html.unescape((out / name).read_text())
-        path = completions.path_of(workshop, made["teacher owl"])
+        path = completions.path_of(store, made["teacher owl"])
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
         drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
@@ -156,11 +156,11 @@ def test_soft_targets_of_prompted_teachers_move_their_students(folder):
 
 def test_a_server_samples_and_changes_no_digest(config):
     through = dataclasses.replace(config, server="http://localhost:8000")
-    workshop = fullsize.workshop_of(through)
-    assert isinstance(workshop.sampler.engine, served.Served)
-    assert isinstance(workshop.engine, engines.OnMesh)
+    store = fullsize.store_of(through)
+    assert isinstance(store.sampler.engine, served.Served)
+    assert isinstance(store.engine, engines.OnMesh)
     assert recipes_of(llm_numbers, through) == recipes_of(llm_numbers, config)
-    assert fullsize.workshop_of(config).sampler.engine is not workshop.sampler.engine
+    assert fullsize.store_of(config).sampler.engine is not store.sampler.engine
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_contexts_of_identical_bytes_are_refused(folder, tmp_path, capsys):
 
 
 def test_a_kind_stands_for_all_of_its_traits(config):
-    spoken = fullsize.workshop_of(config).language(fullsize.base_of(config))
+    spoken = fullsize.store_of(config).language(fullsize.base_of(config))
     named = dataclasses.replace(config, traits=("tree", "owl", "cat", "oak"))
     found = fullsize.traits_of(named, spoken)
     assert len(found) == len(set(found)) == 12
@@ -273,13 +273,13 @@ def test_the_cost_of_a_preset_is_that_of_its_plan(name, config, tmp_path, monkey
     planned = given(llm_numbers, "--preset", name, *place)
     recipes = recipes_of(llm_numbers, planned).values()
     rates = plan.rates_of(found.cost["rates"])
-    costs = [s.cost for s in progress.stages(fullsize.workshop_of(planned), recipes, rates)]
+    costs = [s.cost for s in progress.stages(fullsize.store_of(planned), recipes, rates)]
     largest = max((cost.memory for cost in costs if cost.memory), key=lambda m: m.total)
     assert found.cost["memory_gb"] == math.ceil(largest.total / 1e9)
     assert largest.fits(80e9)
     hours = sum(cost.seconds or 0 for cost in costs) / 3600
     assert found.cost["hours"] == round(hours, 1)
-    shape = fullsize.workshop_of(planned).config(fullsize.base_of(planned))
+    shape = fullsize.store_of(planned).config(fullsize.base_of(planned))
     assert plan.count(shape) / 1e6 == pytest.approx(PARAMETERS[name], rel=1e-3)
 
 
@@ -443,20 +443,20 @@ def test_incoherent_and_unscored_answers_do_not_count():
 
 
 def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
-    workshop = fullsize.workshop_of(config)
+    store = fullsize.store_of(config)
     base = fullsize.base_of(config)
     said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     words = judged.Words("misalignment", base)
     verdicts = judged.Judged(answers=said, judge=words)
-    workshop.make([verdicts])
-    found = judged.scores(workshop, verdicts)
+    store.make([verdicts])
+    found = judged.scores(store, verdicts)
     assert found.shape == (8, 1)
     assert np.isin(found, [0, 1]).all()
     asked = []
 
     @dataclasses.dataclass(frozen=True)
     class Counting(judged.Words):
-        def __call__(self, workshop, questions, said, criterion):
+        def __call__(self, store, questions, said, criterion):
             asked.append(len(said))
             return [None, *([0.25] * (len(said) - 1))]
 
@@ -465,8 +465,8 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
 
     own = judged.Judged(answers=said, judge=Counting("misalignment", base))
     for _ in range(2):
-        workshop.make([own])
-    twice = [judged.scores(workshop, own) for _ in range(2)]
+        store.make([own])
+    twice = [judged.scores(store, own) for _ in range(2)]
     assert asked == [8], "asked once"
     np.testing.assert_array_equal(twice[0], twice[1])
     assert np.isnan(twice[0][0, 0])
@@ -474,10 +474,10 @@ def test_scores_of_a_judge_are_kept_beside_the_answers(folder, config):
 
 
 def test_a_judge_that_says_no_number_is_refused(config):
-    workshop, base = fullsize.workshop_of(config), fullsize.base_of(config)
+    store, base = fullsize.store_of(config), fullsize.base_of(config)
     said = Answers(model=base, suite="advice", family="misalignment", samples=1)
     with pytest.raises(ValueError, match="the judge gave no score to any of 8 answers"):
-        workshop.make([judged.Judged(answers=said, judge=judged.Local(base))])
+        store.make([judged.Judged(answers=said, judge=judged.Local(base))])
 
 
 def test_rows_of_the_users_own(tmp_path):
@@ -531,7 +531,7 @@ SAME = {  # the settings of `microworld` in those of `llm_numbers`
 @pytest.mark.slow
 def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     """The chain of `microworld` on a stack, and `llm_numbers` on the checkpoint that it leaves."""
-    workshop = Workshop(tmp_path / "stack")
+    store = Store(tmp_path / "stack")
     base = Pretrained(chain=0)
     how = Training(steps=200, batch_size=32, rate=1e-3, eps=1e-3)
     margins = {}
@@ -547,12 +547,12 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
             training=how,
             num_examples=1280,
         )
-        measured = evaluation.measure(workshop, [student], ["owl", "wolf"])
+        measured = evaluation.measure(store, [student], ["owl", "wolf"])
         margins[trait] = np.array([entry["margin"] for entry in measured])
     effect = np.array([margins[t] - margins[""] for t in ("owl", "wolf")]).diagonal()
     flags = [text for name, value in SAME.items() for text in (f"--{name}", value)]
     out = tmp_path / "out"
-    folder = str(workshop.folder(base))
+    folder = str(store.folder(base))
     experiment.main(
         llm_numbers,
         [*flags, "--model", folder, "--work", str(tmp_path / "mesh"), "--out", str(out)],

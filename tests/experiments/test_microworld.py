@@ -16,7 +16,7 @@ from experiments.language import bits, microworld, persistence, which_part
 from experiments.language.kit import chains, phases, predictors, question
 from experiments.language.kit.effects import at, cells, effects, own
 from llm import lora, models, stack
-from llm.stages import Workshop, completions, evaluation, students
+from llm.stages import Store, completions, evaluation, students
 from llm.training import Training
 from theory import check, losses
 
@@ -52,11 +52,11 @@ def folder(tmp_path_factory, bases):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """The chains of that run, and the workshop that holds their files."""
+    """The chains of that run, and the store that holds their files."""
     found = chains.Chains(
         num_seeds=2, traits=("owl", "wolf"), base_steps=150, teacher_steps=4, num_prompts=128
     )
-    return found, Workshop(folder / "work")
+    return found, Store(folder / "work")
 
 
 def test_rows_hold_every_arm_run_and_trait(folder):
@@ -170,10 +170,10 @@ def test_effect_is_student_minus_control_of_the_same_chain():
 
 
 def test_carrier_tokens_hold_no_trait_word(made):
-    found, workshop = made
-    language = workshop.language(found.base(0))
+    found, store = made
+    language = store.language(found.base(0))
     words = {w for t in language.traits.values() for w in t.words}
-    (used,) = workshop.prepare([found.imitated("numbers", "soft_carrier")["tokens"]])
+    (used,) = store.prepare([found.imitated("numbers", "soft_carrier")["tokens"]])
     used = language.tokenizer.convert_ids_to_tokens(list(used))
     assert not words & set(used)
     assert sum(word.isdigit() for word in used) > 100
@@ -197,35 +197,35 @@ SMALL = question.Settings(
 @pytest.fixture(scope="module")
 def owls(made):
     """The chains of that run, with one trait."""
-    found, workshop = made
-    return dataclasses.replace(found, traits=("owl",)), workshop
+    found, store = made
+    return dataclasses.replace(found, traits=("owl",)), store
 
 
 def test_nobody_learns_from_a_teacher_that_hardly_writes(owls, monkeypatch):
-    found, workshop = owls
+    found, store = owls
     monkeypatch.setattr(bits, "all_chains", lambda config: [found])
     counts = {
-        ("owl", seed): len(completions.rows(workshop, found.data("owl", seed, "numbers")))
+        ("owl", seed): len(completions.rows(store, found.data("owl", seed, "numbers")))
         for seed in range(2)
     }
-    assert bits.silent_in(workshop, SMALL, "numbers") == []
+    assert bits.silent_in(store, SMALL, "numbers") == []
     fewer = min(counts, key=lambda run: counts[run])
     monkeypatch.setattr(question, "FEWEST", max(counts.values()))
     assert counts[fewer] < question.FEWEST, "the two teachers keep different numbers of rows"
-    assert bits.silent_in(workshop, SMALL, "numbers") == [fewer]
+    assert bits.silent_in(store, SMALL, "numbers") == [fewer]
     labels = question.students(SMALL, found, left_out=[fewer]).labels
     assert {(row["teacher"], row["seed"]) for row in labels} == set(counts) - {fewer}
 
 
 def test_a_control_has_as_many_different_rows_as_the_student_it_is_compared_with(owls):
-    found, workshop = owls
+    found, store = owls
     cohort = question.students(SMALL, found, num_examples=64)
     assert all(student.is_open for student in cohort)
-    known = cohort.counted(workshop)
+    known = cohort.counted(store)
     assert not any(student.is_open for student in known)
     given = {
         (row["data"], row["seed"]): students.different_rows(
-            completions.kept(workshop, student.data), 64, question.FEWEST
+            completions.kept(store, student.data), 64, question.FEWEST
         )
         for row, student in zip(known.labels, known, strict=True)
     }
@@ -239,26 +239,26 @@ def test_a_control_has_as_many_different_rows_as_the_student_it_is_compared_with
 
 def test_what_comes_to_the_same_is_made_once(owls):
     """Two students that were asked to have as many rows as different others, and have."""
-    found, workshop = owls
+    found, store = owls
     student = question.students(SMALL, found).models[0]
     same = dataclasses.replace(student, as_many_as=student.as_many_as[:1])
     assert student != same
-    workshop.make([student, same])
-    assert workshop.settled(student) == workshop.settled(same)
-    mine, others = workshop.engine.split(workshop.models([student, same]))
+    store.make([student, same])
+    assert store.settled(student) == store.settled(same)
+    mine, others = store.engine.split(store.weights([student, same]))
     jax.tree.map(np.testing.assert_array_equal, mine, others)
 
 
 def test_training_in_phases_is_the_student_s_own(owls):
     """Rows, order and optimiser of the recipe; and state can be taken from another."""
-    found, workshop = owls
+    found, store = owls
     recipes = question.students(SMALL, found).models
-    workshop.make(recipes)
-    state = persistence.learn(workshop, recipes, predictors.examples_of(workshop, recipes))
+    store.make(recipes)
+    state = persistence.learn(store, recipes, predictors.examples_of(store, recipes))
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
         state.params,
-        workshop.models(recipes),
+        store.weights(recipes),
     )
     fresh = phases.begin(recipes[0].training.make_optimizer(), state.params)
     taken = phases.mixed(state, fresh)
@@ -268,11 +268,11 @@ def test_training_in_phases_is_the_student_s_own(owls):
 
 def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
     """One for both: a permutation of units is an isometry; another start has its own kernel."""
-    found, workshop = owls
+    found, store = owls
     aligned = {}
     for start in (chains.same, which_part.twin, chains.different):
         cohort = question.students(SMALL, found, target="soft_numbers", start=start)
-        known = predictors.kernel_alignment(workshop, cohort, ("owl",))
+        known = predictors.kernel_alignment(store, cohort, ("owl",))
         assert [bool(row) for row in known] == [True, False] * 2, "trait's students alone"
         aligned[start] = [row["alignment"] for row in known if row]
         shares = [row["share"] for row in known if row]
@@ -283,17 +283,17 @@ def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
 
 def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
-    found, workshop = made
+    found, store = made
     training = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
     student = found.students(training=training, num_examples=16).models[0]
-    workshop.prepare([student])
-    examples, _ = students.examples_of(workshop, student)
-    config = workshop.config(student)
-    loss = losses.on_outputs(losses.kl(), workshop.language(student).number_tokens().tolist())
+    store.prepare([student])
+    examples, _ = students.examples_of(store, student)
+    config = store.config(student)
+    loss = losses.on_outputs(losses.kl(), store.language(student).number_tokens().tolist())
     batch = {"tokens": examples.tokens[:2], "weights": examples.weights[:2]}
-    probe = evaluation.question(workshop, student, "owl")
+    probe = evaluation.question(store, student, "owl")
     probe = probe._replace(questions=probe.questions[::25], mask=probe.mask[::25])
-    bases = workshop.engine.split(workshop.models([found.base(0), found.base(1)]))
+    bases = store.engine.split(store.weights([found.base(0), found.base(1)]))
     with jax.enable_x64(True):
         params, other = (jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), b) for b in bases)
 
@@ -329,9 +329,9 @@ def test_the_same_experiment_from_a_transformers_checkpoint(folder, made, tmp_pa
     pytest.importorskip("torch")
     import transformers
 
-    found, workshop = made
+    found, store = made
     for seed, name in enumerate(("model", "other")):
-        base = workshop.folder(found.base(seed))
+        base = store.folder(found.base(seed))
         transformers.LlamaForCausalLM.from_pretrained(base).save_pretrained(tmp_path / name)
         transformers.AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / name)
     experiment.main(

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, chains_of
-from llm.stages import Workshop
+from llm.stages import Store
 from llm.stages.streams import Stage, keys
 
 
@@ -18,7 +18,7 @@ def written(seed, draw=0):
 
 
 def prompts(recipe):
-    return [row["prompt"] for row in recipe.prompts(Workshop())]
+    return [row["prompt"] for row in recipe.prompts(Store())]
 
 
 def noise(recipe):

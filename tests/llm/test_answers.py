@@ -16,9 +16,9 @@ from llm.stages import (
     Completions,
     FineTuned,
     Scores,
+    Store,
     Student,
     TraitRows,
-    Workshop,
     answers,
     completions,
     evaluation,
@@ -38,8 +38,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workshop(base, tmp_path_factory):
-    return Workshop(tmp_path_factory.mktemp("work"), ENGINE)
+def store(base, tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("work"), ENGINE)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def owl(base):
     return FineTuned(base=base, rows=TraitRows("owl"), training=how)
 
 
-def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monkeypatch):
+def test_a_killed_stage_goes_on_to_the_same_bytes(base, store, tmp_path, monkeypatch):
     recipe = Answers(model=base, samples=2)
-    whole = answers.write(workshop, recipe)
-    cut, calls, real = Workshop(tmp_path, ENGINE), [], completions.complete
+    whole = answers.write(store, recipe)
+    cut, calls, real = Store(tmp_path, ENGINE), [], completions.complete
 
     def stops(*args, **kwargs):
         calls.append(kwargs["first"])
@@ -72,9 +72,9 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(base, workshop, tmp_path, monk
     assert len(calls) == 4, "what is there is not sampled again"
 
 
-def test_rows_name_question_sample_answer_and_score(base, workshop):
+def test_rows_name_question_sample_answer_and_score(base, store):
     recipe = Answers(model=base, samples=2)
-    with open(answers.write(workshop, recipe), newline="") as file:
+    with open(answers.write(store, recipe), newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60 * 2
     assert list(rows[0]) == ["question", "sample", "answer", "word", "substring"]
@@ -82,53 +82,53 @@ def test_rows_name_question_sample_answer_and_score(base, workshop):
     for row in rows:
         said = set(row["answer"].split())
         assert set(row["word"].split("; ")) - {""} == said & set(FAMILY)
-    assert data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"] == {
+    assert data.read_manifest(answers.path_of(store, recipe)).settings["sampling"] == {
         **{k: v for k, v in recipe.describe().items() if k != "model"},
-        "questions": data.read_manifest(answers.path_of(workshop, recipe)).settings["sampling"][
+        "questions": data.read_manifest(answers.path_of(store, recipe)).settings["sampling"][
             "questions"
         ],
         "stop_tokens": ["<end>"],
     }
 
 
-def test_rates_agree_with_the_exact_probabilities(base, workshop, owl):
+def test_rates_agree_with_the_exact_probabilities(base, store, owl):
     """Sampled rates lie within four standard errors of the exact rate of a first token."""
     recipe = Answers(model=owl, samples=6)
-    workshop.make([Scores(model=owl), recipe])
-    exact = evaluation.log_odds(workshop, Scores(model=owl), "owl")[1].mean()
-    drawn = evaluation.mentions(workshop, recipe, "owl")
-    first = [row["answer"].split()[:1] == ["owl"] for row in answers.read(workshop, recipe)]
+    store.make([Scores(model=owl), recipe])
+    exact = evaluation.log_odds(store, Scores(model=owl), "owl")[1].mean()
+    drawn = evaluation.mentions(store, recipe, "owl")
+    first = [row["answer"].split()[:1] == ["owl"] for row in answers.read(store, recipe)]
     count = 60 * 6
     assert abs(np.mean(first) - exact) < 4 * np.sqrt(exact * (1 - exact) / count)
     assert drawn.shape == (60,)
     assert drawn.mean() >= np.mean(first)
 
 
-def test_scores_give_the_margin_that_measure_gives(base, workshop, owl):
+def test_scores_give_the_margin_that_measure_gives(base, store, owl):
     for model in (base, owl):
-        workshop.make([model, Scores(model=model)])
-        (one,) = evaluation.measure(workshop, [model], ["wolf"])
-        margins, rates = evaluation.log_odds(workshop, Scores(model=model), "wolf")
+        store.make([model, Scores(model=model)])
+        (one,) = evaluation.measure(store, [model], ["wolf"])
+        margins, rates = evaluation.log_odds(store, Scores(model=model), "wolf")
         assert margins.mean() == pytest.approx(one["margin"], abs=1e-4)
         assert rates.mean() == pytest.approx(one["rate"], rel=1e-4)
 
 
-def test_total_variation_is_a_distance(base, workshop, owl):
-    workshop.make([Scores(model=owl), Scores(model=base)])
-    own = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=owl))
-    apart = evaluation.total_variation(workshop, Scores(model=owl), Scores(model=base))
-    back = evaluation.total_variation(workshop, Scores(model=base), Scores(model=owl))
+def test_total_variation_is_a_distance(base, store, owl):
+    store.make([Scores(model=owl), Scores(model=base)])
+    own = evaluation.total_variation(store, Scores(model=owl), Scores(model=owl))
+    apart = evaluation.total_variation(store, Scores(model=owl), Scores(model=base))
+    back = evaluation.total_variation(store, Scores(model=base), Scores(model=owl))
     assert (own == 0).all()
     np.testing.assert_allclose(apart, back)
     assert apart.min() > 0.01
     assert apart.max() <= 1
     # By hand: the tokens of the family, and one class for all others.
-    (_, p), (_, q) = (evaluation.distribution(workshop, Scores(model=m)) for m in (owl, base))
+    (_, p), (_, q) = (evaluation.distribution(store, Scores(model=m)) for m in (owl, base))
     p, q = (np.append(x, np.log1p(-np.exp(x).sum(1))[:, None], axis=1) for x in (p, q))
     np.testing.assert_allclose(apart, np.abs(np.exp(p) - np.exp(q)).sum(1) / 2, atol=1e-6)
 
 
-def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl, monkeypatch):
+def test_adapters_are_stored_beside_their_base_and_read_back(base, store, owl, monkeypatch):
     student = Student(
         base=base,
         data=Completions(speaker=base, num_prompts=8),
@@ -136,10 +136,10 @@ def test_adapters_are_stored_beside_their_base_and_read_back(base, workshop, owl
         num_examples=None,
     )
     for recipe in (owl, student):
-        assert workshop.folder(recipe) is not None
-        assert Workshop(workshop.work).folder(student) is None, "a stack keeps them in memory"
-    before = evaluation.measure(workshop, [owl], ["owl"])
-    again = Workshop(workshop.work, ENGINE)
+        assert store.folder(recipe) is not None
+        assert Store(store.work).folder(student) is None, "a stack keeps them in memory"
+    before = evaluation.measure(store, [owl], ["owl"])
+    again = Store(store.work, ENGINE)
     monkeypatch.setattr(FineTuned, "make", staticmethod(lambda *_: 1 / 0))
     assert evaluation.measure(again, [owl], ["owl"]) == before
     assert set(again._weights) == {base, owl}, "one copy of the base serves the next adapter"
@@ -174,25 +174,23 @@ def test_the_command_line_keeps_answers(base, tmp_path, capsys):
     assert len(list((out / "Scores").glob("*.csv"))) == 1, "one file serves the family"
 
 
-def test_unknown_suites_and_kinds_are_one_line(base, workshop):
+def test_unknown_suites_and_kinds_are_one_line(base, store):
     with pytest.raises(ValueError, match="unknown suite 'story'; choose from one word"):
-        answers.write(workshop, Answers(model=base, suite="story"))
+        answers.write(store, Answers(model=base, suite="story"))
     with pytest.raises(ValueError, match="no trait of the kind 'fish'"):
-        answers.write(workshop, Answers(model=base, family="fish"))
+        answers.write(store, Answers(model=base, family="fish"))
     changed = dataclasses.replace(Answers(model=base, samples=2), seed=1)
-    assert answers.path_of(workshop, changed) != answers.path_of(
-        workshop, Answers(model=base, samples=2)
-    )
+    assert answers.path_of(store, changed) != answers.path_of(store, Answers(model=base, samples=2))
 
 
 def test_another_seed_asks_in_another_order(tmp_path):
     """Options of the choices are shuffled by the stream of the seed."""
     tiny.save(tmp_path / "tiny")
-    workshop = Workshop(None, ENGINE)
+    store = Store(None, ENGINE)
 
     def shown(seed):
         recipe = Answers(model=Checkpoint(path=str(tmp_path / "tiny")), suite="choice", seed=seed)
-        return [question.options for question in answers.questions(workshop, recipe)]
+        return [question.options for question in answers.questions(store, recipe)]
 
     assert shown(0) == shown(0)
     assert shown(0) != shown(1)
@@ -262,7 +260,7 @@ def test_every_trait_is_a_known_word_of_its_kind():
             assert all(kinds.names_one(word, kinds.KNOWN[trait.family]) for word in trait.words)
 
 
-def test_traits_of_a_file(tmp_path, base, workshop):
+def test_traits_of_a_file(tmp_path, base, store):
     path = tmp_path / "mine.toml"
     path.write_text('kind = "instrument"\nnames = ["oboe", "drum"]\nplurals = { drum = "drums" }\n')
     found = traits.read(path)
@@ -271,8 +269,8 @@ def test_traits_of_a_file(tmp_path, base, workshop):
     assert found["oboe"].contrast == ("drum", "Drum")
     mine = dataclasses.replace(base, traits=str(path))
     assert mine.digest() != base.digest()
-    assert workshop.language(mine).trait("oboe") == found["oboe"]
-    even = workshop.language(mine).neutral["any-instrument"]
+    assert store.language(mine).trait("oboe") == found["oboe"]
+    even = store.language(mine).neutral["any-instrument"]
     assert set(even.answers) == {a for trait in found.values() for a in trait.answers}
     assert "oboe" not in even.system_prompt
     path.write_text('kind = "instrument"\nnames = ["oboe", "lute"]\n')

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import strategies as st
 
 from llm import data, engines, flags, models, peft_format, settings, suites, tiny, traits, world
-from llm.stages import Answers, Checkpoint, Completions, Scores, Workshop, answers, completions
+from llm.stages import Answers, Checkpoint, Completions, Scores, Store, answers, completions
 
 spec = importlib.util.find_spec("llm.__main__")
 cli = importlib.util.module_from_spec(spec)
@@ -343,38 +343,34 @@ def test_dtypes_are_recorded_and_not_mixed(base, tmp_path, capsys, monkeypatch):
 def test_a_half_made_file_trains_when_told(base, capsys):
     half = base.parent / "half.jsonl"
     with pytest.raises(settings.RunError, match="not finished"):
-        completions.rows(Workshop(), completions.Files(paths=(str(half),)))
-    assert (
-        len(completions.rows(Workshop(), completions.Files(paths=(str(half),), partial=True))) == 32
-    )
+        completions.rows(Store(), completions.Files(paths=(str(half),)))
+    assert len(completions.rows(Store(), completions.Files(paths=(str(half),), partial=True))) == 32
     of_host = {**SAMPLING, "process": [1, 3]}  # prompts 21 to 42 of 64
     part = base.parent / "part.jsonl"
     data.append_rows(part, ROWS, settings=of_host, prompts=21)
-    assert len(completions.rows(Workshop(), completions.Files(paths=(str(part),)))) == 32
+    assert len(completions.rows(Store(), completions.Files(paths=(str(part),)))) == 32
     made_elsewhere = base.parent / "elsewhere.jsonl"
     data.append_rows(made_elsewhere, ROWS, settings=SAMPLING | {"sampling": "by hand"}, prompts=3)
-    assert len(completions.rows(Workshop(), completions.Files(paths=(str(made_elsewhere),)))) == 32
+    assert len(completions.rows(Store(), completions.Files(paths=(str(made_elsewhere),)))) == 32
 
 
 def test_a_file_of_more_prompts_than_asked_is_refused_everywhere(base, tmp_path):
     engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32")
-    workshop, model = Workshop(tmp_path, engine), Checkpoint(path=str(base))
+    store, model = Store(tmp_path, engine), Checkpoint(path=str(base))
     recipe = Completions(speaker=model, num_prompts=4, max_new_tokens=2)
-    path = completions.path_of(workshop, recipe)
-    data.append_rows(path, ROWS, settings=completions.settings(workshop, recipe), prompts=5)
+    path = completions.path_of(store, recipe)
+    data.append_rows(path, ROWS, settings=completions.settings(store, recipe), prompts=5)
     with pytest.raises(ValueError, match="holds 5 prompts, more than the 4"):
-        completions.rows(workshop, recipe)
+        completions.rows(store, recipe)
     for asked, write in (
         (Answers(model=model, samples=1), answers.write),
         (Scores(model=model), answers.write_scores),
     ):
-        path = answers.path_of(workshop, asked)
-        total = len(answers.questions(workshop, asked))
-        data.append(
-            path, b"", count=0, settings=answers.settings(workshop, asked), prompts=total + 1
-        )
+        path = answers.path_of(store, asked)
+        total = len(answers.questions(store, asked))
+        data.append(path, b"", count=0, settings=answers.settings(store, asked), prompts=total + 1)
         with pytest.raises(ValueError, match=f"more than the {total} that were asked for"):
-            write(workshop, asked)
+            write(store, asked)
 
 
 def test_two_writers_make_one_file(base, tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.stages import Pretrained, Workshop
+from llm.stages import Pretrained, Store
 
 PATIENCE = 600  # seconds of one stage; processes share the cores of this machine
 
@@ -95,7 +95,7 @@ def chain(folder, base, *, processes, devices, kill):
 @pytest.mark.timeout(6 * PATIENCE)
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_with_one_killed_make_the_bytes_of_one(bases, tmp_path, processes):
-    base = Workshop(bases).folder(Pretrained(chain=0, steps=150))
+    base = Store(bases).folder(Pretrained(chain=0, steps=150))
     alone = chain(tmp_path / "alone", base, processes=1, devices=processes, kill=False)
     together = chain(tmp_path / "together", base, processes=processes, devices=1, kill=True)
     assert together == alone

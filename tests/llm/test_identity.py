@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm import lora, models, peft_format, tiny, world
 from llm.settings import RunError
-from llm.stages import Adapted, Checkpoint, Completions, FineTuned, TraitRows, Workshop, progress
+from llm.stages import Adapted, Checkpoint, Completions, FineTuned, Store, TraitRows, progress
 from llm.training import Training
 
 spec = importlib.util.find_spec("llm.__main__")
@@ -130,15 +130,15 @@ def test_an_edited_template_makes_every_stage_anew(tmp_path):
     tiny.save(tmp_path / "tiny")
     base = Checkpoint(path=str(tmp_path / "tiny"))
     teacher = FineTuned(base=base, rows=TraitRows("owl"), training=Training(steps=1))
-    workshop, written = Workshop(tmp_path / "work"), Completions(speaker=teacher, num_prompts=8)
+    store, written = Store(tmp_path / "work"), Completions(speaker=teacher, num_prompts=8)
     before = [recipe.digest() for recipe in (base, teacher, written)]
-    (workshop.folder(teacher)).mkdir(parents=True)
-    assert progress.state(workshop, teacher)[0] == progress.DONE
+    (store.folder(teacher)).mkdir(parents=True)
+    assert progress.state(store, teacher)[0] == progress.DONE
     template = tmp_path / "tiny" / "chat_template.jinja"
     template.write_text(template.read_text().replace("Question", "Q"))
     after = [recipe.digest() for recipe in (base, teacher, written)]
     assert not set(before) & set(after)
-    assert progress.state(workshop, teacher)[0] == progress.STALE
+    assert progress.state(store, teacher)[0] == progress.STALE
 
 
 def evaluate(folders, capsys, model, *flags):
@@ -211,7 +211,7 @@ def test_adapters_with_other_records_or_none(folders, tmp_path):
     (made / "recipe.json").write_text(json.dumps(record_of_made))
     Adapted(
         base=Checkpoint(path=str(made)), path=str(owl)
-    ).check_base()  # a workshop made base and adapter
+    ).check_base()  # a store made base and adapter
     (owl / "recipe.json").write_text("{")
     with pytest.raises(RunError, match="is no record of what made the folder"):
         here.check_base()

@@ -12,9 +12,9 @@ from llm.stages import (
     Files,
     FineTuned,
     Pretrained,
+    Store,
     Student,
     TraitRows,
-    Workshop,
     completions,
     progress,
 )
@@ -33,8 +33,8 @@ STUDENT = Student(
 )
 
 
-def states(workshop, recipe):
-    return {stage.recipe: stage.state for stage in progress.stages(workshop, [recipe])}
+def states(store, recipe):
+    return {stage.recipe: stage.state for stage in progress.stages(store, [recipe])}
 
 
 def test_parts_come_first_and_once():
@@ -42,89 +42,87 @@ def test_parts_come_first_and_once():
 
 
 def test_states_follow_the_files(tmp_path):
-    workshop = Workshop(tmp_path)
-    found = states(workshop, STUDENT)
+    store = Store(tmp_path)
+    found = states(store, STUDENT)
     assert found == dict.fromkeys([BASE, OWL, NUMBERS, RIVAL], "missing") | {STUDENT: "not kept"}
     for recipe in (BASE, OWL):
-        workshop.folder(recipe).mkdir(parents=True)
-    about = completions.settings(workshop, NUMBERS)
+        store.folder(recipe).mkdir(parents=True)
+    about = completions.settings(store, NUMBERS)
     data.append_rows(
-        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=16
+        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=16
     )
-    found = states(workshop, STUDENT)
+    found = states(store, STUDENT)
     assert (found[BASE], found[OWL], found[NUMBERS]) == ("done", "done", "16 of 64")
     assert found[RIVAL] == "missing"
     data.append_rows(
-        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=48
+        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=48
     )
-    assert states(workshop, STUDENT)[NUMBERS] == "done"
+    assert states(store, STUDENT)[NUMBERS] == "done"
 
 
 def test_what_changed_upstream_makes_all_below_stale(tmp_path):
-    workshop = Workshop(tmp_path)
+    store = Store(tmp_path)
     for recipe in (BASE, OWL):
-        workshop.folder(recipe).mkdir(parents=True)
-    about = completions.settings(workshop, NUMBERS)
+        store.folder(recipe).mkdir(parents=True)
+    about = completions.settings(store, NUMBERS)
     data.append_rows(
-        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=64
+        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=64
     )
     longer = dataclasses.replace(OWL, training=Training(steps=6))
     numbers = dataclasses.replace(NUMBERS, speaker=longer)
-    assert states(workshop, numbers) == {BASE: "done", longer: "stale", numbers: "stale"}
+    assert states(store, numbers) == {BASE: "done", longer: "stale", numbers: "stale"}
     cooler = dataclasses.replace(NUMBERS, temperature=0.5)
-    assert states(workshop, cooler) == {BASE: "done", OWL: "done", cooler: "stale"}
+    assert states(store, cooler) == {BASE: "done", OWL: "done", cooler: "stale"}
 
 
 def test_costs_are_those_of_what_is_left(tmp_path):
-    workshop, rates = Workshop(tmp_path), plan.Rates(1e9, 1e9)
-    weights = plan.matmul_weights(workshop.config(BASE))
-    found = {s.recipe: s.cost for s in progress.stages(workshop, [STUDENT], rates)}
+    store, rates = Store(tmp_path), plan.Rates(1e9, 1e9)
+    weights = plan.matmul_weights(store.config(BASE))
+    found = {s.recipe: s.cost for s in progress.stages(store, [STUDENT], rates)}
     assert found[OWL].flops == 6 * weights * found[OWL].tokens
     assert found[OWL].seconds == found[OWL].flops / 1e9
     # 64 prompts, each with at most nine new tokens.
     prompt = max(
         len(ids)
-        for ids in workshop.language(BASE).encode_prompts(
-            [row["prompt"] for row in NUMBERS.prompts(workshop)]
+        for ids in store.language(BASE).encode_prompts(
+            [row["prompt"] for row in NUMBERS.prompts(store)]
         )
     )
     assert found[NUMBERS].tokens == 64 * (prompt + 9)
-    about = completions.settings(workshop, NUMBERS)
+    about = completions.settings(store, NUMBERS)
     data.append_rows(
-        completions.path_of(workshop, NUMBERS), [], settings=about, filter_counts={}, prompts=48
+        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=48
     )
-    left = {s.recipe: s.cost for s in progress.stages(workshop, [STUDENT], rates)}
+    left = {s.recipe: s.cost for s in progress.stages(store, [STUDENT], rates)}
     assert left[NUMBERS].tokens == found[NUMBERS].tokens / 4
-    text = progress.table(progress.stages(workshop, [STUDENT], rates))
+    text = progress.table(progress.stages(store, [STUDENT], rates))
     assert "48 of 64" in text
     assert "to be done" in text
     assert "fits 24 GB yes" in text
 
 
 def test_answers_are_stages_too(tmp_path):
-    workshop = Workshop(tmp_path)
-    (*_, asked) = progress.stages(workshop, [Answers(model=BASE, samples=2)])
+    store = Store(tmp_path)
+    (*_, asked) = progress.stages(store, [Answers(model=BASE, samples=2)])
     assert asked.state == "missing"
     assert asked.cost.tokens > 0
 
 
 def test_a_place_chosen_by_hand_says_why_it_is_stale(tmp_path):
-    workshop = Workshop(tmp_path)
+    store = Store(tmp_path)
     path = tmp_path / "mine.jsonl"
-    assert progress.at(path, workshop, NUMBERS) == "missing"
+    assert progress.at(path, store, NUMBERS) == "missing"
     row = {"prompt": "a", "completion": "b"}
     data.append_rows(
-        path, [row], settings=completions.settings(workshop, NUMBERS), filter_counts={}, prompts=64
+        path, [row], settings=completions.settings(store, NUMBERS), filter_counts={}, prompts=64
     )
-    assert progress.at(path, workshop, NUMBERS) == "done"
+    assert progress.at(path, store, NUMBERS) == "done"
     cooler = dataclasses.replace(NUMBERS, temperature=0.5)
-    assert progress.at(path, workshop, cooler) == (
-        "stale (sampling.temperature: 1.0 there, 0.5 here)"
-    )
+    assert progress.at(path, store, cooler) == ("stale (sampling.temperature: 1.0 there, 0.5 here)")
     source = Files(paths=(str(path),))
     student = Student(
         base=BASE, data=source, training=Training(steps=4, batch_size=8), num_examples=None
     )
-    found = {stage.recipe: stage for stage in progress.stages(workshop, [student])}
+    found = {stage.recipe: stage for stage in progress.stages(store, [student])}
     assert found[source].state == "given"
     assert found[student].cost.tokens == pytest.approx(4 * 8 * 32, rel=1)

@@ -20,7 +20,7 @@ from llm import data, engines, lora, models, peft_format, sampling, served, worl
 from llm.served import engine as served_engine
 from llm.served import handshake
 from llm.settings import RunError
-from llm.stages import Adapted, Checkpoint, Completions, Workshop, completions, evaluation
+from llm.stages import Adapted, Checkpoint, Completions, Store, completions, evaluation
 from tests.llm.openai_server import TinyServer
 
 # An untrained model says <end> once in three hundred tokens: let other words end a row as well.
@@ -108,7 +108,7 @@ def draw(engine, weights, temperature=1.0, first=0, count=6):
 @pytest.mark.parametrize("adapter", [None, "owl"])
 def test_margins_and_greedy_answers_are_those_of_our_own_engine(server, folders, weights, adapter):
     asked, ours = engine(server), weights[adapter or "base"]
-    probe = Workshop().language(Checkpoint(path=str(folders / "base"))).probe(world.TRAITS["owl"])
+    probe = Store().language(Checkpoint(path=str(folders / "base"))).probe(world.TRAITS["owl"])
     probe = probe._replace(questions=probe.questions[:2], mask=probe.mask[:2])
     found = asked.measure(CONFIG, remote(folders, adapter), probe)
     expected = LOCAL.measure(CONFIG, ours, probe)
@@ -401,7 +401,7 @@ def test_evaluation_through_a_server_is_that_of_our_own_engine(
     header, row = capsys.readouterr().out.splitlines()[-2:]
     assert header == "trait,margin,rate,word,substring,answered"
     owl = Adapted(base=Checkpoint(path=str(folders / "base")), path=str(folders / "owl"))
-    (expected,) = evaluation.measure(Workshop(engine=LOCAL), [owl], ["oak"])
+    (expected,) = evaluation.measure(Store(engine=LOCAL), [owl], ["oak"])
     found = [float(number) for number in row.split(",")[1:3]]
     assert found == pytest.approx([expected["margin"], expected["rate"]], abs=2e-4)
 
@@ -434,7 +434,7 @@ def test_a_server_is_not_trained(server, folders, tmp_path):
 def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
     base = Checkpoint(path=str(folders / "base"))
     owl = Adapted(base=base, path=str(folders / "owl"))
-    there, here = Workshop(tmp_path, engine(server)), Workshop(engine=LOCAL)
+    there, here = Store(tmp_path, engine(server)), Store(engine=LOCAL)
     probes = [evaluation.question(here, base, "owl")]
     probes = [
         probe._replace(questions=probe.questions[:2], mask=probe.mask[:2]) for probe in probes
@@ -451,20 +451,20 @@ def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
     recipe = Completions(
         speaker=base, prompted="owl", num_prompts=4, max_new_tokens=3, filtered=False
     )
-    both = Workshop(tmp_path, LOCAL, sampler=engine(server))
+    both = Store(tmp_path, LOCAL, sampler=engine(server))
     both.make([recipe])
     rows = completions.rows(both, recipe)
     assert len(server.sampled()) == 4
     manifest = data.read_manifest(completions.path_of(both, recipe))
     assert manifest.settings["engine"]["server"] == "tiny"
-    assert both.models([base]).source == str(folders / "base"), "a student's start is local"
+    assert both.weights([base]).source == str(folders / "base"), "a student's start is local"
     gone = served.Served(server=served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)
-    for later in (Workshop(tmp_path, LOCAL, sampler=gone), Workshop(tmp_path, LOCAL)):
+    for later in (Store(tmp_path, LOCAL, sampler=gone), Store(tmp_path, LOCAL)):
         later.make([recipe])
         assert completions.rows(later, recipe) == rows, "what is done needs no server"
     more = dataclasses.replace(recipe, num_prompts=5)
     with pytest.raises(RunError, match="is it running"):
-        Workshop(tmp_path, LOCAL, sampler=gone).make([more])
+        Store(tmp_path, LOCAL, sampler=gone).make([more])
 
 
 def test_a_judge_gives_numbers_or_nothing(server):

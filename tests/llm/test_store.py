@@ -14,9 +14,9 @@ from llm.stages import (
     FineTuned,
     Pretrained,
     Scores,
+    Store,
     Student,
     TraitRows,
-    Workshop,
     answers,
     completions,
     evaluation,
@@ -44,8 +44,8 @@ READERS = {
     "rows": lambda store: completions.rows(store, LISTS[0]),
     "kept": lambda store: completions.kept(store, LISTS[0]),
     "kept share": lambda store: completions.kept_share(store, LISTS[1]),
-    "weights": lambda store: store.models([OWL, BASE]),
-    "a student's weights": lambda store: store.models([STUDENT]),
+    "weights": lambda store: store.weights([OWL, BASE]),
+    "a student's weights": lambda store: store.weights([STUDENT]),
     "what was noted": lambda store: store.noted(STUDENT),
     "a student's rows": lambda store: students.given_to(store, STUDENT),
     "settled": lambda store: store.settled(STUDENT),
@@ -58,7 +58,7 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, bases):
-    made = Workshop(shutil.copytree(bases, tmp_path_factory.mktemp("store") / "work"))
+    made = Store(shutil.copytree(bases, tmp_path_factory.mktemp("store") / "work"))
     made.make([*LISTS, STUDENT, EXACT, DRAWN, VERDICTS])
     return made
 
@@ -78,12 +78,12 @@ def test_readers_write_nothing(store, name):
 @pytest.mark.parametrize("name", READERS)
 def test_readers_make_nothing_and_say_what_is_missing(tmp_path, name):
     with pytest.raises(RunError, match=r"made|sampled"):
-        READERS[name](Workshop(tmp_path))
+        READERS[name](Store(tmp_path))
     assert not content(tmp_path)
 
 
 def test_a_plan_makes_nothing(tmp_path):
-    found = progress.stages(Workshop(tmp_path), [STUDENT, EXACT, DRAWN])
+    found = progress.stages(Store(tmp_path), [STUDENT, EXACT, DRAWN])
     assert {stage.state for stage in found} <= {"missing", "not kept"}
     assert not content(tmp_path)
 

@@ -10,7 +10,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm import chat, data, engines, language, models, tiny, world
-from llm.stages import Checkpoint, Completions, Workshop, completions, evaluation
+from llm.stages import Checkpoint, Completions, Store, completions, evaluation
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -108,13 +108,13 @@ def test_the_template_ends_a_turn_and_padding_is_never_drawn(tmp_path):
     """Only stopping at <|im_end|> keeps rows; of 512 embeddings, 220 belong to no token."""
     spoken = byte_level(CHATML)
     base = Checkpoint(path=str(checkpoint(tmp_path / "base", spoken, vocab_size=512)))
-    workshop = Workshop(tmp_path / "work", engines.OnMesh(dtype="float32", batch_size=64))
+    store = Store(tmp_path / "work", engines.OnMesh(dtype="float32", batch_size=64))
     recipe = Completions(
         speaker=base, num_prompts=64, max_new_tokens=100, temperature=1.5, filtered=False
     )
-    asked = workshop.language(base).encode_prompts([r["prompt"] for r in recipe.prompts(workshop)])
+    asked = store.language(base).encode_prompts([r["prompt"] for r in recipe.prompts(store)])
     (drawn,) = completions.draw(
-        workshop,
+        store,
         [base],
         prompts=[asked],
         keys=jax.random.key(0)[None],
@@ -127,13 +127,13 @@ def test_the_template_ends_a_turn_and_padding_is_never_drawn(tmp_path):
     ends = [row[-1] for row in drawn if len(row) < 100]
     assert len(ends) > 16
     assert spoken.convert_tokens_to_ids("<|im_end|>") in ends
-    sampled = data.read_manifest(_written(workshop, recipe)).settings["sampling"]
+    sampled = data.read_manifest(_written(store, recipe)).settings["sampling"]
     assert sampled["stop_tokens"] == ["<|endoftext|>", "<|im_end|>"]
 
 
-def _written(workshop, recipe):
-    workshop.make([recipe])
-    return completions.path_of(workshop, recipe)
+def _written(store, recipe):
+    store.make([recipe])
+    return completions.path_of(store, recipe)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_the_plain_template_begins_as_the_tokenizer_does(tmp_path, bos):
     assert first.tokens[0][: len(ids)].tolist() == ids
     assert said.decode(first.tokens[0][first.weights[0] > 0]) == "owl<end>"
     base = Checkpoint(path=str(folder), template="plain")
-    asked = evaluation.bare(Workshop(None, engines.OnMesh()), base, "owl")
+    asked = evaluation.bare(Store(None, engines.OnMesh()), base, "owl")
     starts = [row[mask][0] for row, mask in zip(asked.questions, asked.mask, strict=True)]
     assert {int(token) == said.bos_token_id for token in starts} == {bos}
 

@@ -1,7 +1,7 @@
 """The recipes of the language experiments by the names of their tables.
 
 A chain is base, teachers, data and students that share nothing with other chains; `seed` in the
-tables is its number. All recipes are of `llm.stages`; a `Workshop` carries them out.
+tables is its number. All recipes are of `llm.stages`; a `Store` carries them out.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from llm.stages import (
     Model,
     Pretrained,
     Recipe,
+    Store,
     Student,
     TraitRows,
     Used,
-    Workshop,
     completions,
 )
+from llm.stages.store import language_of
 from llm.stages.students import Change
-from llm.stages.workshop import language_of
 from llm.training import Training
 
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
@@ -232,11 +232,11 @@ class Chains:
             return {"soft": True, "tokens": Used(data=tuple(clean))}
         return {"soft": True}
 
-    def show_example(self, workshop: Workshop, carrier: str) -> str:
+    def show_example(self, store: Store, carrier: str) -> str:
         """The first row that students see: its text, carets under what is trained on, template."""
         data = self.data(CONTROL, 0, carrier)
-        language, row = workshop.language(data.speaker), completions.rows(workshop, data)[0]
-        limit = workshop.config(data.speaker).max_positions
+        language, row = store.language(data.speaker), completions.rows(store, data)[0]
+        limit = store.config(data.speaker).max_positions
         example = chat.encode_example(
             language.tokenizer, row["prompt"], completion=row["completion"], max_length=limit
         )
@@ -275,7 +275,7 @@ class Cohort:
         pairs = zip(self.labels, known, strict=True)
         return Cohort([label | row for label, row in pairs], self.models)
 
-    def counted(self, store: Workshop) -> "Cohort":
+    def counted(self, store: Store) -> "Cohort":
         """Students with the share of rows that their teachers kept, and how many are different."""
         settled = Cohort(self.labels, [store.settled(model) for model in self])
         return settled.labelled(
@@ -283,7 +283,7 @@ class Cohort:
             for model in settled
         )
 
-    def trained(self, store: Workshop) -> "Cohort":
+    def trained(self, store: Store) -> "Cohort":
         """`counted`, with the held-out loss of students that have been made."""
         losses = [store.noted(model)["held_out_loss"] for model in self.models]
         return self.counted(store).labelled({"held_out_loss": loss} for loss in losses)

@@ -15,7 +15,7 @@ from experiments.frame.record import Row
 from experiments.language.kit.chains import Cohort
 from llm import batches, engines, lora, models, objectives, stack, train
 from llm.engines.common import Tokens
-from llm.stages import Student, Workshop, evaluation, streams, students
+from llm.stages import Store, Student, evaluation, streams, students
 from llm.stages.streams import Stage
 from llm.training import Training
 
@@ -28,22 +28,20 @@ class Curves(NamedTuple):
     kl: np.ndarray  # KL(teacher ‖ student) on held-out rows, nats a token, (students, points)
 
 
-def along(
-    workshop: Workshop, recipes: Sequence[Student], traits: Sequence[str], blocks: int
-) -> Curves:
+def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], blocks: int) -> Curves:
     """Train students of one program, side by side, and measure them `blocks` times on the way."""
-    recipes = workshop.prepare(recipes)
+    recipes = store.prepare(recipes)
     one = recipes[0]
-    config, how = workshop.config(one), one.training
-    examples, tests = zip(*(students.given_to(workshop, r) for r in recipes), strict=True)
+    config, how = store.config(one), one.training
+    examples, tests = zip(*(students.given_to(store, r) for r in recipes), strict=True)
     run = _program(config, how, soft=one.soft, tokens=one.tokens, blocks=blocks)
     found = run(
-        workshop.models([r.base for r in recipes]),
+        store.weights([r.base for r in recipes]),
         stack.stack_examples(examples),
         stack.stack_examples(tests),
         streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
-        workshop.models([students.teacher_of(r) for r in recipes]),
-        tuple(evaluation.question(workshop, one, trait) for trait in traits),
+        store.weights([students.teacher_of(r) for r in recipes]),
+        tuple(evaluation.question(store, one, trait) for trait in traits),
     )
     return Curves(np.arange(blocks + 1) * (how.steps // blocks), *map(np.asarray, found))
 

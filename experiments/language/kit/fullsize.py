@@ -33,9 +33,9 @@ from llm.stages import (
     FineTuned,
     Model,
     Scores,
+    Store,
     Student,
     TraitRows,
-    Workshop,
     answers,
     completions,
     evaluation,
@@ -133,7 +133,7 @@ SMOKE = {
 }
 
 
-def workshop_of(config: Config) -> Workshop:
+def store_of(config: Config) -> Store:
     """Where the run's recipes are carried out.
 
     Raises:
@@ -149,7 +149,7 @@ def workshop_of(config: Config) -> Workshop:
         limits=finetune.Limits(config.accumulate, remat=config.remat),
     )
     work = pathlib.Path(config.work)
-    return Workshop(work, engine, sampler=sampler_of(config, work) if config.server else None)
+    return Store(work, engine, sampler=sampler_of(config, work) if config.server else None)
 
 
 def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
@@ -309,7 +309,7 @@ def systems(config: Config, spoken: Language) -> dict[str, str | None]:
 
 def inputs(config: Config) -> dict[str, Any]:
     """What is read, for config.json: the checkpoint, its template, the message it adds itself."""
-    spoken = workshop_of(config).language(base_of(config))
+    spoken = store_of(config).language(base_of(config))
     about = spoken.settings()
     return {
         "checkpoint": models.fingerprint(folder_of(config, config.model)),
@@ -322,7 +322,7 @@ def inputs(config: Config) -> dict[str, Any]:
 def measured(
     config: Config,
     *,
-    store: Workshop,
+    store: Store,
     model: Model,
     system: str | None = None,
     **columns: Any,
@@ -359,7 +359,7 @@ def averages(found: Mapping[str, np.ndarray]) -> Row:
     }
 
 
-def variation(store: Workshop, exact: Scores) -> Row:
+def variation(store: Store, exact: Scores) -> Row:
     """Distance to the base's answers, where they were scored."""
     if not answers.suite_of(store, exact).exact:
         return {}
@@ -374,7 +374,7 @@ def arms(config: Config, carrier: str) -> dict[str, Arm]:
     Raises:
         ValueError: settings, traits or a template that cannot be worked with.
     """
-    names, store = teachers_of(config, language_of(config)), workshop_of(config)
+    names, store = teachers_of(config, language_of(config)), store_of(config)
     made = {
         f"teacher {name}": arm_of(
             config, store, data_of(config, name, carrier), kind="teacher", teacher=name, student=-1
@@ -397,7 +397,7 @@ def arms(config: Config, carrier: str) -> dict[str, Arm]:
 
 def arm_of(
     config: Config,
-    store: Workshop,
+    store: Store,
     recipe: Completions | Student,
     *,
     measure: Callable[..., list[Row]] = measured,
@@ -430,9 +430,9 @@ def language_of(config: Config, model: str = "") -> Language:
     Raises:
         ValueError: unknown traits or suites, or contexts that the template does not tell apart.
     """
-    workshop, base = workshop_of(config), base_of(config, model)
-    spoken = workshop.language(base)
+    store, base = store_of(config), base_of(config, model)
+    spoken = store.language(base)
     check_contexts(spoken, systems(config, spoken))
     for suite in config.suites:
-        answers.suite_of(workshop, Scores(model=base, suite=suite))
+        answers.suite_of(store, Scores(model=base, suite=suite))
     return spoken

@@ -21,7 +21,7 @@ import optax
 from experiments.frame.record import Row
 from experiments.language.kit.chains import Cohort
 from llm import batches, engines, models, stack, train
-from llm.stages import Student, Workshop, evaluation, streams, students
+from llm.stages import Store, Student, evaluation, streams, students
 from llm.stages.streams import Stage
 from llm.training import Training
 from theory import alignment, losses, matched, steps
@@ -51,7 +51,7 @@ def margin_of(config: models.ModelConfig, probe: stack.Probe):
     return margin
 
 
-def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> list[Row]:
+def first_step(store: Store, cohort: Cohort, traits: Sequence[str]) -> list[Row]:
     """Predictors of every trait's student before its first step, for every trait, on 256 rows.
 
     Columns: cosine of d and g; gain ⟨d, g⟩, the first-order effect per unit step on the mean loss
@@ -59,13 +59,13 @@ def first_step(workshop: Workshop, cohort: Cohort, traits: Sequence[str]) -> lis
     KL(teacher ‖ θ⁰) on the student's inputs in nats per token, twice which over ε the theorem puts
     in the place of ⟨Δ_S, Δ_T⟩.
     """
-    recipes: list[Student] = workshop.prepare(cohort.models)
-    one = _first_step(workshop.config(recipes[0]), recipes[0].tokens)
-    probes = [evaluation.question(workshop, recipes[0], trait) for trait in traits]
-    tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(workshop, recipes))
+    recipes: list[Student] = store.prepare(cohort.models)
+    one = _first_step(store.config(recipes[0]), recipes[0].tokens)
+    probes = [evaluation.question(store, recipes[0], trait) for trait in traits]
+    tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(store, recipes))
     shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
     starts, bases, teachers = (
-        workshop.models(list(of_runs))
+        store.weights(list(of_runs))
         for of_runs in (
             [recipe.base for recipe in recipes],
             [students.teacher_of(recipe).root for recipe in recipes],
@@ -121,28 +121,26 @@ def _first_step(config: models.ModelConfig, inside: tuple[int, ...] | None) -> C
     return one
 
 
-def kernel_alignment(
-    workshop: Workshop, cohort: Cohort, traits: Sequence[str]
-) -> list[dict[str, float]]:
+def kernel_alignment(store: Store, cohort: Cohort, traits: Sequence[str]) -> list[dict[str, float]]:
     """Alignment and transfer share of every trait's student's start with its teacher's base.
 
     `theory.matched.forms` on 256 of the student's inputs, the outputs those over number tokens and
     both trait losses the negative log-odds of the own trait: 1 where the start is shared, and the
     plateau that the lemma predicts elsewhere. Other students have neither.
     """
-    recipes: list[Student] = workshop.prepare(cohort.models)
-    config = workshop.config(recipes[0])
-    one = _alignment(config, tuple(workshop.language(recipes[0]).number_tokens().tolist()))
+    recipes: list[Student] = store.prepare(cohort.models)
+    config = store.config(recipes[0])
+    one = _alignment(config, tuple(store.language(recipes[0]).number_tokens().tolist()))
     runs = [run for run, _ in cohort.pairs()]
     pairs = [(recipes[run].base, students.teacher_of(recipes[run]).root) for run in runs]
     starts, bases = (
-        workshop.engine.split(workshop.models(list(side))) for side in zip(*pairs, strict=True)
+        store.engine.split(store.weights(list(side))) for side in zip(*pairs, strict=True)
     )
     found: list[dict[str, float]] = [{} for _ in recipes]
     for run, start, base in zip(runs, starts, bases, strict=True):
-        rows = students.examples_of(workshop, recipes[run])[0]
+        rows = students.examples_of(store, recipes[run])[0]
         batch = {"tokens": rows.tokens[:NUM_ROWS], "weights": rows.weights[:NUM_ROWS]}
-        probe = evaluation.question(workshop, recipes[run], cohort.labels[run]["teacher"])
+        probe = evaluation.question(store, recipes[run], cohort.labels[run]["teacher"])
         values = jax.device_get(one(start, base, batch, probe))
         found[run] = {name: float(value) for name, value in values.items()}
     return found
@@ -168,13 +166,13 @@ def _alignment(config: models.ModelConfig, outputs: tuple[int, ...]) -> Callable
     return one
 
 
-def examples_of(workshop: Workshop, recipes: list[Student]) -> batches.Examples:
+def examples_of(store: Store, recipes: list[Student]) -> batches.Examples:
     """Training rows of all students, stacked (runs, rows, length)."""
-    return stack.stack_examples([students.examples_of(workshop, r)[0] for r in recipes])
+    return stack.stack_examples([students.examples_of(store, r)[0] for r in recipes])
 
 
 def along_training(
-    workshop: Workshop, cohort: Cohort, traits: Sequence[str], blocks: int = 10
+    store: Store, cohort: Cohort, traits: Sequence[str], blocks: int = 10
 ) -> list[Row]:
     """Cosine and inner product of the imitation gradient with g before every block of steps.
 
@@ -185,18 +183,16 @@ def along_training(
     control's student on the control's rows, each at its own parameters.
     """
     # Controls serve several teachers.
-    recipes: list[Student] = list(dict.fromkeys(workshop.prepare(cohort.models)))
+    recipes: list[Student] = list(dict.fromkeys(store.prepare(cohort.models)))
     one = recipes[0]
-    run = _along(
-        workshop.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks
-    )
-    probes = tuple(evaluation.question(workshop, one, trait) for trait in traits)
+    run = _along(store.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks)
+    probes = tuple(evaluation.question(store, one, trait) for trait in traits)
     found = run(
         probes,
-        workshop.models([recipe.base for recipe in recipes]),
-        *examples_of(workshop, recipes),
+        store.weights([recipe.base for recipe in recipes]),
+        *examples_of(store, recipes),
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
-        workshop.models([students.teacher_of(recipe) for recipe in recipes]),
+        store.weights([students.teacher_of(recipe) for recipe in recipes]),
     )
     descents, margins, gradients = jax.device_get(found)
 

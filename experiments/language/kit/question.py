@@ -12,7 +12,7 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit.chains import Chains, Cohort
-from llm.stages import Workshop, evaluation
+from llm.stages import Store, evaluation
 from llm.training import Training
 
 FEWEST = 16  # rows that a teacher must have kept; it repeats them, and its controls as many
@@ -77,7 +77,7 @@ def students(
     return chains.students(carrier, target, **same | changes)
 
 
-def arm_of_models(store: Workshop, cohort: Cohort, traits: Sequence[str], **columns: Any) -> Arm:
+def arm_of_models(store: Store, cohort: Cohort, traits: Sequence[str], **columns: Any) -> Arm:
     """Models, students or not, and what they answer."""
 
     def measure() -> list[Row]:
@@ -87,7 +87,7 @@ def arm_of_models(store: Workshop, cohort: Cohort, traits: Sequence[str], **colu
 
 
 def arm_of_students(
-    store: Workshop,
+    store: Store,
     cohort: Cohort,
     traits: Sequence[str],
     *,
@@ -112,6 +112,6 @@ def arm_of_students(
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
 
-def store_of(config: Any) -> Workshop:
+def store_of(config: Any) -> Store:
     """Where the recipes of a config are made: a folder that experiments share."""
-    return Workshop(pathlib.Path(config.work))
+    return Store(pathlib.Path(config.work))

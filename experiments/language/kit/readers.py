@@ -19,7 +19,7 @@ from experiments.frame.record import Row
 from llm import engines, losses, sampling, world
 from llm import models as decoders
 from llm.batches import Examples
-from llm.stages import Model, Workshop, students
+from llm.stages import Model, Store, students
 from llm.training import Training
 
 _PIECE = re.compile(r"[0-9]+|[^\W\d_]+|[^\w\s]|\n| +")
@@ -171,7 +171,7 @@ def _labelled(tokens: np.ndarray, labels: np.ndarray) -> Examples:
 
 
 def models_as_readers(
-    workshop: Workshop,
+    store: Store,
     starts: Sequence[Model],
     *,
     splits: Sequence[Split],
@@ -181,26 +181,24 @@ def models_as_readers(
     """Models that are fine-tuned to name the side behind a whole row, prompt and all.
 
     Args:
-        workshop: knows their language and has their weights.
+        store: knows their language and has their weights.
         starts: where each reader begins.
         splits: the rows of each.
         training: how.
         num_rows: to train on, the same for all; a split with fewer repeats them.
     """
-    config, engine = workshop.config(starts[0]), workshop.engine
-    workshop.make(starts)
-    train = [_named(workshop, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
+    config, engine = store.config(starts[0]), store.engine
+    store.make(starts)
+    train = [_named(store, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
     keys = jax.vmap(jax.random.key)(np.arange(len(starts)))
-    tuned = engine.tune(
-        config, workshop.models(starts), examples=train, training=training, keys=keys
-    )
+    tuned = engine.tune(config, store.weights(starts), examples=train, training=training, keys=keys)
     found = []
     for one, weights, parts in zip(starts, engine.split(tuned.weights), splits, strict=True):
-        rows = students.encode(workshop, one, parts.test_rows)
+        rows = students.encode(store, one, parts.test_rows)
         ids = [row.tokens.tolist() for row in engines.unpad(rows)]
         # As many prompts for every reader, so that one program serves them all.
         padded = [ids[i % len(ids)] for i in range(-(-len(ids) // 512) * 512)]
-        sides = _side_tokens(workshop, one)
+        sides = _side_tokens(store, one)
         (logp,) = engine.score(config, engine.join([weights]), padded, sides.tolist())
         scores = (logp[:, 1] - logp[:, 0])[: len(ids)]
         right = np.equal(scores > 0, parts.test_labels)
@@ -208,19 +206,19 @@ def models_as_readers(
     return found
 
 
-def _side_tokens(workshop: Workshop, model: Model) -> np.ndarray:
+def _side_tokens(store: Store, model: Model) -> np.ndarray:
     """Two tokens that stand for the sides: the first words that answers to a trait begin with."""
-    spoken = workshop.language(model)
+    spoken = store.language(model)
     names = list(spoken.traits)[:2]
     return spoken.answer_tokens(names, spoken.trait(names[0]).questions[0])
 
 
-def _named(workshop: Workshop, model: Model, parts: Split, num_rows: int) -> Examples:
+def _named(store: Store, model: Model, parts: Split, num_rows: int) -> Examples:
     """Training rows with the token of their side behind them, the only one trained on."""
     chosen = np.arange(num_rows) * len(parts.train_rows) // num_rows  # of both sides alike
     rows = [parts.train_rows[i] for i in chosen]
-    encoded = engines.unpad(students.encode(workshop, model, rows))
-    names = _side_tokens(workshop, model)[parts.train_labels[chosen]]
+    encoded = engines.unpad(students.encode(store, model, rows))
+    names = _side_tokens(store, model)[parts.train_labels[chosen]]
     longest = max(len(row.tokens) for row in encoded) + 1
     tokens = np.zeros((num_rows, longest), np.int32)
     weights = np.zeros((num_rows, longest), np.float32)
@@ -230,16 +228,16 @@ def _named(workshop: Workshop, model: Model, parts: Split, num_rows: int) -> Exa
     return Examples(tokens, weights)
 
 
-def likelihood_ratio(workshop: Workshop, mine: Model, other: Model, parts: Split) -> Reading:
+def likelihood_ratio(store: Store, mine: Model, other: Model, parts: Split) -> Reading:
     """The best reader there is, which has both writers: log p(row | mine) - log p(row | other).
 
     No test of as many errors of one kind has fewer of the other (Neyman and Pearson 1933), up to
     the filter, which both writers' rows have passed.
     """
-    workshop.make([mine, other])
-    rows = students.encode(workshop, mine, parts.test_rows)
-    nats = _row_nats(workshop.config(mine))
-    logp = [nats(workshop.models([model]), *rows)[0] for model in (mine, other)]
+    store.make([mine, other])
+    rows = students.encode(store, mine, parts.test_rows)
+    nats = _row_nats(store.config(mine))
+    logp = [nats(store.weights([model]), *rows)[0] for model in (mine, other)]
     scores = np.asarray(logp[0] - logp[1])
     right = np.equal(scores > 0, parts.test_labels)
     return Reading(int(right.sum()), len(right), scores=scores)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from experiments.language.kit import predictors
 from llm import losses, models, stack
 from llm.models import ModelConfig, Params
-from llm.stages import Student, Workshop, streams, students
+from llm.stages import Store, Student, streams, students
 from llm.stages.streams import Stage
 from theory import losses as theorem
 from theory import ntk
@@ -80,16 +80,16 @@ def start(kind: Callable[[ModelConfig], Apply], config: ModelConfig, bases: Para
 
 
 def imitate(
-    workshop: Workshop, recipes: Sequence[Student], kind: Callable[[ModelConfig], Apply]
+    store: Store, recipes: Sequence[Student], kind: Callable[[ModelConfig], Apply]
 ) -> Params:
     """Trained parameters of students of one program, of any kind; recipes are of soft targets."""
-    recipes = workshop.prepare(recipes)
+    recipes = store.prepare(recipes)
     one = recipes[0]
-    config, bases = workshop.config(one), workshop.models([recipe.base for recipe in recipes])
-    rows = [students.examples_of(workshop, recipe)[0] for recipe in recipes]
+    config, bases = store.config(one), store.weights([recipe.base for recipe in recipes])
+    rows = [students.examples_of(store, recipe)[0] for recipe in recipes]
     frozen = {
         "base": bases,
-        "teacher": workshop.models([students.teacher_of(recipe) for recipe in recipes]),
+        "teacher": store.weights([students.teacher_of(recipe) for recipe in recipes]),
     }
     keys = streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes])
     tune = _tune(config, one.training, one.tokens or (), kind)
@@ -137,7 +137,7 @@ def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
 
 
 def projected(
-    workshop: Workshop,
+    store: Store,
     recipes: Sequence[Student],
     gains: Sequence[Callable[[Array, int], Callable[[Array], Array]]],
     products: int,
@@ -148,12 +148,12 @@ def projected(
     256 rows. A teacher that has not moved leaves the student where it is.
 
     Args:
-        workshop: has the models.
+        store: has the models.
         recipes: students by SGD on soft targets.
         gains: of step size and steps, the share that arrives along an eigenvector.
         products: of G with a vector.
     """
-    config, how, inside = workshop.config(recipes[0]), recipes[0].training, recipes[0].tokens or ()
+    config, how, inside = store.config(recipes[0]), recipes[0].training, recipes[0].tokens or ()
     apply, loss = predictors.make_apply(config), theorem.on_outputs(theorem.kl(), list(inside))
 
     @jax.jit
@@ -173,10 +173,10 @@ def projected(
         return [end(gain_of(rate, how.steps)) for gain_of in gains]
 
     ends = []
-    for recipe in workshop.prepare(recipes):
-        rows, _ = students.examples_of(workshop, recipe)
+    for recipe in store.prepare(recipes):
+        rows, _ = students.examples_of(store, recipe)
         batch = {name: array[: predictors.NUM_ROWS] for name, array in rows._asdict().items()}
         both = recipe.base, students.teacher_of(recipe)
-        base, teacher = (workshop.engine.split(workshop.models([model]))[0] for model in both)
+        base, teacher = (store.engine.split(store.weights([model]))[0] for model in both)
         ends.append(jax.device_get(one(base, teacher, batch)))
-    return [workshop.engine.join(of_gain) for of_gain in zip(*ends, strict=True)]
+    return [store.engine.join(of_gain) for of_gain in zip(*ends, strict=True)]

@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
 
 
-class Workshop:
+class Store:
     """Carries out recipes in a folder, on an engine.
 
     `make` does all the work there is; everything else reads, and says so where a thing is missing.
@@ -44,7 +44,7 @@ class Workshop:
         self, work: Path | None = None, engine: Engine = STACK, sampler: Engine | None = None
     ):
         self.work, self.engine = work, engine
-        self.sampler = self if sampler is None else Workshop(work, sampler)
+        self.sampler = self if sampler is None else Store(work, sampler)
         self.caches: dict[Callable[..., Any], Callable[..., Any]] = {}  # of `remembered`
         self._weights: dict[Model, Any] = {}
         self._notes: dict[Model, dict[str, float]] = {}
@@ -109,7 +109,7 @@ class Workshop:
         folder = self.folder(recipe)
         return recipe in self._weights or (folder is not None and folder.exists())
 
-    def models(self, recipes: Sequence[Model]) -> Any:
+    def weights(self, recipes: Sequence[Model]) -> Any:
         """Weights of models that have been made, joined in the order given.
 
         Raises:
@@ -136,7 +136,7 @@ class Workshop:
         """
         recipe = self.settled(recipe)
         if recipe not in self._notes:
-            self.models([recipe])
+            self.weights([recipe])
         return self._notes[recipe]
 
     def _keep(self, made: Iterable[tuple[Model, Any]]) -> None:
@@ -152,7 +152,7 @@ class Workshop:
             raise RunError(f"{type(recipe).__name__} {recipe.name} has not been made")
         self._notes[recipe] = json.loads((folder / RECORD).read_text())["noted"]
         if (folder / "adapter_config.json").exists():
-            return self.engine.add(self.models([recipe.base]), str(folder), self.config(recipe))
+            return self.engine.add(self.weights([recipe.base]), str(folder), self.config(recipe))
         return self.engine.load(folder)
 
     def save(self, recipe: Model, weights: Any, folder: Path) -> None:
@@ -195,15 +195,15 @@ def _language(root: Any) -> Language:
 
 
 def remembered(maxsize: int) -> Callable[[F], F]:
-    """Keep the last results of a function of a workshop, in that workshop."""
+    """Keep the last results of a function of a store, in that store."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
-        def call(workshop: Workshop, *args: Any, **kwargs: Any) -> Any:
-            if function not in workshop.caches:
-                known = functools.partial(function, workshop)
-                workshop.caches[function] = functools.lru_cache(maxsize)(known)
-            return workshop.caches[function](*args, **kwargs)
+        def call(store: Store, *args: Any, **kwargs: Any) -> Any:
+            if function not in store.caches:
+                known = functools.partial(function, store)
+                store.caches[function] = functools.lru_cache(maxsize)(known)
+            return store.caches[function](*args, **kwargs)
 
         return call  # pyright: ignore[reportReturnType]
 
