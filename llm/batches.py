@@ -108,7 +108,7 @@ def places(weights: Float[np.ndarray, "B T"], count: int) -> Int[np.ndarray, "B 
 def most_weighted(*weights: np.ndarray) -> int:
     """Most weighted tokens of a row [..., length], in whole eights, so that few shapes arise."""
     most = max(int((row[..., 1:] > 0).sum(axis=-1).max()) for row in weights)
-    return 8 * -(-most // 8)
+    return 8 * max(-(-most // 8), 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -82,8 +82,8 @@ def make_sampling_mesh(num_bytes: float, devices: Sequence[Any], room: float = m
         room: bytes of a device; half of it is left to cache and logits.
     """
     count = len(devices)
-    fitting = [n for n in range(1, count) if count % n == 0 and num_bytes / n <= room / 2]
-    tensor = min(fitting, default=count)
+    sizes = [n for n in range(1, count) if count % n == 0 and num_bytes / n <= room / 2]
+    tensor = min(sizes, default=count)
     return make_mesh(count // tensor, 1, tensor, devices)
 
 

@@ -211,7 +211,8 @@ def fit(
         NonFiniteLossError: naming step, batch rows and last checkpoint.
         OutOfMemoryError: naming the settings to lower.
     """
-    jitted = jit_step(train_step, jax.tree.map(lambda x: x.sharding, state))
+    placed = all(x.committed for x in jax.tree.leaves(state))
+    jitted = jit_step(train_step, jax.tree.map(lambda x: x.sharding, state) if placed else None)
     history: list[dict[str, float]] = []
     pending: tuple[int, Metrics] | None = None
 

@@ -62,10 +62,11 @@ class Target(NamedTuple):
         return self.memory * (1 if self.is_tpu else POOL)
 
     def environment(self) -> Mapping[str, str]:
-        """Of a process that compiles for it: it must not look for devices."""
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
-        ours = TPU_ENVIRONMENT if self.is_tpu else {"XLA_FLAGS": flags.strip()}
-        return {**os.environ, "JAX_PLATFORMS": "cpu", **ours}
+        """Of a process that compiles for it: it must look for no device, and keep no program."""
+        ours = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        if self.is_tpu:
+            return {**os.environ, **ours, **TPU_ENVIRONMENT, "XLA_FLAGS": ""}
+        return {**os.environ, **ours, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 
     def devices(self) -> list[Any]:
         """Stand-ins for its devices.

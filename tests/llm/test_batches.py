@@ -51,6 +51,26 @@ def test_padding_is_on_the_right_without_weight_and_in_buckets():
             assert batch["weights"][i, 0] == 0
 
 
+def test_places_are_where_a_weighted_token_is_predicted():
+    weights = np.array([[1, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1]], np.float32)
+    found = batches.places(weights, 4)
+    # Position t predicts t + 1; nothing predicts the first token, and 5 predicts none.
+    np.testing.assert_array_equal(found, [[1, 3, 5, 5], [5, 5, 5, 5], [0, 1, 2, 3]])
+    assert batches.most_weighted(weights) == 8
+    assert batches.most_weighted(np.ones(9), np.ones(10)) == 16, "nine are predicted of ten"
+    assert batches.most_weighted(np.zeros(9)) == 8, "a shape without columns is none"
+
+
+def test_all_batches_of_a_run_have_places_for_its_longest_example():
+    made = Batches(examples=examples(20), batch_size=6, key=jax.random.key(0), buckets=(16, 64))
+    most = max(len(example.tokens) - 1 for example in made.examples)
+    for step in range(6):
+        batch = made(step)
+        assert batch["places"].shape == (6, min(-8 * (-most // 8), batch["tokens"].shape[1]))
+        filling = batch["places"] == batch["tokens"].shape[1] - 1
+        np.testing.assert_array_equal((~filling).sum(1), (batch["weights"] > 0).sum(1))
+
+
 def test_windows_of_processes_are_the_whole_batch():
     parts = [
         Batches(examples=examples(20), batch_size=6, key=jax.random.key(0), window=window)(2)[

@@ -37,6 +37,13 @@ def reference(family, fields: dict):
     return model.eval()
 
 
+@pytest.fixture(autouse=True)
+def _float32_is_float32():
+    """Accelerators multiply float32 with fewer digits unless told."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))
 def case(request, tmp_path_factory):
     family, fields = CASES[request.param]

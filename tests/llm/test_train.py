@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from llm import lora, models, objectives, train
+from llm import batches, lora, models, objectives, train
 from llm.batches import Batches, Example
 
 CONFIG = models.ModelConfig(
@@ -60,6 +60,22 @@ def test_completion_loss_is_the_weighted_negative_log_likelihood(params):
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         grads.append(grad)
     assert_trees_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_places_leave_out_logits_and_nothing_else(params):
+    """Value and gradient are those of all positions; only weighted ones meet the head."""
+    batch = make_batch(3, 32)
+    most = batches.most_weighted(np.asarray(batch["weights"]))
+    short = batch | {"places": jnp.asarray(batches.places(np.asarray(batch["weights"]), most))}
+    assert most < 32
+    grads = []
+    for given, chunk in ((batch, None), (short, None), (short, 9)):
+        loss = jax.jit(jax.value_and_grad(full_loss(chunk=chunk), has_aux=True))
+        (total, weight), grad = loss(params, None, given, KEY)
+        assert float(weight) == batch["weights"].sum()
+        grads.append((total, grad))
+    for found in grads[1:]:
+        assert_trees_close(found, grads[0], rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_after_the_last_weight_do_not_matter(params):
