@@ -70,7 +70,7 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def make_sampling_mesh(num_bytes: float, devices: Sequence[Any], room: float = math.inf) -> Mesh:
+def make_sampling_mesh(num_bytes: int, devices: Sequence[Any], room: float = math.inf) -> Mesh:
     """The mesh on which a token is drawn with the least traffic.
 
     Every device has a copy of the weights, and rows of its own, if copies fit; else as few devices

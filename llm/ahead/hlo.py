@@ -53,7 +53,7 @@ class Collective(NamedTuple):
     times: int  # in one run of the program; loops of unknown length once
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """Bytes in one run."""
         return self.num_bytes * self.times
 

@@ -114,7 +114,7 @@ def test_the_mesh_that_draws_has_copies_where_they_fit():
     )
 
     def shape(room, axes=(None, None, 1)):
-        mesh = engines.sampling_mesh(config, devices, axes=axes, dtype="bfloat16", room=room)
+        mesh = engines.sampling_mesh(config, devices, axes=axes, dtype="bfloat16", room=float(room))
         return tuple(mesh.shape.values())
 
     assert shape(math.inf) == shape(2 * num_bytes) == (4, 1, 1)
