@@ -115,6 +115,13 @@ def kept_bytes(config: ModelConfig, item: int, *, tensor: int = 1, fused: bool =
     return float(2 * config.width * item + split + gates * config.mlp_width * item / tensor)
 
 
+def products_bytes(config: ModelConfig, item: int) -> float:
+    """Bytes a token of the results of one layer's seven products."""
+    attention = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim + config.width
+    mlp = (1 + config.gated_mlp) * config.mlp_width + config.width
+    return float(item * (attention + mlp))
+
+
 def training(
     config: ModelConfig,
     how: Training,
@@ -136,7 +143,8 @@ def training(
         weighted: of them, those that are trained on; None for all.
         limits: how it is fitted into memory.
         axes: devices on the data, fsdp and tensor axes.
-        fused: attention by a kernel that stores no scores, as on NVIDIA's GPUs.
+        fused: as compilers for accelerators do: attention stores no scores, and what an adapter
+            adds is not kept beside the product that it is added to. Those for CPUs keep both.
         soft: a teacher's weights lie beside.
         base: dtype of the loaded parameters.
     """
@@ -150,6 +158,8 @@ def training(
     kept = kept_bytes(config, item, tensor=tensor, fused=fused)
     layers = config.num_layers * (config.width * item if limits.remat else kept)
     scores = 0 if fused else 3 * 4 * config.num_heads * length
+    if not fused and how.adapters is not None:
+        layers += config.num_layers * products_bytes(config, item)
     head, table = config.vocab_size * config.width, config.vocab_size / tensor
     positions = limits.of_loss(config)["chunk"]
     positions = min(max(positions, rows), rows * min(weighted or length, length))
