@@ -51,7 +51,7 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
 
 
-def shown_each(arms: Mapping[Any, Sequence[float]], digits: int = 3) -> dict[Any, str]:
+def shown_each(arms: Mapping[Any, Sequence[float]], digits: int) -> dict[Any, str]:
     """`shown` of every arm, by the keys of the arms."""
     return {arm: shown(values, digits) for arm, values in arms.items()}
 
