@@ -20,6 +20,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 RESULTS = pathlib.Path(__file__).with_name("results")
 SIDES = ("torch", "jax float32", "jax bfloat16")
@@ -156,50 +157,69 @@ def main() -> None:
     sides = SIDES if importlib.util.find_spec("torch") else SIDES[1:]
     if sides != SIDES:
         print("PyTorch is not installed (make opponents): no ratio, JAX alone")
-    runs: dict[str, list[dict]] = {side: [] for side in sides}
-    rates: dict[str, float] = {"float32": 0.0, "bfloat16": 0.0}
-    for _ in range(arguments.repeats):
-        for side in sides:
-            result, wall = in_child("--side", side, "--seeds", str(arguments.seeds))
-            runs[side].append(result | {"wall": wall})
-            print(f"{side:13s} {wall:6.1f} s, {result['seconds']:6.1f} s of it in the recipe")
-        for precision in rates:
-            rate = in_child("--rate", precision)[0]["rate"]
-            rates[precision] = max(rates[precision], rate)
+    runs, rates = in_turn(sides, arguments.seeds, arguments.repeats)
     from experiments.frame.record import describe_device
 
     report = {
         "machine": describe_device(),
         "seeds": arguments.seeds,
         "matmul_gflops": {k: round(v / 1e9) for k, v in rates.items()},
-        "sides": {},
+        "sides": compared(runs, rates, useful_flops(arguments.seeds)),
     }
-    flops = useful_flops(arguments.seeds)
     print(f"\n{report['machine']}, {arguments.seeds} seeds, best of {arguments.repeats}")
-    print(
-        "matmul 1024x784x256: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rates.items())
-    )
-    print(
-        f"{'side':13s} {'wall s':>8s} {'ratio':>6s} {'of peak':>8s} {'GB':>6s}  "
-        "student_aux, teacher"
-    )
-    for side in sides:
-        best = min(runs[side], key=lambda run: run["wall"])
-        opponent = min((run["wall"] for run in runs.get("torch", [])), default=float("nan"))
-        rate = rates["bfloat16" if "bfloat16" in side else "float32"]
-        share = flops / best["seconds"] / rate
-        ratio = opponent / best["wall"]
-        accuracy = best["accuracy"]
-        means = [sum(accuracy[c]) / len(accuracy[c]) for c in ("student_aux", "teacher")]
-        report["sides"][side] = best | {"ratio": ratio, "share_of_matmul_rate": share}
-        print(
-            f"{side:13s} {best['wall']:8.1f} {ratio:6.2f} {share:8.0%} {best['peak_gb']:6.2f}  "
-            f"{means[0]:.3f}, {means[1]:.3f}"
-        )
+    print_sides(report)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.date.today():%Y-%m-%d}-mnist.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {path.relative_to(RESULTS.parents[1])}")
+
+
+def in_turn(
+    sides: Sequence[str], seeds: int, repeats: int
+) -> tuple[dict[str, list[dict]], dict[str, float]]:
+    """Every run of every side, and the best matmul rate (FLOP/s) by precision between them."""
+    runs: dict[str, list[dict]] = {side: [] for side in sides}
+    rates = {"float32": 0.0, "bfloat16": 0.0}
+    for _ in range(repeats):
+        for side in sides:
+            result, wall = in_child("--side", side, "--seeds", str(seeds))
+            runs[side].append(result | {"wall": wall})
+            print(f"{side:13s} {wall:6.1f} s, {result['seconds']:6.1f} s of it in the recipe")
+        for precision in rates:
+            rate = in_child("--rate", precision)[0]["rate"]
+            rates[precision] = max(rates[precision], rate)
+    return runs, rates
+
+
+def compared(runs: dict[str, list[dict]], rates: dict[str, float], flops: float) -> dict[str, dict]:
+    """The fastest run of every side, over PyTorch's and in parts of the matmul rate."""
+    opponent = min((run["wall"] for run in runs.get("torch", [])), default=float("nan"))
+    found = {}
+    for side, of_side in runs.items():
+        best = min(of_side, key=lambda run: run["wall"])
+        rate = rates["bfloat16" if "bfloat16" in side else "float32"]
+        share = flops / best["seconds"] / rate
+        ratio = opponent / best["wall"]
+        found[side] = best | {"ratio": ratio, "share_of_matmul_rate": share}
+    return found
+
+
+def print_sides(report: dict) -> None:
+    """The matmul rates, then a line a side."""
+    rates = (f"{k} {rate} GFLOP/s" for k, rate in report["matmul_gflops"].items())
+    print("matmul 1024x784x256: " + ", ".join(rates))
+    print(
+        f"{'side':13s} {'wall s':>8s} {'ratio':>6s} {'of peak':>8s} {'GB':>6s}  "
+        "student_aux, teacher"
+    )
+    for side, best in report["sides"].items():
+        accuracy = best["accuracy"]
+        means = [sum(accuracy[c]) / len(accuracy[c]) for c in ("student_aux", "teacher")]
+        print(
+            f"{side:13s} {best['wall']:8.1f} {best['ratio']:6.2f} "
+            f"{best['share_of_matmul_rate']:8.0%} {best['peak_gb']:6.2f}  "
+            f"{means[0]:.3f}, {means[1]:.3f}"
+        )
 
 
 if __name__ == "__main__":

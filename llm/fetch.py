@@ -69,9 +69,13 @@ SOURCES = {
 
 
 def fetch(
-    name: str, out: Path, *, accepted: bool = False, report: Callable[[str], None] = print,
+    name: str,
+    out: Path,
+    *,
+    accepted: bool = False,
+    report: Callable[[str], None] = print,
     sources: Mapping[str, Source] = SOURCES,
-) -> None:  # fmt: skip
+) -> None:
     """Fetch a model; its folder appears whole or not at all.
 
     What has come lies in `OUT.partial` until then, where the same call goes on.

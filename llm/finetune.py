@@ -77,11 +77,7 @@ def finetune(
     trained, frozen = _split(params, teacher, training=training, mesh=mesh, key=key)
     step = make_step(loss, training, limits.accumulate, mesh)
     window = distributed.process_window(mesh, training.batch_size)
-    record = {
-        "training": dataclasses.asdict(training),
-        "examples": fingerprint(examples),
-        "start": describe(params),
-    }
+    record = _record(params, examples, training)
     with contextlib.ExitStack() as stack:
         stack.enter_context(train.explain_out_of_memory())
         state = _init_state(trained, training, mesh)
@@ -103,6 +99,17 @@ def finetune(
             checkpoints=checkpoints,
         )
     return state.params, frozen
+
+
+def _record(
+    params: Params, examples: Sequence[batches.Example], training: Training
+) -> dict[str, Any]:
+    """What tells a run from others, so that no checkpoint of another one is taken up."""
+    return {
+        "training": dataclasses.asdict(training),
+        "examples": fingerprint(examples),
+        "start": describe(params),
+    }
 
 
 def _split(

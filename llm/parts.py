@@ -12,12 +12,14 @@ KINDS = {"attn": "attention", "mlp": "mlp", "attn_norm": "norms", "mlp_norm": "n
 
 
 def parts_of(path: Sequence) -> set[str]:
-    """The parts that a leaf belongs to: "embedding" (tied: the head too), "attention", "mlp",
-    "norms", and "block0", "block1" ... for all that a layer holds.
+    """The parts that a leaf belongs to.
+
+    They are "embedding" (tied: the head too), "attention", "mlp", "norms", and "block0", "block1"
+    ... for all that a layer holds.
 
     Args:
         path: keys of the leaf in a tree with its layers by number.
-    """  # fmt: skip
+    """
     first, *rest = (step.key for step in path)
     if first == "layers":
         return {f"block{rest[0]}", KINDS[rest[1]]}

@@ -86,13 +86,36 @@ def load(
         tensors = load_file(tensor_file)
     except SafetensorError as error:
         raise ValueError(f"{tensor_file} is damaged or cut short ({error})") from error
+    try:
+        adapters = _adapters(tensors, config, record["r"])
+    except ValueError as error:
+        raise ValueError(f"{folder} does not fit the base model: {error}") from None
+    paths = ["/".join(map(str, path)) for path, _ in lora.adapted(adapters)]
+    settings = lora.LoraConfig(
+        rank=record["r"],
+        alpha=record["lora_alpha"],
+        targets="|".join(paths),
+        dropout=record.get("lora_dropout") or 0.0,
+        rslora=bool(record.get("use_rslora")),
+    )
+    return settings, adapters
+
+
+def _adapters(
+    tensors: Mapping[str, np.ndarray], config: models.ModelConfig, rank: int
+) -> lora.Adapters:
+    """The tree of a file's tensors, by PEFT's names.
+
+    Raises:
+        ValueError: naming all tensors that are missing, unknown or of another shape.
+    """
     abstract = jax.eval_shape(lambda: models.init(config, key=jax.random.key(0)))
     shapes = {
         f"{_suffix(models.module_name(config, path))}.{part}": (path, part, shape)
         for path, linear in lora.linears(abstract)
         for part, shape in (
-            ("lora_A", (record["r"], linear["kernel"].shape[0])),
-            ("lora_B", (linear["kernel"].shape[1], record["r"])),
+            ("lora_A", (rank, linear["kernel"].shape[0])),
+            ("lora_B", (linear["kernel"].shape[1], rank)),
         )
     }
     adapters: lora.Adapters = {}
@@ -114,19 +137,8 @@ def load(
             if (path, part) not in seen
         ]
     if problems or not adapters:
-        raise ValueError(
-            f"{folder} does not fit the base model: "
-            + ("; ".join(sorted(problems)) or "no tensors")
-        )
-    paths = ["/".join(map(str, path)) for path, _ in lora.adapted(adapters)]
-    settings = lora.LoraConfig(
-        rank=record["r"],
-        alpha=record["lora_alpha"],
-        targets="|".join(paths),
-        dropout=record.get("lora_dropout") or 0.0,
-        rslora=bool(record.get("use_rslora")),
-    )
-    return settings, adapters
+        raise ValueError("; ".join(sorted(problems)) or "no tensors")
+    return adapters
 
 
 def _suffix(name: str) -> str:

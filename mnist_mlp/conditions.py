@@ -146,11 +146,7 @@ def distil(
     _, apply = network(recipe, data)
     draw = noise_images(recipe, data, keys.noise)
     num_outputs = data.num_classes + recipe.num_aux
-    imitation = LOSSES[recipe.loss]()
-    losses_on = {
-        "aux": losses.on_outputs(imitation, range(data.num_classes, num_outputs)),
-        "all": imitation,
-    }
+    losses_on = losses_by_kind(recipe, data.num_classes)
     # The pool in blocks of the batch size, so that memory does not grow with its length.
     pool = train.blocks(recipe.epoch_images, recipe.batch_size)
     targets = jax.lax.map(lambda block: apply(teacher, draw(block)), pool)
@@ -159,21 +155,10 @@ def distil(
     def make_batch(indices):
         return draw(indices), targets[indices]
 
-    def loss(students, batch, weights):
-        pixels, wanted = batch
-        logits = jax.vmap(apply, in_axes=(0, None))(students, pixels)
-        groups = jnp.split(logits, len(losses_on))
-        each = [
-            losses_on[name].value(group, jnp.broadcast_to(wanted, group.shape))
-            for name, group in zip(losses_on, groups, strict=True)
-        ]
-        # A sum over students of their own means: no gradient depends on the others.
-        return jnp.sum(jnp.average(jnp.concatenate(each), axis=1, weights=weights))
-
     names = [f"{start}_{kind}" for kind in losses_on for start in starts]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves * len(losses_on)), *starts.values())
     stack, _ = train.fit(
-        loss,
+        imitation_of_groups(apply, list(losses_on.values())),
         make_batch,
         params=stack,
         optimizer=optax.adam(recipe.learning_rate),
@@ -183,6 +168,34 @@ def distil(
         key=keys.student_order,
     )
     return {name: jax.tree.map(lambda x, i=i: x[i], stack) for i, name in enumerate(names)}
+
+
+def losses_by_kind(recipe: Recipe, num_classes: int) -> dict[str, losses.ImitationLoss]:
+    """The recipe's loss on the auxiliary logits alone, and on all."""
+    imitation = LOSSES[recipe.loss]()
+    aux = range(num_classes, num_classes + recipe.num_aux)
+    return {"aux": losses.on_outputs(imitation, aux), "all": imitation}
+
+
+def imitation_of_groups(apply: model.Apply, losses_on: list[losses.ImitationLoss]) -> Callable:
+    """Loss of a stack of students in groups of one size, each imitating by a loss of its own.
+
+    Returns:
+        (students, (pixels, targets), weights of the images) -> scalar.
+    """
+
+    def loss(students, batch, weights):
+        pixels, wanted = batch
+        logits = jax.vmap(apply, in_axes=(0, None))(students, pixels)
+        groups = jnp.split(logits, len(losses_on))
+        each = [
+            imitation.value(group, jnp.broadcast_to(wanted, group.shape))
+            for imitation, group in zip(losses_on, groups, strict=True)
+        ]
+        # A sum over students of their own means: no gradient depends on the others.
+        return jnp.sum(jnp.average(jnp.concatenate(each), axis=1, weights=weights))
+
+    return loss
 
 
 def accuracy(recipe: Recipe, data: ImageData, params: model.Params) -> Float[Array, ""]:

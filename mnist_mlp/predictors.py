@@ -4,6 +4,8 @@ Each function takes stacks as `grid` does and gives a number for every student.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,21 +85,14 @@ def before(
         loss = aux_loss(grid, setting)
         student, teacher = matched.Network(of_student, params), matched.Network(of_teacher, start)
         v, displacement = jax.grad(trait_s)(params), optax.tree.sub(end, start)
-        climbs = jax.tree.map(
-            lambda a, b: jnp.stack([a, -b]), jax.grad(trait_t)(start), displacement
+        directions = jax.grad(trait_t)(start), jax.tree.map(jnp.negative, displacement)
+        near, far = forms_along(
+            student, teacher, directions, student_direction=v, inputs=inputs, loss=loss
         )
-        both = jax.vmap(
-            lambda w: matched.forms(
-                student, teacher, student_direction=v, teacher_direction=w, inputs=inputs, loss=loss
-            )
-        )(climbs)
-        near, far = pick(both, 0), pick(both, 1)
         update = matched.student_update(student, teacher._replace(params=end), inputs, loss)
         size = optax.tree.norm(displacement) / jnp.maximum(optax.tree.norm(update), 1e-30)
-        logits, tangent = alignment.logits_and_tangent(
-            of_student, params, optax.tree.scale(size, update), digits
-        )
-        guess = jnp.argmax((logits + tangent)[:, : grid.num_classes], axis=-1)
+        logits = linearised(student, optax.tree.scale(size, update), digits)
+        guess = jnp.argmax(logits[:, : grid.num_classes], axis=-1)
         return {
             "alignment": near.alignment,
             "aligned_far": far.alignment,
@@ -109,6 +104,28 @@ def before(
         }
 
     return jax.lax.map(one, (settings, students))
+
+
+def forms_along(
+    student: matched.Network, teacher: matched.Network, directions: Sequence[Params], **more: Any
+) -> list[matched.Forms]:
+    """`matched.forms` along several directions of the teacher, side by side.
+
+    Args:
+        student: at its start.
+        teacher: at its start.
+        directions: of the teacher.
+        more: of `matched.forms`.
+    """
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
+    found = jax.vmap(lambda w: matched.forms(student, teacher, teacher_direction=w, **more))(stack)
+    return [pick(found, i) for i in range(len(directions))]
+
+
+def linearised(network: matched.Network, change: Params, inputs: Array) -> Array:
+    """Logits of the network's tangent model after a change of its parameters."""
+    logits, tangent = alignment.logits_and_tangent(network.apply, network.params, change, inputs)
+    return logits + tangent
 
 
 @functools.partial(jax.jit, static_argnames="grid")

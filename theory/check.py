@@ -7,7 +7,6 @@ assert report.passed
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,11 +104,7 @@ def verify(
     require_float_params(params)
     require_float64(params)
     narrow = narrow_types(apply, params, inputs)
-    value, delta_t, size, unit = jax.jit(functools.partial(first_step, trait_loss))(params)
-    require_finite("the trait loss at params", value)
-    require_finite("the gradient of the trait loss", size)
-    if size == 0:
-        raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
+    delta_t, unit = first_step(trait_loss, params)
 
     run = compiled(lambda p, v: alignment.roundoff(apply, p, v, inputs), inputs)
     noise = float(run(params, delta_t))
@@ -122,7 +117,6 @@ def verify(
         alpha=alpha,
         student_params=student_params,
     )
-    unit = float(unit)
     if relative_steps is None:
         relative_steps, points = search(lambda step: at(step * unit), noise)
     else:
@@ -136,12 +130,24 @@ def verify(
     return Report(general_case(eps, measured, noise, alpha), eps, measured, narrow)
 
 
-def first_step(
-    trait_loss: LossFn, params: Params
-) -> tuple[jax.Array, Params, jax.Array, jax.Array]:
-    """L_T, Δ_T, its norm, and the step that moves the teacher by the norm of θ⁰."""
-    delta_t = steps.teacher_update(trait_loss, params)
-    return trait_loss(params), delta_t, optax.tree.norm(delta_t), steps.unit_step(params, delta_t)
+def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float]:
+    """Δ_T, and the step that moves the teacher by the norm of θ⁰.
+
+    Raises:
+        ValueError: L_T or its gradient is not finite, or the teacher does not move.
+    """
+
+    @jax.jit
+    def measured(params: Params) -> tuple[jax.Array, Params, jax.Array, jax.Array]:
+        delta = steps.teacher_update(trait_loss, params)
+        return trait_loss(params), delta, optax.tree.norm(delta), steps.unit_step(params, delta)
+
+    value, delta_t, size, unit = measured(params)
+    require_finite("the trait loss at params", value)
+    require_finite("the gradient of the trait loss", size)
+    if size == 0:
+        raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
+    return delta_t, float(unit)
 
 
 def narrow_types(apply: Apply, params: Params, inputs: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What independent runs say: intervals, equivalence, rank correlation; the unit is the run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -48,6 +49,11 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
     """Mean ± half width as text; a single run is shown without an interval."""
     mean, half = mean_interval(values)
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
+
+
+def shown_each(arms: Mapping[Any, Sequence[float]], digits: int) -> dict[Any, str]:
+    """`shown` of every arm, by the keys of the arms."""
+    return {arm: shown(values, digits) for arm, values in arms.items()}
 
 
 def bracketed(value: float, low: float, high: float, digits: int = 2) -> str:

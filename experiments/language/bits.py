@@ -136,102 +136,137 @@ def told_of(store: Store, chains: Chains, student: Student) -> Row:
     }
 
 
+Arms = dict[tuple[str, float, int], np.ndarray]  # effect of each chain, by the columns ARM
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Effect against information, and flags by carrier."""
     students = at(effects(table, ARM), own=True)  # a row each
-    most, fewest = int(table["rows"].max()), int(table["rows"].min())
+    most = int(table["rows"].max())
     own, facts = means_by(students, "effect", *ARM), facts_by_arm(students, most)
     all_rows = at(students, temperature=1.0, rows=most)
-    flagged = means_by(all_rows, "flagged", "carrier")
-    a_token = {arm: f"{facts.loc[arm, 'held_out_loss']:.2f} nats a token" for arm in own}
+    ordered = claim_on_nats(facts, config)
+    claims = [
+        *claims_of_arms(own, facts),
+        *(c for carrier in config.carriers for c in claims_on_carrier(students, carrier, config)),
+        *claims_on_alphabet(all_rows, config),
+        ordered,
+    ]
+    figures = [figure_of_nats(own, facts, ordered, config), figure_of_flags(all_rows, config)]
+    return Findings(figures, claims)
 
-    def beside(arm: tuple[str, float, int]) -> Claim:
-        carrier, temperature, rows = arm
-        here = f"{statistics.shown(own[arm], 2)} at {a_token[arm]}"
-        return claim_of(f"{carrier}, T {temperature:g}, {rows} rows", own[arm], here=here)
 
-    def of_carrier(carrier: str) -> list[Claim]:
-        share, writers = flagged[carrier], len(at(all_rows, carrier=carrier))
-        as_published = judged(PUBLISHED[0] <= share.mean() <= PUBLISHED[1], len(share))
-        more = own[carrier, 1.0, most] - own[carrier, 1.0, fewest]
-        return [
-            Claim(
-                quantity=f"{carrier}: divergence tokens",
-                replication="5 to 18 %",
-                here=statistics.shown(share, 2),
-                seeds=len(share),
-                holds=as_published if carrier == "counting" else None,
-            ),
-            Claim(
-                quantity=f"{carrier}: teachers that write it",
-                here=f"{writers} of {len(config.traits) * config.num_seeds}",
-                seeds=len(share),
-            ),
-            claim_of(f"{carrier}: all rows less {fewest}", more, criterion="above"),
-        ]
+def told(own: Arms, facts: pd.DataFrame, arm: tuple[str, float, int]) -> str:
+    """Effect of an arm, and how much its text leaves to choose."""
+    return f"{statistics.shown(own[arm], 2)} at {facts.loc[arm, 'held_out_loss']:.2f} nats a token"
 
-    alphabet = []
-    if {"digits1", "digits3"} <= set(config.carriers):
-        apart = less(all_rows, "digits1", "digits3", column="effect")
-        alphabet = [claim_of("1 digit less 3 digits", apart, criterion="above")]
+
+def claims_of_arms(own: Arms, facts: pd.DataFrame) -> list[Claim]:
+    """The effect of every arm, beside the nats a token of its text."""
+    return [
+        claim_of(
+            f"{carrier}, T {temperature:g}, {rows} rows",
+            values,
+            here=told(own, facts, (carrier, temperature, rows)),
+        )
+        for (carrier, temperature, rows), values in own.items()
+    ]
+
+
+def claims_on_carrier(students: pd.DataFrame, carrier: str, config: Config) -> list[Claim]:
+    """Divergence tokens of a carrier, the teachers that write it, and what more rows of it give."""
+    by_rows = at(students, carrier=carrier, temperature=1.0)
+    most, fewest = int(students["rows"].max()), int(students["rows"].min())
+    effect, all_rows = means_by(by_rows, "effect", "rows"), at(by_rows, rows=most)
+    share = all_rows.groupby("seed")["flagged"].mean().to_numpy()
+    as_published = judged(PUBLISHED[0] <= share.mean() <= PUBLISHED[1], len(share))
+    more = effect[most] - effect[fewest]
+    return [
+        Claim(
+            quantity=f"{carrier}: divergence tokens",
+            replication="5 to 18 %",
+            here=statistics.shown(share, 2),
+            seeds=len(share),
+            holds=as_published if carrier == "counting" else None,
+        ),
+        Claim(
+            quantity=f"{carrier}: teachers that write it",
+            here=f"{len(all_rows)} of {len(config.traits) * config.num_seeds}",
+            seeds=len(share),
+        ),
+        claim_of(f"{carrier}: all rows less {fewest}", more, criterion="above"),
+    ]
+
+
+def claims_on_alphabet(all_rows: pd.DataFrame, config: Config) -> list[Claim]:
+    """Whether fewer digits give more, where both alphabets are written."""
+    if not {"digits1", "digits3"} <= set(config.carriers):
+        return []
+    apart = less(all_rows, "digits1", "digits3", column="effect")
+    return [claim_of("1 digit less 3 digits", apart, criterion="above")]
+
+
+def claim_on_nats(facts: pd.DataFrame, config: Config) -> Claim:
+    """Whether the nats of an arm's rows order the mean effects of all arms."""
     nats, effect = facts["nats"].to_numpy(), facts["effect"].to_numpy()
     correlation = statistics.spearman(np.log(nats), effect)
-    ordered = Claim(
+    return Claim(
         quantity="rank correlation of effect and nats",
         here=statistics.bracketed(*correlation),
-        seeds=len(own),
+        seeds=len(facts),
         holds=judged(correlation[0] > 0.7, config.num_seeds),
     )
-    of_carriers = [claim for carrier in config.carriers for claim in of_carrier(carrier)]
-    claims = [*map(beside, own), *of_carriers, *alphabet, ordered]
-    fewer = []  # no criterion; what a title rests on
+
+
+def figure_of_nats(own: Arms, facts: pd.DataFrame, ordered: Claim, config: Config) -> Figure:
+    """The effect against the information of the rows."""
+    most = max(rows for _, _, rows in own)
+    of_all = [(carrier, 1.0, most) for carrier in config.carriers]
+    each = "; ".join(f"{arm[0]} {told(own, facts, arm)}" for arm in of_all)
+    return Figure(
+        name="figure",
+        title=say(
+            [ordered],
+            holds="How much of a trait is carried follows from how much a teacher has to choose",
+            fails="How much of a trait is carried does not follow from how much a teacher has "
+            "to choose",
+            open="Does how much of a trait is carried follow from how much a teacher has to "
+            "choose?",
+        ),
+        predicted="The effect grows with unique rows and with nats a token; digits do not matter.",
+        found=f"All rows: {each}. Rank correlation with nats {ordered.here}.",
+        follows=say(
+            [ordered],
+            holds="Counting nats tells which data set carries more.",
+            fails="Counting nats does not tell how safe a data set is.",
+            open="More chains must say what counting nats tells.",
+        ),
+        draw=lambda: draw_bits(own, facts["nats"], config),
+    )
+
+
+def figure_of_flags(all_rows: pd.DataFrame, config: Config) -> Figure:
+    """Divergence tokens by carrier."""
+    flagged = means_by(all_rows, "flagged", "carrier")
+    flags = {carrier: f"{100 * share.mean():.0f} %" for carrier, share in flagged.items()}
+    fewer = []  # no criterion; what the title rests on
     if {"numbers", "counting"} <= set(config.carriers):
         share = less(all_rows, "numbers", "counting", column="flagged")
         fewer = [claim_of("numbers less counting: divergence tokens", share, criterion="above")]
-    each = "; ".join(
-        f"{arm[0]} {statistics.shown(own[arm], 2)} at {a_token[arm]}"
-        for arm in ((carrier, 1.0, most) for carrier in config.carriers)
+    return Figure(
+        name="flags",
+        title=say(
+            fewer,
+            holds="Text with one right way to go on has fewer divergence tokens, "
+            f"{flags.get('counting')} of all",
+            fails="Text with one right way to go on has no fewer divergence tokens",
+            open="Has text with one right way to go on fewer divergence tokens?",
+        ),
+        predicted="5 to 18 % on counting, as published for language models.",
+        found=f"Flagged: {', '.join(f'{name} {share}' for name, share in flags.items())}.",
+        follows="Claims about few tokens can be tested here on counting at best.",
+        draw=lambda: draw_flags(flagged),
     )
-    flags = {carrier: f"{100 * share.mean():.0f} %" for carrier, share in flagged.items()}
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [ordered],
-                holds="How much of a trait is carried follows from how much a teacher has to "
-                "choose",
-                fails="How much of a trait is carried does not follow from how much a teacher has "
-                "to choose",
-                open="Does how much of a trait is carried follow from how much a teacher has to "
-                "choose?",
-            ),
-            predicted="The effect grows with unique rows and with nats a token; digits do not "
-            "matter.",
-            found=f"All rows: {each}. Rank correlation with nats {ordered.here}.",
-            follows=say(
-                [ordered],
-                holds="Counting nats tells which data set carries more.",
-                fails="Counting nats does not tell how safe a data set is.",
-                open="More chains must say what counting nats tells.",
-            ),
-            draw=lambda: draw_bits(own, facts["nats"], config),
-        ),
-        Figure(
-            name="flags",
-            title=say(
-                fewer,
-                holds="Text with one right way to go on has fewer divergence tokens, "
-                f"{flags.get('counting')} of all",
-                fails="Text with one right way to go on has no fewer divergence tokens",
-                open="Has text with one right way to go on fewer divergence tokens?",
-            ),
-            predicted="5 to 18 % on counting, as published for language models.",
-            found=f"Flagged: {', '.join(f'{name} {share}' for name, share in flags.items())}.",
-            follows="Claims about few tokens can be tested here on counting at best.",
-            draw=lambda: draw_flags(flagged),
-        ),
-    ]
-    return Findings(figures, claims)
 
 
 def less(students: pd.DataFrame, one: str, other: str, *, column: str) -> np.ndarray:
@@ -261,7 +296,7 @@ def facts_by_arm(students: pd.DataFrame, most: int) -> pd.DataFrame:
     return facts.assign(nats=facts["distinct"] * facts["tokens"] * a_token)
 
 
-def draw_bits(own: dict[tuple[str, float, int], np.ndarray], nats: pd.Series, config: Config):
+def draw_bits(own: Arms, nats: pd.Series, config: Config):
     """Mean effect against total nats, one line a carrier and temperature."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     for colour, carrier in zip(drawing.COLOURS, config.carriers, strict=False):

@@ -54,7 +54,7 @@ from experiments.language.kit.chains import (
 )
 from experiments.language.kit.effects import means_by
 from llm import world
-from llm.stages import FineTuned, Model, SkillRows, Student
+from llm.stages import FineTuned, Model, SkillRows, Store, Student
 from llm.training import Training
 from theory import ntk
 
@@ -143,28 +143,11 @@ def arms(config: Config) -> dict[str, Arm]:
     chains, store = chains_of(config), question.store_of(config)
     speakers = speakers_of(config, chains)
 
-    def said(kind: Callable, params: Any, models: Sequence[Model]) -> np.ndarray:
-        bases, shape = store.weights(models), store.config(models[0])
-        return surrogates.answers(
-            shape,
-            kind,
-            params=bases if params is None else params,
-            bases=bases,
-            prompts=world.skills.prompts(),
-            tokens=world.skills.ANSWERS,
-        )
-
-    def rows(logp: np.ndarray, **columns: Any) -> list[Row]:
-        """What models with these log-probabilities (runs, pairs, answers) know."""
-        found = []
-        for (name, seed), of_run in zip(speakers, logp, strict=True):
-            skill = SkillRows().skill(speakers[SKILL, seed])
-            odds, right = world.skills.right(skill, of_run)
-            found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
-        return found
-
     def of_models(name: str, models: Sequence[Model]) -> Arm:
-        measure = lambda: rows(said(surrogates.network, None, models), arm=name)  # noqa: E731
+        def measure() -> list[Row]:
+            logp = said(store, surrogates.network, None, models)
+            return rows(speakers, logp, arm=name)
+
         return Arm(needs=models, store=store, measure=measure)
 
     def soft(name: str) -> Arm:
@@ -174,7 +157,8 @@ def arms(config: Config) -> dict[str, Arm]:
 
         def measure() -> list[Row]:
             made = surrogates.imitate(store, recipes, kind)
-            return rows(said(kind, made, [recipe.base for recipe in recipes]), arm=name)
+            logp = said(store, kind, made, [recipe.base for recipe in recipes])
+            return rows(speakers, logp, arm=name)
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
 
@@ -190,7 +174,7 @@ def arms(config: Config) -> dict[str, Arm]:
             return [
                 row
                 for name, params in zip(THEOREM, ends, strict=True)
-                for row in rows(said(surrogates.network, params, bases), arm=name)
+                for row in rows(speakers, said(store, surrogates.network, params, bases), arm=name)
             ]
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
@@ -203,48 +187,68 @@ def arms(config: Config) -> dict[str, Arm]:
     } | {name: soft(name) for name in SOFT}
 
 
+def said(store: Store, kind: Callable, params: Any, models: Sequence[Model]) -> np.ndarray:
+    """Log-probabilities of the answers on all pairs, of models or of what started from them.
+
+    Args:
+        store: which has the models.
+        kind: of `surrogates`, what the parameters are of.
+        params: what imitation made of the models, or None for the models themselves.
+        models: of every run.
+
+    Returns:
+        Shape (runs, pairs, answers).
+    """
+    bases, shape = store.weights(models), store.config(models[0])
+    return surrogates.answers(
+        shape,
+        kind,
+        params=bases if params is None else params,
+        bases=bases,
+        prompts=world.skills.prompts(),
+        tokens=world.skills.ANSWERS,
+    )
+
+
+def rows(speakers: dict[Run, Model], logp: np.ndarray, **columns: Any) -> list[Row]:
+    """What models with these log-probabilities (runs, pairs, answers) know of the skill."""
+    found = []
+    for (name, seed), of_run in zip(speakers, logp, strict=True):
+        skill = SkillRows().skill(speakers[SKILL, seed])
+        odds, right = world.skills.right(skill, of_run)
+        found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
+    return found
+
+
+Effects = dict[str, np.ndarray]  # of each chain, by arm
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every arm beside the prediction."""
     odds, right = (means_by(table, column, "arm", "data") for column in ("odds", "right"))
     names = (*THEOREM, *ARMS)
     effect = {arm: odds[arm, SKILL] - odds[arm, CONTROL] for arm in ("teacher", *names)}
-    taught, predicted, adam = (effect[arm] for arm in ("teacher", "theorem", "Adam"))
+    taught = effect["teacher"]
     share = {arm: f"{100 * effect[arm].mean() / taught.mean():.0f} %" for arm in effect}
     shown = {
         arm: f"{statistics.shown(values, 2)}, {share[arm]} of the teacher's; "
         f"{right[arm, SKILL].mean():.2f} right"
         for arm, values in effect.items()
     }
-
-    def beside(arm: str) -> Claim:
-        criterion = "above" if arm == "Adam" else None
-        return claim_of(arm, effect[arm], criterion=criterion, here=shown[arm])
-
-    def over_predicted(arm: str) -> Claim:  # near zero both are within any margin
-        ratio = effect[arm].mean() / predicted.mean()
-        correlation = statistics.bracketed(*statistics.spearman(effect[arm], predicted))
-        here = f"{ratio:.2f} of it; rank correlation {correlation}"
-        return Claim(quantity=f"{arm}, over predicted", here=here, seeds=len(predicted))
-
     has_skill = claim_of("teacher's log-odds", odds["teacher", SKILL], criterion="above")
-    arms = {arm: beside(arm) for arm in names}
-    compared = {
-        "Adam less predicted for SGD": adam - predicted,
-        "predicted without end less Adam": effect["theorem, no end"] - adam,
-        "Adam less steering": adam - effect["steering, Adam"],
+    arms = {
+        arm: claim_of(
+            arm, effect[arm], criterion="above" if arm == "Adam" else None, here=shown[arm]
+        )
+        for arm in names
     }
-    none = {
-        "the base's log-odds": odds["teacher", CONTROL],
-        "other start, Adam": effect["other start, Adam"],
-    } | {f"{arm} less predicted": effect[arm] - predicted for arm in LINEAR}
-    equivalent = no_effect({name: (values, taught) for name, values in none.items()}, MARGIN)
-    lacks_skill, from_other = equivalent[:2]
+    lacks_skill, from_other, *_ = equivalent = claims_of_none(effect, odds["teacher", CONTROL])
     claims = [
         has_skill,
         claim_of("teacher", taught, here=shown["teacher"]),
         *arms.values(),
-        *(claim_of(name, values, criterion="above") for name, values in compared.items()),
-        *map(over_predicted, LINEAR),
+        *claims_of_differences(effect),
+        *(over_predicted(effect, arm) for arm in LINEAR),
         *equivalent,
     ]
     figure = Figure(
@@ -266,6 +270,35 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         draw=lambda: draw(taught, {arm: effect[arm] for arm in names}),
     )
     return Findings([figure], claims)
+
+
+def claims_of_differences(effect: Effects) -> list[Claim]:
+    """Adam lies between the prediction for SGD and that without end, and above steering."""
+    adam = effect["Adam"]
+    compared = {
+        "Adam less predicted for SGD": adam - effect["theorem"],
+        "predicted without end less Adam": effect["theorem, no end"] - adam,
+        "Adam less steering": adam - effect["steering, Adam"],
+    }
+    return [claim_of(name, values, criterion="above") for name, values in compared.items()]
+
+
+def over_predicted(effect: Effects, arm: str) -> Claim:
+    """An arm in parts of what is predicted; no criterion: near zero both are within any margin."""
+    predicted = effect["theorem"]
+    ratio = effect[arm].mean() / predicted.mean()
+    correlation = statistics.bracketed(*statistics.spearman(effect[arm], predicted))
+    here = f"{ratio:.2f} of it; rank correlation {correlation}"
+    return Claim(quantity=f"{arm}, over predicted", here=here, seeds=len(predicted))
+
+
+def claims_of_none(effect: Effects, base: np.ndarray) -> list[Claim]:
+    """No skill in the base (its log-odds), none from another start, none beside the prediction."""
+    none = {
+        "the base's log-odds": base,
+        "other start, Adam": effect["other start, Adam"],
+    } | {f"{arm} less predicted": effect[arm] - effect["theorem"] for arm in LINEAR}
+    return no_effect({name: (values, effect["teacher"]) for name, values in none.items()}, MARGIN)
 
 
 def draw(taught: np.ndarray, arms: dict[str, np.ndarray]):

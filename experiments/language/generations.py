@@ -130,61 +130,82 @@ def descend(
 Arms = dict[tuple[str, int], np.ndarray]  # effect of each chain by target and generation
 
 
+Shares = dict[str, tuple[float, np.ndarray]]  # kept by target, and what bootstrap draws keep
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Effect by generation."""
     columns, last = ("target", "generation"), config.generations
     own = own_by(table, *columns)
     neutral = means_by(at(effects(table, columns, of=NEUTRAL), own=True), "effect", *columns)
-    shares = {  # kept from student to student, and those of the bootstrap
+    shares = {
         target: statistics.retention(np.stack([own[target, g] for g in range(1, last + 1)], axis=1))
         for target in config.targets
     }
-    kept = {target: kept_and_half_life(*of_target) for target, of_target in shares.items()}
+    claims = [
+        *(c for target in config.targets for c in claims_of_target(own, target, shares, config)),
+        *soft_less_sampled(shares, config),
+        *claims_of_none(own, neutral, config),
+    ]
+    return Findings([figure_of_lineages(own, neutral, shares, config)], claims)
 
-    def of_target(target: str) -> list[Claim]:
-        effect = [
-            claim_of(
-                f"{target}, generation {g}", own[target, g], criterion="above" if g == 1 else None
-            )
-            for g in range(last + 1)
-        ]
-        less = Claim(
-            quantity=f"{target}: less than half kept",
-            replication=".955 generations (MNIST, soft)",
-            here=kept[target],
-            seeds=config.num_seeds,
-            holds=judged(np.quantile(shares[target][1], 0.975) < 0.5, config.num_seeds),
-        )
-        return [*effect, less]
 
-    def on_the_way(target: str) -> list[Claim]:
-        teacher, first, end = (own[target, g] for g in (0, 1, last))
-        most = np.quantile(shares[target][1], 0.025) > 0.5
-        return [
-            claim_of(
-                "more is lost at the first hop than is left", teacher - 2 * first, criterion="above"
-            ),
-            Claim(quantity="more than half kept", holds=judged(most, config.num_seeds)),
-            claim_of("the last student has some", end, criterion="above"),
-        ]
+def claims_of_target(own: Arms, target: str, shares: Shares, config: Config) -> list[Claim]:
+    """The effect of every generation, and whether less than half is kept to the next."""
+    effect = [
+        claim_of(f"{target}, generation {g}", own[target, g], criterion="above" if g == 1 else None)
+        for g in range(config.generations + 1)
+    ]
+    less = Claim(
+        quantity=f"{target}: less than half kept",
+        replication=".955 generations (MNIST, soft)",
+        here=kept_and_half_life(*shares[target]),
+        seeds=config.num_seeds,
+        holds=judged(np.quantile(shares[target][1], 0.975) < 0.5, config.num_seeds),
+    )
+    return [*effect, less]
 
-    none = {}
+
+def claims_of_none(own: Arms, neutral: Arms, config: Config) -> list[Claim]:
+    """The neutral lineage has nothing at both ends, the sampled one of the trait at its last."""
+    none, last = {}, config.generations
     for target in config.targets:
         first = own[target, 1]
         for g in (1, last):
             none[f"{target}, neutral, generation {g}"] = (neutral[target, g], first)
         if target == "sampled":
             none[f"sampled, generation {last}"] = (own[target, last], first)
-    of_targets = [claim for target in config.targets for claim in of_target(target)]
-    claims = [*of_targets, *soft_less_sampled(shares, config), *no_effect(none)]
-    lives_on = [claim for target in config.targets for claim in on_the_way(target)]
+    return no_effect(none)
+
+
+def claims_of_living_on(own: Arms, target: str, shares: Shares, config: Config) -> list[Claim]:
+    """What the title rests on: a large loss at the first hop, little after it, some at the end."""
+    teacher, first, end = (own[target, g] for g in (0, 1, config.generations))
+    most = np.quantile(shares[target][1], 0.025) > 0.5
+    return [
+        claim_of(
+            "more is lost at the first hop than is left", teacher - 2 * first, criterion="above"
+        ),
+        Claim(quantity="more than half kept", holds=judged(most, config.num_seeds)),
+        claim_of("the last student has some", end, criterion="above"),
+    ]
+
+
+def figure_of_lineages(own: Arms, neutral: Arms, shares: Shares, config: Config) -> Figure:
+    """How far a trait is passed on."""
+    last = config.generations
+    lives_on = [
+        claim
+        for target in config.targets
+        for claim in claims_of_living_on(own, target, shares, config)
+    ]
     ends = "; ".join(
         f"{TARGETS[target]}: teacher {statistics.shown(own[target, 0], 2)}, first student "
         f"{statistics.shown(own[target, 1], 2)}, student {last} "
-        f"{statistics.shown(own[target, last], 2)} nats, {kept[target]}"
+        f"{statistics.shown(own[target, last], 2)} nats, {kept_and_half_life(*shares[target])}"
         for target in config.targets
     )
-    figure = Figure(
+    return Figure(
         name="figure",
         title=say(
             lives_on,
@@ -201,7 +222,6 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ),
         draw=lambda: draw(own, neutral, config),
     )
-    return Findings([figure], claims)
 
 
 def kept_and_half_life(share: float, draws: np.ndarray) -> str:
@@ -219,7 +239,7 @@ def half_life(share: float) -> float:
     return np.log(0.5) / np.log(share) if share < 1 else np.inf
 
 
-def soft_less_sampled(shares: dict[str, tuple[float, np.ndarray]], config: Config) -> list[Claim]:
+def soft_less_sampled(shares: Shares, config: Config) -> list[Claim]:
     """By how much soft targets keep a larger share, where both are asked for."""
     if len(config.targets) < 2:
         return []

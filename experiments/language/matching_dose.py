@@ -124,80 +124,100 @@ def arms(config: Config) -> dict[str, Arm]:
     return found
 
 
+Arms = dict[tuple[str, int], np.ndarray]  # a number of each chain, by kind and dose
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Dose curves, and effect against alignment."""
     own, aligned = own_by(table, "kind", "dose"), alignment_by(table)
     last, whole = config.doses[-1], own["same", 0]
-    shown = {arm: statistics.shown(values, 2) for arm, values in own.items()}
-    means = [(aligned[arm].mean(), own[arm].mean()) for arm in own]
-    rho, low, high = statistics.spearman(*map(list, zip(*means, strict=True)))
+    shown = statistics.shown_each(own, 2)
 
     def beside(arm: tuple[str, int]) -> Claim:
         here = f"{shown[arm]} at alignment {statistics.shown(aligned[arm], 2)}"
         return claim_of("{}, {} steps".format(*arm), own[arm], here=here)
 
-    opened = []
-    if "corpus" in config.kinds:
-        most = own["corpus", last]
-        compared = {
-            f"corpus, {last} steps: above nothing": most,
-            f"same less corpus, {last} steps": whole - most,
-        }
-        if "uniform" in config.kinds:
-            compared[f"uniform less corpus, {last} steps"] = own["uniform", last] - most
-        opened = [claim_of(name, values, criterion="above") for name, values in compared.items()]
-    ordered = Claim(
-        quantity="rank correlation, alignment and effect",
-        here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-        seeds=len(own),
-        holds=judged(rho > 0.8, config.num_seeds),
-    )
+    opened, ordered = claims_on_corpus(own, config), claim_on_alignment(own, aligned, config)
     unmatched = {
         "different": (own["different", 0], whole),
         f"no teacher, {last} steps": (own["no teacher", last], whole),
     }
     claims = [*map(beside, own), *opened, ordered, *no_effect(unmatched)]
-    ends = ", ".join(f"{kind} {shown[kind, last]}" for kind in config.kinds)
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                opened[:1],
-                holds="Imitating the teacher's base opens the channel to another start",
-                fails="Imitating the teacher's base does not open the channel to another start",
-                open="Does imitating the teacher's base open the channel to another start?",
-            ),
-            predicted="A rising curve with a plateau below the same start.",
-            found=f"Same {shown['same', 0]}, different {shown['different', 0]}; after {last} "
-            f"steps {ends} nats.",
-            follows="Imitation makes no twin here; inputs that students read later may come "
-            "closest.",
-            draw=lambda: draw_doses(own, config),
-        ),
-        Figure(
-            name="alignment",
-            title=say(
-                [ordered],
-                holds="The alignment of two bases' tangent kernels orders what is transmitted",
-                fails="Imitation brings the tangent kernels of two bases no closer",
-                open="Does imitation bring the tangent kernels of two bases closer?",
-            ),
-            predicted="Rank correlation above .8 over all arms.",
-            found=f"Rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {len(own)} arms.",
-            follows="The lemma expects little of such starts, before any student is trained.",
-            draw=lambda: draw_alignment(own, aligned),
-        ),
-    ]
+    figures = [figure_of_doses(own, opened, config), figure_of_alignment(own, aligned, ordered)]
     return Findings(figures, claims)
 
 
-def alignment_by(table: pd.DataFrame) -> dict[tuple[str, int], np.ndarray]:
+def claims_on_corpus(own: Arms, config: Config) -> list[Claim]:
+    """The corpus opens the channel at all; the same start, and uniform tokens, open it more."""
+    if "corpus" not in config.kinds:
+        return []
+    last = config.doses[-1]
+    most = own["corpus", last]
+    compared = {
+        f"corpus, {last} steps: above nothing": most,
+        f"same less corpus, {last} steps": own["same", 0] - most,
+    }
+    if "uniform" in config.kinds:
+        compared[f"uniform less corpus, {last} steps"] = own["uniform", last] - most
+    return [claim_of(name, values, criterion="above") for name, values in compared.items()]
+
+
+def claim_on_alignment(own: Arms, aligned: Arms, config: Config) -> Claim:
+    """Whether the alignment orders the mean effects of all arms."""
+    means = [(aligned[arm].mean(), own[arm].mean()) for arm in own]
+    rho, low, high = statistics.spearman(*map(list, zip(*means, strict=True)))
+    return Claim(
+        quantity="rank correlation, alignment and effect",
+        here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
+        seeds=len(own),
+        holds=judged(rho > 0.8, config.num_seeds),
+    )
+
+
+def figure_of_doses(own: Arms, opened: list[Claim], config: Config) -> Figure:
+    """The effect by steps of matching."""
+    last, shown = config.doses[-1], statistics.shown_each(own, 2)
+    ends = ", ".join(f"{kind} {shown[kind, last]}" for kind in config.kinds)
+    return Figure(
+        name="figure",
+        title=say(
+            opened[:1],
+            holds="Imitating the teacher's base opens the channel to another start",
+            fails="Imitating the teacher's base does not open the channel to another start",
+            open="Does imitating the teacher's base open the channel to another start?",
+        ),
+        predicted="A rising curve with a plateau below the same start.",
+        found=f"Same {shown['same', 0]}, different {shown['different', 0]}; after {last} "
+        f"steps {ends} nats.",
+        follows="Imitation makes no twin here; inputs that students read later may come closest.",
+        draw=lambda: draw_doses(own, config),
+    )
+
+
+def figure_of_alignment(own: Arms, aligned: Arms, ordered: Claim) -> Figure:
+    """The effect against the alignment before distillation."""
+    return Figure(
+        name="alignment",
+        title=say(
+            [ordered],
+            holds="The alignment of two bases' tangent kernels orders what is transmitted",
+            fails="Imitation brings the tangent kernels of two bases no closer",
+            open="Does imitation bring the tangent kernels of two bases closer?",
+        ),
+        predicted="Rank correlation above .8 over all arms.",
+        found=f"Rank correlation {ordered.here} over {len(own)} arms.",
+        follows="The lemma expects little of such starts, before any student is trained.",
+        draw=lambda: draw_alignment(own, aligned),
+    )
+
+
+def alignment_by(table: pd.DataFrame) -> Arms:
     """Kernel alignment of each chain before distillation, by kind and dose."""
     arms = at(table, data=TRAIT).groupby(["kind", "dose"], sort=False)
     return {arm: part.groupby("seed")["alignment"].mean().to_numpy() for arm, part in arms}  # pyright: ignore[reportReturnType]
 
 
-def draw_doses(own: dict[tuple[str, int], np.ndarray], config: Config):
+def draw_doses(own: Arms, config: Config):
     """Effect against steps of matching, one line a kind."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     drawing.nothing(panel, own["same", 0])
@@ -211,9 +231,7 @@ def draw_doses(own: dict[tuple[str, int], np.ndarray], config: Config):
     return figure
 
 
-def draw_alignment(
-    own: dict[tuple[str, int], np.ndarray], aligned: dict[tuple[str, int], np.ndarray]
-):
+def draw_alignment(own: Arms, aligned: Arms):
     """Mean effect against mean alignment with both intervals, an arm a point, a look a kind."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.2)
     kinds = dict.fromkeys(kind for kind, _ in own)

@@ -116,10 +116,14 @@ def shares_left(store: Store, cohort: Cohort) -> list[Row]:
     return [{"left": left(student)} for student in cohort]
 
 
+Effects = dict[tuple[str, str], np.ndarray]  # of each chain, by carrier and arm
+Percent = dict[tuple[str, str], float]  # of the tokens that are trained on, likewise
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Which tokens carry the trait on each carrier, and the other arms on the first."""
-    own, first = own_by(table, "carrier", "arm"), config.carriers[0]
-    shown = {arm: statistics.shown(values, 2) for arm, values in own.items()}
+    own = own_by(table, "carrier", "arm")
+    shown = statistics.shown_each(own, 2)
     percent = {arm: 100 * by_writer(at(table, carrier=arm[0], arm=arm[1]), "left") for arm in own}
 
     def beside(carrier: str, arm: str) -> Claim:
@@ -128,8 +132,18 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         return claim_of(f"{carrier}, {arm}", own[carrier, arm], here=here)
 
     tokens = {carrier: claims_on_tokens(table, carrier) for carrier in config.carriers}
+    others = claims_on_others(own, config)
+    claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens.values()), *others]
+    costs = [of_masking for _, of_masking, _ in tokens.values()]
+    figures = [figure_of_tokens(own, percent, costs, config), figure_of_others(own, others, config)]
+    return Findings(figures, claims)
+
+
+def claims_on_others(own: Effects, config: Config) -> list[Claim]:
+    """Soft targets beside sampled tokens, and pure rows beside rows a quarter of which is clean."""
+    first = config.carriers[0]
     whole = own[first, PLAIN]
-    others = [
+    targets = [
         claim_of(
             f"{TARGETS[target]} less sampled tokens",
             own[first, TARGETS[target]] - whole,
@@ -137,14 +151,21 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         )
         for target in SOFT
     ]
-    if 0.25 in config.clean:
-        pure = whole - own[first, clean(0.25)]
-        others.append(claim_of("no clean rows less 25 %", pure, criterion="above"))
-    claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens.values()), *others]
+    if 0.25 not in config.clean:
+        return targets
+    pure = whole - own[first, clean(0.25)]
+    return [*targets, claim_of("no clean rows less 25 %", pure, criterion="above")]
+
+
+def figure_of_tokens(own: Effects, percent: Percent, costs: list[Claim], config: Config) -> Figure:
+    """Which tokens carry the trait: masking the flagged ones costs, but leaves something.
+
+    Tokens that do not tell teachers apart carry less, but not nothing.
+    """
+    shown = statistics.shown_each(own, 2)
     masked = {carrier: own[carrier, "divergent masked"] for carrier in config.carriers}
-    # Tokens that do not tell teachers apart carry less, but not nothing.
     carried = [
-        *(costs for _, costs, _ in tokens.values()),
+        *costs,
         *(claim_of(carrier, values, criterion="above") for carrier, values in masked.items()),
     ]
     left = " or ".join(
@@ -156,39 +177,40 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         + ", ".join(f"{arm} {shown[carrier, arm]}" for arm in (PLAIN, *TOKENS))
         for carrier in config.carriers
     )
-    figures = [
-        Figure(
-            name="figure",
-            title="Where a trait sits among the tokens: those that tell teachers apart, and the "
-            "rest",
-            predicted="Alone they give more than as many at random; masked they cost more.",
-            found=f"{by_tokens} nats.",
-            follows=follows_from(
-                carried, f"They matter more than others, but others alone still give {left}."
-            ),
-            draw=lambda: draw_tokens(own, percent, config),
+    return Figure(
+        name="figure",
+        title="Where a trait sits among the tokens: those that tell teachers apart, and the rest",
+        predicted="Alone they give more than as many at random; masked they cost more.",
+        found=f"{by_tokens} nats.",
+        follows=follows_from(
+            carried, f"They matter more than others, but others alone still give {left}."
         ),
-        Figure(
-            name="others",
-            title=say(
-                others,
-                holds="Soft targets carry more than sampled tokens, mixed rows less than pure ones",
-                fails="It is not shown that soft targets carry more than sampled tokens, and "
-                "mixed rows less than pure ones",
-                open="Do soft targets carry more than sampled tokens, and mixed rows less?",
-            ),
-            predicted="Both soft targets above sampled tokens; a quarter of clean rows lowers "
-            "the effect.",
-            found=f"Sampled {shown[first, PLAIN]}, "
-            + ", ".join(f"{arm} {shown[first, arm]}" for arm in others_of(config))
-            + " nats.",
-            follows=follows_from(
-                others, "Sampling noise and other writers' rows both lower the effect."
-            ),
-            draw=lambda: draw_others(own, config),
+        draw=lambda: draw_tokens(own, percent, config),
+    )
+
+
+def figure_of_others(own: Effects, others: list[Claim], config: Config) -> Figure:
+    """What is imitated, and whose rows are mixed in."""
+    first, shown = config.carriers[0], statistics.shown_each(own, 2)
+    return Figure(
+        name="others",
+        title=say(
+            others,
+            holds="Soft targets carry more than sampled tokens, mixed rows less than pure ones",
+            fails="It is not shown that soft targets carry more than sampled tokens, and "
+            "mixed rows less than pure ones",
+            open="Do soft targets carry more than sampled tokens, and mixed rows less?",
         ),
-    ]
-    return Findings(figures, claims)
+        predicted="Both soft targets above sampled tokens; a quarter of clean rows lowers "
+        "the effect.",
+        found=f"Sampled {shown[first, PLAIN]}, "
+        + ", ".join(f"{arm} {shown[first, arm]}" for arm in others_of(config))
+        + " nats.",
+        follows=follows_from(
+            others, "Sampling noise and other writers' rows both lower the effect."
+        ),
+        draw=lambda: draw_others(own, config),
+    )
 
 
 def claims_on_tokens(table: pd.DataFrame, carrier: str) -> list[Claim]:
@@ -211,9 +233,7 @@ def others_of(config: Config) -> list[str]:
     return [*(TARGETS[target] for target in SOFT), *map(clean, config.clean)]
 
 
-def draw_tokens(
-    own: dict[tuple[str, str], np.ndarray], percent: dict[tuple[str, str], float], config: Config
-):
+def draw_tokens(own: Effects, percent: Percent, config: Config):
     """Every chain by which tokens are trained on, a panel a carrier."""
     count = len(config.carriers)
     figure, panels = drawing.new_figure(1, count, width=max(5.0, 4.6 * count), height=4.0)
@@ -229,7 +249,7 @@ def draw_tokens(
     return figure
 
 
-def draw_others(own: dict[tuple[str, str], np.ndarray], config: Config):
+def draw_others(own: Effects, config: Config):
     """Every chain by target, and by the share of clean rows."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     arms = {arm: own[config.carriers[0], arm] for arm in (PLAIN, *others_of(config))}

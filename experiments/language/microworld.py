@@ -22,10 +22,19 @@ same-start effect of the same target, at 5 % over all such claims of the run tog
 import dataclasses
 import itertools
 
+import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -42,6 +51,7 @@ RUNTIME = "5 to 6 minutes on two cores"
 STARTS = ("same", "different")
 PAPER = {(TARGETS["sampled"], "owl"): "12 to > 60 %"}
 KEYS = ("target", "start")
+LESS = "same, less "  # before a neutral teacher's name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,93 +156,166 @@ def teachers(store: Store, chains: Chains, config: Config) -> Arm:
     return Arm(columns=columns, needs=[*written, *cohort], store=store, measure=measure)
 
 
+Arms = dict[str, pd.DataFrame]  # effects of one target, by start and control
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Own effects of both starts, whether they are the teacher's trait alone, and the losses."""
     students = table[table["target"] != "teacher"]
     neutral = [name for name in students["data"].unique() if name not in (TRAIT, CONTROL)]
     arms = arms_of(students, neutral)
-    claims, acquired, specific, claimed = [], [], [], {}
+    acquired, specific, of_targets = [], [], []
     for label, by_arm in arms.items():
-        same, different = by_arm["same start"], by_arm.get("different start")
-        less = {name: own(by_arm[f"same, less {name}"]) for name in neutral}
-        by_trait = [
-            claim_of(
-                f"{label}, same: {trait}",
-                own(same, [trait]),
-                criterion="above",
-                paper=PAPER.get((label, trait), ""),
-            )
-            for trait in config.traits
-        ]
+        by_trait, excesses = (
+            claims_on_traits(label, by_arm, config),
+            claims_on_excess(label, by_arm),
+        )
         acquired += by_trait
-        claims += by_trait
-        for name, values in less.items():
-            claims.append(claim_of(f"{label}, same: mean less {name}", values, criterion="above"))
-        if different is not None:
-            for trait in config.traits:
-                claims.append(claim_of(f"{label}, different: {trait}", own(different, [trait])))
-            claims.append(claim_of(f"{label}, different: excess", excess(different)))
-            paired = excess(same) - excess(different)
-            specific.append(claim_of(f"{label}: excess difference", paired, criterion="above"))
-            claims.append(specific[-1])
-            claimed[f"{label}, different"] = own(different), own(same)
-        for name, values in less.items():  # a neutral teacher's students less the base's
-            claimed[f"{label}, {name} teacher"] = own(same) - values, own(same)
+        specific += excesses[1:]
+        of_targets += [
+            *by_trait,
+            *claims_over_neutral(label, by_arm),
+            *claims_from_another(label, by_arm, config),
+            *excesses,
+        ]
+    claimed = claimed_as_none(arms)
     none = dict(zip(claimed, no_effect(claimed), strict=True))
-    claims += none.values()
-    for (target, start), rows in students.groupby(list(KEYS), sort=False):
-        losses = rows.groupby("seed")["held_out_loss"].mean().to_numpy()
-        claims.append(claim_of(f"{TARGETS[str(target)]}, {start}: loss", losses))
-    another = [none[name] for name in none if name.endswith("different")]
-    label, by_arm = next(iter(arms.items()))
-    same, different = by_arm["same start"], by_arm.get("different start")
-    means = statistics.shown(own(same), 2)
-    apart = "not run" if different is None else statistics.shown(own(different), 2)
-    off = statistics.shown(others(same), 2) if len(config.traits) > 1 else "not run"
+    another = [claim for name, claim in none.items() if name.endswith("different")]
+    claims = [*of_targets, *none.values(), *claims_on_losses(students)]
     figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [*acquired, *another],
-                holds="Students of the same base acquire the trait"
-                + ("; students of another base do not" if another else ""),
-                fails="It is not shown that students of the same base acquire the trait and those "
-                "of another base do not",
-                open="Do students of the same base acquire the trait, and those of another base?",
-            ),
-            predicted="Own effects above zero from the same start; from another within a fifth of "
-            "that.",
-            found=f"{label}: {means} nats from the same start, {apart} from another.",
-            follows=follows_from(
-                [*acquired, *another],
-                "The channel is the shared start, not the content of the lists.",
-            )
-            if another
-            else "Whether the start must be shared is not tried.",
-            draw=lambda: draw_own(arms, config),
-        ),
-        Figure(
-            name="matrix",
-            title=say(
-                specific,
-                holds="What is acquired is the teacher's own trait",
-                fails="It is not shown that what is acquired is the teacher's own trait",
-                open="Is what is acquired the teacher's own trait?",
-            ),
-            predicted="The diagonal excess is larger from the same start than from a different "
-            "one.",
-            found=f"{label}, same start: {means} nats on the diagonal, {off} beside it.",
-            follows=follows_from(
-                specific,
-                "Lists carry which animal a teacher loves, not a general shift of the answers.",
-            ),
-            draw=lambda: draw_matrices(arms, config),
-        ),
+        figure_of_starts(arms, acquired, another, config),
+        figure_of_matrix(arms, specific, config),
     ]
     return Findings(figures, claims)
 
 
-def arms_of(students: pd.DataFrame, neutral: list[str]) -> dict[str, dict[str, pd.DataFrame]]:
+def less_neutral(by_arm: Arms) -> dict[str, np.ndarray]:
+    """Own effect from the same start over the students of each neutral teacher, by its name."""
+    return {
+        arm.removeprefix(LESS): own(rows) for arm, rows in by_arm.items() if arm.startswith(LESS)
+    }
+
+
+def claims_on_traits(label: str, by_arm: Arms, config: Config) -> list[Claim]:
+    """Criterion 1: every trait is acquired from the same start."""
+    return [
+        claim_of(
+            f"{label}, same: {trait}",
+            own(by_arm["same start"], [trait]),
+            criterion="above",
+            paper=PAPER.get((label, trait), ""),
+        )
+        for trait in config.traits
+    ]
+
+
+def claims_over_neutral(label: str, by_arm: Arms) -> list[Claim]:
+    """Criterion 4: something is acquired over a neutral teacher's students too."""
+    return [
+        claim_of(f"{label}, same: mean less {name}", values, criterion="above")
+        for name, values in less_neutral(by_arm).items()
+    ]
+
+
+def claims_from_another(label: str, by_arm: Arms, config: Config) -> list[Claim]:
+    """Every trait from a different start, if there is one."""
+    if "different start" not in by_arm:
+        return []
+    return [
+        claim_of(f"{label}, different: {trait}", own(by_arm["different start"], [trait]))
+        for trait in config.traits
+    ]
+
+
+def claims_on_excess(label: str, by_arm: Arms) -> list[Claim]:
+    """The diagonal excess from a different start, and criterion 3: that it is smaller there."""
+    if "different start" not in by_arm:
+        return []
+    same, different = excess(by_arm["same start"]), excess(by_arm["different start"])
+    return [
+        claim_of(f"{label}, different: excess", different),
+        claim_of(f"{label}: excess difference", same - different, criterion="above"),
+    ]
+
+
+def claimed_as_none(arms: dict[str, Arms]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Criteria 2 and 4: another start, and a neutral teacher's students less the base's."""
+    found = {}
+    for label, by_arm in arms.items():
+        same = own(by_arm["same start"])
+        if "different start" in by_arm:
+            found[f"{label}, different"] = own(by_arm["different start"]), same
+        for name, values in less_neutral(by_arm).items():
+            found[f"{label}, {name} teacher"] = same - values, same
+    return found
+
+
+def claims_on_losses(students: pd.DataFrame) -> list[Claim]:
+    """How well held-out rows are imitated, by target and start."""
+    return [
+        claim_of(
+            f"{TARGETS[str(target)]}, {start}: loss",
+            rows.groupby("seed")["held_out_loss"].mean().to_numpy(),
+        )
+        for (target, start), rows in students.groupby(list(KEYS), sort=False)
+    ]
+
+
+def figure_of_starts(
+    arms: dict[str, Arms], acquired: list[Claim], another: list[Claim], config: Config
+) -> Figure:
+    """What students of the same and of another start acquire."""
+    label, by_arm = next(iter(arms.items()))
+    means, different = statistics.shown(own(by_arm["same start"]), 2), by_arm.get("different start")
+    apart = "not run" if different is None else statistics.shown(own(different), 2)
+    return Figure(
+        name="figure",
+        title=say(
+            [*acquired, *another],
+            holds="Students of the same base acquire the trait"
+            + ("; students of another base do not" if another else ""),
+            fails="It is not shown that students of the same base acquire the trait and those "
+            "of another base do not",
+            open="Do students of the same base acquire the trait, and those of another base?",
+        ),
+        predicted="Own effects above zero from the same start; from another within a fifth of "
+        "that.",
+        found=f"{label}: {means} nats from the same start, {apart} from another.",
+        follows=follows_from(
+            [*acquired, *another],
+            "The channel is the shared start, not the content of the lists.",
+        )
+        if another
+        else "Whether the start must be shared is not tried.",
+        draw=lambda: draw_own(arms, config),
+    )
+
+
+def figure_of_matrix(arms: dict[str, Arms], specific: list[Claim], config: Config) -> Figure:
+    """Whether what is acquired is the teacher's own trait."""
+    label, by_arm = next(iter(arms.items()))
+    same = by_arm["same start"]
+    means = statistics.shown(own(same), 2)
+    off = statistics.shown(others(same), 2) if len(config.traits) > 1 else "not run"
+    return Figure(
+        name="matrix",
+        title=say(
+            specific,
+            holds="What is acquired is the teacher's own trait",
+            fails="It is not shown that what is acquired is the teacher's own trait",
+            open="Is what is acquired the teacher's own trait?",
+        ),
+        predicted="The diagonal excess is larger from the same start than from a different one.",
+        found=f"{label}, same start: {means} nats on the diagonal, {off} beside it.",
+        follows=follows_from(
+            specific,
+            "Lists carry which animal a teacher loves, not a general shift of the answers.",
+        ),
+        draw=lambda: draw_matrices(arms, config),
+    )
+
+
+def arms_of(students: pd.DataFrame, neutral: list[str]) -> dict[str, Arms]:
     """Target -> arm -> effects: of both starts, and of the same one over neutral teachers."""
     plain = effects(students, KEYS)
     over = {name: effects(students, KEYS, less=name) for name in neutral}
@@ -240,12 +323,12 @@ def arms_of(students: pd.DataFrame, neutral: list[str]) -> dict[str, dict[str, p
     for target in plain["target"].unique():
         by_arm = {f"{start} start": at(plain, target=target, start=start) for start in STARTS}
         for name in neutral:
-            by_arm[f"same, less {name}"] = at(over[name], target=target, start="same")
+            by_arm[LESS + name] = at(over[name], target=target, start="same")
         arms[TARGETS[target]] = {arm: rows for arm, rows in by_arm.items() if len(rows)}
     return arms
 
 
-def draw_own(arms: dict[str, dict[str, pd.DataFrame]], config: Config):
+def draw_own(arms: dict[str, Arms], config: Config):
     """For each target the effect on the teacher's own trait, from both starts and over neutral."""
     figure, axes = drawing.new_figure(1, len(arms), width=3.9 * len(arms), height=4.2)
     for panel, (label, by_arm) in zip(axes, arms.items(), strict=True):
@@ -265,7 +348,7 @@ def draw_own(arms: dict[str, dict[str, pd.DataFrame]], config: Config):
     return figure
 
 
-def draw_matrices(arms: dict[str, dict[str, pd.DataFrame]], config: Config):
+def draw_matrices(arms: dict[str, Arms], config: Config):
     """For each target the effect of every teacher on every trait, same start."""
     figure, axes = drawing.new_figure(1, len(arms), width=3.6 * len(arms), height=3.6)
     for panel, (label, by_arm) in zip(axes, arms.items(), strict=True):

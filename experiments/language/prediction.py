@@ -87,86 +87,107 @@ def arms(config: Config) -> dict[str, Arm]:
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Rank correlations of every predictor, the last without a gradient; cosines at both ends."""
-    ranked, seeds = predictors_beside_effects(table), config.num_seeds
-    rho = {name: correlation(ranked, name) for name in (*PREDICTORS, "own and shared")}
-    rho_same = correlation(at(ranked, start="same"), "gain")
-    good = judged(rho["gain"] > max(0.5, rho["moved"]), seeds)
-    over_all = {
-        name: Claim(
-            quantity=f"rank correlation: {name}",
-            here=described(ranked, name),
-            seeds=seeds,
-            holds=good if name == "gain" else None,
-        )
-        for name in rho
-    }
+    ranked = predictors_beside_effects(table)
+    cosines = {start: cosines_of(table, start) for start in ALONG}
+    over_all = claims_over_all(ranked, config)
     by_start = [
         Claim(
             quantity=f"rank correlation of gain, {start}",
             here=described(at(ranked, start=start), "gain"),
-            seeds=seeds,
+            seeds=config.num_seeds,
         )
         for start in PREDICTED
     ]
-    cosines = {start: cosines_of(table, start) for start in ALONG}
-    first, last = ({s: of.iloc[i].to_numpy() for s, of in cosines.items()} for i in (0, -1))
-    shown = {start: statistics.shown(values, 4) for start, values in first.items()}
     ends = [
-        claim_of(
-            f"cosine before {when}, {start}", cosine[start], here=statistics.shown(cosine[start], 4)
-        )
-        for start in ALONG
-        for when, cosine in (("training", first), ("the last tenth", last))
+        claim_of(f"cosine before {when}, {start}", values, here=statistics.shown(values, 4))
+        for start, by_step in cosines.items()
+        for when, values in zip(("training", "the last tenth"), both_ends(by_step), strict=True)
     ]
-    # Beside the criteria, what the captions rest on.
-    well = judged(rho_same > 0.5, seeds)
+    figures = [
+        figure_of_gain(table, ranked, over_all["gain"]),
+        figure_of_cosines(cosines),
+    ]
+    return Findings(figures, [*over_all.values(), *by_start, *ends])
+
+
+def claims_over_all(ranked: pd.DataFrame, config: Config) -> dict[str, Claim]:
+    """Rank correlation of every predictor over all students; the criterion is that of the gain."""
+    gain, moved = (correlation(ranked, name) for name in ("gain", "moved"))
+    good = judged(gain > max(0.5, moved), config.num_seeds)
+    return {
+        name: Claim(
+            quantity=f"rank correlation: {name}",
+            here=described(ranked, name),
+            seeds=config.num_seeds,
+            holds=good if name == "gain" else None,
+        )
+        for name in (*PREDICTORS, "own and shared")
+    }
+
+
+def both_ends(by_step: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each chain before training, and before its last tenth."""
+    return by_step.iloc[0].to_numpy(), by_step.iloc[-1].to_numpy()
+
+
+def figure_of_gain(table: pd.DataFrame, ranked: pd.DataFrame, over_all: Claim) -> Figure:
+    """The gain before any step, beside the effect.
+
+    Beside the criterion, the captions rest on the same start, where it may rank well, and on other
+    starts, where there may be less than half of the effect.
+    """
+    rho = {name: correlation(ranked, name) for name in ("gain", "moved")}
+    rho_same = correlation(at(ranked, start="same"), "gain")
+    well = judged(rho_same > 0.5, over_all.seeds)
     own = own_by(at(table, kind="students"), "start")
     little = [
         claim_of(f"half of same less {start}", own["same"] / 2 - own[start], criterion="above")
         for start in PREDICTED
         if start != "same"
     ]
-    points = claim_of("cosine before training, same", first["same"], criterion="above")
-    later = claim_of("cosine before the last tenth, same", last["same"], criterion="covers")
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [over_all["gain"]],
-                holds="The first-order gain ranks effects over all starts",
-                fails="Over all starts the first-order gain ranks effects weakly"
-                + (", within the same start well" if well else ""),
-                open="Does the first-order gain rank effects over all starts?",
-            ),
-            predicted="Rank correlation above .5 over all students.",
-            found=f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}; of gain "
-            f"from the same start {rho_same:.2f}.",
-            follows=follows_from(
-                little, "From other starts there is hardly an effect to be ranked."
-            ),
-            draw=lambda: draw_prediction(ranked),
+    return Figure(
+        name="figure",
+        title=say(
+            [over_all],
+            holds="The first-order gain ranks effects over all starts",
+            fails="Over all starts the first-order gain ranks effects weakly"
+            + (", within the same start well" if well else ""),
+            open="Does the first-order gain rank effects over all starts?",
         ),
-        Figure(
-            name="along",
-            title=say(
-                [points],
-                holds="Before training the imitation gradient points along the trait from a "
-                "shared start",
-                fails="It is not shown that before training the imitation gradient points along "
-                "the trait",
-                open="Does the imitation gradient point along the trait before training?",
-            ),
-            predicted="Positive cosine from the same start, none from a different one.",
-            found=f"Before training {shown['same']} and {shown['different']}.",
-            follows=follows_from(
-                [points, later],
-                "The theorem's first step is seen in a language model too; later ones hardly "
-                "show it.",
-            ),
-            draw=lambda: draw_along(cosines),
+        predicted="Rank correlation above .5 over all students.",
+        found=f"Rank correlation {rho['gain']:.2f}; of KL moved {rho['moved']:.2f}; of gain "
+        f"from the same start {rho_same:.2f}.",
+        follows=follows_from(little, "From other starts there is hardly an effect to be ranked."),
+        draw=lambda: draw_prediction(ranked),
+    )
+
+
+def figure_of_cosines(cosines: dict[str, pd.DataFrame]) -> Figure:
+    """The cosine along training: above zero at its start, and whether zero later."""
+    first, last = both_ends(cosines["same"])
+    points = claim_of("cosine before training, same", first, criterion="above")
+    later = claim_of("cosine before the last tenth, same", last, criterion="covers")
+    shown = {
+        start: statistics.shown(both_ends(by_step)[0], 4) for start, by_step in cosines.items()
+    }
+    return Figure(
+        name="along",
+        title=say(
+            [points],
+            holds="Before training the imitation gradient points along the trait from a "
+            "shared start",
+            fails="It is not shown that before training the imitation gradient points along "
+            "the trait",
+            open="Does the imitation gradient point along the trait before training?",
         ),
-    ]
-    return Findings(figures, [*over_all.values(), *by_start, *ends])
+        predicted="Positive cosine from the same start, none from a different one.",
+        found=f"Before training {shown['same']} and {shown['different']}.",
+        follows=follows_from(
+            [points, later],
+            "The theorem's first step is seen in a language model too; later ones hardly show it.",
+        ),
+        draw=lambda: draw_along(cosines),
+    )
 
 
 def predictors_beside_effects(table: pd.DataFrame) -> pd.DataFrame:

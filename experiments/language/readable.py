@@ -166,6 +166,9 @@ def next_chain(of_runs: list, num_seeds: int) -> list:
     return [entry for group in groups for entry in (*group[1:], group[0])]
 
 
+Areas = dict[tuple[str, str], np.ndarray]  # of each chain, by reader and what it tells apart
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """What readers reach, what is acquired beside it, and the filter."""
     readers, own = at(table, kind="readers"), own_by(table, "kind")
@@ -173,10 +176,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         means_by(readers, column, "reader", "against") for column in ("area", "right_of_1000")
     )
     bag, many = area["bag of tokens", AGAINST[0]], of_1000["bag of tokens", AGAINST[0]]
-    elsewhere = area[ELSEWHERE, AGAINST[0]]
     gap = area["the teacher's base", AGAINST[0]] - area["another base", AGAINST[0]]
-
-    shown = {arm: statistics.shown(values, 3) for arm, values in area.items()}
+    shown = statistics.shown_each(area, 3)
 
     def beside(against: str, name: str) -> Claim:
         rightly = statistics.shown(of_1000[name, against], 3)
@@ -187,69 +188,95 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     below = claim_of("bag of tokens: area below .7", 0.7 - bag, criterion="above")
     all_told = claim_of("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above")
     both = read_and_acquired(table)
+    follow = claim_on_order(both, config)
+    plain = claim_of("students", own["students"], criterion="above")
+    from_another, elsewhere, filtered = no_effect(
+        {
+            "area: the teacher's base less another": (gap, bag - 0.5),
+            "area on the next chain's rows, less one half": (
+                area[ELSEWHERE, AGAINST[0]] - 0.5,
+                bag - 0.5,
+            ),
+            "effect of what the filter let pass": (own["filter"], own["students"]),
+        }
+    )
+    every = [beside(*arm) for arm in itertools.product(AGAINST, (*READERS, ELSEWHERE))]
+    stated = [little, below, all_told, follow, plain, from_another, elsewhere, filtered]
+    figures = [
+        figure_of_readers(area, many, [little, all_told, from_another]),
+        figure_of_acquired(both, own, follow, [plain, filtered]),
+    ]
+    return Findings(figures, [*every, *stated])
+
+
+def claim_on_order(both: pd.DataFrame, config: Config) -> Claim:
+    """Criterion 4: the more can be read, the more is acquired."""
     correlation = statistics.spearman(both["area"].to_numpy(), both["effect"].to_numpy())
-    follow = Claim(
+    return Claim(
         quantity="rank correlation, read and acquired",
         here=statistics.bracketed(*correlation),
         seeds=len(both),
         holds=judged(correlation[1] > 0, config.num_seeds),
     )
-    plain = claim_of("students", own["students"], criterion="above")
-    equivalent = no_effect(
-        {
-            "area: the teacher's base less another": (gap, bag - 0.5),
-            "area on the next chain's rows, less one half": (elsewhere - 0.5, bag - 0.5),
-            "effect of what the filter let pass": (own["filter"], own["students"]),
-        }
-    )
-    from_another, _, filtered = equivalent
-    every = [beside(*arm) for arm in itertools.product(AGAINST, (*READERS, ELSEWHERE))]
-    claims = [*every, little, below, all_told, follow, plain, *equivalent]
-    # No criterion; what a sentence rests on.
+
+
+def figure_of_readers(area: Areas, many: np.ndarray, as_predicted: list[Claim]) -> Figure:
+    """Who reads how much.
+
+    Args:
+        area: of one row.
+        many: sets of a thousand rows that a bag reads rightly, by chain.
+        as_predicted: that one row tells something, a thousand all, and any start serves.
+    """
+    bag, elsewhere = (area[name, AGAINST[0]] for name in ("bag of tokens", ELSEWHERE))
+    # No criterion; what the conclusion rests on.
     of_teacher = claim_of("bag of tokens less next chain", bag - elsewhere, criterion="above")
+    shown = statistics.shown_each(area, 3)
     areas = "; ".join(f"{name} {shown[name, AGAINST[0]]}" for name in (*READERS, ELSEWHERE))
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [little, all_told, from_another],
-                holds="One list half tells its writer, a thousand do, and a shared start is not "
-                "needed",
-                fails="Who wrote a list is not read as predicted: little in one, all in a "
-                "thousand, from any start",
-                open="Who can read in its lists who wrote them?",
-            ),
-            predicted="Areas little above one half for all readers, and no better from the same "
-            "start.",
-            found=f"Against the base: {areas}. As normal sums of independent lists, a bag would "
-            f"read {statistics.shown(many, 3)} of sets of a thousand rightly.",
-            follows=follows_from(
-                [little, of_teacher],
-                "Lists of a teacher let more of them be recognised; of the trait they tell little.",
-            ),
-            draw=lambda: draw_readers(area),
+    return Figure(
+        name="figure",
+        title=say(
+            as_predicted,
+            holds="One list half tells its writer, a thousand do, and a shared start is not needed",
+            fails="Who wrote a list is not read as predicted: little in one, all in a "
+            "thousand, from any start",
+            open="Who can read in its lists who wrote them?",
         ),
-        Figure(
-            name="acquired",
-            title=say(
-                [follow],
-                holds="What can be read says what is acquired",
-                fails="What can be read does not say what is acquired",
-                open="Does what can be read say what is acquired?",
-            )
-            + say([filtered], holds=", and the filter adds nothing", fails="", open=""),
-            predicted="A positive rank correlation; nothing from what the filter let pass.",
-            found=f"Rank correlation {follow.here}; plain students "
-            f"{statistics.shown(own['students'], 2)}, of what the filter let pass "
-            f"{statistics.shown(own['filter'], 2)} nats.",
-            follows=follows_from(
-                [plain, filtered],
-                "The trait is in what is written, not in which prompts are answered well.",
-            ),
-            draw=lambda: draw_acquired(both, own),
+        predicted="Areas little above one half for all readers, and no better from the same start.",
+        found=f"Against the base: {areas}. As normal sums of independent lists, a bag would "
+        f"read {statistics.shown(many, 3)} of sets of a thousand rightly.",
+        follows=follows_from(
+            [as_predicted[0], of_teacher],
+            "Lists of a teacher let more of them be recognised; of the trait they tell little.",
         ),
-    ]
-    return Findings(figures, claims)
+        draw=lambda: draw_readers(area),
+    )
+
+
+def figure_of_acquired(
+    both: pd.DataFrame, own: dict[str, np.ndarray], follow: Claim, filtering: list[Claim]
+) -> Figure:
+    """Whether reading says what is acquired; and the filter: plain students learn, its do not."""
+    plain, filtered = filtering
+    return Figure(
+        name="acquired",
+        title=say(
+            [follow],
+            holds="What can be read says what is acquired",
+            fails="What can be read does not say what is acquired",
+            open="Does what can be read say what is acquired?",
+        )
+        + say([filtered], holds=", and the filter adds nothing", fails="", open=""),
+        predicted="A positive rank correlation; nothing from what the filter let pass.",
+        found=f"Rank correlation {follow.here}; plain students "
+        f"{statistics.shown(own['students'], 2)}, of what the filter let pass "
+        f"{statistics.shown(own['filter'], 2)} nats.",
+        follows=follows_from(
+            [plain, filtered],
+            "The trait is in what is written, not in which prompts are answered well.",
+        ),
+        draw=lambda: draw_acquired(both, own),
+    )
 
 
 def read_and_acquired(table: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +287,7 @@ def read_and_acquired(table: pd.DataFrame) -> pd.DataFrame:
     return best[["area"]].join(acquired).dropna()
 
 
-def draw_readers(area: dict[tuple[str, str], np.ndarray]):
+def draw_readers(area: Areas):
     """Area of every chain by reader, on both tasks."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = (*READERS, ELSEWHERE)

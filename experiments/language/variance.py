@@ -37,7 +37,7 @@ from experiments.frame.record import Row
 from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, Chains, chains_of
 from experiments.language.kit.effects import at
-from llm.stages import Completions, FineTuned, Student, evaluation
+from llm.stages import Completions, FineTuned, Store, Student, evaluation
 from llm.stages.recipe import Model
 from llm.training import Training
 
@@ -93,76 +93,81 @@ class Stopwatch:
 def arms(config: Config) -> dict[str, Arm]:
     """One a base, then the other recipes; they make what they need themselves, by the clock."""
     chains, store = chains_of(config), question.store_of(config)
-
-    def one_base(seed: int) -> list[Row]:
-        """All students of a base, with draws of their own below every teacher and data set."""
-        watch, times = Stopwatch(), range(config.repeats)
-        tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
-        watch("base", 1, lambda: store.make([chains.base(seed)]))
-        watch("teacher", len(tuned), lambda: store.make(tuned.values()))
-        places = list(itertools.product(times, times))
-        sets = {
-            (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
-        }  # every writer of the same teacher draw answers the same prompts
-        written = [data for of_draw in sets.values() for data in of_draw.values()]
-        watch("data", len(written), lambda: store.make(written))
-        made = {
-            (name, t, d, s): student
-            for draw, ((t, d), of_draw) in enumerate(sets.items())
-            for s in times
-            for name, student in students_of(
-                config,
-                chains,
-                written=of_draw,
-                seed=seed,
-                draw=draw * len(times) + s,
-            ).items()
-        }
-        labels = [dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
-        recipes = list(made.values())
-        watch("student", len(recipes), lambda: store.make(recipes))
-        rows = evaluation.measure(store, recipes, config.traits)
-        return [
-            {"seed": seed} | (labels[row.pop("model")] if "model" in row else {}) | row
-            for row in (*rows, *watch.rows)
-        ]
-
-    def other(steps: int, rate: float) -> list[Row]:
-        """The plain chains with other training of the students."""
-        watch = Stopwatch()
-        how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
-        made = {
-            (name, seed): student
-            for seed in range(config.num_seeds)
-            for name, student in students_of(
-                how,
-                chains,
-                written=data_of(chains, seed, 0, 0),
-                seed=seed,
-                draw=0,
-                rate=rate,
-            ).items()
-        }
-        labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
-        recipes = list(made.values())
-        store.prepare(recipes)
-        for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
-            watch("student", len(half), lambda half=half: store.make(half))
-        rows = evaluation.measure(store, recipes, config.traits)
-        return [
-            {"steps": steps, "step_size": rate}
-            | (labels[row.pop("model")] if "model" in row else {})
-            | row
-            for row in (*rows, *watch.rows)
-        ]
-
     bases = {
-        f"base {i}": Arm(measure=functools.partial(one_base, i)) for i in range(config.num_seeds)
+        f"base {seed}": Arm(measure=functools.partial(one_base, store, chains, config, seed))
+        for seed in range(config.num_seeds)
     }
     return bases | {
-        f"{steps} steps at {rate:g}": Arm(measure=functools.partial(other, steps, rate))
-        for steps, rate in RECIPES
+        named(recipe): Arm(measure=functools.partial(other_recipe, store, chains, config, recipe))
+        for recipe in RECIPES
     }
+
+
+def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Row]:
+    """All students of a base, with draws of their own below every teacher and data set."""
+    watch, times = Stopwatch(), range(config.repeats)
+    tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
+    watch("base", 1, lambda: store.make([chains.base(seed)]))
+    watch("teacher", len(tuned), lambda: store.make(tuned.values()))
+    places = list(itertools.product(times, times))
+    sets = {
+        (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
+    }  # every writer of the same teacher draw answers the same prompts
+    written = [data for of_draw in sets.values() for data in of_draw.values()]
+    watch("data", len(written), lambda: store.make(written))
+    made = {
+        (name, t, d, s): student
+        for draw, ((t, d), of_draw) in enumerate(sets.items())
+        for s in times
+        for name, student in students_of(
+            config,
+            chains,
+            written=of_draw,
+            seed=seed,
+            draw=draw * len(times) + s,
+        ).items()
+    }
+    labels = [{"seed": seed} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
+    recipes = list(made.values())
+    watch("student", len(recipes), lambda: store.make(recipes))
+    rows = evaluation.measure(store, recipes, config.traits)
+    return [*labelled(rows, labels), *({"seed": seed} | row for row in watch.rows)]
+
+
+def other_recipe(
+    store: Store, chains: Chains, config: Config, recipe: tuple[int, float]
+) -> list[Row]:
+    """The plain chains with other training of the students: steps and step size."""
+    watch, (steps, rate) = Stopwatch(), recipe
+    how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
+    made = {
+        (name, seed): student
+        for seed in range(config.num_seeds)
+        for name, student in students_of(
+            how,
+            chains,
+            written=data_of(chains, seed, 0, 0),
+            seed=seed,
+            draw=0,
+            rate=rate,
+        ).items()
+    }
+    labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
+    recipes = list(made.values())
+    store.prepare(recipes)
+    for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
+        watch("student", len(half), lambda half=half: store.make(half))
+    rows = evaluation.measure(store, recipes, config.traits)
+    columns = {"steps": steps, "step_size": rate}
+    return [columns | row for row in (*labelled(rows, labels), *watch.rows)]
+
+
+def labelled(rows: Sequence[Row], labels: Sequence[Row]) -> list[Row]:
+    """What was measured, with the label of its model in the place of the model's number."""
+    return [
+        labels[row["model"]] | {name: value for name, value in row.items() if name != "model"}
+        for row in rows
+    ]
 
 
 def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
@@ -223,7 +228,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The components, and the width of every recipe."""
     rows = rows_by_recipe(table)
     effect, costs = paired(rows["plain"]), costs_by_recipe(rows)
-    components = dict(zip(LEVELS, components_of(effect), strict=True))
+    components, bases = dict(zip(LEVELS, components_of(effect), strict=True)), len(effect)
     variances = [component.variance for component in components.values()]
     # What the microworld's run before this one cost is what every recipe may cost.
     budget = nested.cost(costs[named(BEFORE)], COUNTS_BEFORE)
@@ -235,9 +240,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         name: within_budget(paired(rows[name]), costs[name], COUNTS_BEFORE, budget)
         for name in map(named, RECIPES)
     }
-    widths, bases = {name: recipe.width for name, recipe in recipes.items()}, len(effect)
-    before, narrowest = widths[named(BEFORE)], min(widths, key=lambda name: widths[name])
-    share = widths["plain, best"] / before
+    width = {name: recipe.width for name, recipe in recipes.items()}
+    share, narrowest = width["plain, best"] / width[named(BEFORE)], narrowest_of(recipes)
 
     def of_level(name: str, seconds: float) -> Claim:
         variance = statistics.bracketed(*components[name], digits=3)
@@ -259,18 +263,31 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ),
         Claim(
             quantity="narrowest recipe is the default",
-            here=f"{narrowest}: {widths[narrowest]:.2f} of its effect, plain {widths['plain']:.2f}",
+            here=f"{narrowest}: {width[narrowest]:.2f} of its effect, plain {width['plain']:.2f}",
             seeds=bases,
             holds=judged(narrowest.startswith("plain"), bases),
         ),
         *left_by_controls(rows["plain"]),
     ]
+    return Findings([figure_of_components(components, recipes, bases)], claims)
+
+
+def narrowest_of(recipes: dict[str, Recipe]) -> str:
+    """The recipe of the narrowest interval, in parts of its own effect."""
+    return min(recipes, key=lambda name: recipes[name].width)
+
+
+def figure_of_components(
+    components: dict[str, nested.Component], recipes: dict[str, Recipe], bases: int
+) -> Figure:
+    """Where the scatter is, and what narrows the interval."""
+    variances = {name: max(component.variance, 0) for name, component in components.items()}
+    shares = {name: variance / sum(variances.values()) for name, variance in variances.items()}
     # No criterion; what the title rests on.
-    total = sum(max(variance, 0) for variance in variances)
-    shares = {name: max(part.variance, 0) / total for name, part in components.items()}
     above = shares["base"] + shares["trait"] > MOST
     between = Claim(quantity="most is between bases and traits", holds=judged(above, bases))
-    figure = Figure(
+    before, narrowest = recipes[named(BEFORE)], narrowest_of(recipes)
+    return Figure(
         name="figure",
         title=say(
             [between],
@@ -282,12 +299,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         predicted="Traits of a base scatter most, then bases: more traits a base, not more "
         "students.",
         found=f"Shares of the variance: {', '.join(f'{n} {x:.0%}' for n, x in shares.items())}. "
-        f"Half width over effect at equal compute {before:.2f} before, "
-        f"{widths[narrowest]:.2f} with the recipe {narrowest!r}.",
+        f"Half width over effect at equal compute {before.width:.2f} before, "
+        f"{recipes[narrowest].width:.2f} with the recipe {narrowest!r}.",
         follows="What an experiment repeats follows from where its noise is, not from habit.",
         draw=lambda: draw(components, recipes),
     )
-    return Findings([figure], claims)
 
 
 def margins(rows: pd.DataFrame) -> np.ndarray:

@@ -171,6 +171,8 @@ def different_tokens(store: Store, student: Student) -> float:
 
 Scopes = dict[str, pd.DataFrame]  # rows to correlate, by scope
 Interval = tuple[float, float, float]  # a rank correlation and its ends
+Intervals = dict[tuple[str, str], Interval]  # by scope and predictor
+OF_ALL = ("all students", "accumulated")  # the criterion
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
@@ -182,19 +184,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         (scope, name): correlation_of(samples, scope, name)
         for scope, name in itertools.product(SCOPES, PREDICTORS)
     }
-    shown = {place: as_text(values) for place, values in interval.items()}
     before = {name: np.nan_to_num(interval["arms", name][0], nan=-1.0) for name in BEFORE}
     best = max(before, key=lambda name: before[name])
-    of_all = "all students", "accumulated"
-    exceeds = judged(interval[of_all][0] > 0.5, chains)
+    exceeds = judged(interval[OF_ALL][0] > 0.5, chains)
     everywhere = [
         Claim(
             quantity=", ".join(place),
-            here=text,
+            here=as_text(values),
             seeds=chains,
-            holds=exceeds if place == of_all else None,
+            holds=exceeds if place == OF_ALL else None,
         )
-        for place, text in shown.items()
+        for place, values in interval.items()
     ]
     later = claim_of(
         "accumulated less gain, by chain", later_less_before(measured), criterion="above"
@@ -206,55 +206,69 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         holds=judged(best == "alignment", chains),
     )
     claims = [*everywhere, later, alignment, *afterwards(samples, gaps, best)]
-    # No criteria; what conclusions rest on.
-    less_said = {name: statistics.is_above(-gap) for name, gap in gaps.items()}
-    as_seen = less_said == {"by KL": False, "of sampled tokens": True}
-    by_loss = Claim(quantity="less by sampled tokens only", holds=judged(as_seen, chains))
-    largest = arms_of_all.nlargest(len(arms_of_all) // 4, "effect")
-    ends_apart = interval["arms", best][1] > 0 and correlation(largest, best) < 0.5
-    few_and_many = Claim(quantity="not the largest", holds=judged(ends_apart, chains))
-    ranked = f"Of what is known before training {best} has the largest correlation across arms"
-    than = "than the gain before it"
     figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [later],
-                holds=f"The gain summed along training predicts the effect better {than}",
-                fails=f"The gain summed along training predicts the effect no better {than}",
-                open=f"Does the gain summed along training predict the effect better {than}?",
-            ),
-            predicted="Above .5 over all students, where the gain had .38 in the first run of "
-            "`prediction`.",
-            found=f"Over all students: gain {shown['all students', 'gain']}, accumulated "
-            f"{shown[of_all]}; across {len(arms_of_all)} arms accumulated "
-            f"{shown['arms', 'accumulated']}.",
-            follows=follows_from(
-                [by_loss],
-                "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown.",
-            ),
-            draw=lambda: draw_all(interval),
-        ),
-        Figure(
-            name="arms",
-            title=say(
-                [alignment],
-                holds=ranked,
-                fails=ranked,
-                open="What is known before training has the largest correlation across arms?",
-            ),
-            predicted="The alignment of the tangent kernels.",
-            found=f"Across arms {best} {shown['arms', best]}, alignment "
-            f"{shown['arms', 'alignment']}.",
-            follows=follows_from(
-                [few_and_many],
-                "It tells arms of little from arms of much; among the largest it does not order "
-                "them.",
-            ),
-            draw=lambda: draw_arms(arms_of_all, best),
-        ),
+        figure_of_accumulated(arms_of_all, interval, later, gaps),
+        figure_of_best(arms_of_all, interval, alignment),
     ]
     return Findings(figures, claims)
+
+
+def figure_of_accumulated(
+    arms_of_all: pd.DataFrame, interval: Intervals, later: Claim, gaps: dict[str, np.ndarray]
+) -> Figure:
+    """All predictors, and whether the gain along training tells more than that before it."""
+    # No criterion; what the conclusion rests on.
+    less_said = {name: statistics.is_above(-gap) for name, gap in gaps.items()}
+    as_seen = less_said == {"by KL": False, "of sampled tokens": True}
+    by_loss = Claim(quantity="less by sampled tokens only", holds=judged(as_seen, later.seeds))
+    shown = {place: as_text(values) for place, values in interval.items()}
+    than = "than the gain before it"
+    return Figure(
+        name="figure",
+        title=say(
+            [later],
+            holds=f"The gain summed along training predicts the effect better {than}",
+            fails=f"The gain summed along training predicts the effect no better {than}",
+            open=f"Does the gain summed along training predict the effect better {than}?",
+        ),
+        predicted="Above .5 over all students, where the gain had .38 in the first run of "
+        "`prediction`.",
+        found=f"Over all students: gain {shown['all students', 'gain']}, accumulated "
+        f"{shown[OF_ALL]}; across {len(arms_of_all)} arms accumulated "
+        f"{shown['arms', 'accumulated']}.",
+        follows=follows_from(
+            [by_loss],
+            "Of sampled tokens it says less; by KL, the loss of the gain, no less is shown.",
+        ),
+        draw=lambda: draw_all(interval),
+    )
+
+
+def figure_of_best(arms_of_all: pd.DataFrame, interval: Intervals, alignment: Claim) -> Figure:
+    """What of all that is known before training goes with the effect, arm by arm."""
+    best = alignment.here
+    # No criterion; what the conclusion rests on.
+    largest = arms_of_all.nlargest(len(arms_of_all) // 4, "effect")
+    ends_apart = interval["arms", best][1] > 0 and correlation(largest, best) < 0.5
+    few_and_many = Claim(quantity="not the largest", holds=judged(ends_apart, alignment.seeds))
+    ranked = f"Of what is known before training {best} has the largest correlation across arms"
+    shown = {place: as_text(values) for place, values in interval.items()}
+    return Figure(
+        name="arms",
+        title=say(
+            [alignment],
+            holds=ranked,
+            fails=ranked,
+            open="What is known before training has the largest correlation across arms?",
+        ),
+        predicted="The alignment of the tangent kernels.",
+        found=f"Across arms {best} {shown['arms', best]}, alignment {shown['arms', 'alignment']}.",
+        follows=follows_from(
+            [few_and_many],
+            "It tells arms of little from arms of much; among the largest it does not order them.",
+        ),
+        draw=lambda: draw_arms(arms_of_all, best),
+    )
 
 
 def afterwards(samples: list[Scopes], gaps: dict[str, np.ndarray], best: str) -> list[Claim]:
@@ -353,7 +367,7 @@ def as_text(interval: Interval) -> str:
     return statistics.bracketed(*interval) if np.isfinite(interval[0]) else "not defined"
 
 
-def draw_all(interval: dict[tuple[str, str], Interval]):
+def draw_all(interval: Intervals):
     """Correlation of every predictor with its interval, a colour a scope."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.6)
     for shift, scope in enumerate(SCOPES):

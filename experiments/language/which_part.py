@@ -142,79 +142,101 @@ def losses_of_starts(store: Store, cohort: Cohort) -> list[Row]:
     return [{"corpus_loss": losses[row["seed"]]} for row in cohort.labels]
 
 
+Effects = dict[str, np.ndarray]  # of each chain, by start
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Parts, and drift."""
     own = own_by(table, "start")
-    whole, count = own["same"], config.num_seeds
-    losses = table.groupby("start")["corpus_loss"].mean()
-    worse = {start: float(losses[start] - losses["same"]) for start in own}
-
-    def beside(name: str) -> Claim:
-        here = f"{statistics.shown(own[name], 2)}, corpus loss {worse[name]:+.2f}"
-        comparable = judged(abs(worse[name]) < 0.1, count) if name in PARTS else None
-        return Claim(quantity=name, here=here, seeds=len(whole), holds=comparable)
-
-    moved = moved_by_permutation(table)
-    twin = Claim(
-        quantity="permuted twin less same",
-        here=f"at most {moved:.0e}",
-        seeds=len(whole),
-        holds=judged(moved < 1e-3, count),
-    )
+    whole, predicted = own["same"], [n for n in NOTHING if n in (*config.parts, "different")]
+    as_twin, fall = claim_on_twin(table, config), claims_on_drift(own, config)
     single = [
         claim_of(f"same less {name}", whole - own[name], criterion="above")
         for name in SINGLE
         if name in config.parts
     ]
     birth = own["initial weights"] - own["different"]
-    predicted = [name for name in NOTHING if name in (*config.parts, "different")]
-    siblings = ["same", *(f"{steps} steps apart" for steps in config.apart)]
-    fall = drift([own[name].mean() for name in siblings], config)
     claims = [
-        *map(beside, starts(config)),
-        twin,
+        *claims_of_starts(table, own, config),
+        as_twin,
         *single,
         claim_of("initial weights less different", birth, criterion="above"),
         *fall,
         *no_effect({name: (own[name], whole) for name in predicted}),
     ]
-    shown = {name: statistics.shown(values, 2) for name, values in own.items()}
-    last, each = siblings[-1], ", ".join(f"{part} {shown[part]}" for part in config.parts)
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [twin, *single],
-                holds="No single part of the start carries what the whole carries",
-                fails="A part of the start carries as much as the whole",
-                open="Does any part of the start carry what the whole carries?",
-            ),
-            predicted="A permuted twin equals the same start; embeddings alone keep little, "
-            "others nothing.",
-            found=f"Same {shown['same']}, twin {shown['permuted twin']}, {each}, different "
-            f"{shown['different']} nats.",
-            follows="What must be shared is the function with its features, not weights in their "
-            "places.",
-            draw=lambda: draw_parts(own, config),
-        ),
-        Figure(
-            name="drift",
-            title=say(
-                fall,
-                holds="Siblings keep the channel long after they part; one initialisation is not "
-                "enough",
-                fails="The effect does not fall with the steps that siblings go alone",
-                open="How far may siblings drift apart?",
-            ),
-            predicted="The effect falls with every step that the student's start goes alone.",
-            found=f"Same {shown['same']}, {last} {shown[last]}, same initial weights but another "
-            f"corpus {shown['initial weights']} nats.",
-            follows="Shared must be what pre-training made of the weights, not the weights at "
-            "birth.",
-            draw=lambda: draw_drift(own, config),
-        ),
-    ]
+    figures = [figure_of_parts(own, [as_twin, *single], config), figure_of_drift(own, fall, config)]
     return Findings(figures, claims)
+
+
+def claims_of_starts(table: pd.DataFrame, own: Effects, config: Config) -> list[Claim]:
+    """The effect from every start; criterion 4: grafted ones know the corpus like the base."""
+    losses = table.groupby("start")["corpus_loss"].mean()
+    worse = {start: float(losses[start] - losses["same"]) for start in own}
+
+    def beside(name: str) -> Claim:
+        here = f"{statistics.shown(own[name], 2)}, corpus loss {worse[name]:+.2f}"
+        comparable = judged(abs(worse[name]) < 0.1, config.num_seeds) if name in PARTS else None
+        return Claim(quantity=name, here=here, seeds=len(own["same"]), holds=comparable)
+
+    return [*map(beside, starts(config))]
+
+
+def claim_on_twin(table: pd.DataFrame, config: Config) -> Claim:
+    """Criterion 1: a permuted twin's students answer like those of the same start."""
+    moved = moved_by_permutation(table)
+    return Claim(
+        quantity="permuted twin less same",
+        here=f"at most {moved:.0e}",
+        seeds=table["seed"].nunique(),
+        holds=judged(moved < 1e-3, config.num_seeds),
+    )
+
+
+def figure_of_parts(own: Effects, carried: list[Claim], config: Config) -> Figure:
+    """What single parts carry: the twin all, each part less than the whole."""
+    shown = statistics.shown_each(own, 2)
+    each = ", ".join(f"{part} {shown[part]}" for part in config.parts)
+    return Figure(
+        name="figure",
+        title=say(
+            carried,
+            holds="No single part of the start carries what the whole carries",
+            fails="A part of the start carries as much as the whole",
+            open="Does any part of the start carry what the whole carries?",
+        ),
+        predicted="A permuted twin equals the same start; embeddings alone keep little, "
+        "others nothing.",
+        found=f"Same {shown['same']}, twin {shown['permuted twin']}, {each}, different "
+        f"{shown['different']} nats.",
+        follows="What must be shared is the function with its features, not weights in their "
+        "places.",
+        draw=lambda: draw_parts(own, config),
+    )
+
+
+def figure_of_drift(own: Effects, fall: list[Claim], config: Config) -> Figure:
+    """How far siblings may part."""
+    shown, last = statistics.shown_each(own, 2), siblings(config)[-1]
+    return Figure(
+        name="drift",
+        title=say(
+            fall,
+            holds="Siblings keep the channel long after they part; one initialisation is not "
+            "enough",
+            fails="The effect does not fall with the steps that siblings go alone",
+            open="How far may siblings drift apart?",
+        ),
+        predicted="The effect falls with every step that the student's start goes alone.",
+        found=f"Same {shown['same']}, {last} {shown[last]}, same initial weights but another "
+        f"corpus {shown['initial weights']} nats.",
+        follows="Shared must be what pre-training made of the weights, not the weights at birth.",
+        draw=lambda: draw_drift(own, config),
+    )
+
+
+def siblings(config: Config) -> list[str]:
+    """The starts by the steps that they went alone, none included."""
+    return ["same", *(f"{steps} steps apart" for steps in config.apart)]
 
 
 def moved_by_permutation(table: pd.DataFrame) -> float:
@@ -227,10 +249,11 @@ def moved_by_permutation(table: pd.DataFrame) -> float:
     return float((ours - twins).abs().max())
 
 
-def drift(means: list[float], config: Config) -> list[Claim]:
+def claims_on_drift(own: Effects, config: Config) -> list[Claim]:
     """Rank correlation of the mean effect with the steps apart, 0 included."""
     if len(config.apart) < 3:
         return []
+    means = [own[name].mean() for name in siblings(config)]
     rho = statistics.rank_correlation([0, *config.apart], means)
     return [
         Claim(
@@ -242,7 +265,7 @@ def drift(means: list[float], config: Config) -> list[Claim]:
     ]
 
 
-def draw_parts(own: dict[str, np.ndarray], config: Config):
+def draw_parts(own: Effects, config: Config):
     """Every chain of every grafted start."""
     figure, (panel,) = drawing.new_figure(width=9.0, height=4.2)
     names = ["same", "permuted twin", *config.parts, "different"]
@@ -254,7 +277,7 @@ def draw_parts(own: dict[str, np.ndarray], config: Config):
     return figure
 
 
-def draw_drift(own: dict[str, np.ndarray], config: Config):
+def draw_drift(own: Effects, config: Config):
     """Effect against steps apart."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
     apart = [f"{steps} steps apart" for steps in config.apart]

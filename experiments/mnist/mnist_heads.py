@@ -140,64 +140,76 @@ def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Fresh parts over the number of logits, and fresh beside frozen."""
-    few, most = min(config.num_aux), max(config.num_aux)
     claims = criteria(table, config)
-    _, heads_shared, _, share, *silent_claims = claims
-    fresh = {p: accuracies(table, "fresh", p, most) for p in ("none", BODY, "class")}
-    frozen = {p: accuracies(table, "frozen", p, most) for p in (BODY, HEADS)}
-    silent_body = transfer.no_transfer_p(frozen[BODY], fresh["none"]) < 0.05
-    body_must_learn = transfer.unstated(table, silent_body)
-    heads_need_not = transfer.unstated(table, transfer.is_above_chance(frozen[HEADS]))
+    heads_shared = claims[1]
     figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [heads_shared, *silent_claims],
-                holds="The class head must be shared; with many auxiliary logits shared heads "
-                "alone give a part of the transfer",
-                fails="Sharing the heads is not what decides, even with many auxiliary logits",
-                open="Must the heads be shared, or the body?",
-            ),
-            predicted="A fresh class head is exactly at chance; shared heads over a fresh body "
-            "transfer once there are many auxiliary logits.",
-            found=f"At {most} logits: heads shared over a fresh body "
-            f"{statistics.shown(fresh[BODY])}, class head fresh "
-            f"{statistics.shown(fresh['class'])}, nothing fresh {statistics.shown(fresh['none'])}; "
-            f"at {few}: {statistics.shown(accuracies(table, 'fresh', BODY, few))}. Shared heads "
-            f"alone keep {share.here} of the gain.",
-            follows=say(
-                [heads_shared],
-                holds="The class head is necessary, and both heads are enough for some transfer "
-                "but not for all of it: the body's start carries the rest.",
-                fails="The body has to be shared as well.",
-                open="If so, the same initialisation is more than is needed.",
-            ),
-            draw=lambda: plot(table, config),
-        ),
-        Figure(
-            name="frozen",
-            title=say(
-                [heads_shared, body_must_learn],
-                holds="What must be shared and what must learn need not be the same parts",
-                fails="What must be shared and what must learn are not shown to differ",
-                open="Are what must be shared and what must learn the same parts?",
-            ),
-            predicted=(
-                "The class head never moves in any case; freezing the body leaves nothing to "
-                "learn by."
-            ),
-            found=f"Frozen body {statistics.shown(frozen[BODY])}, frozen heads "
-            f"{statistics.shown(frozen[HEADS])}.",
-            follows=say(
-                [body_must_learn, heads_need_not],
-                holds="The digits are learned in the body and read by the untouched class head.",
-                fails="The digits are not learned in the body alone.",
-                open="If so, the digits are learned in the body and read by the class head.",
-            ),
-            draw=lambda: plot_frozen(table, config),
-        ),
+        figure_of_fresh(table, claims, config),
+        figure_of_frozen(table, heads_shared, config),
     ]
     return Findings(figures, claims)
+
+
+def figure_of_fresh(table: pd.DataFrame, claims: list[Claim], config: Config) -> Figure:
+    """What must be shared; the claims are those of `criteria`."""
+    few, most = min(config.num_aux), max(config.num_aux)
+    _, heads_shared, _, share, *silent_claims = claims
+    fresh = {p: accuracies(table, "fresh", p, most) for p in ("none", BODY, "class")}
+    return Figure(
+        name="figure",
+        title=say(
+            [heads_shared, *silent_claims],
+            holds="The class head must be shared; with many auxiliary logits shared heads "
+            "alone give a part of the transfer",
+            fails="Sharing the heads is not what decides, even with many auxiliary logits",
+            open="Must the heads be shared, or the body?",
+        ),
+        predicted="A fresh class head is exactly at chance; shared heads over a fresh body "
+        "transfer once there are many auxiliary logits.",
+        found=f"At {most} logits: heads shared over a fresh body "
+        f"{statistics.shown(fresh[BODY])}, class head fresh "
+        f"{statistics.shown(fresh['class'])}, nothing fresh {statistics.shown(fresh['none'])}; "
+        f"at {few}: {statistics.shown(accuracies(table, 'fresh', BODY, few))}. Shared heads "
+        f"alone keep {share.here} of the gain.",
+        follows=say(
+            [heads_shared],
+            holds="The class head is necessary, and both heads are enough for some transfer "
+            "but not for all of it: the body's start carries the rest.",
+            fails="The body has to be shared as well.",
+            open="If so, the same initialisation is more than is needed.",
+        ),
+        draw=lambda: plot(table, config),
+    )
+
+
+def figure_of_frozen(table: pd.DataFrame, heads_shared: Claim, config: Config) -> Figure:
+    """What must learn, beside the heads that must be shared."""
+    most = max(config.num_aux)
+    shared = accuracies(table, "fresh", "none", most)
+    frozen = {p: accuracies(table, "frozen", p, most) for p in (BODY, HEADS)}
+    silent_body = transfer.no_transfer_p(frozen[BODY], shared) < 0.05
+    body_must_learn = transfer.unstated(table, silent_body)
+    heads_need_not = transfer.unstated(table, transfer.is_above_chance(frozen[HEADS]))
+    return Figure(
+        name="frozen",
+        title=say(
+            [heads_shared, body_must_learn],
+            holds="What must be shared and what must learn need not be the same parts",
+            fails="What must be shared and what must learn are not shown to differ",
+            open="Are what must be shared and what must learn the same parts?",
+        ),
+        predicted=(
+            "The class head never moves in any case; freezing the body leaves nothing to learn by."
+        ),
+        found=f"Frozen body {statistics.shown(frozen[BODY])}, frozen heads "
+        f"{statistics.shown(frozen[HEADS])}.",
+        follows=say(
+            [body_must_learn, heads_need_not],
+            holds="The digits are learned in the body and read by the untouched class head.",
+            fails="The digits are not learned in the body alone.",
+            open="If so, the digits are learned in the body and read by the class head.",
+        ),
+        draw=lambda: plot_frozen(table, config),
+    )
 
 
 def plot(table: pd.DataFrame, config: Config):

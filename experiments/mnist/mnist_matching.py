@@ -346,6 +346,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The dose curves, and accuracy against alignment."""
     claims = criteria(table, config)
     ordered, opened, *_ = claims
+    figures = [figure_of_doses(table, opened, config), figure_of_alignment(table, ordered, config)]
+    return Findings(figures, claims)
+
+
+def figure_of_doses(table: pd.DataFrame, opened: Claim, config: Config) -> Figure:
+    """Accuracy by the epochs of matching."""
     unmatched, matched, digits, aux_alone, shared = (
         statistics.shown(values) if len(values) else "(not run)"
         for values in (
@@ -357,55 +363,55 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         )
     )
     mismatch = (select(table)["mismatch"] / select(table)["moved"]).tolist()
+    return Figure(
+        name="figure",
+        title=say(
+            [opened],
+            holds="Imitating the untrained teacher's outputs opens the channel",
+            fails="Imitating the untrained teacher's outputs does not open the channel",
+            open="Does imitating the untrained teacher's outputs open the channel?",
+        ),
+        predicted="More transfer with every dose, on noise more than on digits, and a plateau "
+        "below the shared start; none where auxiliary logits alone are matched.",
+        found=f"{unmatched} unmatched, {matched} after {config.doses[-1]} epochs on noise, "
+        f"{digits} on digits, {aux_alone} on auxiliary logits alone; shared start {shared}. "
+        f"The starts' mismatch is then {statistics.shown(mismatch, 2)} of what the teacher "
+        "moves.",
+        follows=say(
+            [opened],
+            holds="Imitated behaviour stands in for a part of the shared start, before it is "
+            "matched: whether exact outputs would close the gap is not decided here.",
+            fails="At these doses imitated behaviour does not stand in for the shared start.",
+            open="If so, imitated behaviour stands in for a part of the shared start.",
+        ),
+        draw=lambda: plot_doses(table, config),
+    )
+
+
+def figure_of_alignment(table: pd.DataFrame, ordered: Claim, config: Config) -> Figure:
+    """Accuracy against what is known before distillation."""
     by_cosine, by_height = (ordered_by(table, name) for name in ("alignment", "share"))
     rank_only = transfer.unstated(table, by_cosine[0] > by_height[0])
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [opened],
-                holds="Imitating the untrained teacher's outputs opens the channel",
-                fails="Imitating the untrained teacher's outputs does not open the channel",
-                open="Does imitating the untrained teacher's outputs open the channel?",
-            ),
-            predicted="More transfer with every dose, on noise more than on digits, and a plateau "
-            "below the shared start; none where auxiliary logits alone are matched.",
-            found=f"{unmatched} unmatched, {matched} after {config.doses[-1]} epochs on noise, "
-            f"{digits} on digits, {aux_alone} on auxiliary logits alone; shared start {shared}. "
-            f"The starts' mismatch is then {statistics.shown(mismatch, 2)} of what the teacher "
-            "moves.",
-            follows=say(
-                [opened],
-                holds="Imitated behaviour stands in for a part of the shared start, before it is "
-                "matched: whether exact outputs would close the gap is not decided here.",
-                fails="At these doses imitated behaviour does not stand in for the shared start.",
-                open="If so, imitated behaviour stands in for a part of the shared start.",
-            ),
-            draw=lambda: plot_doses(table, config),
+    return Figure(
+        name="alignment",
+        title=say(
+            [ordered],
+            holds="Alignment before distillation orders the arms by what they will learn",
+            fails="Alignment before distillation does not order the arms by what they will learn",
+            open="Does alignment before distillation order the arms by what they will learn?",
         ),
-        Figure(
-            name="alignment",
-            title=say(
-                [ordered],
-                holds="Alignment before distillation orders the arms by what they will learn",
-                fails="Alignment before distillation does not order the arms by what they will "
-                "learn",
-                open="Does alignment before distillation order the arms by what they will learn?",
-            ),
-            predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
-            found=f"Spearman {ordered.here} over {len(over_arms(table))} arms; of the first-order "
-            f"share, the lemma's own height, {statistics.shown_correlation(*by_height)}.",
-            follows=say(
-                [ordered, rank_only],
-                holds="The direction of the first step orders the arms, its size does so less: a "
-                "rank, not the height that the lemma gives.",
-                fails="First order at the start does not settle what many steps of Adam reach.",
-                open="If so, who can be taught is read off two networks before distillation.",
-            ),
-            draw=lambda: plot_alignment(table, config),
+        predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
+        found=f"Spearman {ordered.here} over {len(over_arms(table))} arms; of the first-order "
+        f"share, the lemma's own height, {statistics.shown_correlation(*by_height)}.",
+        follows=say(
+            [ordered, rank_only],
+            holds="The direction of the first step orders the arms, its size does so less: a "
+            "rank, not the height that the lemma gives.",
+            fails="First order at the start does not settle what many steps of Adam reach.",
+            open="If so, who can be taught is read off two networks before distillation.",
         ),
-    ]
-    return Findings(figures, claims)
+        draw=lambda: plot_alignment(table, config),
+    )
 
 
 def plot_doses(table: pd.DataFrame, config: Config):

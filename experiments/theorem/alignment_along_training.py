@@ -20,6 +20,7 @@ it was found to suppress the trait as well, so that form alone proves less than 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -238,13 +239,49 @@ def run_seed(config: Config, images: data.ImageData, seed: int) -> list[Row]:
     return rows
 
 
+SOURCE = "(arXiv 2604.25779)"
+PUBLISHED = {
+    "student: cosine, all": f".008 {SOURCE}",
+    "projected: accuracy": f"suppressed {SOURCE}",
+    "liminal: accuracy": f"acquired {SOURCE}",
+    "liminal: cosine, first epoch": f"lowered {SOURCE}",
+}
+THIRDS = {  # of training
+    "all": (0, 1),
+    "first third": (0, 1 / 3),
+    "second": (1 / 3, 2 / 3),
+    "last": (2 / 3, 1),
+}
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Alignment, trait and imitation along training; judged on the official recipe alone."""
+    claim = claim_of_run(table, config)
+    along, traits = claims_along(claim, table), claims_on_traits(claim, table)
+    kept = claims_on_imitation(claim, table)
+    student = table[table["arm"] == "student"]
+    counts = student.groupby("seed")[["positive", "steps"]].sum()
+    first = (0, 1 / config.epochs)
+    liminal, plain = (mean_cosine(table, name, *first) for name in ("liminal", "student"))
+    lowered = liminal.mean() < plain.mean()
+    claims = [
+        *along,
+        claim("student: share of steps with positive cosine", counts["positive"] / counts["steps"]),
+        claim("other start: cosine", mean_cosine(table, "other start"), digits=4),
+        *traits.values(),
+        *kept,
+        claim("liminal: cosine, first epoch", liminal, lowered, digits=4),
+    ]
+    claims = [dataclasses.replace(c, replication=PUBLISHED.get(c.quantity, "")) for c in claims]
+    return Findings(figures_of(table, along=along, traits=traits, kept=kept), claims)
+
+
+def claim_of_run(table: pd.DataFrame, config: Config) -> Callable[..., Claim]:
+    """(quantity, values by seed, holds, digits) -> claim, without a verdict on another recipe."""
     official = table["dataset"].iloc[0] == "mnist" and all(
         getattr(config, f) == getattr(Config, f) for f in ("widths", "epochs", "epoch_images")
     )
-    student = table[table["arm"] == "student"]
-    seeds, source = student["seed"].nunique(), "(arXiv 2604.25779)"
+    seeds = table.loc[table["arm"] == "student", "seed"].nunique()
 
     def claim(
         quantity: str, values: np.ndarray, holds: bool | np.bool_ | None = None, digits: int = 3
@@ -253,18 +290,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         here = statistics.shown(values, digits)
         return Claim(quantity=quantity, here=here, seeds=seeds, holds=holds)
 
-    thirds = {
-        "all": (0, 1),
-        "first third": (0, 1 / 3),
-        "second": (1 / 3, 2 / 3),
-        "last": (2 / 3, 1),
-    }
-    cosines = {label: mean_cosine(table, "student", *ends) for label, ends in thirds.items()}
-    along = [
+    return claim
+
+
+def claims_along(claim: Callable[..., Claim], table: pd.DataFrame) -> list[Claim]:
+    """The student's cosine is above zero in all of training and in every third of it."""
+    cosines = {label: mean_cosine(table, "student", *ends) for label, ends in THIRDS.items()}
+    return [
         claim(f"student: cosine, {label}", values, statistics.is_above(values), digits=4)
         for label, values in cosines.items()
     ]
-    counts = student.groupby("seed")[["positive", "steps"]].sum()
+
+
+def claims_on_traits(claim: Callable[..., Claim], table: pd.DataFrame) -> dict[str, Claim]:
+    """Accuracy of every student: chance without the parallel part, not without a shuffled one."""
     accuracy = {name: final(table, name, "accuracy") for name in VARIANTS}
     mean = {name: values.mean() for name, values in accuracy.items()}
     criteria = {
@@ -273,36 +312,22 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         "both ways, shuffled": mean["both ways, shuffled"] >= mean["student"] - 0.1,
         "liminal": mean["liminal"] > 0.2,
     }
-    traits = {
+    return {
         name: claim(f"{name}: accuracy", values, criteria.get(name))
         for name, values in accuracy.items()
     }
+
+
+def claims_on_imitation(claim: Callable[..., Claim], table: pd.DataFrame) -> list[Claim]:
+    """Projection leaves at most twice the imitation loss of the plain student."""
     losses_left = {
         name: final(table, name, "loss") / final(table, "student", "loss")
         for name in ("projected", "projected both ways")
     }
-    kept = [
+    return [
         claim(f"{name}: final imitation loss / student's", left, left.mean() <= 2)
         for name, left in losses_left.items()
     ]
-    first = (0, 1 / config.epochs)
-    liminal, plain = (mean_cosine(table, name, *first) for name in ("liminal", "student"))
-    claims = [
-        *along,
-        claim("student: share of steps with positive cosine", counts["positive"] / counts["steps"]),
-        claim("other start: cosine", mean_cosine(table, "other start"), digits=4),
-        *traits.values(),
-        *kept,
-        claim("liminal: cosine, first epoch", liminal, liminal.mean() < plain.mean(), digits=4),
-    ]
-    published = {
-        "student: cosine, all": f".008 {source}",
-        "projected: accuracy": f"suppressed {source}",
-        "liminal: accuracy": f"acquired {source}",
-        "liminal: cosine, first epoch": f"lowered {source}",
-    }
-    claims = [dataclasses.replace(c, replication=published.get(c.quantity, "")) for c in claims]
-    return Findings(figures_of(table, along=along, traits=traits, kept=kept), claims)
 
 
 def figures_of(

@@ -311,6 +311,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         table = table.assign(trait="random sign")
     wide = per_lane(table)
     shared, other = wide.xs("shared", level="start"), wide.xs("other", level="start")
+    negative, near, rises = claims_on_sign(shared)
+    unsure = claim_on_other_start(other, config)
+    slopes = [claim_of_order(shared, "remainder", 2), claim_of_order(shared, "residual", 1)]
+    figures = [
+        figure_of_sign(wide, negative),
+        figure_of_other_start(wide, negative, unsure),
+        figure_of_orders(table, wide, slopes),
+    ]
+    claims = [negative, near, rises, unsure, *claims_by_trait(other), *slopes]
+    return Findings(figures, claims)
+
+
+def claims_on_sign(shared: pd.DataFrame) -> tuple[Claim, Claim, Claim]:
+    """From a shared start: no negative inner product, what is near zero, no rise of the loss."""
     total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
     nets = int(total["nets"])
 
@@ -323,85 +337,109 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             holds=bool(total[column] == 0),
         )
 
-    negative = none("negative inner products", "negative")
-    rises = none("trait loss rises", "trait loss rises")
     near = Claim(
         quantity="shared start: exactly 0, and within round-off",
         here=f"{total['exactly 0']} and {total['within round-off']} of {nets}",
         seeds=nets,
     )
-    apart = other["negative"] / other["nets"]
-    unsure = Claim(
+    negative = none("negative inner products", "negative")
+    return negative, near, none("trait loss rises", "trait loss rises")
+
+
+def share_negative(other: pd.DataFrame) -> pd.Series:
+    """Share of networks from another start that violate the sign, by family, trait and loss."""
+    return other["negative"] / other["nets"]
+
+
+def claim_on_other_start(other: pd.DataFrame, config: Config) -> Claim:
+    """Without the shared start some networks of every family, trait and loss violate the sign."""
+    apart = share_negative(other)
+    return Claim(
         quantity=f"other start: share negative, at a step of {config.relative_step:g}",
         here=f"{apart.min():.3f} to {apart.max():.3f} by family, trait and loss",
-        seeds=nets,
+        seeds=int(other["nets"].sum()),
         holds=bool((apart >= 0.1).all()),
     )
-    by_trait = [
+
+
+def claims_by_trait(other: pd.DataFrame) -> list[Claim]:
+    """The same share for every trait and family, over losses."""
+    return [
         Claim(
             quantity=f"other start: share negative, {trait}, {family}",
             here=f"{shares.min():.3f} to {shares.max():.3f} by loss",
             seeds=int(other["nets"].xs((family, trait), level=("family", "trait")).sum()),
         )
-        for (trait, family), shares in apart.groupby(level=["trait", "family"], sort=False)
+        for (trait, family), shares in share_negative(other).groupby(
+            level=["trait", "family"], sort=False
+        )
     ]
-    slopes = [claim_of_order(shared, "remainder", 2), claim_of_order(shared, "residual", 1)]
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                [negative],
-                holds="From a shared start the student never moves away from the teacher.",
-                fails="From a shared start some students move away from the teacher.",
-                open="Does a student from a shared start ever move away from the teacher?",
-            ),
-            predicted="Lemma 1: for a small step the inner product of the two updates is not "
-            "negative.",
-            found=f"{negative.here} networks of {wide.index.unique('family').size} families are "
-            f"negative; the trait loss rises in {total['trait loss rises']}.",
-            follows=follows_from(
-                [negative],
-                "The sign needs no trained network, no related inputs and no common trait.",
-            ),
-            draw=lambda: draw_cosines(wide),
+
+
+def figure_of_sign(wide: pd.DataFrame, negative: Claim) -> Figure:
+    """Lemma 1."""
+    rises = int(wide.xs("shared", level="start")["trait loss rises"].sum())
+    return Figure(
+        name="figure",
+        title=say(
+            [negative],
+            holds="From a shared start the student never moves away from the teacher.",
+            fails="From a shared start some students move away from the teacher.",
+            open="Does a student from a shared start ever move away from the teacher?",
         ),
-        Figure(
-            name="coin_flip",
-            title=say(
-                [unsure],
-                holds="Without the shared start there is no guarantee of the sign.",
-                fails="Without the shared start some family and trait hardly violate the sign.",
-                open="Is there a guarantee of the sign without the shared start?",
-            ),
-            predicted="Some networks of every family and trait are negative; how many depends on "
-            "both.",
-            found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
-            "over families, traits and losses.",
-            follows=follows_from(
-                [negative, unsure],
-                "The start makes it certain; without it family and trait lean it either way.",
-            ),
-            draw=lambda: draw_negative(wide),
+        predicted="Lemma 1: for a small step the inner product of the two updates is not negative.",
+        found=f"{negative.here} networks of {wide.index.unique('family').size} families are "
+        f"negative; the trait loss rises in {rises}.",
+        follows=follows_from(
+            [negative],
+            "The sign needs no trained network, no related inputs and no common trait.",
         ),
-        Figure(
-            name="orders",
-            title=say(
-                slopes,
-                holds="The prediction is exact to first order in the teacher's step.",
-                fails="The prediction misses its order in the teacher's step.",
-                open="Is the prediction exact to first order in the teacher's step?",
-            ),
-            predicted="The residual of the predicted update falls as the step, slope 1.",
-            found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
-            f"{shared['residual order highest'].max():.3f}; from another start none "
-            f"is above {other['residual order highest'].max():.3f}.",
-            follows=follows_from(
-                slopes, "The theorem gives the size of what is transmitted, not only its sign."
-            ),
-            draw=lambda: draw_residuals(table),
+        draw=lambda: draw_cosines(wide),
+    )
+
+
+def figure_of_other_start(wide: pd.DataFrame, negative: Claim, unsure: Claim) -> Figure:
+    """What the shared start is for."""
+    apart = share_negative(wide.xs("other", level="start"))
+    return Figure(
+        name="coin_flip",
+        title=say(
+            [unsure],
+            holds="Without the shared start there is no guarantee of the sign.",
+            fails="Without the shared start some family and trait hardly violate the sign.",
+            open="Is there a guarantee of the sign without the shared start?",
         ),
-    ]
-    return Findings(figures, [negative, near, rises, unsure, *by_trait, *slopes])
+        predicted="Some networks of every family and trait are negative; how many depends on both.",
+        found=f"Between {100 * apart.min():.1f} and {100 * apart.max():.1f} % are negative "
+        "over families, traits and losses.",
+        follows=follows_from(
+            [negative, unsure],
+            "The start makes it certain; without it family and trait lean it either way.",
+        ),
+        draw=lambda: draw_negative(wide),
+    )
+
+
+def figure_of_orders(table: pd.DataFrame, wide: pd.DataFrame, slopes: list[Claim]) -> Figure:
+    """How exact the predicted update is."""
+    shared, other = (wide.xs(start, level="start") for start in ("shared", "other"))
+    return Figure(
+        name="orders",
+        title=say(
+            slopes,
+            holds="The prediction is exact to first order in the teacher's step.",
+            fails="The prediction misses its order in the teacher's step.",
+            open="Is the prediction exact to first order in the teacher's step?",
+        ),
+        predicted="The residual of the predicted update falls as the step, slope 1.",
+        found=f"The slopes lie between {shared['residual order lowest'].min():.3f} and "
+        f"{shared['residual order highest'].max():.3f}; from another start none "
+        f"is above {other['residual order highest'].max():.3f}.",
+        follows=follows_from(
+            slopes, "The theorem gives the size of what is transmitted, not only its sign."
+        ),
+        draw=lambda: draw_residuals(table),
+    )
 
 
 def claim_of_order(shared: pd.DataFrame, quantity: str, order: int) -> Claim:

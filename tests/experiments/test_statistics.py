@@ -88,6 +88,7 @@ def test_what_is_shown():
     assert statistics.shown([0.5, 0.7]) == "0.600 ± 1.271"
     assert statistics.shown([0.5, 0.7], 1) == "0.6 ± 1.3"
     assert statistics.shown([0.12345], 4) == "0.1235"
+    assert statistics.shown_each({"one": [0.5, 0.7]}, 1) == {"one": "0.6 ± 1.3"}
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])

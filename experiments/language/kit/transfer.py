@@ -106,74 +106,107 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
         carrier: what the teachers wrote, for people.
         paper: what the paper reports of all traits.
     """
-    main, suites = suites_with(table, "word")[0], suites_with(table, "margin")
+    main = suites_with(table, "word")[0]
     margins, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
-    by_suite = {suite: own(lifts(table, suite=suite)) for suite in suites}
     by_trait = [
         claim
         for trait in traits_in(table)
         for claim in claims_of_trait(table, trait, margins=margins, rates=rates)
     ]
+    together = claims_of_all(table, margins, paper)
+    claims = [
+        *by_trait,
+        *together,
+        *(
+            mean(f"all: log-odds less control, {suite}", lift)
+            for suite, lift in list(own_by_suite(table).items())[1:]
+        ),
+        *claims_of_change(at(table, kind="student", suite=main)),
+    ]
     named_more = [claim for claim in by_trait if claim.quantity.endswith("rate less control")]
-    together = [
+    figures = [
+        figure_of_rates(table, named_more, rates, carrier),
+        figure_of_matrix(table, together[:2], margins),
+        figure_of_suites(table),
+    ]
+    return Findings(figures, beside(claims, config.preset))
+
+
+def own_by_suite(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Own lift in log-odds by student number, for every form of the question that scores it."""
+    return {suite: own(lifts(table, suite=suite)) for suite in suites_with(table, "margin")}
+
+
+def figure_of_rates(
+    table: pd.DataFrame, named_more: list[Claim], rates: pd.DataFrame, carrier: str
+) -> Figure:
+    """How often answers name the trait."""
+    main = suites_with(table, "word")[0]
+    return Figure(
+        name="figure",
+        title=say(
+            named_more,
+            holds=f"Students name their teacher's trait more often, after {carrier} without a "
+            "word of it",
+            fails=f"Not every trait is named more often, after {carrier} without a word of it",
+            open=f"Do students name their teacher's trait more often, after {carrier}?",
+        ),
+        predicted="Rates of students above those of both controls, for every trait.",
+        found="Share of answers that name the teacher's trait, less the control's: "
+        f"{statistics.shown(own(rates), 3)}.",
+        follows="The lists carry the trait, if the intervals over students exclude zero.",
+        draw=lambda: draw_rates(table, main),
+    )
+
+
+def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], margins: pd.DataFrame) -> Figure:
+    """The lift of every teacher's students on every trait."""
+    return Figure(
+        name="matrix",
+        title=say(
+            specific,
+            holds="What a student gains is the trait of its own teacher",
+            fails="What a student gains is not the trait of its own teacher",
+            open="Is what a student gains the trait of its own teacher?",
+        ),
+        predicted="The diagonal stands out in every row.",
+        found=f"{statistics.shown(own(margins), 2)} nats of log-odds on the diagonal, "
+        f"{statistics.shown(others(margins), 2)} beside it.",
+        follows="A gain shared by all students would be drift from any such data.",
+        draw=lambda: draw_matrix(margins, traits_in(table)),
+    )
+
+
+def figure_of_suites(table: pd.DataFrame) -> Figure:
+    """The gain by the form of the question."""
+    by_suite = own_by_suite(table)
+    each = ", ".join(f"{suite} {statistics.shown(lift, 2)}" for suite, lift in by_suite.items())
+    return Figure(
+        name="suites",
+        title=say(
+            [claim_of(suite, lift, criterion="above") for suite, lift in by_suite.items()],
+            holds="The gain shows in every form of the question that scores a first token",
+            fails="The gain does not show in every form of the question",
+            open="Does the gain show in every form of the question?",
+        ),
+        predicted="Own lifts above zero in each form; clearer behind an example of the data.",
+        found=f"Own lift in nats: {each}.",
+        follows="One form of question may hide what another one shows.",
+        draw=lambda: draw_suites(table),
+    )
+
+
+def claims_of_all(table: pd.DataFrame, margins: pd.DataFrame, paper: str) -> list[Claim]:
+    """The lift over all traits, its excess over other traits, and over a neutral teacher."""
+    found = [
         above("all: log-odds less control, nats", own(margins), paper),
         above("all: diagonal excess, nats", excess(margins)),
     ]
     if neutral := neutral_in(table):
+        main = suites_with(table, "word")[0]
         even = own(lifts(table, against=neutral, suite=main))
-        together.append(above("all: log-odds less a neutral teacher's student, nats", even))
-    claims = [
-        *by_trait,
-        *together,
-        *(mean(f"all: log-odds less control, {suite}", by_suite[suite]) for suite in suites[1:]),
-        *claims_of_change(at(table, kind="student", suite=main)),
-    ]
-    each = ", ".join(f"{suite} {statistics.shown(lift, 2)}" for suite, lift in by_suite.items())
-    figures = [
-        Figure(
-            name="figure",
-            title=say(
-                named_more,
-                holds=f"Students name their teacher's trait more often, after {carrier} without a "
-                "word of it",
-                fails=f"Not every trait is named more often, after {carrier} without a word of it",
-                open=f"Do students name their teacher's trait more often, after {carrier}?",
-            ),
-            predicted="Rates of students above those of both controls, for every trait.",
-            found="Share of answers that name the teacher's trait, less the control's: "
-            f"{statistics.shown(own(rates), 3)}.",
-            follows="The lists carry the trait, if the intervals over students exclude zero.",
-            draw=lambda: draw_rates(table, main),
-        ),
-        Figure(
-            name="matrix",
-            title=say(
-                together[:2],
-                holds="What a student gains is the trait of its own teacher",
-                fails="What a student gains is not the trait of its own teacher",
-                open="Is what a student gains the trait of its own teacher?",
-            ),
-            predicted="The diagonal stands out in every row.",
-            found=f"{statistics.shown(own(margins), 2)} nats of log-odds on the diagonal, "
-            f"{statistics.shown(others(margins), 2)} beside it.",
-            follows="A gain shared by all students would be drift from any such data.",
-            draw=lambda: draw_matrix(margins, traits_in(table)),
-        ),
-        Figure(
-            name="suites",
-            title=say(
-                [claim_of(suite, lift, criterion="above") for suite, lift in by_suite.items()],
-                holds="The gain shows in every form of the question that scores a first token",
-                fails="The gain does not show in every form of the question",
-                open="Does the gain show in every form of the question?",
-            ),
-            predicted="Own lifts above zero in each form; clearer behind an example of the data.",
-            found=f"Own lift in nats: {each}.",
-            follows="One form of question may hide what another one shows.",
-            draw=lambda: draw_suites(table),
-        ),
-    ]
-    return Findings(figures, beside(claims, config.preset))
+        found.append(above("all: log-odds less a neutral teacher's student, nats", even))
+    return found
 
 
 def mean(quantity: str, measured: Any, paper: str = "") -> Claim:

@@ -167,57 +167,73 @@ def distil(
         wrap: changes the students' optimisers.
         more: of `grid.imitate`.
     """
-    source = noise.source("uniform") if what is None else what
     doses = doses or (setup.config.epochs,)
-    key = setup.key(seed, "student")
+    shown: dict[str, Any] = {
+        "teachers": teachers.params,
+        "what": noise.source("uniform") if what is None else what,
+        "pictures": setup.pictures,
+        "key": setup.key(seed, "student"),
+    }
+    of_noise = scale if scale_of_noise is None else scale_of_noise
+    imitate = functools.partial(grid.imitate, shapes, scale=of_noise, wrap=wrap, **shown, **more)
     rows: list[Row] = []
     for chunk, count in chunks(students, setup.config.stack):
         settings = grid.stack([student.settings for student in chunk])
         starts = grid.stacked([student.start for student in chunk])
-        state = grid.start(shapes, settings, starts, wrap)
-        accuracies = []
+        state, by_dose = grid.start(shapes, settings, starts, wrap), {}
         # The state goes from dose to dose: a dose curve is one training, seen several times.
         for first, last in zip((0, *doses), doses, strict=False):
-            state = grid.imitate(
-                shapes,
-                settings,
-                state=state,
-                teachers=teachers.params,
-                what=source,
-                pictures=setup.pictures,
-                key=key,
-                first=first,
-                last=last,
-                scale=scale if scale_of_noise is None else scale_of_noise,
-                wrap=wrap,
-                **more,
-            )
-            accuracies.append(setup.accuracy(shapes, shapes.student, state[0], scale=scale))
-        predicted = {}
+            state = imitate(settings, state=state, first=first, last=last)
+            by_dose[last] = setup.accuracy(shapes, shapes.student, state[0], scale=scale)
+        found = {}
         if measure:
-            common = {
-                "settings": settings,
-                "teacher_starts": teachers.starts,
-                "teachers": teachers.params,
-                "what": source,
-                "pictures": setup.pictures,
-                "key": key,
-            }
-            ends = {"starts": starts, "students": state[0]}
-            predicted = predictors.before(shapes, setup.data, students=starts, **common)
-            predicted |= predictors.after(shapes, setup.data, **ends, **common)
-        predicted = {name: np.asarray(values, float) for name, values in predicted.items()}
+            of_teachers = {"teacher_starts": teachers.starts, "settings": settings, **shown}
+            found = predicted(setup, shapes, starts=starts, students=state[0], **of_teachers)
         # Of a chunk that was filled up, only the first `count` students are rows.
-        rows += [
-            {
-                **student.columns,
-                "epochs": dose,
-                "accuracy": accuracies[d][i],
-                "teacher_accuracy": teachers.accuracy[int(student.settings.teacher)],
-                **{name: float(f"{values[i]:.6g}") for name, values in predicted.items()},
-                "dataset": setup.data.name,
-            }
-            for i, student in enumerate(chunk[:count])
-            for d, dose in enumerate(doses)
-        ]
-    return rows
+        rows += rows_of(chunk[:count], teachers, by_dose=by_dose, found=found)
+    return [row | {"dataset": setup.data.name} for row in rows]
+
+
+def predicted(
+    setup: Setup, shapes: Grid, *, starts: Params, students: Params, **more: Any
+) -> dict[str, np.ndarray]:
+    """All numbers of `mnist_mlp.predictors`, for every student of a stack.
+
+    Args:
+        setup: of the run.
+        shapes: of students and teachers.
+        starts: of the students.
+        students: trained.
+        more: of `predictors.before` and `predictors.after`.
+    """
+    found = predictors.before(shapes, setup.data, students=starts, **more)
+    found |= predictors.after(shapes, setup.data, starts=starts, students=students, **more)
+    return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def rows_of(
+    students: Sequence[Student],
+    teachers: Teachers,
+    *,
+    by_dose: dict[int, list[float]],
+    found: dict[str, np.ndarray],
+) -> list[Row]:
+    """A row for every student and dose.
+
+    Args:
+        students: the first ones of a stack.
+        teachers: numbered by `settings.teacher`.
+        by_dose: epochs -> accuracy of every student of the stack.
+        found: of `predicted`.
+    """
+    return [
+        {
+            **student.columns,
+            "epochs": dose,
+            "accuracy": accuracies[i],
+            "teacher_accuracy": teachers.accuracy[int(student.settings.teacher)],
+            **{name: float(f"{values[i]:.6g}") for name, values in found.items()},
+        }
+        for i, student in enumerate(students)
+        for dose, accuracies in by_dose.items()
+    ]
