@@ -22,6 +22,7 @@ same-start effect of the same target, at 5 % over all such claims of the run tog
 import dataclasses
 import itertools
 
+import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
