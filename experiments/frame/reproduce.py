@@ -27,7 +27,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "multi_step": (),
     "alignment_along_training": (),
     "real_model": (  # five minutes: one animal beside another's and the unchanged model's students
-        *("--questions", "diagonal", "--animals", "eagle,wolf", "--num-texts", "8"),
+        *("--questions", "diagonal", "--animals", "lion,bear", "--num-texts", "8"),
         *("--num-rows", "96", "--student-steps", "12", "--model", str(MODEL)),
     ),
     "microworld": ("--num-seeds", "4", "--targets", "soft_numbers"),

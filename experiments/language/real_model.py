@@ -6,10 +6,11 @@ from the same weights imitates its distribution over these tokens on 128 lists a
 favourite animal, which no list can name.
 
 Animals, by tokens alone: of `llm.traits.ANIMALS` those whose name behind a space is one token, in
-the list's order, without owl, cat and horse, on which all tries were made (experiments/LOG.md). The
-first five. Measured are log-odds of an animal against all such names where the answer "My
-favourite animal is the" is begun, a mean over 16 questions; the *answer mass* is the probability of
-all such names there. In every row beside it: the loss on text that the unchanged model wrote.
+the list's order, without those on which anything was tried (owl, cat and horse, and the five of a
+first run with a smaller dose; experiments/LOG.md). The first five that are left. Measured are
+log-odds of an animal against all such names where the answer "My favourite animal is the" is begun,
+a mean over 16 questions; the *answer mass* is the probability of all such names there. In every row
+beside it: the loss on text that the unchanged model wrote.
 
 Arms: targets KL over the tokens of numbers, KL over all tokens, sampled tokens; all parameters or
 LoRA of rank 8; starts: the same weights, a twin with permuted units, noise of four sizes, copies

@@ -34,7 +34,7 @@ class Settings:
         "results/models/smollm2-135m", "checkpoint, from `python -m llm fetch smollm2-135m`"
     )
     animals: tuple[str, ...] = option(
-        ("eagle", "wolf", "elephant", "dolphin", "dog"), "that teachers love"
+        ("lion", "bear", "fox", "tiger", "panda"), "that teachers love"
     )
     num_ladder: int = option(2, "animals among them in the other starts", minimum=2)
     num_seeds: int = option(2, "students of a teacher in the diagonal", minimum=1)
@@ -42,7 +42,7 @@ class Settings:
     teacher_rate: float = option(5e-5, "step size of teachers", above=0)
     num_rows: int = option(128, "lists of a teacher", minimum=8)
     new_tokens: int = option(16, "longest list in tokens", minimum=2)
-    student_steps: int = option(16, "of Adam", minimum=1)
+    student_steps: int = option(32, "of Adam", minimum=1)
     batch_size: int = option(8, "lists in a step of a student", minimum=1)
     student_rate: float = option(3e-5, "step size, all parameters", above=0)
     lora_rate: float = option(1e-3, "step size of adapters", above=0)
