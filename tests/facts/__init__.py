@@ -6,8 +6,10 @@ a new run change the text, after a new sentence add to the module of its page wh
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 
+from benchmarks import ahead
 from tests.facts.full_size import (
     full_size_phrases,
     margin_phrases,
@@ -67,6 +69,13 @@ def failed_phrases() -> Iterator[str]:
     yield from (f"| {here} |" for _, here in failed())
 
 
+def fit_phrases() -> Iterator[str]:
+    """Every line of the table that the compilers' answers make."""
+    last = max(ahead.RESULTS.glob("*-ahead.jsonl"))
+    rows = [json.loads(line) for line in last.read_text().splitlines()]
+    yield from (" ".join(line.split()) for line in ahead.table(rows).splitlines())
+
+
 def none() -> Iterator[str]:
     """A page without results of its kind."""
     return iter(())
@@ -81,6 +90,7 @@ NUMBERS: dict[str, Facts] = {
     "docs/microworld.md": microworld_numbers,
     "docs/questions.md": question_numbers,
     "docs/full-size.md": none,
+    "docs/does-it-fit.md": none,
     "docs/failed.md": failed_numbers,
     "docs/llm_numbers.md": preset_numbers,
     "docs/llm_code.md": none,
@@ -98,6 +108,7 @@ PHRASES: dict[str, Facts] = {
     "docs/microworld.md": mechanism_phrases,
     "docs/questions.md": question_phrases,
     "docs/full-size.md": full_size_phrases,
+    "docs/does-it-fit.md": fit_phrases,
     "docs/failed.md": failed_phrases,
     "docs/llm_numbers.md": preset_phrases,
     "docs/llm_code.md": none,
