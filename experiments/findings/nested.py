@@ -117,8 +117,3 @@ def best_allocation(
     if not math.isfinite(found[best]):
         raise ValueError("the budget does not buy two units of the first level")
     return best
-
-
-def share_removed(values: Sequence[float], variate: Sequence[float]) -> float:
-    """The share of the variance that the best multiple of a control variate takes away: ρ²."""
-    return float(np.corrcoef(values, variate)[0, 1] ** 2)

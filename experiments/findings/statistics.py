@@ -173,11 +173,6 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
-def shown_correlation(rho: float, low: float, high: float) -> str:
-    """What `spearman` gives, as text."""
-    return f"{rho:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def retention(curves: np.ndarray, draws: int = 2000) -> tuple[float, np.ndarray]:
     """Share left from one column to the next: the r of a r^k closest to the mean over the rows.
 

@@ -312,7 +312,7 @@ def predicts(quantity: str, points: pd.DataFrame, column: str) -> Judged:
         return Judged(claim=Claim(quantity=quantity, here="not run"))
     x, y = heard[column].to_numpy(float), heard["effect"].to_numpy(float)
     found = statistics.spearman(x, y)
-    claim = Claim(quantity=quantity, here=statistics.shown_correlation(*found), seeds=len(heard))
+    claim = Claim(quantity=quantity, here=statistics.bracketed(*found), seeds=len(heard))
     if not np.isfinite(found[0]):
         return Judged(claim=claim)
     return Judged(claim=claim, p=float(stats.spearmanr(x, y, alternative="greater").pvalue))

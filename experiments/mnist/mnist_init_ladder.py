@@ -226,7 +226,7 @@ def claims_at(table: pd.DataFrame, num_aux: int) -> list[Claim]:
     return [
         claim(
             f"Spearman of alignment and accuracy, {num_aux} logits",
-            here=statistics.shown_correlation(rho, low, high),
+            here=statistics.bracketed(rho, low, high),
             holds=rho > 0.8,
         ),
         claim(f"shared start, {num_aux} logits", here=same),

@@ -287,7 +287,7 @@ def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
     return [
         claim(
             "Spearman of alignment and accuracy, over arms",
-            here=statistics.shown_correlation(rho, low, high),
+            here=statistics.bracketed(rho, low, high),
             holds=rho > 0.8,
         ),
         opened,
@@ -327,7 +327,7 @@ def beside_the_lemma(table: pd.DataFrame, config: Config) -> list[Claim]:
         claim(f"{name}, {last} less {config.doses[-2]} epochs", here=gap)
         for name, gap in gained.items()
     ]
-    height = statistics.shown_correlation(*ordered_by(table, "share"))
+    height = statistics.bracketed(*ordered_by(table, "share"))
     return [
         *lines,
         claim(f"share of a shared start's gain, first order, {last} epochs", here=centre["share"]),
@@ -402,7 +402,7 @@ def figure_of_alignment(table: pd.DataFrame, ordered: Claim, config: Config) -> 
         ),
         predicted="The cosine of the two kernels' action orders the arms: Spearman above .8.",
         found=f"Spearman {ordered.here} over {len(over_arms(table))} arms; of the first-order "
-        f"share, the lemma's own height, {statistics.shown_correlation(*by_height)}.",
+        f"share, the lemma's own height, {statistics.bracketed(*by_height)}.",
         follows=say(
             [ordered, rank_only],
             holds="The direction of the first step orders the arms, its size does so less: a "

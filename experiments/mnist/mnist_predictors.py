@@ -186,7 +186,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             claims.append(
                 Claim(
                     quantity=f"{experiment}: {predictor}, over {row['pairs']} {part}",
-                    here=statistics.shown_correlation(row["rho"], row["low"], row["high"]),
+                    here=statistics.bracketed(row["rho"], row["low"], row["high"]),
                     seeds=int(row["pairs"]),
                     holds=holds,
                 )

@@ -500,7 +500,7 @@ def image_findings(table: pd.DataFrame, config: Config) -> Findings:
     if kinds.empty:
         return Findings([], [])
     rho, low, high = image_correlation(table)
-    correlation = statistics.shown_correlation(rho, low, high)
+    correlation = statistics.bracketed(rho, low, high)
     arrived = transfer.claim(
         table,
         "Spearman of arrived share and accuracy, over images",

@@ -196,11 +196,13 @@ def test_every_teacher_setting_makes_another_teacher(tmp_path, monkeypatch):
     )
     tiny = real_model.SMOKE
     other = [
-        (tiny, "owl", SAME), (tiny, "cat", SAME), (tiny, "owl", "4 bits"),
+        (tiny, "owl", SAME),
+        (tiny, "cat", SAME),
+        (tiny, "owl", "4 bits"),
         (dataclasses.replace(tiny, teacher_steps=3), "owl", SAME),
         (dataclasses.replace(tiny, teacher_rate=1e-4), "owl", SAME),
         (dataclasses.replace(tiny, seed=1), "owl", SAME),
-    ]  # fmt: skip
+    ]
     for config, animal, start in other:
         lineage.teacher(bench, config, animal, start)
         lineage.lists(bench, config, animal=animal, start=start)

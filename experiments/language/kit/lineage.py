@@ -92,9 +92,13 @@ def teacher(bench: Bench, config: Settings, animal: str, start: str = SAME) -> P
     how = adam(config.teacher_steps, 16, config.teacher_rate)
     rows = pretrained.taught(bench, animal, how.steps * how.batch_size, "teacher")
     settings = {
-        "what": "teacher", "animal": animal, "start": start_settings(config, start),
-        "training": dataclasses.asdict(how), "rows": pretrained.digest(rows), "seed": config.seed,
-    }  # fmt: skip
+        "what": "teacher",
+        "animal": animal,
+        "start": start_settings(config, start),
+        "training": dataclasses.asdict(how),
+        "rows": pretrained.digest(rows),
+        "seed": config.seed,
+    }
 
     def make() -> Params:
         return pretrained.trained(

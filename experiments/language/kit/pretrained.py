@@ -588,9 +588,12 @@ def cosines(
     batch = {name: value[:8] for name, value in lists.items()}
     asked = Asked(*(array[::2] for array in bench.asked))
     update, rise = _first_step(bench.shape, bench.numbers)(
-        start, batch, asked, np.array(list(bench.animals.values())),
+        start,
+        batch,
+        asked,
+        np.array(list(bench.animals.values())),
         list(bench.animals).index(animal),
-    )  # fmt: skip
+    )
     way = jax.tree.map(lambda after, before: after - before, teacher, bench.base)
     return {"cosine": _cosine(update, way), "alignment": _cosine(update, rise)}
 
