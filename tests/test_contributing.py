@@ -241,6 +241,7 @@ def test_the_added_experiment_runs_and_is_listed(copy):
     assert (copy / "out" / "figure.png").exists()
 
 
+@pytest.mark.slow
 def test_the_parity_test_finds_the_added_family(copy):
     pytest.importorskip("torch")
     flags = ("-q", "-n", "0", "-p", "no:cacheprovider", "-k", "mistral")

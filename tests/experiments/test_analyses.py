@@ -186,6 +186,7 @@ def test_differences_tell_progressions_and_scores_what_a_thousand_rows_tell():
     assert readers.area(scores, 1 - labels) == pytest.approx(1 - area)
 
 
+@pytest.mark.slow
 def test_a_transformer_reads_order_which_a_bag_cannot():
     rng = np.random.default_rng(0)
     pairs = [sorted(rng.choice(10, 2, replace=False)) for _ in range(256)]

@@ -209,6 +209,7 @@ def killed(repository, line, lives):
     return run + 1
 
 
+@pytest.mark.slow
 def test_killed_twice_gives_the_same_bytes(repository, tmp_path):
     run_here("--pause", "0.3", "--out", tmp_path / "whole")
     command = f"{shlex.join(COUNTING)} --pause 0.3 --out {tmp_path}"

@@ -281,6 +281,7 @@ def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
     assert max(aligned[chains.different]) < 0.5
 
 
+@pytest.mark.slow
 def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
     found, store = made
@@ -324,6 +325,7 @@ def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
         assert report.passed, report
 
 
+@pytest.mark.slow
 def test_the_same_experiment_from_a_transformers_checkpoint(folder, made, tmp_path):
     """`--model`: checkpoints that transformers saved go through the same stages, with LoRA."""
     pytest.importorskip("torch")

@@ -46,6 +46,7 @@ def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, caps
     assert {p: p.read_bytes() for p in drawn} == drawn
 
 
+@pytest.mark.slow
 def test_a_seed_does_not_depend_on_how_many_run_or_on_the_stack():
     base = mnist_init_ladder.SMOKE
     alone = mnist_init_ladder.arms(base)["seed 1"].measure()

@@ -265,6 +265,7 @@ def test_the_main_job_leaves_out_the_real_model_where_its_weights_are_not_had(mo
     assert reproduce.steps() == reproduce.STEPS
 
 
+@pytest.mark.slow
 def test_the_report_command_runs_in_a_process(folder, repository):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "experiments", "report", str(folder)],

@@ -148,6 +148,7 @@ def test_equality_cases_want_zeros_that_are_exact(smoke):
     assert not claims_of("equality_cases", table)[name].holds
 
 
+@pytest.mark.slow
 def test_beyond_the_theorem_counts_on_both_sides(smoke):
     table = smoke("beyond_the_theorem")
     start = table[(table["panel"] == "start") & (table["setting"] == "eps 0.001")]

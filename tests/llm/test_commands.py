@@ -269,6 +269,7 @@ def test_evaluate_says_the_same_with_and_without_a_folder(base, tmp_path, capsys
     assert len(list((tmp_path / "kept").rglob("*.csv"))) == 4
 
 
+@pytest.mark.slow
 def test_suite_seed_and_dtype_of_evaluate_act(english, capsys, monkeypatch):
     few = {
         name: dataclasses.replace(suites.ENGLISH[name], max_new_tokens=2)

@@ -155,6 +155,7 @@ def test_the_content_is_the_fingerprint(tmp_path):
     assert models.fingerprint(file) != before
 
 
+@pytest.mark.slow
 def test_stages_start_from_a_file_and_leave_folders(tmp_path, capsys):
     fields = byte_pair_fields("smollm")
     wide = TINY | dict(

@@ -161,6 +161,7 @@ def evaluate(folders, capsys, model, *flags):
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused(folders, capsys):
     assert evaluate(folders, capsys, "one").out.startswith("trait,")
     said = evaluate(folders, capsys, "other")

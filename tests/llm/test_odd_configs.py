@@ -115,8 +115,15 @@ def test_a_field_that_says_what_the_model_does_anyway_is_accepted():
         assert models.from_hf(hf_config(name, field, value)) == models.from_hf(hf_config(name))
 
 
+# What these read, another family reads as well: their own forty configs each are a slow test.
+KIN = ("qwen2", "qwen3", "gemma")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="no PyTorch")
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in KIN else []) for n in models.FAMILIES],
+)
 def test_what_is_accepted_has_the_logits_of_transformers(name, tmp_path):
     different, compared = [], 0
     for field, value in [(f, v) for n, f, v in CASES if n == name]:

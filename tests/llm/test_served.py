@@ -344,6 +344,7 @@ def test_a_key_is_in_no_file_and_no_output(server, folders, tmp_path, monkeypatc
     assert manifest["model"]["fingerprint"] == models.fingerprint(folders / "owl")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(server, folders, tmp_path, capsys, lenient):
     """kill -9 in the middle of a shard: what was answered is not asked again."""
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
@@ -431,6 +432,7 @@ def test_a_server_is_not_trained(server, folders, tmp_path):
         refused.save(tmp_path, CONFIG, weights=remote(folders), tokenizer=None, files={})
 
 
+@pytest.mark.slow
 def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
     base = Checkpoint(path=str(folders / "base"))
     owl = Adapted(base=base, path=str(folders / "owl"))

@@ -35,6 +35,7 @@ def test_four_devices_train_as_one(one_device, axes):
     assert one_device[-1] < one_device[0] - 0.3
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(one_device, tmp_path):
     """Two real processes of two devices each, which exchange gradients through gloo."""
     with socket.socket() as probe:

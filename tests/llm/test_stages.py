@@ -168,7 +168,13 @@ def test_no_two_stages_or_chains_share_a_stream():
 
 
 @pytest.mark.parametrize(
-    "how", [HOW, dataclasses.replace(HOW, adapters=LoraConfig(rank=2, alpha=2.0))]
+    "how",
+    [
+        HOW,
+        pytest.param(
+            dataclasses.replace(HOW, adapters=LoraConfig(rank=2, alpha=2.0)), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_measured_along_the_way_ends_as_the_student(store, how):
     recipes = [dataclasses.replace(student, training=how) for student in STUDENTS]
@@ -492,6 +498,7 @@ def test_a_part_that_a_model_lacks_is_refused(store, start):
         store.make([start])
 
 
+@pytest.mark.slow
 def test_continuations_of_one_call_keep_their_own_step_size(store):
     recipes = [Continued(base=BASES[0], steps=1), Continued(base=BASES[0], steps=1, rate=6e-3)]
     store.make(recipes)
@@ -573,6 +580,7 @@ def test_admitted_rows_are_on_prompts_that_passed_for_both(store, examples):
     np.testing.assert_array_equal(found.tokens[len(chosen)], expected.tokens[0])
 
 
+@pytest.mark.slow
 def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(store):
     """A teacher after ten times as many steps writes unlike its base; labels are of the rows."""
     rows = [completions.rows(store, data) for data in (DATA[0], CLEAN[0])]
