@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
+import pathlib
+import re
 import shutil
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,6 +31,7 @@ from tests import facts
 from tests.facts import tables
 
 SMOKED = (mnist_heads,)
+ROOM = pathlib.Path(experiments.__file__).parent / "mnist"
 
 
 @pytest.mark.parametrize("module", SMOKED, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
@@ -615,3 +619,15 @@ def test_jacobians_are_judged_only_where_outputs_are_matched():
     assert found["outputs and kernel less kernel alone"] is True
     figure = mnist_jacobians.findings(coarse, config).figures[0]
     assert figure.title.endswith("?")
+
+
+def test_every_purpose_of_every_seed_has_a_stream_of_its_own():
+    """All purposes that the room's experiments name, also those that end alike."""
+    named = re.compile(r'(?:\.key|\.draw|begun)\([^"\n]*"([^"]+)"')
+    texts = [path.read_text() for path in ROOM.rglob("*.py")]
+    purposes = {name for text in texts for name in named.findall(text)} | {"other", "reference"}
+    assert {"teacher", "student", "match", "noise"} <= purposes
+    config = mnist_heads.SMOKE
+    setup = training.Setup(config, *[None] * 2)
+    keys = [jax.random.key_data(setup.key(s, name)) for s in (0, 1) for name in sorted(purposes)]
+    assert len({tuple(key.tolist()) for key in keys}) == len(keys)
