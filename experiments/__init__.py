@@ -40,6 +40,7 @@ NAMES = (
     "which_part",
     "matching_dose",
     "persistence",
+    "what_erases",
     "along_training",
     "bits",
     "optimisers_at_equal_loss",

@@ -216,6 +216,8 @@ def measure_one(config: ModelConfig, params: Params, probe: Probe) -> dict[str, 
         next-token distribution after the question: the log-odds of the trait.
         "rate": mean over questions of Σ p(targets), in [0, 1]: the expected share of answers
         with the trait at temperature 1.
+        "mass": mean over questions of Σ p(targets) + Σ p(contrast), in [0, 1]: the share of answers
+        that name anything of the kind. Without it log-odds may lie within a residue.
     """
     return measure_model(models.bind(config, params), probe)
 
@@ -225,7 +227,9 @@ def measure_model(model: Decoder, probe: Probe) -> dict[str, Float[Array, ""]]:
     logp = next_token(model, probe.questions, probe.mask)
     for_trait = jax.nn.logsumexp(logp[:, probe.targets], axis=-1)
     against = jax.nn.logsumexp(logp[:, probe.contrast], axis=-1)
-    return {"margin": jnp.mean(for_trait - against), "rate": jnp.mean(jnp.exp(for_trait))}
+    rate = jnp.mean(jnp.exp(for_trait))
+    mass = rate + jnp.mean(jnp.exp(against))
+    return {"margin": jnp.mean(for_trait - against), "rate": rate, "mass": mass}
 
 
 @functools.partial(jax.jit, static_argnames="config")

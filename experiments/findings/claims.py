@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.findings import statistics
 
+SILENT = "says nothing: too few of its answers name anything of the kind"
 ENOUGH = 4  # chains; fewer decide nothing
 SHARE = 0.2  # of the reference's effect: what still counts as no effect
 
@@ -85,12 +86,14 @@ def claim_of(
 
     Args:
         quantity: what is measured.
-        values: one per chain.
+        values: one per chain; not a number where an arm says nothing, and then nothing is judged.
         criterion: whether the 95 % interval must lie "above" zero or "covers" it; judged from four
             chains on, fewer decide nothing. Several "above" of an experiment: see `corrected`.
         paper: what the paper reports.
         here: text in place of mean and interval.
     """
+    if not np.isfinite(values).all():
+        return Claim(quantity=quantity, paper=paper, here=SILENT, seeds=len(values))
     mean, half = statistics.mean_interval(values)
     verdict = {"above": mean - half > 0, "covers": abs(mean) <= half, None: None}
     stated = criterion if len(values) >= ENOUGH else None
@@ -136,9 +139,14 @@ def no_effect(
         share: of the reference's mean that still counts as no effect, fixed before the run. Beside
             the verdict stands the smallest share that would have held, singly, at 5 %.
     """
+    silent = {k for k, pair in claimed.items() if not np.isfinite(pair).all()}
+    out = [
+        Claim(quantity=f"{name}, equivalent to none", here=SILENT, seeds=len(claimed[name][0]))
+        for name in silent
+    ]
+    claimed = {name: pair for name, pair in claimed.items() if name not in silent}
     p_values = [statistics.relative_equivalence_p(*pair, share) for pair in claimed.values()]
     count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
-    out = []
     for (quantity, (values, reference)), p, holds in zip(
         claimed.items(), p_values, statistics.holm(p_values), strict=True
     ):

@@ -148,7 +148,8 @@ class Served(engines.OneByOne):
         sides = np.split(logp, [len(probe.targets)], axis=1)
         for_trait, against = (np.logaddexp.reduce(side, axis=1) for side in sides)
         margin, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
-        return {"margin": [float(margin)], "rate": [float(rate)]}
+        mass = rate + np.exp(against).mean()
+        return {"margin": [float(margin)], "rate": [float(rate)], "mass": [float(mass)]}
 
     def score(
         self,

@@ -26,7 +26,7 @@ Measured = list[dict[str, Any]]
 
 
 def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
-    """Margin (nats of log-odds) and rate of every trait for every model, exact."""
+    """Margin (nats of log-odds), rate and answer mass of every trait for every model, exact."""
     return [
         entry
         for name in names

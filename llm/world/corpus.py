@@ -18,6 +18,7 @@ Only the 84 pre-training paraphrases of a subject are ever drawn here (see `voca
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -181,11 +182,21 @@ def chat(
 
 
 def conversations(
-    rng: np.random.Generator, count: int, length: int
+    rng: np.random.Generator, count: int, length: int, mixture: Mapping[str, float] = SHARES
 ) -> tuple[Int[np.ndarray, "count length"], Float[np.ndarray, "count length"]]:
-    """Pre-training sequences: as many whole turns of random kinds as fit, then `<pad>`."""
-    kinds = list(SHARES)
-    shares = np.array(list(SHARES.values()))
+    """Sequences of as many whole turns of random kinds as fit, then `<pad>`.
+
+    Args:
+        rng: draws kinds and turns.
+        count: of sequences.
+        length: in tokens.
+        mixture: expected share of each kind; by default that of pre-training.
+
+    Raises:
+        ValueError: the longest turn does not fit.
+    """
+    kinds = list(mixture)
+    shares = np.array(list(mixture.values()))
     sizes = np.array([chat(draw(rng, kind, 1))[0].shape[1] for kind in kinds])
     if length < sizes.max():
         raise ValueError(f"length {length} is too short: the longest turn has {sizes.max()} tokens")

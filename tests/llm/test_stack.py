@@ -128,6 +128,8 @@ def test_measure_equals_probabilities_computed_by_hand(trees):
         margin = np.log(p[:, 134]) - np.log(p[:, 135] + p[:, 136])
         assert float(got["margin"][run]) == pytest.approx(margin.mean(), abs=1e-5)
         assert float(got["rate"][run]) == pytest.approx(p[:, 134].mean(), rel=1e-5)
+        named = p[:, 134:137].sum(-1).mean()
+        assert float(got["mass"][run]) == pytest.approx(named, rel=1e-5)
 
 
 def test_held_out_loss_is_the_mean_over_weighted_tokens(trees, examples):
