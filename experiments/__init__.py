@@ -38,6 +38,7 @@ NAMES = (
     "mechanism",
     "prediction",
     "which_part",
+    "fork_curve",
     "matching_dose",
     "persistence",
     "what_erases",

@@ -13,7 +13,7 @@ that is scored.
 
 Criteria, fixed before the run; the unit is a chain, its traits are averaged; "above" and "below"
 corrected by Holm, equivalences by Holm among themselves, against a fifth of the effect at the cut.
-An arm whose students keep less than half of the bases' answer mass says nothing.
+An arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`).
   1. Trait-free text leaves the trait: the effect after 100 steps is above zero.
   2. Trait-free text erases no faster than lists: the difference of what both leave after 100 steps
      is equivalent to none.
@@ -51,7 +51,7 @@ from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.chains import Cohort, chains_of
-from experiments.language.kit.effects import at
+from experiments.language.kit.effects import GATE, at
 from llm import engines, models, stack, world
 from llm.batches import Examples
 from llm.stages import Store, Student, evaluation, streams
@@ -245,8 +245,8 @@ def effects_of(table: pd.DataFrame, asked: str) -> pd.DataFrame:
 def left(found: pd.DataFrame, kind: str, steps: int) -> np.ndarray:
     """Effect of every chain; not a number throughout where the arm says nothing."""
     begun, arm = (found.loc[kind, when] for when in (0, steps))
-    speaks = arm["mass"].median() >= 0.5 * begun["mass"].median()
-    return arm["effect"].to_numpy() if speaks else np.full(len(arm), np.nan)
+    heard = arm["mass"].median() >= GATE * begun["mass"].median()
+    return arm["effect"].to_numpy() if heard else np.full(len(arm), np.nan)
 
 
 def at_half_way(found: pd.DataFrame, kind: str, times: Sequence[int]) -> np.ndarray:

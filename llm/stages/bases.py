@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from .. import chat, engines, language, models, stack, world
+from .. import batches, chat, engines, language, models, stack, world
 from ..batches import Examples
 from ..settings import RunError, as_json
 from ..training import Training
@@ -36,6 +37,8 @@ class Pretrained(Model):
         rate: Adam step size, after 5 % of warm-up falling linearly to zero.
         width: of the residual stream.
         num_layers: of the transformer.
+        fork: step from which it reads its own corpus; before, and in all orders, it is the chain's
+            model of corpus 0. None for a model that reads one corpus throughout.
         seed: root of all random numbers.
     """
 
@@ -46,6 +49,7 @@ class Pretrained(Model):
     rate: float = 5e-3
     width: int = 32
     num_layers: int = dataclasses.field(default=2, metadata={"later": True})
+    fork: int | None = dataclasses.field(default=None, metadata={"later": True})
     seed: int = 0
 
     @property
@@ -56,7 +60,8 @@ class Pretrained(Model):
     @property
     def name(self) -> str:
         """The chain, and the numbers that tell its models apart."""
-        return f"chain{self.chain}-{self.init}{self.corpus}"
+        forked = "" if self.fork is None else f"-fork{self.fork}"
+        return f"chain{self.chain}-{self.init}{self.corpus}{forked}"
 
     def config(self) -> models.ModelConfig:
         """The shape of the model."""
@@ -75,6 +80,25 @@ class Pretrained(Model):
         """Shape and training."""
         return self.steps, self.rate, self.width, self.num_layers
 
+    def order_key(self) -> Any:
+        """Key of its training, hence of the order of its rows."""
+        corpus = self.corpus if self.fork is None else 0
+        return streams.keys(Stage.BASE, [(self.seed, corpus, self.chain)])[0]
+
+    def examples(self) -> Examples:
+        """What it reads, in rows that each step picks from."""
+        count = BATCH * self.steps
+        own = turns(self.seed, self.chain, self.corpus, count)
+        if self.fork is None:
+            return own
+        # As `stack.make_tune` splits the key: the rows of the first steps are those of the trunk.
+        order_key = jax.random.split(self.order_key())[0]
+        order = np.asarray(batches.all_batch_rows(order_key, self.steps, count, BATCH))
+        early, trunk = order[: self.fork].ravel(), turns(self.seed, self.chain, 0, count)
+        for mine, shared in zip(own, trunk, strict=True):
+            mine[early] = shared[early]
+        return own
+
     @staticmethod
     def make(store: Store, recipes: list["Pretrained"]) -> Any:
         """Pre-train them side by side."""
@@ -84,8 +108,8 @@ class Pretrained(Model):
         training = Training(
             steps=one.steps, batch_size=BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20
         )
-        examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
-        keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])
+        examples = [recipe.examples() for recipe in recipes]
+        keys = jnp.stack([recipe.order_key() for recipe in recipes])
         engine = store.engine
         return engine.tune(
             config,

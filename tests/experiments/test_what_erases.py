@@ -99,7 +99,7 @@ def test_the_expected_world_holds_and_others_fail():
 
 
 def test_an_arm_that_no_longer_answers_says_nothing():
-    table = rows(erased, mass=lambda kind: 0.1 if kind == "counter-questions" else 1.0)
+    table = rows(erased, mass=lambda kind: 0.05 if kind == "counter-questions" else 1.0)
     claims = {c.quantity: c for c in what_erases.findings(table, CONFIG).claims}
     quiet = claims["counter-questions: left, equivalent to none"]
     assert quiet.holds is None

@@ -13,6 +13,8 @@ import pandas as pd
 
 from experiments.language.kit.chains import CONTROL, TRAIT
 
+GATE = 0.1  # of the answer mass of the arm that answers most
+
 
 def at(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """The rows whose columns have the given values."""
@@ -28,7 +30,9 @@ def effects(
     """The students of the traits' teachers' data, or of other data, with two more columns.
 
     `effect` is the margin minus that of the control with the same teacher, trait, seed and columns
-    `by`; `own` says whether the trait measured is the teacher's.
+    `by`, and not a number in an arm that says nothing: log-odds within a residue are no trait, so
+    the students of an arm must answer at least GATE times as often, in the median, as those of the
+    arm that answers most. `own` says whether the trait measured is the teacher's.
 
     Args:
         table: of students.
@@ -40,8 +44,12 @@ def effects(
     control = at(table, data=less).set_index(keys)["margin"]
     students = at(table, data=of)
     baseline = control.reindex(pd.MultiIndex.from_frame(students[keys])).to_numpy()
+    effect = students["margin"] - baseline
+    if by and "mass" in table:
+        mass = students.groupby(list(by))["mass"].transform("median")
+        effect = effect.mask(mass < GATE * mass.max())
     own = students["teacher"] == students["trait"]
-    return students.assign(effect=students["margin"] - baseline, own=own)
+    return students.assign(effect=effect, own=own)
 
 
 def by_writer(rows: pd.DataFrame, column: str) -> float:
