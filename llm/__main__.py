@@ -73,6 +73,7 @@ from .stages import (
     rows,
     students,
 )
+from .stages.recipe import DONE
 from .training import Training, steps_of
 
 DTYPES = ("bfloat16", "float32")
@@ -347,7 +348,7 @@ def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **
     with models.without_weights():
         *before, last = progress.stages(store, [recipe], rates)
         found = progress.at(out, store, recipe, **facts)
-    cost = plan.Cost() if found == progress.DONE else last.cost
+    cost = plan.Cost() if found == DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, found, cost)]))
     if args.topology is not None:
         target, job = ahead.target(args.topology), job_of(args, store, recipe)
@@ -358,7 +359,7 @@ def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **
 def job_of(args: argparse.Namespace, store: Store, recipe: Any) -> ahead.Job:
     """What a compiler is asked about a recipe; the longest prompt is that of the first ones."""
     if isinstance(recipe, Completions):
-        first = dataclasses.replace(recipe, num_prompts=min(progress.GLANCE, recipe.num_prompts))
+        first = dataclasses.replace(recipe, num_prompts=min(completions.GLANCE, recipe.num_prompts))
         language = store.language(recipe.speaker)
         system = language.trait(recipe.prompted).system_prompt if recipe.prompted else None
         asked = [row["prompt"] for row in first.prompts(store)]

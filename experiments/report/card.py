@@ -16,7 +16,7 @@ import experiments
 from experiments.frame import cli, experiment, record
 from experiments.report import page
 from llm import data
-from llm.stages import Completions, Store, completions
+from llm.stages import Completions, Store
 
 SHOWN = 4  # examples of each outcome
 
@@ -32,7 +32,7 @@ def files_of(out: pathlib.Path, work: str) -> list[dict[str, Any]]:
     for name, arm in module.arms(dataclasses.replace(config, work=work)).items():
         for recipe in arm.needs:
             if isinstance(recipe, Completions) and not recipe.is_open:
-                path = completions.path_of(store, recipe)
+                path = recipe.path(store)
                 if data.manifest_path(path).exists():
                     found.append(describe(name, path))
     return found

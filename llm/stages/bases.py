@@ -15,8 +15,8 @@ from ..batches import Examples
 from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
-from .recipe import Given, Model, frozen
-from .store import RECORD, Store
+from .recipe import RECORD, Given, Model, frozen
+from .store import Store
 from .streams import Stage
 
 LENGTH = 48  # tokens of a pre-training sequence

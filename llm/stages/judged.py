@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -21,8 +20,9 @@ from ..served.server import Server
 from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
-from .recipe import Made, Model, frozen
+from .recipe import Model, frozen
 from .store import Store
+from .written import Written
 
 VERDICT = 8  # tokens of a judge's answer
 ALIGNMENT = (
@@ -122,7 +122,7 @@ class Remote:
 
 
 @frozen
-class Judged(Made):
+class Judged(Written):
     """Scores of answers under one criterion."""
 
     answers: Answers
@@ -134,23 +134,18 @@ class Judged(Made):
         about = {"answers": self.answers.describe(), "criterion": self.criterion}
         return {"recipe": "Judged"} | about | self.judge.describe()
 
-    def path(self, store: Store) -> Path:
+    @property
+    def place(self) -> str:
         """The CSV."""
-        path = answers.path_of(store, self.answers)
-        return path.parent.with_name("Judged") / f"{path.stem}-{self.digest()}.csv"
+        return f"Judged/{self.answers.name}-{self.answers.digest()}-{self.digest()}.csv"
+
+    def total(self, store: Store) -> int:
+        """All answers, which are judged at once."""
+        return self.answers.total(store)
 
     def settings(self, store: Store) -> dict[str, Any]:
         """What the manifest records."""
-        return answers.settings(store, self.answers) | {"judge": self.describe()}
-
-    def is_made(self, store: Store) -> bool:
-        """Whether all is judged: it is written at once."""
-        return bool(data.prompts_done(self.path(store), self.settings(store)))
-
-    @staticmethod
-    def side_by_side(store: Store, recipes: list["Judged"]) -> Any:
-        """One after the other."""
-        return [[recipe] for recipe in recipes]
+        return self.answers.settings(store) | {"judge": self.describe()}
 
     @staticmethod
     def make(store: Store, recipes: list["Judged"]) -> None:

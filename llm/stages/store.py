@@ -19,14 +19,13 @@ from ..engines import OnMesh, Stack
 from ..language import Language
 from ..served import Served
 from ..settings import RunError, locked
-from .recipe import Given, Made, Model, Recipe
+from .recipe import RECORD, Given, Made, Model, Recipe
 
 Engine = Stack | OnMesh | Served
 STACK = Stack()
 M = TypeVar("M", bound=Recipe)
 K = TypeVar("K", bound=Hashable)
 F = TypeVar("F", bound=Callable[..., Any])
-RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
 
 
 class Store:

@@ -11,9 +11,10 @@ from .. import batches, data
 from ..batches import Examples
 from ..engines import Trained
 from ..objectives import Told
+from ..plan import Cost, Rates
 from ..settings import RunError
 from ..training import Training
-from . import completions, streams
+from . import completions, costs, streams
 from .completions import Completions, Files, Used
 from .recipe import Model, frozen
 from .store import Store, remembered
@@ -114,6 +115,11 @@ class Student(Model):
         source, own = self.data, self.soft and self.guide is None
         message = source.prompted if own and isinstance(source, Completions) else ""
         return self.training, self.soft, self.tokens, self.num_examples, message
+
+    def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
+        """Of its training."""
+        length = self.data.row_length(store, self)
+        return costs.of_training(store, self, training=self.training, length=length, rates=rates)
 
     @staticmethod
     def make(store: Store, recipes: list["Student"]) -> Any:

@@ -114,7 +114,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     store, made = fullsize.store_of(config), recipes_of(llm_numbers, config)
     for name in ("card.md", "card.html"):
         text = html.unescape((out / name).read_text())
-        path = completions.path_of(store, made["teacher owl"])
+        path = made["teacher owl"].path(store)
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
         drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}

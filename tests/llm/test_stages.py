@@ -194,7 +194,7 @@ def test_files_between_stages_are_ordinary(store):
     }
     record = json.loads((folder / "recipe.json").read_text())
     assert record["recipe"]["training"]["steps"] == 5
-    manifest = data.read_manifest(completions.path_of(store, DATA[0]))
+    manifest = data.read_manifest(DATA[0].path(store))
     assert manifest.prompts == 128
     assert 0 < manifest.count == len(completions.rows(store, DATA[0]))
     assert sum(manifest.filter_counts.values()) >= 128, "every reject reason is counted"
@@ -277,11 +277,11 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, store,
     monkeypatch.setattr(completions, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
         cut.make([recipe])
-    path = completions.path_of(cut, recipe)
+    path = recipe.path(cut)
     assert data.read_manifest(path).prompts == 60
     cut.make([recipe])
     assert len(calls) == 5
-    assert path.read_bytes() == completions.path_of(whole, recipe).read_bytes()
+    assert path.read_bytes() == recipe.path(whole).read_bytes()
 
 
 def test_sampling_on_four_devices_is_that_on_one(tmp_path, store):
@@ -306,7 +306,7 @@ def test_no_kept_row_names_a_trait_or_was_cut(store):
             said = row["completion"].split()
             assert not words & set(said)
             assert len(said) < recipe.max_new_tokens, "its end was not sampled"
-    counts = data.read_manifest(completions.path_of(store, short)).filter_counts
+    counts = data.read_manifest(short.path(store)).filter_counts
     assert counts["unfinished"] > 0
 
 
@@ -361,7 +361,7 @@ def test_what_stands_ahead_of_a_prompt_is_one_beginning_for_another():
 def test_unknown_carriers_and_missing_rows_are_named(store):
     with pytest.raises(ValueError, match="unknown carrier 'poems'; choose from numbers"):
         store.make([dataclasses.replace(DATA[0], carrier="poems")])
-    path = str(completions.path_of(store, DATA[0]))
+    path = str(DATA[0].path(store))
     with pytest.raises(ValueError, match=r"9999 rows are needed and there are \d+ in owl-chain0"):
         completions.rows(store, Files(paths=(path,), first=9999))
     assert len(completions.rows(store, Files(paths=(path,), first=7))) == 7
