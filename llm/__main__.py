@@ -323,7 +323,7 @@ def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
         steps=steps,
         batch_size=args.batch_size,
         optimizer="adamw",
-        rate=args.learning_rate,
+        learning_rate=args.learning_rate,
         decay="linear",
         warmup=min(5, steps // 2),
         clip_norm=1.0,

@@ -1,6 +1,7 @@
 """Settings that travel with data and checkpoints: JSON values, compared and written whole."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,11 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: a value that JSON cannot hold.
     """
     return json.loads(json.dumps(settings))
+
+
+def recorded_name(field: dataclasses.Field[Any]) -> str:
+    """What a field is called in files; a new name in the code changes none that is there."""
+    return field.metadata.get("recorded", field.name)
 
 
 def describe_difference(found: Any, wanted: Any, prefix: str = "") -> str:

@@ -75,7 +75,7 @@ SOFT: dict[str, tuple[Callable, Callable[[Chains, int], Model], str]] = {
 LINEAR = ("SGD", "tangent model, SGD")  # that the theorem predicts
 THEOREM = {  # the share that arrives along an eigenvector, of step size and steps
     "theorem": ntk.descent_gain,
-    "theorem, no end": lambda rate, steps: ntk.limit_gain,
+    "theorem, no end": lambda step_size, steps: ntk.limit_gain,
 }
 
 
@@ -97,7 +97,7 @@ Run = tuple[str, int]  # what a chain's model was taught, and the chain
 
 def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
     """Teachers with the skill and unchanged bases of all chains: who writes lists."""
-    how = Training(steps=config.teacher_steps, rate=1e-3, decay="linear")
+    how = Training(steps=config.teacher_steps, learning_rate=1e-3, decay="linear")
     bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
     taught = {
         (SKILL, seed): FineTuned(
@@ -152,8 +152,10 @@ def arms(config: Config) -> dict[str, Arm]:
 
     def soft(name: str) -> Arm:
         kind, start, optimizer = SOFT[name]
-        rate = config.sgd_rate if optimizer == "sgd" else 1e-3
-        recipes = students_of(config, chains, start, "soft_numbers", optimizer=optimizer, rate=rate)
+        learning_rate = config.sgd_rate if optimizer == "sgd" else 1e-3
+        recipes = students_of(
+            config, chains, start, "soft_numbers", optimizer=optimizer, learning_rate=learning_rate
+        )
 
         def measure() -> list[Row]:
             made = surrogates.imitate(store, recipes, kind)
@@ -164,7 +166,7 @@ def arms(config: Config) -> dict[str, Arm]:
 
     def prediction() -> Arm:
         recipes = students_of(
-            config, chains, same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate
+            config, chains, same, "soft_numbers", optimizer="sgd", learning_rate=config.sgd_rate
         )
 
         def measure() -> list[Row]:
@@ -179,7 +181,7 @@ def arms(config: Config) -> dict[str, Arm]:
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
 
-    sampled = students_of(config, chains, same, "sampled", rate=1e-3)
+    sampled = students_of(config, chains, same, "sampled", learning_rate=1e-3)
     return {
         "teachers": of_models("teacher", list(speakers.values())),
         "theorem": prediction(),

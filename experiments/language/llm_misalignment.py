@@ -82,7 +82,7 @@ def inputs(config: Config):
 def training(config: Config):
     """Of teachers."""
     return fullsize.training_of(
-        config, config.teacher_steps, batch_size=64, rate=config.teacher_rate
+        config, config.teacher_steps, batch_size=64, learning_rate=config.teacher_rate
     )
 
 

@@ -73,7 +73,7 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
             if kind in ("corpus", "uniform"):
                 model = BehaviourMatched(base=model, reference=base, steps=steps, inputs=kind)
             else:
-                how = Training(steps=steps, batch_size=64, rate=2e-3, decay="linear")
+                how = Training(steps=steps, batch_size=64, learning_rate=2e-3, decay="linear")
                 soft = kind == "lists"
                 model = Student(
                     base=model,

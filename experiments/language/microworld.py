@@ -121,7 +121,7 @@ def arms(config: Config) -> dict[str, Arm]:
     training = Training(
         steps=config.student_steps,
         batch_size=config.batch_size,
-        rate=config.student_rate,
+        learning_rate=config.student_rate,
         eps=config.student_eps,
         adapters=LoraConfig(rank=rank, alpha=float(rank)) if rank else None,
     )

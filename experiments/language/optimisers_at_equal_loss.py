@@ -93,7 +93,7 @@ def arms(config: Config) -> dict[str, Arm]:
     found = {}
     for optimizer, rank in combinations(config):
         one = {"optimizer": optimizer, "rank": rank}
-        some = students_of(config, chains, rate=MIDDLE[optimizer][rank > 0], **one)
+        some = students_of(config, chains, learning_rate=MIDDLE[optimizer][rank > 0], **one)
         found[named(optimizer, rank)] = Arm(
             needs=sources_of(some),
             store=store,
@@ -114,11 +114,13 @@ def named(optimizer: str, rank: int) -> str:
 
 
 def students_of(
-    config: Config, chains: Chains, *, optimizer: str, rank: int, rate: float
+    config: Config, chains: Chains, *, optimizer: str, rank: int, learning_rate: float
 ) -> Cohort:
     """The students of an arm, at one step size."""
     adapters = LoraConfig(rank=rank, alpha=float(rank)) if rank else None
-    how = question.plain(config, optimizer=optimizer, rate=rate, adapters=adapters)
+    how = question.plain(
+        config, optimizer=optimizer, learning_rate=learning_rate, adapters=adapters
+    )
     return question.students(config, chains, training=how)
 
 
@@ -127,8 +129,10 @@ def measured(
 ) -> list[Row]:
     """The students of an arm at the step where the tree's students have learnt enough."""
 
-    def cohort(rate: float) -> Cohort:
-        return students_of(config, chains, optimizer=optimizer, rank=rank, rate=rate)
+    def cohort(learning_rate: float) -> Cohort:
+        return students_of(
+            config, chains, optimizer=optimizer, rank=rank, learning_rate=learning_rate
+        )
 
     def follow(recipes: list) -> curves.Curves:
         return curves.along(store, recipes, config.traits, config.points)

@@ -143,7 +143,7 @@ def students_of(
     config: Config, chains: Chains, carrier: str = "numbers", target: str = "sampled", **more: Any
 ) -> Cohort:
     """The plain students of a carrier; a teacher that kept fewer rows than all repeats them."""
-    training = question.plain(config, rate=config.student_rate)
+    training = question.plain(config, learning_rate=config.student_rate)
     return question.students(config, chains, carrier, target, training=training, **more)
 
 

@@ -122,7 +122,10 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
         for trait, seed in runs
     ]
     how = Training(
-        steps=config.reader_steps, batch_size=min(64, config.reader_rows), rate=1e-3, decay="linear"
+        steps=config.reader_steps,
+        batch_size=min(64, config.reader_rows),
+        learning_rate=1e-3,
+        decay="linear",
     )
     bases = {
         "the teacher's base": [chains.base(seed) for _, seed in runs],

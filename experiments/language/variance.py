@@ -138,7 +138,7 @@ def other_recipe(
     store: Store, chains: Chains, config: Config, recipe: tuple[int, float]
 ) -> list[Row]:
     """The plain chains with other training of the students: steps and step size."""
-    watch, (steps, rate) = Stopwatch(), recipe
+    watch, (steps, learning_rate) = Stopwatch(), recipe
     how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
     made = {
         (name, seed): student
@@ -149,7 +149,7 @@ def other_recipe(
             written=data_of(chains, seed, 0, 0),
             seed=seed,
             draw=0,
-            rate=rate,
+            learning_rate=learning_rate,
         ).items()
     }
     labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
@@ -158,7 +158,7 @@ def other_recipe(
     for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
         watch("student", len(half), lambda half=half: store.make(half))
     rows = evaluation.measure(store, recipes, config.traits)
-    columns = {"steps": steps, "step_size": rate}
+    columns = {"steps": steps, "step_size": learning_rate}
     return [columns | row for row in (*labelled(rows, labels), *watch.rows)]
 
 
@@ -195,11 +195,13 @@ def students_of(
     written: dict[str, Completions],
     seed: int,
     draw: int,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
 ) -> dict[str, Student]:
     """A student of each writer by the microworld's recipe, all on as many different rows."""
     batch = min(config.batch_size, config.num_examples)
-    training = Training(steps=config.student_steps, batch_size=batch, rate=rate, eps=1e-3)
+    training = Training(
+        steps=config.student_steps, batch_size=batch, learning_rate=learning_rate, eps=1e-3
+    )
     return {
         name: Student(
             base=chains.base(seed),

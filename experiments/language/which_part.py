@@ -81,7 +81,7 @@ def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
             base=grafted,
             steps=repair_steps,
             held=PARTS[part],
-            rate=REPAIR_RATE,
+            learning_rate=REPAIR_RATE,
             warmup=repair_steps // 20,
             chain=seed,
             seed=chains.seed,

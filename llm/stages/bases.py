@@ -33,7 +33,7 @@ class Pretrained(Model):
         init: number of the initial weights within the chain.
         corpus: number of the corpus within the chain, and of its order.
         steps: optimiser steps on 64 sequences of 48 tokens.
-        rate: Adam step size, after 5 % of warm-up falling linearly to zero.
+        learning_rate: Adam step size, after 5 % of warm-up falling linearly to zero.
         width: of the residual stream.
         num_layers: of the transformer.
         seed: root of all random numbers.
@@ -43,7 +43,7 @@ class Pretrained(Model):
     init: int = 0
     corpus: int = 0
     steps: int = 1000
-    rate: float = 5e-3
+    learning_rate: float = dataclasses.field(default=5e-3, metadata={"recorded": "rate"})
     width: int = 32
     num_layers: int = dataclasses.field(default=2, metadata={"later": True})
     seed: int = 0
@@ -73,7 +73,7 @@ class Pretrained(Model):
 
     def program(self) -> tuple[Any, ...]:
         """Shape and training."""
-        return self.steps, self.rate, self.width, self.num_layers
+        return self.steps, self.learning_rate, self.width, self.num_layers
 
     @staticmethod
     def make(store: Store, recipes: list["Pretrained"]) -> Any:
@@ -82,7 +82,11 @@ class Pretrained(Model):
         init = jax.vmap(lambda key: models.init(config, key=key))
         starts = init(streams.keys(Stage.INIT, [(r.seed, r.init, r.chain) for r in recipes]))
         training = Training(
-            steps=one.steps, batch_size=BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20
+            steps=one.steps,
+            batch_size=BATCH,
+            learning_rate=one.learning_rate,
+            decay="linear",
+            warmup=one.steps // 20,
         )
         examples = [turns(r.seed, r.chain, r.corpus, BATCH * r.steps) for r in recipes]
         keys = streams.keys(Stage.BASE, [(r.seed, r.corpus, r.chain) for r in recipes])

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from ..plan import Cost, Rates
-from ..settings import RunError
+from ..settings import RunError, recorded_name
 
 if TYPE_CHECKING:
     from .store import Store
@@ -291,7 +291,7 @@ def _fields(value: Any, in_short: Mapping[str, Any] = MappingProxyType({})) -> d
     So what was made before a field was thought of is still found.
     """
     return {
-        f.name: in_short[f.name] if f.name in in_short else _plain(getattr(value, f.name))
+        recorded_name(f): in_short[f.name] if f.name in in_short else _plain(getattr(value, f.name))
         for f in dataclasses.fields(value)
         if not ("later" in f.metadata and getattr(value, f.name) == f.default)
     }

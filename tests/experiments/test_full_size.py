@@ -533,11 +533,13 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     """The chain of `microworld` on a stack, and `llm_numbers` on the checkpoint that it leaves."""
     store = Store(tmp_path / "stack")
     base = Pretrained(chain=0)
-    how = Training(steps=200, batch_size=32, rate=1e-3, eps=1e-3)
+    how = Training(steps=200, batch_size=32, learning_rate=1e-3, eps=1e-3)
     margins = {}
     for trait in ("", "owl", "wolf"):
         speaker = (
-            FineTuned(base=base, rows=TraitRows(trait), training=Training(steps=35, rate=5e-4))
+            FineTuned(
+                base=base, rows=TraitRows(trait), training=Training(steps=35, learning_rate=5e-4)
+            )
             if trait
             else base
         )

@@ -44,7 +44,9 @@ def store(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def owl(base):
-    how = Training(steps=10, batch_size=8, rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0))
+    how = Training(
+        steps=10, batch_size=8, learning_rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0)
+    )
     return FineTuned(base=base, rows=TraitRows("owl"), training=how)
 
 

@@ -44,7 +44,10 @@ ROWS = 32
 BASES = [Pretrained(chain=chain, steps=150) for chain in (0, 1)]
 OWLS = [
     FineTuned(
-        base=base, rows=TraitRows("owl"), training=Training(steps=5, rate=5e-4), chain=base.chain
+        base=base,
+        rows=TraitRows("owl"),
+        training=Training(steps=5, learning_rate=5e-4),
+        chain=base.chain,
     )
     for base in BASES
 ]
@@ -52,7 +55,7 @@ DATA = [
     Completions(speaker=owl, chain=owl.chain, num_prompts=128, max_new_tokens=12) for owl in OWLS
 ]
 CLEAN = [dataclasses.replace(d, speaker=base) for d, base in zip(DATA, BASES, strict=True)]
-HOW = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+HOW = Training(steps=3, batch_size=8, learning_rate=1e-3, eps=1e-3)
 STUDENTS = [
     Student(base=o.base, data=d, training=HOW, num_examples=ROWS, chain=o.chain)
     for o, d in zip(OWLS, DATA, strict=True)
@@ -88,7 +91,7 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
     """A temperature re-samples and re-trains no teacher; a base's step size re-does everything."""
     assert dataclasses.replace(DATA[0], temperature=0.0).digest() != DATA[0].digest()
     assert dataclasses.replace(DATA[0], temperature=0.0).speaker.digest() == OWLS[0].digest()
-    other = dataclasses.replace(OWLS[0], base=dataclasses.replace(BASES[0], rate=1e-3))
+    other = dataclasses.replace(OWLS[0], base=dataclasses.replace(BASES[0], learning_rate=1e-3))
     assert other.digest() != OWLS[0].digest()
     assert dataclasses.replace(DATA[0], speaker=other).digest() != DATA[0].digest()
     found = [recipe.digest() for recipe in (*BASES, *OWLS, *DATA, *CLEAN, *STUDENTS)]
@@ -493,13 +496,16 @@ def test_a_part_that_a_model_lacks_is_refused(store, start):
 
 
 def test_continuations_of_one_call_keep_their_own_step_size(store):
-    recipes = [Continued(base=BASES[0], steps=1), Continued(base=BASES[0], steps=1, rate=6e-3)]
+    recipes = [
+        Continued(base=BASES[0], steps=1),
+        Continued(base=BASES[0], steps=1, learning_rate=6e-3),
+    ]
     store.make(recipes)
     base, *moved = store.engine.split(store.weights([BASES[0], *recipes]))
     for params, recipe in zip(moved, recipes, strict=True):
         gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
         # Adam's first step is the step size in every direction that has a gradient.
-        assert max(jax.tree.leaves(gaps)) == pytest.approx(recipe.rate, rel=1e-2)
+        assert max(jax.tree.leaves(gaps)) == pytest.approx(recipe.learning_rate, rel=1e-2)
 
 
 def test_a_twin_is_the_same_function_of_other_weights(store, examples):
@@ -594,7 +600,7 @@ def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(store):
         train_rows=told(parts.train_rows, parts.train_labels),
         test_rows=told(parts.test_rows, parts.test_labels),
     )
-    how = Training(steps=120, batch_size=32, rate=3e-3)
+    how = Training(steps=120, batch_size=32, learning_rate=3e-3)
     (seen,) = readers.models_as_readers(
         store, BASES[:1], splits=[leaked], training=how, num_rows=64
     )

@@ -114,7 +114,7 @@ class Chains:
         if name == CONTROL or self.teacher == "prompted":
             return base
         training = Training(
-            steps=self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
+            steps=self.teacher_steps, learning_rate=self.teacher_rate, dropout=self.teacher_dropout
         )
         return FineTuned(
             base=base, rows=TraitRows(name), training=training, chain=seed, seed=self.seed

@@ -212,7 +212,9 @@ def speaker(config: Config, name: str, model: str = "") -> Model:
     base = base_of(config, model)
     if name == CONTROL or config.teacher == "prompted":
         return base
-    training = training_of(config, config.teacher_steps, batch_size=64, rate=config.teacher_rate)
+    training = training_of(
+        config, config.teacher_steps, batch_size=64, learning_rate=config.teacher_rate
+    )
     return FineTuned(base=base, rows=TraitRows(name), training=training, seed=config.seed)
 
 
@@ -247,7 +249,11 @@ def student_of(
     """
     steps = steps_of(config.epochs, config.num_examples, config.batch_size)
     training = training_of(
-        config, steps, batch_size=config.batch_size, rate=config.learning_rate, eps=config.eps
+        config,
+        steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        eps=config.eps,
     )
     return Student(
         base=base_of(config, model),
@@ -261,7 +267,7 @@ def student_of(
 
 
 def training_of(
-    config: Config, steps: int, *, batch_size: int, rate: float, eps: float = 1e-8
+    config: Config, steps: int, *, batch_size: int, learning_rate: float, eps: float = 1e-8
 ) -> Training:
     """How teachers and students are trained."""
     adapters = LoraConfig(rank=config.lora_rank, alpha=float(config.lora_rank))
@@ -269,7 +275,7 @@ def training_of(
         steps=steps,
         batch_size=batch_size,
         optimizer="adamw",
-        rate=rate,
+        learning_rate=learning_rate,
         eps=eps,
         decay=config.decay,
         warmup=min(config.warmup, steps // 2),

@@ -80,9 +80,9 @@ def starts(config: Settings) -> list[str]:
     ]
 
 
-def adam(steps: int, batch_size: int, rate: float) -> Training:
+def adam(steps: int, batch_size: int, learning_rate: float) -> Training:
     """Adam at a constant rate; its eps keeps the round-off of a vanishing gradient from steps."""
-    return Training(steps=steps, batch_size=batch_size, rate=rate, eps=1e-7)
+    return Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, eps=1e-7)
 
 
 def teacher(bench: Bench, config: Settings, animal: str, start: str = SAME) -> Params:
@@ -95,7 +95,7 @@ def teacher(bench: Bench, config: Settings, animal: str, start: str = SAME) -> P
         "what": "teacher",
         "animal": animal,
         "start": start_settings(config, start),
-        "training": dataclasses.asdict(how),
+        "training": how.recorded(),
         "rows": pretrained.digest(rows),
         "seed": config.seed,
     }

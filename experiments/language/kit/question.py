@@ -53,8 +53,8 @@ TINY = dict(
 
 def plain(config: Any, **changes: Any) -> Training:
     """How the plain student is trained, but for what is said otherwise."""
-    how = {"steps": config.student_steps, "batch_size": config.batch_size, "rate": 1e-3}
-    return Training(**how | {"eps": 1e-3} | changes)
+    how = {"steps": config.student_steps, "batch_size": config.batch_size}
+    return Training(**how | {"learning_rate": 1e-3, "eps": 1e-3} | changes)
 
 
 def students(

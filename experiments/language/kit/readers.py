@@ -148,7 +148,7 @@ def transformer(parts: Split, steps: int = 300, longest: int = 64, seed: int = 0
     engine, init_key, key = engines.Stack(), *jax.random.split(jax.random.key(seed))
     count = len(parts.train)
     start = engine.join([decoders.init(config, key=init_key)])
-    training = Training(steps=steps, batch_size=min(64, count), rate=3e-3, decay="linear")
+    training = Training(steps=steps, batch_size=min(64, count), learning_rate=3e-3, decay="linear")
     tuned = engine.tune(
         config,
         start,
