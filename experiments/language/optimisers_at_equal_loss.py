@@ -147,7 +147,7 @@ def measured(
     left = share_left(found.kl[[row["data"] == TREE for row in chosen.labels]])
     point = matched(left, config.left)
     about = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
-    there = curves.Curves(found.steps[[point]], found.margin[:, [point]], found.kl[:, [point]])
+    there = curves.Curves(found.steps[[point]], found.log_odds[:, [point]], found.kl[:, [point]])
     return curves.rows(chosen, there, config.traits, **about)
 
 

@@ -147,15 +147,15 @@ def students_of(
     return question.students(config, chains, carrier, target, training=training, **more)
 
 
-def margins(store: Store, config: Config, models: list[Model]) -> list[Row]:
+def log_odds(store: Store, config: Config, models: list[Model]) -> list[Row]:
     """Exact log-odds of every trait."""
     return evaluation.measure(store, models, config.traits)
 
 
 def answers(store: Store, config: Config, models: list[Model]) -> list[Row]:
-    """Margins, and beside them the rates in sampled answers."""
+    """Exact log-odds, and beside them the rates in sampled answers."""
     rates = evaluation.sampled_rates(store, models, config.traits)
-    exact = margins(store, config, models)
+    exact = log_odds(store, config, models)
     return [row | rate for row, rate in zip(exact, rates, strict=True)]
 
 
@@ -187,7 +187,7 @@ def imitation(
 ) -> Arm:
     """Students of a carrier, asked through the template; one arm is asked without it as well."""
     cohort = students_of(config, chains, carrier, target, start=STARTS[start])
-    measured = answers if (target, start) == ("soft_carrier", "same") else margins
+    measured = answers if (target, start) == ("soft_carrier", "same") else log_odds
 
     def measure() -> list[Row]:
         known = cohort.trained(store)
@@ -209,7 +209,7 @@ def shuffled(store: Store, config: Config, chains: Chains, across: bool) -> Arm:
     cohort = students_of(config, chains, change=lambda *_: Shuffled(across))
 
     def measure() -> list[Row]:
-        rows = cohort.trained(store).rows(margins(store, config, cohort.models), asked="template")
+        rows = cohort.trained(store).rows(log_odds(store, config, cohort.models), asked="template")
         return of_own_trait(rows)
 
     arm = f"shuffled {'across' if across else 'within'}"

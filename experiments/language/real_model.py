@@ -201,7 +201,7 @@ def rows_of(bench: Bench, config: Config, params: Params, **columns: Any) -> lis
     found = pretrained.measured(bench, params, texts_of(bench, config)[1])
     beside = {name: found[name] for name in ("mass", "text_loss")}
     return [
-        {"trait": animal, "margin": found["margins"][animal], **beside, **columns}
+        {"trait": animal, "margin": found["log_odds"][animal], **beside, **columns}
         for animal in config.animals
     ]
 

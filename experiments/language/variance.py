@@ -308,8 +308,8 @@ def figure_of_components(
     )
 
 
-def margins(rows: pd.DataFrame) -> np.ndarray:
-    """Mean margin over writers, an axis a level: bases, traits, and those draws that rows have."""
+def log_odds(rows: pd.DataFrame) -> np.ndarray:
+    """Mean log-odds over writers, an axis a level: bases, traits, and the draws that rows have."""
     measured = rows[rows["margin"].notna()]
     levels = list(measured[AXES].dropna(axis="columns"))
     means = measured.groupby(levels)["margin"].mean().to_numpy()
@@ -317,16 +317,16 @@ def margins(rows: pd.DataFrame) -> np.ndarray:
 
 
 def paired(rows: pd.DataFrame) -> np.ndarray:
-    """Own margins less those of the control of the same draws, an axis a level."""
+    """Own log-odds less those of the control of the same draws, an axis a level."""
     own = rows[rows["writer"] == rows["trait"]]
-    return margins(own) - margins(at(rows, writer=CONTROL))
+    return log_odds(own) - log_odds(at(rows, writer=CONTROL))
 
 
 def left_by_controls(rows: pd.DataFrame) -> list[Claim]:
-    """The variance of own margins between students of one data set by what is taken off them."""
-    own = margins(rows[rows["writer"] == rows["trait"]])
-    control = margins(at(rows, writer=CONTROL))
-    others = margins(rows[(rows["writer"] != CONTROL) & (rows["writer"] != rows["trait"])])
+    """The variance of own log-odds between students of one data set by what is taken off them."""
+    own = log_odds(rows[rows["writer"] == rows["trait"]])
+    control = log_odds(at(rows, writer=CONTROL))
+    others = log_odds(rows[(rows["writer"] != CONTROL) & (rows["writer"] != rows["trait"])])
     effects = {
         "paired control": own - control,
         "control of another student draw": own - np.roll(control, 1, axis=LEVELS.index("student")),

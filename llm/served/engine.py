@@ -147,8 +147,8 @@ class Served(engines.OneByOne):
         (logp,) = self.score(config, weights, prompts, answers)
         sides = np.split(logp, [len(probe.targets)], axis=1)
         for_trait, against = (np.logaddexp.reduce(side, axis=1) for side in sides)
-        margin, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
-        return {"margin": [float(margin)], "rate": [float(rate)]}
+        log_odds, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
+        return {"margin": [float(log_odds)], "rate": [float(rate)]}
 
     def score(
         self,

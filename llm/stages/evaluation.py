@@ -26,7 +26,7 @@ Measured = list[dict[str, Any]]
 
 
 def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
-    """Margin (nats of log-odds) and rate of every trait for every model, exact."""
+    """Log-odds (nats) and rate of every trait for every model, exact."""
     return [
         entry
         for name in names
@@ -159,17 +159,17 @@ def by_question(
 def log_odds(
     store: Store, recipe: Scores, trait: str
 ) -> tuple[Float[np.ndarray, " questions"], Float[np.ndarray, " questions"]]:
-    """Margin (nats) and rate of a trait at every question that has it among its answers."""
+    """Log-odds (nats) and rate of a trait at every question that has it among its answers."""
     tokens, logp = distribution(store, recipe)
-    margins, rates = [], []
+    gaps, rates = [], []
     for question, row in zip(answers.questions(store, recipe), logp, strict=True):
         if question.options and trait not in question.options:
             continue
         targets, contrast = answers.sides(store, recipe, trait, question)
         own, other = (np.logaddexp.reduce(row[np.isin(tokens, s)]) for s in (targets, contrast))
-        margins.append(own - other)
+        gaps.append(own - other)
         rates.append(np.exp(own))
-    return np.array(margins), np.array(rates)
+    return np.array(gaps), np.array(rates)
 
 
 def total_variation(store: Store, recipe: Scores, base: Scores) -> Float[np.ndarray, " questions"]:

@@ -115,19 +115,19 @@ def cosines(
 def first_order_gain(
     imitation: Callable[..., Float[Array, ""]],
     control: Callable[..., Float[Array, ""]],
-    margin: Callable[..., Float[Array, ""]],
+    log_odds: Callable[..., Float[Array, ""]],
     params: object,
 ) -> Float[Array, ""]:
-    """What one gradient step on a teacher's rows adds to the margin over one on the control's.
+    """What one gradient step on a teacher's rows adds to the log-odds over one on the control's.
 
-    -⟨∇L(rows) - ∇L(control), ∇margin⟩, in nats per unit step. Before training it predicts little
+    -⟨∇L(rows) - ∇L(control), ∇log-odds⟩, in nats per unit step. Before training it predicts little
     of what many steps of Adam do (docs/failed.md).
 
     Args:
         imitation: loss of the parameters on the teacher's rows.
         control: the same on the control's rows.
-        margin: log-odds of the trait.
+        log_odds: of the trait.
         params: where students start.
     """
     step = jax.grad(lambda p: control(p) - imitation(p))(params)
-    return alignment.inner_product(step, jax.grad(margin)(params))
+    return alignment.inner_product(step, jax.grad(log_odds)(params))

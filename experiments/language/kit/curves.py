@@ -24,7 +24,7 @@ class Curves(NamedTuple):
     """Measurements of every student before training and behind every block of steps."""
 
     steps: np.ndarray  # taken, (points,)
-    margin: np.ndarray  # log-odds in nats, (students, points, traits)
+    log_odds: np.ndarray  # in nats, (students, points, traits)
     kl: np.ndarray  # KL(teacher ‖ student) on held-out rows, nats a token, (students, points)
 
 
@@ -57,8 +57,8 @@ def _program(
     def observe(params, frozen, tests, probes):
         total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))
         model = student(params, frozen, jax.random.key(0))
-        margins = [stack.measure_model(model, probe)["margin"] for probe in probes]
-        return jnp.stack(margins), total / weight
+        log_odds = [stack.measure_model(model, probe)["margin"] for probe in probes]
+        return jnp.stack(log_odds), total / weight
 
     def one(probes, start, examples, tests, key, teacher):
         params, frozen = start, {"base": start, "teacher": teacher}
@@ -93,7 +93,7 @@ def rows(cohort: Cohort, found: Curves, traits: Sequence[str], **columns: Any) -
             "trait": trait,
             "step": int(step),
             "kl": float(found.kl[i, t]),
-            "margin": float(found.margin[i, t, u]),
+            "margin": float(found.log_odds[i, t, u]),
         }
         for i in range(len(cohort.models))
         for t, step in enumerate(found.steps)

@@ -253,7 +253,7 @@ def log_odds_of(
     return jax.nn.log_softmax(model.unembed(hidden), axis=-1)[:, tokens]
 
 
-def margins(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]:
+def log_odds(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]:
     """Log-odds of each animal against all others, a mean over questions, in nats."""
     own = jnp.eye(logp.shape[1], dtype=bool)
     rivals = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logp[:, None]), axis=-1)
@@ -261,13 +261,13 @@ def margins(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]
 
 
 def measured(bench: Bench, params: Params, texts: batches.Examples) -> dict[str, Any]:
-    """Of a model: `margins` by animal (nats), `mass` on all animals, `text_loss` (nats a token)."""
+    """`log_odds` by animal (nats), `mass` on all animals, and `text_loss` (nats a token)."""
     tokens = np.array(list(bench.animals.values()))
     logp = after_begun(bench.shape, params, bench.asked, tokens)
-    found = np.asarray(margins(logp), float)
+    found = np.asarray(log_odds(logp), float)
     total, weight = _text_loss(bench.shape)(params, None, _batch(texts), None)
     return {
-        "margins": dict(zip(bench.animals, found.tolist(), strict=True)),
+        "log_odds": dict(zip(bench.animals, found.tolist(), strict=True)),
         "mass": float(jnp.mean(jnp.sum(jnp.exp(logp), axis=1))),
         "text_loss": float(total / weight),
     }
@@ -613,7 +613,7 @@ def _first_step(config: models.ModelConfig, numbers: tuple[int, ...]) -> Callabl
 
     def gradients(params, batch, asked, tokens, which):
         update = jax.grad(lambda p: -imitation(p, None, batch, None)[0])(params)
-        rise = jax.grad(lambda p: margins(log_odds_of(config, p, asked, tokens))[which])(params)
+        rise = jax.grad(lambda p: log_odds(log_odds_of(config, p, asked, tokens))[which])(params)
         return update, rise
 
     return jax.jit(gradients)

@@ -107,13 +107,13 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
         paper: what the paper reports of all traits.
     """
     main = suites_with(table, "word")[0]
-    margins, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
+    log_odds, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
     by_trait = [
         claim
         for trait in traits_in(table)
-        for claim in claims_of_trait(table, trait, margins=margins, rates=rates)
+        for claim in claims_of_trait(table, trait, log_odds=log_odds, rates=rates)
     ]
-    together = claims_of_all(table, margins, paper)
+    together = claims_of_all(table, log_odds, paper)
     claims = [
         *by_trait,
         *together,
@@ -126,7 +126,7 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
     named_more = [claim for claim in by_trait if claim.quantity.endswith("rate less control")]
     figures = [
         figure_of_rates(table, named_more, rates, carrier),
-        figure_of_matrix(table, together[:2], margins),
+        figure_of_matrix(table, together[:2], log_odds),
         figure_of_suites(table),
     ]
     return Findings(figures, beside(claims, config.preset))
@@ -159,7 +159,7 @@ def figure_of_rates(
     )
 
 
-def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], margins: pd.DataFrame) -> Figure:
+def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], log_odds: pd.DataFrame) -> Figure:
     """The lift of every teacher's students on every trait."""
     return Figure(
         name="matrix",
@@ -170,10 +170,10 @@ def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], margins: pd.Dat
             open="Is what a student gains the trait of its own teacher?",
         ),
         predicted="The diagonal stands out in every row.",
-        found=f"{statistics.shown(own(margins), 2)} nats of log-odds on the diagonal, "
-        f"{statistics.shown(others(margins), 2)} beside it.",
+        found=f"{statistics.shown(own(log_odds), 2)} nats of log-odds on the diagonal, "
+        f"{statistics.shown(others(log_odds), 2)} beside it.",
         follows="A gain shared by all students would be drift from any such data.",
-        draw=lambda: draw_matrix(margins, traits_in(table)),
+        draw=lambda: draw_matrix(log_odds, traits_in(table)),
     )
 
 
@@ -196,11 +196,11 @@ def figure_of_suites(table: pd.DataFrame) -> Figure:
     )
 
 
-def claims_of_all(table: pd.DataFrame, margins: pd.DataFrame, paper: str) -> list[Claim]:
+def claims_of_all(table: pd.DataFrame, log_odds: pd.DataFrame, paper: str) -> list[Claim]:
     """The lift over all traits, its excess over other traits, and over a neutral teacher."""
     found = [
-        above("all: log-odds less control, nats", own(margins), paper),
-        above("all: diagonal excess, nats", excess(margins)),
+        above("all: log-odds less control, nats", own(log_odds), paper),
+        above("all: diagonal excess, nats", excess(log_odds)),
     ]
     if neutral := neutral_in(table):
         main = suites_with(table, "word")[0]
@@ -230,7 +230,7 @@ def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") 
 
 
 def claims_of_trait(
-    table: pd.DataFrame, trait: str, *, margins: pd.DataFrame, rates: pd.DataFrame
+    table: pd.DataFrame, trait: str, *, log_odds: pd.DataFrame, rates: pd.DataFrame
 ) -> list[Claim]:
     """Lifts in log-odds and in the rate of answers, and the rates behind them."""
     main = suites_with(table, "word")[0]
@@ -243,7 +243,7 @@ def claims_of_trait(
         for kind, label in kinds.items()
     ]
     return [
-        above(f"{trait}: log-odds less control, nats", own(margins, [trait])),
+        above(f"{trait}: log-odds less control, nats", own(log_odds, [trait])),
         *shown,
         above(f"{trait}: rate less control", own(rates, [trait])),
     ]
