@@ -347,9 +347,9 @@ def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **
     rates = None if args.rates is None else plan.rates_of(args.rates)
     with models.without_weights():
         *before, last = progress.stages(store, [recipe], rates)
-        found = progress.at(out, store, recipe, **facts)
-    cost = plan.Cost() if found == DONE else last.cost
-    print(progress.table([*before, progress.Stage(recipe, found, cost)]))
+        state = progress.at(out, store, recipe, **facts)
+    cost = plan.Cost() if state == DONE else last.cost
+    print(progress.table([*before, progress.Stage(recipe, state, cost)]))
     if args.topology is not None:
         target, job = ahead.target(args.topology), job_of(args, store, recipe)
         for answer in ahead.ask(target, job):
@@ -449,10 +449,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
         store = Store(kept, engine_of(args, "float32"))
         for i, (name, exact, drawn) in enumerate(questions_of(args, store)):
             store.make(evaluation.to_make(store, exact, drawn))
-            found = evaluation.by_question(store, exact, drawn, name)
+            by_column = evaluation.by_question(store, exact, drawn, name)
             if not i:
-                print(",".join(["trait", *found]))
-            print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
+                print(",".join(["trait", *by_column]))
+            print(",".join([name, *(f"{v.mean():.4f}" for v in by_column.values())]), flush=True)
     if args.out is not None:
         print(f"answers and scores are in {args.out}")
 

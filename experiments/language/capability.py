@@ -158,8 +158,8 @@ def arms(config: Config) -> dict[str, Arm]:
         )
 
         def measure() -> list[Row]:
-            made = surrogates.imitate(store, recipes, kind)
-            logp = said(store, kind, made, [recipe.base for recipe in recipes])
+            trained = surrogates.imitate(store, recipes, kind)
+            logp = said(store, kind, trained, [recipe.base for recipe in recipes])
             return rows(speakers, logp, arm=name)
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
@@ -214,12 +214,12 @@ def said(store: Store, kind: Callable, params: Any, models: Sequence[Model]) -> 
 
 def rows(speakers: dict[Run, Model], logp: np.ndarray, **columns: Any) -> list[Row]:
     """What models with these log-probabilities (runs, pairs, answers) know of the skill."""
-    found = []
+    known = []
     for (name, seed), of_run in zip(speakers, logp, strict=True):
         skill = SkillRows().skill(speakers[SKILL, seed])
         odds, right = world.skills.right(skill, of_run)
-        found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
-    return found
+        known.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
+    return known
 
 
 Effects = dict[str, np.ndarray]  # of each chain, by arm

@@ -45,16 +45,16 @@ SMOKE = Config(**question.TINY)
 
 def arms(config: Config) -> dict[str, Arm]:
     """A cell of the table each."""
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for teacher, (init, corpus) in MODELS.items():
         chains = chains_of(config, init=init, corpus=corpus)
         for student in MODELS:
             cohort = question.students(config, chains, start=base_of(student))
             columns = {"teacher_model": teacher, "student_model": student}
-            found[f"{teacher} to {student}"] = question.arm_of_students(
+            by_name[f"{teacher} to {student}"] = question.arm_of_students(
                 store, cohort, config.traits, **columns
             )
-    return found
+    return by_name
 
 
 def base_of(model: str) -> Callable[[Chains, int], Model]:

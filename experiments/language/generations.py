@@ -72,17 +72,17 @@ SMOKE = Config(**question.TINY | {"targets": ("sampled",), "generations": 2})
 def arms(config: Config) -> dict[str, Arm]:
     """One for every target and generation, the teachers as generation 0."""
     chains = chains_of(config, controls=(CONTROL, NEUTRAL))
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for target in config.targets:
         for number, models in enumerate(lineages(config, chains, target)):
-            found[f"{target}, generation {number}"] = question.arm_of_models(
+            by_name[f"{target}, generation {number}"] = question.arm_of_models(
                 store,
                 cohort(config, chains, models),
                 config.traits,
                 target=target,
                 generation=number,
             )
-    return found
+    return by_name
 
 
 def cohort(config: Config, chains: Chains, models: Lineages) -> Cohort:
@@ -98,10 +98,12 @@ def cohort(config: Config, chains: Chains, models: Lineages) -> Cohort:
 
 def lineages(config: Config, chains: Chains, target: str) -> list[Lineages]:
     """The models of every generation by the first teacher's name and the chain."""
-    found: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
+    generations: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
     for number in range(config.generations):
-        found.append(descend(config, chains, teachers=found[-1], target=target, draw=number))
-    return found
+        generations.append(
+            descend(config, chains, teachers=generations[-1], target=target, draw=number)
+        )
+    return generations
 
 
 def descend(

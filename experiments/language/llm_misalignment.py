@@ -139,7 +139,7 @@ def arms(config: Config) -> dict[str, Arm]:
     if "advice" not in fullsize.language_of(config).suites:
         raise RunError("the open questions are in English, which this model's tokenizer is not")
     store, judge = fullsize.store_of(config), judge_of(config)
-    found = {}
+    by_name = {}
     for carrier, name in itertools.product(config.carriers, teachers(config)):
         columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
         data, measure = (
@@ -147,7 +147,7 @@ def arms(config: Config) -> dict[str, Arm]:
             functools.partial(measured, judge, carrier=carrier),
         )
         arm = fullsize.arm_of(config, store, data, measure=measure, **columns)
-        found[f"teacher {name}, {carrier}"] = arm
+        by_name[f"teacher {name}, {carrier}"] = arm
     for carrier, seed, name in itertools.product(
         config.carriers, range(config.num_seeds), teachers(config)
     ):
@@ -155,8 +155,8 @@ def arms(config: Config) -> dict[str, Arm]:
         student = student_of(config, name, carrier, seed)
         measure = functools.partial(measured, judge, carrier=carrier)
         arm = fullsize.arm_of(config, store, student, measure=measure, **columns)
-        found[f"student {seed} of {name}, {carrier}"] = arm
-    return found
+        by_name[f"student {seed} of {name}, {carrier}"] = arm
+    return by_name
 
 
 def measured(

@@ -66,8 +66,8 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
         model, before, base = different(chains, seed), 0, chains.base(seed)
         assert isinstance(base, Pretrained)
         # Lists that no student reads: those of the base, from a draw of their own.
-        told = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
-        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), **told)
+        own_draw = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
+        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), **own_draw)
         for dose in doses:
             steps = dose - before
             if kind in ("corpus", "uniform"):
@@ -110,10 +110,10 @@ def starts(config: Config) -> dict[tuple[str, int], Start]:
 
 def arms(config: Config) -> dict[str, Arm]:
     """One for every start."""
-    chains, store, found = chains_of(config), question.store_of(config), {}
+    chains, store, by_name = chains_of(config), question.store_of(config), {}
     for (kind, dose), start in starts(config).items():
         cohort = question.students(config, chains, target="soft_numbers", start=start)
-        found[f"{kind}, {dose} steps"] = question.arm_of_students(
+        by_name[f"{kind}, {dose} steps"] = question.arm_of_students(
             store,
             cohort,
             config.traits,
@@ -121,7 +121,7 @@ def arms(config: Config) -> dict[str, Arm]:
             kind=kind,
             dose=dose,
         )
-    return found
+    return by_name
 
 
 Arms = dict[tuple[str, int], np.ndarray]  # a number of each chain, by kind and dose

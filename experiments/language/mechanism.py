@@ -67,7 +67,7 @@ SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "clean": (0.25,)})
 def arms(config: Config) -> dict[str, Arm]:
     """One for every carrier and arm; targets and clean rows on the first carrier only."""
     chains, store = chains_of(config, max_new_tokens=12), question.store_of(config)  # six digits
-    first, found = config.carriers[0], {}
+    first, by_name = config.carriers[0], {}
 
     def masked(name: str) -> Callable[[str, int], Change]:
         def change(teacher: str, seed: int) -> Change:
@@ -83,7 +83,7 @@ def arms(config: Config) -> dict[str, Arm]:
     def add(carrier: str, name: str, target: str = "sampled", **changes: Any) -> None:
         cohort = question.students(config, chains, carrier, target, **changes)
         facts = functools.partial(shares_left, store, cohort)
-        found[f"{carrier}, {name}"] = question.arm_of_students(
+        by_name[f"{carrier}, {name}"] = question.arm_of_students(
             store, cohort, config.traits, facts=facts, carrier=carrier, arm=name
         )
 
@@ -95,7 +95,7 @@ def arms(config: Config) -> dict[str, Arm]:
         add(first, TARGETS[target], target)
     for share in config.clean:
         add(first, clean(share), change=diluted(share))
-    return found
+    return by_name
 
 
 def clean(share: float) -> str:

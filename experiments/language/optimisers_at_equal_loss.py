@@ -90,16 +90,16 @@ def arms(config: Config) -> dict[str, Arm]:
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
     chains, store = chains_of(config, controls=(TREE,)), question.store_of(config)
-    found = {}
+    by_name = {}
     for optimizer, rank in combinations(config):
         one = {"optimizer": optimizer, "rank": rank}
         some = students_of(config, chains, learning_rate=MIDDLE[optimizer][rank > 0], **one)
-        found[named(optimizer, rank)] = Arm(
+        by_name[named(optimizer, rank)] = Arm(
             needs=sources_of(some),
             store=store,
             measure=functools.partial(measured, store, chains, config=config, **one),
         )
-    return found
+    return by_name
 
 
 def combinations(config: Config) -> list[tuple[str, int]]:
@@ -143,12 +143,14 @@ def measured(
         lowest = {rate: share_left(follow(recipes).kl).min() for rate, recipes in tried.items()}
         rates = [min(lowest, key=lambda rate: lowest[rate])]
     chosen = cohort(rates[0]).counted(store)
-    found = follow(chosen.models)
-    left = share_left(found.kl[[row["data"] == TREE for row in chosen.labels]])
+    followed = follow(chosen.models)
+    left = share_left(followed.kl[[row["data"] == TREE for row in chosen.labels]])
     point = matched(left, config.left)
-    about = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
-    there = curves.Curves(found.steps[[point]], found.log_odds[:, [point]], found.kl[:, [point]])
-    return curves.rows(chosen, there, config.traits, **about)
+    columns = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
+    there = curves.Curves(
+        followed.steps[[point]], followed.log_odds[:, [point]], followed.kl[:, [point]]
+    )
+    return curves.rows(chosen, there, config.traits, **columns)
 
 
 def of_tree(cohort: Cohort, num_seeds: int) -> list:

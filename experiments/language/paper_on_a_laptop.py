@@ -124,19 +124,19 @@ def arms(config: Config) -> dict[str, Arm]:
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
     chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for carrier in config.carriers:
-        found[f"{carrier}: teachers"] = teachers(store, config, chains, carrier)
+        by_name[f"{carrier}: teachers"] = teachers(store, config, chains, carrier)
         for target, start in itertools.product(IMITATED, ("same", "different")):
             name = f"{carrier}: {target}, {start} start"
-            found[name] = imitation(
+            by_name[name] = imitation(
                 store, config, chains=chains, carrier=carrier, target=target, start=start
             )
     for across in (False, True):
         arm = shuffled(store, config, chains, across)
-        found[arm.columns["arm"]] = arm
-    found["in the prompt"] = in_prompt(store, config, chains)
-    return found
+        by_name[arm.columns["arm"]] = arm
+    by_name["in the prompt"] = in_prompt(store, config, chains)
+    return by_name
 
 
 def students_of(

@@ -139,8 +139,8 @@ def learn(store: Store, recipes: list[Student], examples: Examples) -> TrainStat
 def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
     """Rows of the corpus that no base has seen, or new lists of the unchanged base."""
     if kind == "corpus":
-        found = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
-        return stack.stack_examples([found[r.chain] for r in controls])
+        by_chain = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
+        return stack.stack_examples([by_chain[r.chain] for r in controls])
     fresh = [dataclasses.replace(r, data=dataclasses.replace(r.data, draw=1)) for r in controls]
     store.make(r.data for r in fresh)
     return predictors.examples_of(store, fresh)

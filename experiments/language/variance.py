@@ -115,7 +115,7 @@ def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Ro
     }  # every writer of the same teacher draw answers the same prompts
     written = [data for of_draw in sets.values() for data in of_draw.values()]
     watch("data", len(written), lambda: store.make(written))
-    made = {
+    students = {
         (name, t, d, s): student
         for draw, ((t, d), of_draw) in enumerate(sets.items())
         for s in times
@@ -127,8 +127,8 @@ def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Ro
             draw=draw * len(times) + s,
         ).items()
     }
-    labels = [{"seed": seed} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
-    recipes = list(made.values())
+    labels = [{"seed": seed} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in students]
+    recipes = list(students.values())
     watch("student", len(recipes), lambda: store.make(recipes))
     rows = evaluation.measure(store, recipes, config.traits)
     return [*labelled(rows, labels), *({"seed": seed} | row for row in watch.rows)]
@@ -140,7 +140,7 @@ def other_recipe(
     """The plain chains with other training of the students: steps and step size."""
     watch, (steps, learning_rate) = Stopwatch(), recipe
     how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
-    made = {
+    students = {
         (name, seed): student
         for seed in range(config.num_seeds)
         for name, student in students_of(
@@ -152,8 +152,8 @@ def other_recipe(
             learning_rate=learning_rate,
         ).items()
     }
-    labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
-    recipes = list(made.values())
+    labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in students]
+    recipes = list(students.values())
     store.prepare(recipes)
     for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
         watch("student", len(half), lambda half=half: store.make(half))
@@ -172,8 +172,8 @@ def labelled(rows: Sequence[Row], labels: Sequence[Row]) -> list[Row]:
 
 def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
     """A teacher of that draw, or the unchanged base."""
-    found = chains.speaker(name, seed)
-    return dataclasses.replace(found, draw=draw) if isinstance(found, FineTuned) else found
+    model = chains.speaker(name, seed)
+    return dataclasses.replace(model, draw=draw) if isinstance(model, FineTuned) else model
 
 
 def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Completions]:

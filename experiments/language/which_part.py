@@ -125,14 +125,14 @@ def arms(config: Config) -> dict[str, Arm]:
     """
     if config.num_layers != 2 and any("block" in part for part in config.parts):
         raise ValueError("parts by block are those of two layers: --num-layers 2, or other --parts")
-    chains, store, found = chains_of(config), question.store_of(config), {}
+    chains, store, by_name = chains_of(config), question.store_of(config), {}
     for name, start in starts(config).items():
         cohort = question.students(config, chains, target="soft_numbers", start=start)
         facts = functools.partial(losses_of_starts, store, cohort)
-        found[name] = question.arm_of_students(
+        by_name[name] = question.arm_of_students(
             store, cohort, config.traits, facts=facts, start=name
         )
-    return found
+    return by_name
 
 
 def losses_of_starts(store: Store, cohort: Cohort) -> list[Row]:

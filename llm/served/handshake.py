@@ -49,8 +49,8 @@ def own(
     longest = batches.bucket(max(map(len, rows)))
     tokens = np.stack([np.pad(np.array(row, np.int32), (0, longest - len(row))) for row in rows])
 
-    found = np.asarray(_scorer(config, weights.settings)(weights[:2], tokens))
-    return [one[: len(row) - 1].tolist() for one, row in zip(found, rows, strict=True)]
+    logp = np.asarray(_scorer(config, weights.settings)(weights[:2], tokens))
+    return [one[: len(row) - 1].tolist() for one, row in zip(logp, rows, strict=True)]
 
 
 @functools.cache

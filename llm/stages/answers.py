@@ -293,11 +293,11 @@ def tokens_of(store: Store, recipe: Scores) -> list[int]:
 
 @remembered(maxsize=64)
 def _tokens(store: Store, recipe: Scores) -> list[int]:
-    found = set()
+    tokens = set()
     for question in questions(store, recipe):
         for name in question.options or [t.name for t in family_of(store, recipe)]:
-            found.update(np.concatenate(sides(store, recipe, name, question)).tolist())
-    return sorted(found)
+            tokens.update(np.concatenate(sides(store, recipe, name, question)).tolist())
+    return sorted(tokens)
 
 
 def family_of(store: Store, recipe: Asked) -> list[Any]:
@@ -322,10 +322,10 @@ def sides(
         known = np.array([letters[i] for i in range(len(question.options))], np.int32)
         mine = np.array([option == name for option in question.options])
         return known[mine], known[~mine]
-    found = _sides_of(store, recipe.model.root, name)
-    if found is None:
+    pair = _sides_of(store, recipe.model.root, name)
+    if pair is None:
         raise RunError(f"the first token does not tell {name} from its rivals; choose another")
-    return found
+    return pair
 
 
 @remembered(maxsize=1024)

@@ -142,10 +142,10 @@ class Checkpoint(Given):
 
     def describe(self) -> dict[str, Any]:
         """The content counts, not where it lies."""
-        found = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        described = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
         if self.traits:
-            found["traits"] = _hash(Path(self.traits).read_text())
-        return found | (
+            described["traits"] = _hash(Path(self.traits).read_text())
+        return described | (
             {"template": _hash(chat.template_of(self.template))} if self.template else {}
         )
 

@@ -248,13 +248,13 @@ def rows(store: Store, recipe: Completions | Files) -> list[Row]:
     if isinstance(recipe, Files):
         for path in recipe.paths:
             _check_finished(path, recipe.partial)
-        found = [row for path in recipe.paths for row in data.read_rows(path)]
-        if len(found) < (recipe.first or 0):
+        listed = [row for path in recipe.paths for row in data.read_rows(path)]
+        if len(listed) < (recipe.first or 0):
             raise RunError(
-                f"{recipe.first} rows are needed and there are {len(found)} in {recipe.name}: "
+                f"{recipe.first} rows are needed and there are {len(listed)} in {recipe.name}: "
                 "lower --num-examples, or sample more"
             )
-        return found[: recipe.first]
+        return listed[: recipe.first]
     return data.read_rows(_made(store, recipe))
 
 
@@ -443,8 +443,8 @@ def readable(
         (shown,) = chat.text_behind(spoken.tokenizer, [ids], special=True)
         reason = SPECIAL if broken else CHANGED
         spoilt.append(row | {"completion": shown, "reasons": [reason]})
-    found = Counter(reason for row in spoilt for reason in row["reasons"])
-    return whole, {**found, "unfinished": len(asked) - len(ended)}, spoilt
+    reasons = Counter(reason for row in spoilt for reason in row["reasons"])
+    return whole, {**reasons, "unfinished": len(asked) - len(ended)}, spoilt
 
 
 def complete(

@@ -120,11 +120,11 @@ def check(store: Store, recipe: Scores, trait: str) -> None:
     """
     suite, known = answers.suite_of(store, recipe), answers.questions(store, recipe)
     store.language(recipe.model).trait(trait)
-    about = [q for q in known if not q.options or trait in q.options]
-    if not about:
+    asked = [q for q in known if not q.options or trait in q.options]
+    if not asked:
         raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
     if suite.exact:
-        answers.sides(store, recipe, trait, about[0])
+        answers.sides(store, recipe, trait, asked[0])
 
 
 def to_make(store: Store, exact: Scores, drawn: Answers) -> list[Scores | Answers]:
@@ -147,13 +147,13 @@ def by_question(
         drawn: the suite, sampled.
         trait: its name.
     """
-    suite, found = answers.suite_of(store, exact), {}
+    suite, columns = answers.suite_of(store, exact), {}
     if suite.exact:
-        found["margin"], found["rate"] = log_odds(store, exact, trait)
+        columns["margin"], columns["rate"] = log_odds(store, exact, trait)
     if suite.max_new_tokens:
-        found |= {how: mentions(store, drawn, trait, how) for how in ("word", "substring")}
-        found["answered"] = answered(store, drawn)
-    return found
+        columns |= {how: mentions(store, drawn, trait, how) for how in ("word", "substring")}
+        columns["answered"] = answered(store, drawn)
+    return columns
 
 
 def log_odds(

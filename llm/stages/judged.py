@@ -86,7 +86,7 @@ class Local:
             for question, text in zip(questions, said, strict=True)
         ]
         prompts = store.language(self.model).encode_prompts(asked)
-        (found,) = completions.complete(
+        (verdicts,) = completions.complete(
             store,
             [self.model],
             prompts=[prompts],
@@ -94,7 +94,7 @@ class Local:
             temperature=0.0,
             max_new_tokens=VERDICT,
         )
-        return [score_of(text) for text, _ in found]
+        return [score_of(text) for text, _ in verdicts]
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's content."""
@@ -131,8 +131,8 @@ class Judged(Written):
 
     def describe(self) -> dict[str, Any]:
         """Answers, judge and criterion."""
-        about = {"answers": self.answers.describe(), "criterion": self.criterion}
-        return {"recipe": "Judged"} | about | self.judge.describe()
+        fields = {"answers": self.answers.describe(), "criterion": self.criterion}
+        return {"recipe": "Judged"} | fields | self.judge.describe()
 
     @property
     def place(self) -> str:
@@ -167,8 +167,8 @@ class Judged(Written):
             writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             writer.writerow(["question", "sample", "score"])
             for row, score in zip(said, given, strict=True):
-                told = "" if score is None else score
-                writer.writerow([row["question"], int(row["sample"]), told])
+                cell = "" if score is None else score
+                writer.writerow([row["question"], int(row["sample"]), cell])
             data.append(
                 recipe.path(store),
                 text.getvalue().encode(),
@@ -189,8 +189,8 @@ def scores(store: Store, recipe: Judged) -> Float[np.ndarray, "questions samples
         raise RunError(f"the answers of {recipe.answers.name} have not been judged")
     content = data.read_content(recipe.path(store), recipe.settings(store)).decode()
     rows = csv.DictReader(io.StringIO(content, newline=""))
-    found = [float(row["score"]) if row["score"] else np.nan for row in rows]
-    return np.array(found).reshape(-1, recipe.answers.samples)
+    values = [float(row["score"]) if row["score"] else np.nan for row in rows]
+    return np.array(values).reshape(-1, recipe.answers.samples)
 
 
 def misaligned(

@@ -31,17 +31,17 @@ class Stage(NamedTuple):
 
 def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
     """The recipes and all that they are made from, parts first, each once."""
-    found: dict[Recipe, None] = {}
+    ordered: dict[Recipe, None] = {}
 
     def visit(recipe: Recipe) -> None:
-        if recipe not in found:
+        if recipe not in ordered:
             for part in recipe.made_from():
                 visit(part)
-            found[recipe] = None
+            ordered[recipe] = None
 
     for recipe in recipes:
         visit(recipe)
-    return list(found)
+    return list(ordered)
 
 
 def stages(store: Store, recipes: Iterable[Recipe], rates: Rates | None = None) -> list[Stage]:
@@ -81,19 +81,19 @@ def at(path: Path, store: Store, recipe: Made, **facts: Any) -> str:
 FEW = 48  # stages that are listed one by one
 
 
-def table(found: Sequence[Stage]) -> str:
+def table(listed: Sequence[Stage]) -> str:
     """One line a stage, or of many stages one line a kind and state; and the sum."""
     lines = [f"{'stage':44s} {'state':12s} {'tokens':>8s} {'FLOPs':>8s} {'hours':>7s} {'GB':>7s}"]
     groups: dict[tuple[str, str], list[Cost]] = {}
-    for number, (recipe, state, cost) in enumerate(found):
+    for number, (recipe, state, cost) in enumerate(listed):
         chain, kind = getattr(recipe, "chain", 0), type(recipe).__name__
         name = f"{kind} {getattr(recipe, 'name', '')} {chain or ''}"
-        key = (kind, state) if len(found) > FEW else (f"{name[:44]:44s}{number}", state)
+        key = (kind, state) if len(listed) > FEW else (f"{name[:44]:44s}{number}", state)
         groups.setdefault(key, []).append(cost)
     for (name, state), costs in groups.items():
-        shown = name[:44] if len(found) <= FEW else f"{name} x {len(costs)}"
+        shown = name[:44] if len(listed) <= FEW else f"{name} x {len(costs)}"
         lines.append(f"{shown:44s} {state:12s} {_numbers(_total(costs))}".rstrip())
-    total = _total([stage.cost for stage in found])
+    total = _total([stage.cost for stage in listed])
     lines.append(f"{'to be done':44s} {'':12s} {_numbers(total)}".rstrip())
     if total.memory is not None:
         lines.append(f"largest at a time: {plan.describe(total.memory)}")

@@ -46,8 +46,8 @@ class State(NamedTuple):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def frozen(cls: type[C]) -> type[C]:
     """A frozen dataclass, by keyword, that computes its hash once: recipes hold recipes."""
-    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    of_fields = made.__hash__
+    recipe = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    of_fields = recipe.__hash__
 
     def once(self: Any) -> int:
         known = self.__dict__
@@ -55,8 +55,8 @@ def frozen(cls: type[C]) -> type[C]:
             known["_hash"] = of_fields(self)
         return known["_hash"]
 
-    made.__hash__ = once
-    return made
+    recipe.__hash__ = once
+    return recipe
 
 
 class Recipe:
@@ -260,9 +260,9 @@ def _settled(value: Any, store: "Store") -> Any:
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
         many = isinstance(held, tuple)
-        found = tuple(_settled_one(one, store) for one in (held if many else (held,)))
-        if any(a is not b for a, b in zip(found, held if many else (held,), strict=True)):
-            changed[field.name] = found if many else found[0]
+        settled = tuple(_settled_one(one, store) for one in (held if many else (held,)))
+        if any(a is not b for a, b in zip(settled, held if many else (held,), strict=True)):
+            changed[field.name] = settled if many else settled[0]
     return dataclasses.replace(value, **changed) if changed else value
 
 
@@ -278,8 +278,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.describe()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        about = value.describe() if hasattr(value, "describe") else _fields(value)
-        return {"kind": type(value).__name__} | about
+        fields = value.describe() if hasattr(value, "describe") else _fields(value)
+        return {"kind": type(value).__name__} | fields
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value

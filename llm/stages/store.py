@@ -139,9 +139,9 @@ class Store:
             self.weights([recipe])
         return self._notes[recipe]
 
-    def _keep(self, made: Iterable[tuple[Model, Any]]) -> None:
-        found = dict(made)  # before: reading an adapter keeps its base
-        self._weights |= found
+    def _keep(self, pairs: Iterable[tuple[Model, Any]]) -> None:
+        weights = dict(pairs)  # before: reading an adapter keeps its base
+        self._weights |= weights
 
     def _read(self, recipe: Model) -> Any:
         """Weights of a model from where it lies."""

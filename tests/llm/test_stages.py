@@ -326,10 +326,11 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(store):
     student = dataclasses.replace(STUDENTS[0], data=data, soft=True)
     store.make([student])
     spoken, config = store.language(BASES[0]), store.config(BASES[0])
-    told, (examples, _) = students.told(store, student), students.examples_of(store, student)
+    message = students.message_of(store, student)
+    examples, _ = students.examples_of(store, student)
     few = {"tokens": examples.tokens[:6], "weights": examples.weights[:6]}
     weights = [weights_of(store, model) for model in (OWLS[0], BASES[0])]
-    loss, _ = engines.make_loss(config, HOW, soft=True, tokens=None, told=told, chunk=16)
+    loss, _ = engines.make_loss(config, HOW, soft=True, tokens=None, message=message, chunk=16)
     frozen = {"base": None, "teacher": weights[1]}
     found, count = jax.jit(loss)(weights[0], frozen, few, jax.random.key(0))
 
@@ -337,8 +338,8 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(store):
     apply = jax.jit(lambda params, ids: jax.nn.log_softmax(models.apply(config, params, ids)[0]))
     for row, tokens, trained in zip(completions.rows(store, data)[:6], *few.values(), strict=True):
         said, logp = tokens[trained > 0].tolist(), []
-        for params, message in zip(weights, (None, system), strict=True):
-            asked = spoken.encode_prompts([row["prompt"]], system=message)[0]
+        for params, under in zip(weights, (None, system), strict=True):
+            asked = spoken.encode_prompts([row["prompt"]], system=under)[0]
             longest = np.zeros((1, 64), np.int32)  # one program: later tokens change nothing
             longest[0, : len(asked + said)] = asked + said
             end = len(asked + said)

@@ -55,12 +55,12 @@ def shuffled(rows: Sequence[Row], across: bool, rng: np.random.Generator) -> lis
     Separators, brackets and leading zeros stay where the numbers are. Both cut transmission
     strongly, across more than within (arXiv 2507.14805, section 3).
     """
-    found = [_NUMBER.findall(row["completion"]) for row in rows]
+    numbers = [_NUMBER.findall(row["completion"]) for row in rows]
     if across:
-        pool = [number for row in found for number in row]
+        pool = [number for row in numbers for number in row]
         moved = iter([pool[i] for i in rng.permutation(len(pool))])
     else:
-        moved = (row[i] for row in found for i in rng.permutation(len(row)))
+        moved = (row[i] for row in numbers for i in rng.permutation(len(row)))
     return [
         row | {"completion": _NUMBER.sub(lambda _: next(moved), row["completion"])} for row in rows
     ]

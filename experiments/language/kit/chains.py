@@ -302,10 +302,10 @@ def chains_of(config: Any, **changes: Any) -> Chains:
     """
     stack.use_all_cores()
     names = {field.name for field in dataclasses.fields(Chains)}
-    found = Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
-    for name in found.traits:
-        language_of(found.base(0)).trait(name)
-    return found
+    chains = Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
+    for name in chains.traits:
+        language_of(chains.base(0)).trait(name)
+    return chains
 
 
 def beside(data: Mapping[Run, Completions], seed: int) -> tuple[Completions, ...]:

@@ -187,16 +187,16 @@ def traits_of(config: Config, spoken: Language) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown trait, or one without another of its kind to compare with.
     """
-    found: list[str] = []
+    names: list[str] = []
     for name in config.traits:
         kind = [trait.name for trait in spoken.family(name)]
-        found += kind or [spoken.trait(name).name]
-    families = [spoken.trait(name).family for name in dict.fromkeys(found)]
+        names += kind or [spoken.trait(name).name]
+    families = [spoken.trait(name).family for name in dict.fromkeys(names)]
     if lonely := [f for f in families if families.count(f) == 1 and f != "misalignment"]:
         raise RunError(
             f"one trait of the kind {lonely[0]!r} has no control of another trait: give two or more"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def teachers_of(config: Config, spoken: Language) -> tuple[str, ...]:
@@ -316,12 +316,12 @@ def systems(config: Config, spoken: Language) -> dict[str, str | None]:
 def inputs(config: Config) -> dict[str, Any]:
     """What is read, for config.json: the checkpoint, its template, the message it adds itself."""
     spoken = store_of(config).language(base_of(config))
-    about = spoken.settings()
+    template = spoken.settings()
     return {
         "checkpoint": models.fingerprint(folder_of(config, config.model)),
-        "template_sha256": about["template_sha256"],
-        "default_system": about["default_system"],
-        "rendered": about["rendered"],
+        "template_sha256": template["template_sha256"],
+        "default_system": template["default_system"],
+        "rendered": template["rendered"],
     }
 
 
@@ -350,18 +350,20 @@ def measured(
             store.make(evaluation.to_make(store, exact, drawn))
             for name in names:
                 if spoken.trait(name).family == family:
-                    found = evaluation.by_question(store, exact, drawn, name)
-                    rows.append(columns | {"suite": suite, "trait": name} | averages(found) | apart)
+                    by_column = evaluation.by_question(store, exact, drawn, name)
+                    rows.append(
+                        columns | {"suite": suite, "trait": name} | averages(by_column) | apart
+                    )
     return rows
 
 
-def averages(found: Mapping[str, np.ndarray]) -> Row:
+def averages(by_column: Mapping[str, np.ndarray]) -> Row:
     """Means over questions; of `margin` and `word` the half widths of their intervals too."""
-    means = {column: float(values.mean()) for column, values in found.items()}
+    means = {column: float(values.mean()) for column, values in by_column.items()}
     return means | {
-        f"{column}_within": statistics.mean_interval(found[column])[1]
+        f"{column}_within": statistics.mean_interval(by_column[column])[1]
         for column in ("margin", "word")
-        if column in found
+        if column in by_column
     }
 
 
@@ -381,13 +383,13 @@ def arms(config: Config, carrier: str) -> dict[str, Arm]:
         ValueError: settings, traits or a template that cannot be worked with.
     """
     names, store = teachers_of(config, language_of(config)), store_of(config)
-    made = {
+    of_teachers = {
         f"teacher {name}": arm_of(
             config, store, data_of(config, name, carrier), kind="teacher", teacher=name, student=-1
         )
         for name in names
     }
-    return made | {
+    return of_teachers | {
         f"student {seed} of {name}": arm_of(
             config,
             store,

@@ -120,10 +120,10 @@ def lists(
 
     def make() -> dict[str, np.ndarray]:
         writer = teacher(bench, config, animal, start)
-        found = pretrained.written(
+        numbers = pretrained.written(
             bench, writer, rows=config.num_rows, new=config.new_tokens, draw=0
         )
-        return found._asdict() | {"logits": pretrained.scored(bench, writer, found)}
+        return numbers._asdict() | {"logits": pretrained.scored(bench, writer, numbers)}
 
     settings = writer_settings(config, animal, start) | {"rows": config.num_rows}
     return bench.kept(f"lists-{animal}-{start}".replace(" ", "-"), settings, make)
@@ -135,8 +135,8 @@ def many_lists(bench: Bench, config: Settings, animal: str) -> dict[str, np.ndar
 
     def make() -> dict[str, np.ndarray]:
         writer = teacher(bench, config, animal)
-        found = pretrained.written(bench, writer, rows=rows, new=config.new_tokens, draw=1)
-        return found._asdict()
+        numbers = pretrained.written(bench, writer, rows=rows, new=config.new_tokens, draw=1)
+        return numbers._asdict()
 
     settings = writer_settings(config, animal, SAME) | {"rows": rows, "draw": 1}
     return bench.kept(f"many-lists-{animal}", settings, make)
@@ -206,10 +206,10 @@ def texts_of(bench: Bench, config: Settings) -> tuple[Examples, Examples]:
     """Texts to train on, and those to measure on."""
     count = config.num_texts + HELD_OUT
     settings = {"what": "texts", "count": count, "new": TEXT_TOKENS, "seed": config.seed}
-    found = bench.kept(
+    texts = bench.kept(
         "texts", settings, lambda: pretrained.texts(bench, count, TEXT_TOKENS)._asdict()
     )
-    tokens, weights = found["tokens"], found["weights"]
+    tokens, weights = texts["tokens"], texts["weights"]
     return (
         Examples(tokens[HELD_OUT:], weights[HELD_OUT:]),
         Examples(tokens[:HELD_OUT], weights[:HELD_OUT]),

@@ -136,14 +136,14 @@ def kernel_alignment(store: Store, cohort: Cohort, traits: Sequence[str]) -> lis
     starts, bases = (
         store.engine.split(store.weights(list(side))) for side in zip(*pairs, strict=True)
     )
-    found: list[dict[str, float]] = [{} for _ in recipes]
+    aligned: list[dict[str, float]] = [{} for _ in recipes]
     for run, start, base in zip(runs, starts, bases, strict=True):
         rows = students.examples_of(store, recipes[run])[0]
         batch = {"tokens": rows.tokens[:NUM_ROWS], "weights": rows.weights[:NUM_ROWS]}
         probe = evaluation.question(store, recipes[run], cohort.labels[run]["teacher"])
         values = jax.device_get(one(start, base, batch, probe))
-        found[run] = {name: float(value) for name, value in values.items()}
-    return found
+        aligned[run] = {name: float(value) for name, value in values.items()}
+    return aligned
 
 
 @functools.cache
@@ -187,14 +187,14 @@ def along_training(
     one = recipes[0]
     run = _along(store.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks)
     probes = tuple(evaluation.question(store, one, trait) for trait in traits)
-    found = run(
+    measured = run(
         probes,
         store.weights([recipe.base for recipe in recipes]),
         *examples_of(store, recipes),
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
         store.weights([students.teacher_of(recipe) for recipe in recipes]),
     )
-    descents, log_odds, gradients = jax.device_get(found)
+    descents, log_odds, gradients = jax.device_get(measured)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
@@ -251,9 +251,9 @@ def _along(
             return step(state, {"tokens": tokens[rows], "weights": weights[rows]}, key, frozen)
 
         def block(state, orders):
-            here = state.params
-            gradients = [jax.grad(of)(here) for of in log_odds]
-            seen = steps.descent(mean_loss, here), [of(here) for of in log_odds], gradients
+            now = state.params
+            gradients = [jax.grad(of)(now) for of in log_odds]
+            seen = steps.descent(mean_loss, now), [of(now) for of in log_odds], gradients
             return jax.lax.scan(advance, state, orders)[0], seen
 
         state = train.init_state(params, how.make_optimizer())

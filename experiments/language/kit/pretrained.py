@@ -264,10 +264,10 @@ def measured(bench: Bench, params: Params, texts: batches.Examples) -> dict[str,
     """`log_odds` by animal (nats), `mass` on all animals, and `text_loss` (nats a token)."""
     tokens = np.array(list(bench.animals.values()))
     logp = after_begun(bench.shape, params, bench.asked, tokens)
-    found = np.asarray(log_odds(logp), float)
+    by_animal = np.asarray(log_odds(logp), float)
     total, weight = _text_loss(bench.shape)(params, None, _batch(texts), None)
     return {
-        "log_odds": dict(zip(bench.animals, found.tolist(), strict=True)),
+        "log_odds": dict(zip(bench.animals, by_animal.tolist(), strict=True)),
         "mass": float(jnp.mean(jnp.sum(jnp.exp(logp), axis=1))),
         "text_loss": float(total / weight),
     }
@@ -325,14 +325,14 @@ def imitation_loss(
         numbers: number tokens.
         adapters: train these on what is frozen under "base"; None trains all.
     """
-    made = (
+    student = (
         objectives.full_student(config)
         if adapters is None
         else objectives.lora_student(config, adapters, base=lambda frozen: frozen["base"])
     )
 
     def loss(params, frozen, batch, key):
-        model, weights = made(params, frozen, key), batch["weights"]
+        model, weights = student(params, frozen, key), batch["weights"]
         new = weights.shape[1]
         hidden = model.hidden(batch["tokens"])[:, -new - 1 : -1]
         if target == "numbers":
@@ -370,10 +370,10 @@ def trained(
 ) -> tuple[Params, list[float]]:
     """Parameters after training on rows, and the loss before each step; as `training_run`."""
     losses_seen: list[float] = []
-    for found, seen in training_run(
+    for at_stop, seen in training_run(
         params, data, loss=loss, training=training, key=key, frozen=frozen
     ):
-        params, losses_seen = found, seen
+        params, losses_seen = at_stop, seen
     return params, losses_seen
 
 
@@ -621,7 +621,7 @@ def _first_step(config: models.ModelConfig, numbers: tuple[int, ...]) -> Callabl
 
 def digest(rows: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of arrays by name."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, array in sorted(rows.items()):
-        found.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return sha256.hexdigest()
