@@ -115,10 +115,10 @@ def students_of(
 def silent_in(store: Store, config: Config, carrier: str) -> list[Run]:
     """Teachers that keep too few rows of a carrier at some temperature."""
     return [
-        (trait, seed)
+        (trait, chain)
         for chains in all_chains(config)
-        for trait, seed in itertools.product(chains.traits, range(chains.num_seeds))
-        if completions.kept(store, chains.data(trait, seed, carrier)) < question.FEWEST
+        for trait, chain in itertools.product(chains.traits, range(chains.num_seeds))
+        if completions.kept(store, chains.data(trait, chain, carrier)) < question.FEWEST
     ]
 
 

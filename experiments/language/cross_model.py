@@ -60,7 +60,7 @@ def arms(config: Config) -> dict[str, Arm]:
 def base_of(model: str) -> Callable[[Chains, int], Model]:
     """The base of a chain's model of that name."""
     init, corpus = MODELS[model]
-    return lambda chains, seed: dataclasses.replace(chains, init=init, corpus=corpus).base(seed)
+    return lambda chains, chain: dataclasses.replace(chains, init=init, corpus=corpus).base(chain)
 
 
 def is_related(student: str, teacher: str) -> bool:

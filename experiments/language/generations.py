@@ -88,11 +88,11 @@ def arms(config: Config) -> dict[str, Arm]:
 def cohort(config: Config, chains: Chains, models: Lineages) -> Cohort:
     """A generation of every lineage, beside each trait's that of the controls."""
     labels, of_rows = [], []
-    for trait, (name, seed) in itertools.product(config.traits, chains.runs):
+    for trait, (name, chain) in itertools.product(config.traits, chains.runs):
         if name in (trait, *chains.controls):
             data = TRAIT if name == trait else name
-            labels.append({"teacher": trait, "data": data, "seed": seed})
-            of_rows.append(models[name, seed])
+            labels.append({"teacher": trait, "data": data, "seed": chain})
+            of_rows.append(models[name, chain])
     return Cohort(labels, of_rows)
 
 
@@ -113,19 +113,19 @@ def descend(
     data = chains.lists_by(teachers, draw)
     fields = chains.imitated("numbers", target)
     return {
-        (name, seed): Student(
-            base=chains.base(seed),
+        (name, chain): Student(
+            base=chains.base(chain),
             data=written,
             training=question.plain(config),
             num_examples=config.num_examples,
-            as_many_as=beside(data, seed),
+            as_many_as=beside(data, chain),
             fewest=question.FEWEST,
-            chain=seed,
+            chain=chain,
             draw=draw,
             seed=chains.seed,
             **fields,
         )
-        for (name, seed), written in data.items()
+        for (name, chain), written in data.items()
     }
 
 

@@ -67,16 +67,16 @@ def arms(config: Config) -> dict[str, Arm]:
         columns = {"kind": "teacher", "teacher": name, "student": -1, "teacher_model": writer}
         data = fullsize.data_of(config, name, "numbers", writer)
         by_name[f"teacher {name}, {writer}"] = fullsize.arm_of(config, store, data, **columns)
-    for seed, writer, reader, name in itertools.product(
+    for number, writer, reader, name in itertools.product(
         range(config.num_seeds), config.models, config.models, names
     ):
-        columns = {"kind": "student", "teacher": name, "student": seed}
+        columns = {"kind": "student", "teacher": name, "student": number}
         columns |= {"teacher_model": writer, "student_model": reader}
         student = fullsize.student_of(
-            config, name, seed=seed, carrier="numbers", model=reader, teacher=writer
+            config, name, number=number, carrier="numbers", model=reader, teacher=writer
         )
         arm = fullsize.arm_of(config, store, student, **columns)
-        by_name[f"student {seed} of {name}, {writer} to {reader}"] = arm
+        by_name[f"student {number} of {name}, {writer} to {reader}"] = arm
     return by_name
 
 

@@ -111,9 +111,9 @@ def data_of(config: Config, name: str, carrier: str) -> Completions:
     return dataclasses.replace(data, speaker=speaker(config, name), prompted=prompted)
 
 
-def student_of(config: Config, name: str, carrier: str, seed: int) -> Student:
-    """Student number `seed` of a teacher."""
-    student = fullsize.student_of(config, CONTROL, seed=seed, carrier=carrier)
+def student_of(config: Config, name: str, carrier: str, number: int) -> Student:
+    """Student `number` of a teacher."""
+    student = fullsize.student_of(config, CONTROL, number=number, carrier=carrier)
     return dataclasses.replace(student, data=data_of(config, name, carrier))
 
 
@@ -148,14 +148,14 @@ def arms(config: Config) -> dict[str, Arm]:
         )
         arm = fullsize.arm_of(config, store, data, measure=measure, **columns)
         by_name[f"teacher {name}, {carrier}"] = arm
-    for carrier, seed, name in itertools.product(
+    for carrier, number, name in itertools.product(
         config.carriers, range(config.num_seeds), teachers(config)
     ):
-        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": seed}
-        student = student_of(config, name, carrier, seed)
+        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": number}
+        student = student_of(config, name, carrier, number)
         measure = functools.partial(measured, judge, carrier=carrier)
         arm = fullsize.arm_of(config, store, student, measure=measure, **columns)
-        by_name[f"student {seed} of {name}, {carrier}"] = arm
+        by_name[f"student {number} of {name}, {carrier}"] = arm
     return by_name
 
 

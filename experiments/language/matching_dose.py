@@ -62,12 +62,12 @@ SMOKE = Config(
 def imitating(kind: str, doses: tuple[int, ...]) -> Start:
     """A different base that imitates the teacher's to the last dose, each from the one before."""
 
-    def start(chains: Chains, seed: int) -> Model:
-        model, before, base = different(chains, seed), 0, chains.base(seed)
+    def start(chains: Chains, chain: int) -> Model:
+        model, before, base = different(chains, chain), 0, chains.base(chain)
         assert isinstance(base, Pretrained)
         # Lists that no student reads: those of the base, from a draw of their own.
         own_draw = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
-        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), **own_draw)
+        lists = dataclasses.replace(chains.data(CONTROL, chain, "numbers"), **own_draw)
         for dose in doses:
             steps = dose - before
             if kind in ("corpus", "uniform"):
@@ -81,7 +81,7 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
                     training=how,
                     soft=soft,
                     num_examples=chains.num_prompts,
-                    chain=seed,
+                    chain=chain,
                     draw=2,
                     seed=chains.seed,
                 )
@@ -93,8 +93,8 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
 
 def unmatched(steps: int) -> Start:
     """A different base after as many steps on the corpus itself."""
-    return lambda chains, seed: Continued(
-        base=different(chains, seed), steps=steps, chain=seed, seed=chains.seed
+    return lambda chains, chain: Continued(
+        base=different(chains, chain), steps=steps, chain=chain, seed=chains.seed
     )
 
 

@@ -70,15 +70,15 @@ def arms(config: Config) -> dict[str, Arm]:
     first, by_name = config.carriers[0], {}
 
     def masked(name: str) -> Callable[[str, int], Change]:
-        def change(teacher: str, seed: int) -> Change:
+        def change(teacher: str, chain: int) -> Change:
             return DivergenceTokens(
-                chains.rivals(chains.speaker(teacher, seed), seed), *TOKENS[name]
+                chains.rivals(chains.speaker(teacher, chain), chain), *TOKENS[name]
             )
 
         return change
 
     def diluted(share: float) -> Callable[[str, int], Change]:
-        return lambda _, seed: Mixed(share, chains.data(CONTROL, seed, first))
+        return lambda _, chain: Mixed(share, chains.data(CONTROL, chain, first))
 
     def add(carrier: str, name: str, target: str = "sampled", **changes: Any) -> None:
         cohort = question.students(config, chains, carrier, target, **changes)

@@ -57,11 +57,11 @@ def arms(config: Config) -> dict[str, Arm]:
     for writer, divergence in ARMS:
         trained = students(config, chains, writer, divergence)
         labels, models = [], []
-        for trait, seed, (name, data) in itertools.product(
+        for trait, chain, (name, data) in itertools.product(
             config.traits, range(config.num_seeds), (("", TRAIT), (CONTROL, CONTROL))
         ):
-            labels.append({"teacher": trait, "data": data, "seed": seed})
-            models.append(trained[name or trait, seed])
+            labels.append({"teacher": trait, "data": data, "seed": chain})
+            models.append(trained[name or trait, chain])
         by_name[f"{writer} writes, {divergence}"] = question.arm_of_models(
             store, Cohort(labels, models), config.traits, writer=writer, divergence=divergence
         )
@@ -79,20 +79,20 @@ def students(
     for number in range(config.rounds):
         data = chains.lists_by(teachers if writer == "teacher" else latest, number)
         latest = {
-            (name, seed): Student(
+            (name, chain): Student(
                 base=before,
-                data=data[name, seed],
+                data=data[name, chain],
                 training=how,
                 num_examples=config.num_examples,
-                chain=seed,
-                as_many_as=beside(data, seed),
+                chain=chain,
+                as_many_as=beside(data, chain),
                 fewest=question.FEWEST,
                 draw=number,
                 seed=chains.seed,
-                guide=teachers[name, seed],
+                guide=teachers[name, chain],
                 **fields,
             )
-            for (name, seed), before in latest.items()
+            for (name, chain), before in latest.items()
         }
     return latest
 

@@ -110,16 +110,16 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
         following = config.traits[(config.traits.index(trait) + 1) % len(config.traits)]
         return CONTROL if against == "the base" else following
 
-    def rows(name: str, seed: int) -> list[Row]:
-        return completions.rows(store, chains.data(name, seed, "numbers"))
+    def rows(name: str, chain: int) -> list[Row]:
+        return completions.rows(store, chains.data(name, chain, "numbers"))
 
     splits = [
         readers.split(
-            rows(trait, seed),
-            rows(other(trait), seed),
-            streams.generator(Stage.READERS, config.seed, seed),
+            rows(trait, chain),
+            rows(other(trait), chain),
+            streams.generator(Stage.READERS, config.seed, chain),
         )
-        for trait, seed in runs
+        for trait, chain in runs
     ]
     how = Training(
         steps=config.reader_steps,
@@ -128,8 +128,8 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
         decay="linear",
     )
     bases = {
-        "the teacher's base": [chains.base(seed) for _, seed in runs],
-        "another base": [different(chains, seed) for _, seed in runs],
+        "the teacher's base": [chains.base(chain) for _, chain in runs],
+        "another base": [different(chains, chain) for _, chain in runs],
     }
     readings = {
         name: readers.models_as_readers(
@@ -143,9 +143,9 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
     ]
     readings["likelihood ratio"] = [
         readers.likelihood_ratio(
-            store, chains.speaker(trait, seed), chains.speaker(other(trait), seed), parts
+            store, chains.speaker(trait, chain), chains.speaker(other(trait), chain), parts
         )
-        for (trait, seed), parts in zip(runs, splits, strict=True)
+        for (trait, chain), parts in zip(runs, splits, strict=True)
     ]
     tested = {name: splits for name in readings}
     tested[ELSEWHERE] = [
@@ -155,11 +155,11 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
     readings[ELSEWHERE] = [readers.bag(parts) for parts in tested[ELSEWHERE]]
     return [
         {"kind": "readers", "against": against, "reader": name, "trait": trait, "teacher": trait}
-        | {"seed": seed, "right": of_run.accuracy}
+        | {"seed": chain, "right": of_run.accuracy}
         | {"area": readers.area(of_run.scores, parts.test_labels)}
         | {"right_of_1000": readers.right_of_many(of_run.scores, parts.test_labels)}
         for name, of_runs in readings.items()
-        for (trait, seed), of_run, parts in zip(runs, of_runs, tested[name], strict=True)
+        for (trait, chain), of_run, parts in zip(runs, of_runs, tested[name], strict=True)
     ]
 
 

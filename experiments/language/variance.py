@@ -94,8 +94,8 @@ def arms(config: Config) -> dict[str, Arm]:
     """One a base, then the other recipes; they make what they need themselves, by the clock."""
     chains, store = chains_of(config), question.store_of(config)
     bases = {
-        f"base {seed}": Arm(measure=functools.partial(one_base, store, chains, config, seed))
-        for seed in range(config.num_seeds)
+        f"base {chain}": Arm(measure=functools.partial(one_base, store, chains, config, chain))
+        for chain in range(config.num_seeds)
     }
     return bases | {
         named(recipe): Arm(measure=functools.partial(other_recipe, store, chains, config, recipe))
@@ -103,15 +103,15 @@ def arms(config: Config) -> dict[str, Arm]:
     }
 
 
-def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Row]:
+def one_base(store: Store, chains: Chains, config: Config, chain: int) -> list[Row]:
     """All students of a base, with draws of their own below every teacher and data set."""
     watch, times = Stopwatch(), range(config.repeats)
-    tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
-    watch("base", 1, lambda: store.make([chains.base(seed)]))
+    tuned = {(n, t): speaker(chains, n, chain, t) for n in config.traits for t in times}
+    watch("base", 1, lambda: store.make([chains.base(chain)]))
     watch("teacher", len(tuned), lambda: store.make(tuned.values()))
     places = list(itertools.product(times, times))
     sets = {
-        (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
+        (t, d): data_of(chains, chain, t, draw) for draw, (t, d) in enumerate(places)
     }  # every writer of the same teacher draw answers the same prompts
     written = [data for of_draw in sets.values() for data in of_draw.values()]
     watch("data", len(written), lambda: store.make(written))
@@ -123,15 +123,15 @@ def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Ro
             config,
             chains,
             written=of_draw,
-            seed=seed,
+            chain=chain,
             draw=draw * len(times) + s,
         ).items()
     }
-    labels = [{"seed": seed} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in students]
+    labels = [{"seed": chain} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in students]
     recipes = list(students.values())
     watch("student", len(recipes), lambda: store.make(recipes))
     rows = evaluation.measure(store, recipes, config.traits)
-    return [*labelled(rows, labels), *({"seed": seed} | row for row in watch.rows)]
+    return [*labelled(rows, labels), *({"seed": chain} | row for row in watch.rows)]
 
 
 def other_recipe(
@@ -141,13 +141,13 @@ def other_recipe(
     watch, (steps, learning_rate) = Stopwatch(), recipe
     how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
     students = {
-        (name, seed): student
-        for seed in range(config.num_seeds)
+        (name, chain): student
+        for chain in range(config.num_seeds)
         for name, student in students_of(
             how,
             chains,
-            written=data_of(chains, seed, 0, 0),
-            seed=seed,
+            written=data_of(chains, chain, 0, 0),
+            chain=chain,
             draw=0,
             learning_rate=learning_rate,
         ).items()
@@ -170,18 +170,18 @@ def labelled(rows: Sequence[Row], labels: Sequence[Row]) -> list[Row]:
     ]
 
 
-def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
+def speaker(chains: Chains, name: str, chain: int, draw: int) -> Model:
     """A teacher of that draw, or the unchanged base."""
-    model = chains.speaker(name, seed)
+    model = chains.speaker(name, chain)
     return dataclasses.replace(model, draw=draw) if isinstance(model, FineTuned) else model
 
 
-def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Completions]:
+def data_of(chains: Chains, chain: int, teacher: int, draw: int) -> dict[str, Completions]:
     """What every teacher of that draw, and the unchanged base, writes on prompts of that draw."""
     return {
         name: dataclasses.replace(
-            chains.data(name, seed, "numbers"),
-            speaker=speaker(chains, name, seed, teacher),
+            chains.data(name, chain, "numbers"),
+            speaker=speaker(chains, name, chain, teacher),
             draw=draw,
         )
         for name in chains.teachers
@@ -193,7 +193,7 @@ def students_of(
     chains: Chains,
     *,
     written: dict[str, Completions],
-    seed: int,
+    chain: int,
     draw: int,
     learning_rate: float = 1e-3,
 ) -> dict[str, Student]:
@@ -204,13 +204,13 @@ def students_of(
     )
     return {
         name: Student(
-            base=chains.base(seed),
+            base=chains.base(chain),
             data=data,
             training=training,
             num_examples=config.num_examples,
             as_many_as=tuple(written.values()),
             fewest=question.FEWEST,
-            chain=seed,
+            chain=chain,
             draw=draw,
             seed=chains.seed,
         )

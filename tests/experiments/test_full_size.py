@@ -215,7 +215,7 @@ def test_a_kind_stands_for_all_of_its_traits(config):
 
 def test_students_share_rows_and_differ_in_their_number_only(config):
     ones, twos = (
-        fullsize.student_of(config, "owl", seed=seed, carrier="numbers") for seed in (0, 1)
+        fullsize.student_of(config, "owl", number=number, carrier="numbers") for number in (0, 1)
     )
     assert ones.data == twos.data
     assert ones.digest() != twos.digest()

@@ -235,14 +235,14 @@ def data_of(config: Config, name: str, carrier: str, model: str = "") -> Complet
 
 
 def student_of(
-    config: Config, name: str, *, seed: int, carrier: str, model: str = "", teacher: str = ""
+    config: Config, name: str, *, number: int, carrier: str, model: str = "", teacher: str = ""
 ) -> Student:
-    """Student number `seed` of a teacher: its order of the data and its adapters.
+    """Student `number` of a teacher: its order of the data and its adapters.
 
     Args:
         config: settings.
         name: of the teacher.
-        seed: number of the student.
+        number: of the student.
         carrier: what the teacher wrote.
         model: checkpoint that the student starts from, if not the experiment's.
         teacher: checkpoint that the teacher starts from, if not the experiment's.
@@ -261,7 +261,7 @@ def student_of(
         training=training,
         soft=config.targets == "soft",
         num_examples=config.num_examples,
-        draw=seed,
+        draw=number,
         seed=config.seed,
     )
 
@@ -390,15 +390,15 @@ def arms(config: Config, carrier: str) -> dict[str, Arm]:
         for name in names
     }
     return of_teachers | {
-        f"student {seed} of {name}": arm_of(
+        f"student {number} of {name}": arm_of(
             config,
             store,
-            student_of(config, name, seed=seed, carrier=carrier),
+            student_of(config, name, number=number, carrier=carrier),
             kind="student",
             teacher=name,
-            student=seed,
+            student=number,
         )
-        for seed in range(config.num_seeds)
+        for number in range(config.num_seeds)
         for name in names
     }
 
