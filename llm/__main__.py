@@ -9,8 +9,8 @@
 
 `--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
 weights are loaded. `--topology h200:8` asks the compiler of such a machine as well (`llm.ahead`).
-Both `sample` and `evaluate` take `--server URL`: a server of the same model answers (`llm.served`).
-`--dtype float32` is the faster one on most CPUs.
+Both `sample` and `evaluate` take `--server URL`: a server of the same model answers
+(`llm.engines.server`). `--dtype float32` is the faster one on most CPUs.
 
 BASE is a checkpoint folder or name, or a GGUF file. Several hosts run the same line (see
 `llm.distributed`): fine-tuning is spread over the mesh, sampling over hosts by prompts, each
@@ -49,10 +49,10 @@ from . import (
     models,
     peft_format,
     plan,
-    served,
     suites,
     train,
 )
+from .engines import server
 from .flags import real, whole
 from .settings import locked
 from .stages import (
@@ -136,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")
-        command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
+        command.add_argument("--server", metavar="URL", help="let a server of the model answer")
         command.add_argument(
             "--other-base", action="store_true", help="of another model, on purpose"
         )
@@ -241,7 +241,7 @@ def model_of(args: argparse.Namespace) -> Model:
 
 def engine_of(
     args: argparse.Namespace, dtype: str, answers: Path | None = None
-) -> engines.OnMesh | served.Served:
+) -> engines.OnMesh | server.Served:
     """What answers: our own sampler on this process' devices, or a server.
 
     Args:
@@ -252,14 +252,14 @@ def engine_of(
     if args.server is None:
         dtype = args.dtype or dtype
         return engines.OnMesh(axes=args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
-    server = served.Server(
+    client = server.Server(
         args.server,
         concurrency=args.concurrency,
         per_second=args.rate_limit,
-        answers=served.Answers(answers),
+        answers=server.Answers(answers),
     )
     local = engines.OnMesh(axes=args.mesh, local=True, dtype=args.dtype or "bfloat16")
-    return served.Served(server=server, name=args.served_model, local=local, report=print)
+    return server.Served(server=client, name=args.served_model, local=local, report=print)
 
 
 @contextlib.contextmanager

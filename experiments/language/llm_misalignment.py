@@ -29,7 +29,7 @@ from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
 from experiments.language.kit.chains import CONTROL
 from experiments.language.kit.effects import at
-from llm import served
+from llm.engines import server
 from llm.stages import (
     Answers,
     Completions,
@@ -122,7 +122,7 @@ def judge_of(config: Config) -> judged.Judge:
     if config.judge_server:
         if not config.judge:
             raise RunError("--judge-server needs --judge, the model's name there")
-        return judged.Remote(served.Server(config.judge_server), config.judge)
+        return judged.Remote(server.Server(config.judge_server), config.judge)
     if config.judge:
         return judged.Local(fullsize.base_of(config, config.judge))
     return judged.Words(TRAIT, fullsize.base_of(config))

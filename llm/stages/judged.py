@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import data
-from ..served.judge import PROMPT, judge, score_of
-from ..served.server import Server
+from ..engines.server.client import Server
+from ..engines.server.judge import PROMPT, judge, score_of
 from ..settings import RunError
 from . import answers, completions
 from .answers import Answers

@@ -16,8 +16,8 @@ import jax
 
 from .. import models
 from ..engines import OnMesh, Stack
+from ..engines.server import Served
 from ..language import Language
-from ..served import Served
 from ..settings import RunError, locked
 from .recipe import RECORD, Given, Made, Model, Recipe
 

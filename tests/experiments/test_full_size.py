@@ -23,7 +23,8 @@ from experiments.language import (
 )
 from experiments.language.kit import fullsize, transfer
 from experiments.report import card
-from llm import chat, data, engines, language, plan, served
+from llm import chat, data, engines, language, plan
+from llm.engines import server
 from llm.stages import (
     Answers,
     Completions,
@@ -157,7 +158,7 @@ def test_soft_targets_of_prompted_teachers_move_their_students(folder):
 def test_a_server_samples_and_changes_no_digest(config):
     through = dataclasses.replace(config, server="http://localhost:8000")
     store = fullsize.store_of(through)
-    assert isinstance(store.sampler.engine, served.Served)
+    assert isinstance(store.sampler.engine, server.Served)
     assert isinstance(store.engine, engines.OnMesh)
     assert recipes_of(llm_numbers, through) == recipes_of(llm_numbers, config)
     assert fullsize.store_of(config).sampler.engine is not store.sampler.engine

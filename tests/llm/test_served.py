@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import llm.__main__ as cli
-from llm import data, engines, lora, models, peft_format, sampling, served, world
-from llm.served import engine as served_engine
-from llm.served import handshake
+from llm import data, engines, lora, models, peft_format, sampling, world
+from llm.engines import server as served
+from llm.engines.server import engine as served_engine
+from llm.engines.server import handshake
 from llm.settings import RunError
 from llm.stages import Adapted, Checkpoint, Completions, Store, completions, evaluation
 from tests.llm.openai_server import TinyServer

@@ -23,7 +23,8 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit.chains import CONTROL
-from llm import chat, engines, finetune, models, served, tiny
+from llm import chat, engines, finetune, models, tiny
+from llm.engines import server
 from llm.language import Language
 from llm.lora import LoraConfig
 from llm.stages import (
@@ -152,12 +153,12 @@ def store_of(config: Config) -> Store:
     return Store(work, engine, sampler=sampler_of(config, work) if config.server else None)
 
 
-def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
+def sampler_of(config: Config, work: pathlib.Path) -> server.Served:
     """The server that completes prompts; what it answered is kept in the work folder."""
-    answers = served.Answers(work / "server.answers.jsonl")
+    answers = server.Answers(work / "server.answers.jsonl")
     local = engines.OnMesh(local=True, dtype=config.dtype)
-    return served.Served(
-        server=served.Server(config.server, answers=answers), local=local, report=print
+    return server.Served(
+        server=server.Server(config.server, answers=answers), local=local, report=print
     )
 
 

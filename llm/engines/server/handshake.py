@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import batches, engines
-from ..language import Language
-from ..lora import LoraConfig
-from ..models import ModelConfig
-from ..settings import RunError
+from ... import batches, engines
+from ...language import Language
+from ...lora import LoraConfig
+from ...models import ModelConfig
+from ...settings import RunError
 
 SEQUENCES = 16
 # Nats a token, mean of absolute differences. bfloat16 has 8 bits, so a logit between 16 and 32 is

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from .. import chat, engines, language, models, sampling, stack
-from ..models import ModelConfig
-from ..settings import RunError
+from ... import chat, engines, language, models, sampling, stack
+from ...models import ModelConfig
+from ...settings import RunError
 from . import handshake
-from .server import Server
+from .client import Server
 
 # What a server would else take from the model's generation_config.json, as vLLM does (for Qwen 2.5
 # top_k 20 and a repetition penalty): that is not the distribution of the logits.

@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..settings import RunError
+from ...settings import RunError
 from .answers import Answers
 
 KEY = "LLM_SERVER_KEY"  # environment variable; its value is read for each request and kept nowhere
