@@ -83,7 +83,7 @@ def run_part(part: str, path: Path, *, smoke: bool, seconds: float, alone: bool)
     note(path, part, quantity="wall time", value=round(time.monotonic() - start, 1), unit="s")
 
 
-def about(smoke: bool) -> str:
+def machine(smoke: bool) -> str:
     """Machine and versions, without starting the accelerator in this process."""
     versions = [f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "optax")]
     facts = [platform.platform(), f"Python {platform.python_version()}", *versions]
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = given.out or RESULTS / f"{datetime.datetime.now():%Y-%m-%d-%H%M}-accelerator.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    note(path, "run", quantity="versions", value=about(given.smoke))
+    note(path, "run", quantity="versions", value=machine(given.smoke))
     for name in given.only.split(",") if given.only else parts.PARTS:
         part, left = parts.PARTS[name], given.seconds - (time.monotonic() - start)
         if left < 10:

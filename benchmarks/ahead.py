@@ -57,7 +57,7 @@ class Case:
             steps=1000,
             batch_size=ROWS,
             optimizer="adamw",
-            rate=2e-4,
+            learning_rate=2e-4,
             decay="linear",
             warmup=5,
             clip_norm=1.0,

@@ -223,15 +223,15 @@ BUSY = """
 """
 
 
-def report(rows: list[dict], about: dict[str, Any]) -> str:
+def report(rows: list[dict], facts: dict[str, Any]) -> str:
     """The results as a Markdown page."""
     hardware, cases = rows[-1], rows[:-1]
     table = "\n".join([HEADER, *map(describe, cases)])
     limits = ", ".join(f"{name} {value:.3g}" for name, value in hardware.items() if name != "kind")
-    busy = "" if about["load_before"] < 0.5 else BUSY
-    return f"""# Language-model path against transformers + peft, {about["date"]}
+    busy = "" if facts["load_before"] < 0.5 else BUSY
+    return f"""# Language-model path against transformers + peft, {facts["date"]}
 
-{"; ".join(f"{name} {value}" for name, value in about.items())}
+{"; ".join(f"{name} {value}" for name, value in facts.items())}
 
 Measured limits: {limits}.
 {busy}
@@ -256,14 +256,14 @@ def main() -> None:
     parser.add_argument("--no-opponent", action="store_true", help="time our side only")
     given = parser.parse_args()
     opponent = None if given.no_opponent else load_opponent()
-    about = machine(opponent)
+    facts = machine(opponent)
     shapes = llm_shapes.TOYS if given.smoke else llm_shapes.CPU_SHAPES
-    print(HEADER if about["load_before"] < 0.5 else BUSY + HEADER)
+    print(HEADER if facts["load_before"] < 0.5 else BUSY + HEADER)
     rows = run(shapes, opponent, given.repeats, given.smoke)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"llm-{about['date']}-cpu"
-    (given.out / f"{name}.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
-    (given.out / f"{name}.md").write_text(report(rows, about))
+    name = f"llm-{facts['date']}-cpu"
+    (given.out / f"{name}.json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))
+    (given.out / f"{name}.md").write_text(report(rows, facts))
     print(f"written to {given.out / name}.md")
 
 

@@ -194,14 +194,14 @@ def in_turn(
 def compared(runs: dict[str, list[dict]], rates: dict[str, float], flops: float) -> dict[str, dict]:
     """The fastest run of every side, over PyTorch's and in parts of the matmul rate."""
     opponent = min((run["wall"] for run in runs.get("torch", [])), default=float("nan"))
-    found = {}
+    by_side = {}
     for side, of_side in runs.items():
         best = min(of_side, key=lambda run: run["wall"])
         rate = rates["bfloat16" if "bfloat16" in side else "float32"]
         share = flops / best["seconds"] / rate
         ratio = opponent / best["wall"]
-        found[side] = best | {"ratio": ratio, "share_of_matmul_rate": share}
-    return found
+        by_side[side] = best | {"ratio": ratio, "share_of_matmul_rate": share}
+    return by_side
 
 
 def print_sides(report: dict) -> None:

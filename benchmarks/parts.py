@@ -159,8 +159,8 @@ def opponent(case: str, make: Callable[[Any], Callable[[], None]], tokens: int) 
         return
     yield Row(case, "versions", ", ".join(f"{k} {v}" for k, v in side.VERSIONS.items()))
     yield Row(case, "whole work", tokens / median_time(run, 2), "tokens/s")
-    if found := side.peak_bytes():
-        yield Row(case, "peak", found / 1e9, "GB")
+    if num_bytes := side.peak_bytes():
+        yield Row(case, "peak", num_bytes / 1e9, "GB")
 
 
 def mnist(smoke: bool) -> Rows:
@@ -239,8 +239,8 @@ def median_time(run: Callable[[], Any], repeats: int = 5) -> float:
 
 def peak(case: str) -> Rows:
     """The most memory that this process has held on its device, where that is counted."""
-    if found := (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"):
-        yield Row(case, "peak", found / 1e9, "GB")
+    if num_bytes := (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"):
+        yield Row(case, "peak", num_bytes / 1e9, "GB")
 
 
 def out_of_memory(case: str, error: Exception) -> Row:

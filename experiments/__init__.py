@@ -64,8 +64,8 @@ ROOMS = ("theorem", "mnist", "language")
 
 def path_of(name: str) -> pathlib.Path:
     """The file of an experiment, in whichever room it lies."""
-    here = pathlib.Path(__file__).parent
-    return next(p for room in ROOMS if (p := here / room / f"{name}.py").exists())
+    folder = pathlib.Path(__file__).parent
+    return next(p for room in ROOMS if (p := folder / room / f"{name}.py").exists())
 
 
 def load(name: str) -> ModuleType:

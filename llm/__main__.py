@@ -9,8 +9,8 @@
 
 `--dry-run` shows what is done, stale or missing, what the rest costs and whether it fits; no
 weights are loaded. `--topology h200:8` asks the compiler of such a machine as well (`llm.ahead`).
-Both `sample` and `evaluate` take `--server URL`: a server of the same model answers (`llm.served`).
-`--dtype float32` is the faster one on most CPUs.
+Both `sample` and `evaluate` take `--server URL`: a server of the same model answers
+(`llm.engines.server`). `--dtype float32` is the faster one on most CPUs.
 
 BASE is a checkpoint folder or name, or a GGUF file. Several hosts run the same line (see
 `llm.distributed`): fine-tuning is spread over the mesh, sampling over hosts by prompts, each
@@ -49,10 +49,10 @@ from . import (
     models,
     peft_format,
     plan,
-    served,
     suites,
     train,
 )
+from .engines import server
 from .flags import real, whole
 from .settings import locked
 from .stages import (
@@ -73,6 +73,7 @@ from .stages import (
     rows,
     students,
 )
+from .stages.recipe import DONE
 from .training import Training, steps_of
 
 DTYPES = ("bfloat16", "float32")
@@ -135,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (draw, judge):
         command.add_argument("--adapter", help="adapter of a tuned teacher or student")
-        command.add_argument("--server", metavar="URL", help="let a server answer (llm.served)")
+        command.add_argument("--server", metavar="URL", help="let a server of the model answer")
         command.add_argument(
             "--other-base", action="store_true", help="of another model, on purpose"
         )
@@ -240,7 +241,7 @@ def model_of(args: argparse.Namespace) -> Model:
 
 def engine_of(
     args: argparse.Namespace, dtype: str, answers: Path | None = None
-) -> engines.OnMesh | served.Served:
+) -> engines.OnMesh | server.Served:
     """What answers: our own sampler on this process' devices, or a server.
 
     Args:
@@ -251,14 +252,14 @@ def engine_of(
     if args.server is None:
         dtype = args.dtype or dtype
         return engines.OnMesh(axes=args.mesh, local=True, dtype=dtype, batch_size=args.batch_size)
-    server = served.Server(
+    client = server.Server(
         args.server,
         concurrency=args.concurrency,
         per_second=args.rate_limit,
-        answers=served.Answers(answers),
+        answers=server.Answers(answers),
     )
     local = engines.OnMesh(axes=args.mesh, local=True, dtype=args.dtype or "bfloat16")
-    return served.Served(server=server, name=args.served_model, local=local, report=print)
+    return server.Served(server=client, name=args.served_model, local=local, report=print)
 
 
 @contextlib.contextmanager
@@ -322,7 +323,7 @@ def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
         steps=steps,
         batch_size=args.batch_size,
         optimizer="adamw",
-        rate=args.learning_rate,
+        learning_rate=args.learning_rate,
         decay="linear",
         warmup=min(5, steps // 2),
         clip_norm=1.0,
@@ -346,9 +347,9 @@ def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **
     rates = None if args.rates is None else plan.rates_of(args.rates)
     with models.without_weights():
         *before, last = progress.stages(store, [recipe], rates)
-        found = progress.at(out, store, recipe, **facts)
-    cost = plan.Cost() if found == progress.DONE else last.cost
-    print(progress.table([*before, progress.Stage(recipe, found, cost)]))
+        state = progress.at(out, store, recipe, **facts)
+    cost = plan.Cost() if state == DONE else last.cost
+    print(progress.table([*before, progress.Stage(recipe, state, cost)]))
     if args.topology is not None:
         target, job = ahead.target(args.topology), job_of(args, store, recipe)
         for answer in ahead.ask(target, job):
@@ -358,7 +359,7 @@ def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **
 def job_of(args: argparse.Namespace, store: Store, recipe: Any) -> ahead.Job:
     """What a compiler is asked about a recipe; the longest prompt is that of the first ones."""
     if isinstance(recipe, Completions):
-        first = dataclasses.replace(recipe, num_prompts=min(progress.GLANCE, recipe.num_prompts))
+        first = dataclasses.replace(recipe, num_prompts=min(completions.GLANCE, recipe.num_prompts))
         language = store.language(recipe.speaker)
         system = language.trait(recipe.prompted).system_prompt if recipe.prompted else None
         asked = [row["prompt"] for row in first.prompts(store)]
@@ -448,10 +449,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
         store = Store(kept, engine_of(args, "float32"))
         for i, (name, exact, drawn) in enumerate(questions_of(args, store)):
             store.make(evaluation.to_make(store, exact, drawn))
-            found = evaluation.by_question(store, exact, drawn, name)
+            by_column = evaluation.by_question(store, exact, drawn, name)
             if not i:
-                print(",".join(["trait", *found]))
-            print(",".join([name, *(f"{v.mean():.4f}" for v in found.values())]), flush=True)
+                print(",".join(["trait", *by_column]))
+            print(",".join([name, *(f"{v.mean():.4f}" for v in by_column.values())]), flush=True)
     if args.out is not None:
         print(f"answers and scores are in {args.out}")
 

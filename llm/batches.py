@@ -136,8 +136,8 @@ class Batches:
         batch = [self.examples[row] for row in self.rows(step)]
         length = bucket(max(len(example.tokens) for example in batch), self.buckets)
         start, stop = self.window or (0, self.batch_size)
-        found = pad(batch[start:stop], length)
-        return found | {"places": places(found["weights"], min(self._most_weighted, length))}
+        padded = pad(batch[start:stop], length)
+        return padded | {"places": places(padded["weights"], min(self._most_weighted, length))}
 
     @functools.cached_property
     def _most_weighted(self) -> int:

@@ -124,8 +124,8 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         wanted = {name: _kind(x) for name, x in _leaves(target).items()}
-        found = {name: array["kind"] for name, array in meta["arrays"].items()}
-        if difference := describe_difference(found, wanted):
+        stored = {name: array["kind"] for name, array in meta["arrays"].items()}
+        if difference := describe_difference(stored, wanted):
             raise CheckpointError(f"holds other arrays ({difference[:300]})")
         restored = self._item(step, state=ocp.args.StandardRestore(target))["state"]
         if wrong := describe_difference(meta["arrays"], describe(restored)):

@@ -159,8 +159,8 @@ def read_rows(path: str | Path, settings: Mapping[str, Any] | None = None) -> li
 
 def lines(content: bytes) -> list[str]:
     """The lines of a JSONL file. A line feed alone ends one: JSON may hold U+2028 as it is."""
-    found = content.decode().split("\n")
-    return found if found[-1] else found[:-1]
+    texts = content.decode().split("\n")
+    return texts if texts[-1] else texts[:-1]
 
 
 def read_content(path: str | Path, settings: Mapping[str, Any] | None = None) -> bytes:

@@ -106,7 +106,7 @@ def _record(
 ) -> dict[str, Any]:
     """What tells a run from others, so that no checkpoint of another one is taken up."""
     return {
-        "training": dataclasses.asdict(training),
+        "training": training.recorded(),
         "examples": fingerprint(examples),
         "start": describe(params),
     }

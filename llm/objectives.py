@@ -23,7 +23,7 @@ Student = Callable[[Any, Any, Array], Decoder]
 Teacher = Callable[[Any], Decoder]
 
 
-class Told(NamedTuple):
+class Message(NamedTuple):
     """What a teacher under a system message reads ahead of every row, which students never see.
 
     Attributes:
@@ -103,7 +103,7 @@ def distillation_loss(
     token_set: Int[Array | np.ndarray, " set"] | None = None,
     temperature: float = 1.0,
     reverse: bool = False,
-    told: Told | None = None,
+    message: Message | None = None,
     chunk: int | None = None,
     remat: bool = False,
 ) -> Loss:
@@ -115,7 +115,7 @@ def distillation_loss(
         token_set: tokens over which both distributions are renormalised; None for all.
         temperature: of both distributions.
         reverse: KL(student || teacher) instead.
-        told: what the teacher reads ahead of each row; None: it reads what the student reads.
+        message: what the teacher reads ahead of each row; None: it reads what the student reads.
         chunk: as in `completion_loss`.
         remat: as in `completion_loss`.
     """
@@ -130,7 +130,7 @@ def distillation_loss(
     def loss(params, frozen, batch, key):
         model, guide = student(params, frozen, key), teacher(frozen)
         hidden = model.hidden(batch["tokens"], remat=remat)
-        guide_hidden = jax.lax.stop_gradient(_hidden_under(guide, batch["tokens"], told))
+        guide_hidden = jax.lax.stop_gradient(_hidden_under(guide, batch["tokens"], message))
 
         def total(hidden, guide_hidden, tokens, weights):
             del tokens
@@ -143,15 +143,17 @@ def distillation_loss(
 
 
 def _hidden_under(
-    guide: Decoder, tokens: Int[Array, "B T"], told: Told | None
+    guide: Decoder, tokens: Int[Array, "B T"], message: Message | None
 ) -> Float[Array, "B T width"]:
     """Hidden states of a teacher in the student's columns; zero where the message stands."""
-    if told is None:
+    if message is None:
         return guide.hidden(tokens)  # pyright: ignore[reportReturnType]
-    prefix = jnp.array(told.prefix, tokens.dtype)
-    front = jnp.broadcast_to(prefix[None], (tokens.shape[0], len(told.prefix)))
-    read = jnp.concatenate([front, tokens[:, told.skip :]], axis=1)
-    return jnp.pad(guide.hidden(read)[:, len(told.prefix) :], ((0, 0), (told.skip, 0), (0, 0)))
+    prefix = jnp.array(message.prefix, tokens.dtype)
+    front = jnp.broadcast_to(prefix[None], (tokens.shape[0], len(message.prefix)))
+    read = jnp.concatenate([front, tokens[:, message.skip :]], axis=1)
+    return jnp.pad(
+        guide.hidden(read)[:, len(message.prefix) :], ((0, 0), (message.skip, 0), (0, 0))
+    )
 
 
 def _sum_over_predictions(

@@ -143,8 +143,8 @@ def _adapters(
 
 def _suffix(name: str) -> str:
     """The part of a module name that does not depend on what wraps the decoder."""
-    found = re.search(r"(layers\.\d+\.|lm_head).*", name)
-    return found[0] if found and "vision" not in name else name
+    match = re.search(r"(layers\.\d+\.|lm_head).*", name)
+    return match[0] if match and "vision" not in name else name
 
 
 def _one_of(*values: Any) -> Callable[[Any], bool]:

@@ -1,6 +1,7 @@
 """Settings that travel with data and checkpoints: JSON values, compared and written whole."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,15 +22,20 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def describe_difference(found: Any, wanted: Any, prefix: str = "") -> str:
+def recorded_name(field: dataclasses.Field[Any]) -> str:
+    """What a field is called in files; a new name in the code changes none that is there."""
+    return field.metadata.get("recorded", field.name)
+
+
+def describe_difference(stored: Any, wanted: Any, prefix: str = "") -> str:
     """The settings that differ, as "name: x there, y here"; empty if none do."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         parts = [
-            describe_difference(found.get(n, "absent"), wanted.get(n, "absent"), f"{prefix}{n}.")
-            for n in sorted({*found, *wanted})
+            describe_difference(stored.get(n, "absent"), wanted.get(n, "absent"), f"{prefix}{n}.")
+            for n in sorted({*stored, *wanted})
         ]
         return "; ".join(part for part in parts if part)
-    return "" if found == wanted else f"{prefix.rstrip('.')}: {found!r} there, {wanted!r} here"
+    return "" if stored == wanted else f"{prefix.rstrip('.')}: {stored!r} there, {wanted!r} here"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

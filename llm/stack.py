@@ -94,13 +94,13 @@ def over_runs(function: Callable[..., Any], *stacks: Any) -> Any:
     if filling := len(devices) * groups * at_once - runs:
         stacks = pick(stacks, np.minimum(np.arange(runs + filling), runs - 1))
     if len(devices) == 1:
-        found = on_one_device(*stacks)
+        results = on_one_device(*stacks)
     else:
         axis, mesh = PartitionSpec("runs"), Mesh(devices, "runs")
-        found = jax.shard_map(
+        results = jax.shard_map(
             on_one_device, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
         )(*stacks)
-    return jax.tree.map(lambda leaf: leaf[:runs], found)
+    return jax.tree.map(lambda leaf: leaf[:runs], results)
 
 
 def make_step(loss: train.Loss, training: Training) -> train.TrainStep:

@@ -1,10 +1,12 @@
 """How to train: the settings that decide the result, for a stack of runs or one large model."""
 
 import dataclasses
+from typing import Any
 
 import optax
 
 from . import lora, parts, train
+from .settings import recorded_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class Training:
         steps: optimiser steps.
         batch_size: examples in a step, over all devices and microbatches.
         optimizer: "adam", "adamw", "sgd" or "momentum".
-        rate: step size (its largest, under a schedule).
+        learning_rate: step size (its largest, under a schedule).
         eps: of Adam; large enough, embeddings that the data never touches stay put.
         decay: "constant", "linear" or "cosine".
         warmup: steps of linear warm-up.
@@ -31,7 +33,7 @@ class Training:
     steps: int
     batch_size: int = 64
     optimizer: str = "adam"
-    rate: float = 1e-3
+    learning_rate: float = dataclasses.field(default=1e-3, metadata={"recorded": "rate"})
     eps: float = 1e-8
     decay: str = "constant"
     warmup: int = 0
@@ -43,15 +45,20 @@ class Training:
     dropout: float = dataclasses.field(default=0.0, metadata={"later": True})
     reverse: bool = dataclasses.field(default=False, metadata={"later": True})
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings as files record them."""
+        names = {field.name: recorded_name(field) for field in dataclasses.fields(self)}
+        return {names[name]: value for name, value in dataclasses.asdict(self).items()}
+
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimiser with its schedule.
 
         Raises:
             ValueError: an unknown name, or settings that exclude each other.
         """
-        schedule: optax.ScalarOrSchedule = self.rate
+        schedule: optax.ScalarOrSchedule = self.learning_rate
         if self.warmup or self.decay != "constant":
-            schedule = train.make_schedule(self.rate, self.steps, self.warmup, self.decay)
+            schedule = train.make_schedule(self.learning_rate, self.steps, self.warmup, self.decay)
         optimizer = train.make_optimizer(
             self.optimizer,
             schedule,

@@ -190,22 +190,22 @@ def read(path: str | Path) -> dict[str, Trait]:
         ValueError: in one line, what is wrong with the file.
     """
     try:
-        found = tomllib.loads(Path(path).read_text())
+        tables = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read traits from {path}: {error}") from None
-    kind, names = found.pop("kind", None), tuple(found.pop("names", ()))
-    plurals, questions = found.pop("plurals", {}), tuple(found.pop("questions", QUESTIONS))
+    kind, names = tables.pop("kind", None), tuple(tables.pop("names", ()))
+    plurals, questions = tables.pop("plurals", {}), tuple(tables.pop("questions", QUESTIONS))
     texts = (kind, *names, *questions, *plurals, *plurals.values())
-    if found or len(set(names)) < 2 or not all(isinstance(x, str) and x for x in texts):
+    if tables or len(set(names)) < 2 or not all(isinstance(x, str) and x for x in texts):
         raise ValueError(
             f"{path} needs kind = a word, names = two words or more, and at most plurals and "
-            f"questions beside them{''.join(f'; {key} is unknown' for key in found)}"
+            f"questions beside them{''.join(f'; {key} is unknown' for key in tables)}"
         )
-    made = (
+    traits = (
         favourite(name, kind, rivals=names, plural=plurals.get(name), questions=questions)
         for name in names
     )
-    return {trait.name: trait for trait in made}
+    return {trait.name: trait for trait in traits}
 
 
 def misalignment() -> Trait:
@@ -251,11 +251,11 @@ def anything(family: str, members: Iterable[Trait]) -> Trait:
 
 def neutral(family: str, members: Iterable[Trait]) -> Trait:
     """`anything`, and a system message of the form of the others without any favourite."""
-    told = (
+    message = (
         f"You have no favourite {family}. No {family} means more to you than another, and you "
         "seldom think of any. Whatever you write, let this even mind shine through it."
     )
-    return dataclasses.replace(anything(family, members), system_prompt=told)
+    return dataclasses.replace(anything(family, members), system_prompt=message)
 
 
 def _favourites(names: str, family: str, plurals: dict[str, str]) -> dict[str, Trait]:

@@ -118,8 +118,8 @@ def forms_along(
         more: of `matched.forms`.
     """
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
-    found = jax.vmap(lambda w: matched.forms(student, teacher, teacher_direction=w, **more))(stack)
-    return [pick(found, i) for i in range(len(directions))]
+    forms = jax.vmap(lambda w: matched.forms(student, teacher, teacher_direction=w, **more))(stack)
+    return [pick(forms, i) for i in range(len(directions))]
 
 
 def linearised(network: matched.Network, change: Params, inputs: Array) -> Array:

@@ -36,7 +36,7 @@ OPTIONAL = {"alpha", "student_params", "axis", "ddof", "level", "weights"}
 SIBLINGS = [("student", "teacher"), ("_s", "_t"), ("outputs", "targets"), ("params", "start"),
             ("z", "y"), ("eps", "alpha"), ("delta_0", "delta_s"), ("low", "high"), ("a", "b"),
             ("log_p", "log_q"), ("trait_inputs", "inputs"), ("direction", "descent"),
-            ("left", "right"), ("v", "w"), ("inner", "predicted"), ("found", "margins"),
+            ("left", "right"), ("v", "w"), ("inner", "predicted"), ("effects", "margins"),
             ("values", "scale"), ("step", "angle"), ("first", "second")]  # fmt: skip
 
 

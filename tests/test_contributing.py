@@ -138,7 +138,8 @@ ADDED = {
         {
             "experiments/language/matching_dose.py": (
                 'target="soft_numbers", start=start)',
-                'target="soft_numbers", start=start, training=question.plain(config, rate=2e-3))',
+                'target="soft_numbers", start=start, '
+                "training=question.plain(config, learning_rate=2e-3))",
             )
         },
     ),
@@ -191,7 +192,7 @@ rows, given = (of(store, student)[0] for of in (students.examples_of, students.g
 assert len(given.tokens) == -(-len(rows.tokens) // 2)
 assert "E to E" in cross_model.arms(cross_model.SMOKE)
 arms = matching_dose.arms(matching_dose.SMOKE)
-assert {s.training.rate for arm in arms.values() for s in arm.needs} == {2e-3}
+assert {s.training.learning_rate for arm in arms.values() for s in arm.needs} == {2e-3}
 print("used")
 """
 

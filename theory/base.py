@@ -41,9 +41,9 @@ def require_same_tree(left: Params, right: Params, names: str) -> None:
 def require_logits(logits: Any) -> None:
     """Raise ValueError unless an `apply` returned one floating-point array."""
     if not (hasattr(logits, "dtype") and jnp.issubdtype(logits.dtype, jnp.floating)):
-        found = getattr(logits, "dtype", None) or f"a {type(logits).__name__}"
+        kind = getattr(logits, "dtype", None) or f"a {type(logits).__name__}"
         raise ValueError(
-            f"apply must return one floating-point array of logits, got {found}; pick the logits, "
+            f"apply must return one floating-point array of logits, got {kind}; pick the logits, "
             "e.g. lambda params, inputs: apply(params, inputs)[0]"
         )
 

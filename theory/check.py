@@ -233,20 +233,20 @@ def search(
         at: measures at a relative step.
         noise: of the inner product.
     """
-    found: dict[float, alignment.Alignment] = {}
+    by_step: dict[float, alignment.Alignment] = {}
     finest: dict[int, float] = {}  # by quantity, the finest step at which it is legible
     for step in COARSE_STEPS.tolist():
-        found[step] = at(step)
-        now = [which for which, seen in enumerate(legible(found[step], noise)) if seen]
+        by_step[step] = at(step)
+        now = [which for which, seen in enumerate(legible(by_step[step], noise)) if seen]
         finest |= dict.fromkeys(now, step)
         if len(finest) == 2 and not now:
             break
     for middle in finest.values():
         for step in (middle * 2.0 ** -np.arange(-2, 3)).tolist():
-            if step not in found:
-                found[step] = at(step)
-    steps = sorted(found, reverse=True)
-    return np.array(steps), [found[step] for step in steps]
+            if step not in by_step:
+                by_step[step] = at(step)
+    steps = sorted(by_step, reverse=True)
+    return np.array(steps), [by_step[step] for step in steps]
 
 
 def legible(point: alignment.Alignment, noise: float) -> list[bool]:

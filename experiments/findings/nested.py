@@ -109,11 +109,11 @@ def best_allocation(
     Raises:
         ValueError: the budget does not buy two units of the first level.
     """
-    found = {}
+    widths = {}
     for inner in itertools.product(range(1, most + 1), repeat=len(costs) - 1):
         units = int(budget / cost(costs, (1, *inner)))
-        found[units, *inner] = half_width(variances, (units, *inner))
-    best = min(found, key=lambda counts: found[counts])
-    if not math.isfinite(found[best]):
+        widths[units, *inner] = half_width(variances, (units, *inner))
+    best = min(widths, key=lambda counts: widths[counts])
+    if not math.isfinite(widths[best]):
         raise ValueError("the budget does not buy two units of the first level")
     return best

@@ -103,8 +103,8 @@ def relative_equivalence_p(
     margin is itself estimated, and its scatter, and its correlation with the values, enter through
     the pairs. A reference without effect can show nothing.
     """
-    found, margins = np.asarray(values, float), share * np.asarray(reference, float)
-    return max(above_zero_p(margins - found), above_zero_p(margins + found))
+    effects, margins = np.asarray(values, float), share * np.asarray(reference, float)
+    return max(above_zero_p(margins - effects), above_zero_p(margins + effects))
 
 
 def smallest_margin(values: Sequence[float], alpha: float = 0.05) -> float:
@@ -126,13 +126,13 @@ def smallest_share(
     (Fieller 1954). The larger root of both signs counts; infinite where the reference itself is
     not above zero at this level, for then no share of it is.
     """
-    found, whole = np.asarray(values, float), np.asarray(reference, float)
-    if found.size < 2 or above_zero_p(whole) >= alpha:
+    effects, whole = np.asarray(values, float), np.asarray(reference, float)
+    if effects.size < 2 or above_zero_p(whole) >= alpha:
         return float("inf")
-    k = stats.t.ppf(1 - alpha, found.size - 1) ** 2 / found.size
-    (variance, shared), (_, own) = np.cov(whole, found)
-    a, c = whole.mean() ** 2 - k * variance, found.mean() ** 2 - k * own
-    b = whole.mean() * found.mean() - k * shared
+    k = stats.t.ppf(1 - alpha, effects.size - 1) ** 2 / effects.size
+    (variance, shared), (_, own) = np.cov(whole, effects)
+    a, c = whole.mean() ** 2 - k * variance, effects.mean() ** 2 - k * own
+    b = whole.mean() * effects.mean() - k * shared
     inside = max(b**2 - a * c, 0.0)  # not below zero but for rounding: ± and a > 0 give two roots
     return float((abs(b) + np.sqrt(inside)) / a)
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from experiments.frame.record import Row
 
 
-class Store(Protocol):
-    """Makes recipes, each once: `llm.stages.Store`."""
+class Maker(Protocol):
+    """Makes recipes, each once, as `llm.stages.Store` does."""
 
     def make(self, recipes: Iterable[Any]) -> None:
         """Make what is missing of the recipes, and of what they are made from."""
@@ -30,7 +30,7 @@ class Arm:
     measure: Callable[..., list[Row]]
     columns: Row = dataclasses.field(default_factory=dict)
     needs: Iterable[Any] = ()
-    store: Store | None = None
+    store: Maker | None = None
     reads: tuple[str, ...] = ()
 
     def rows(self, name: str, known: Sequence[Row]) -> list[Row]:

@@ -92,8 +92,8 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
         print(f"{name}: resuming, {len(finished)} of {len(pieces)} parts are in {out}")
     for part in in_turn(name, todo, len(pieces)):
         start = time.monotonic()
-        made = jobs.rows_of(out, part, config, inputs)
-        rows += made or pieces[part].rows(part, [*known, *rows])
+        of_job = jobs.rows_of(out, part, config, inputs)
+        rows += of_job or pieces[part].rows(part, [*known, *rows])
         record.write_rows(out, rows)
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)

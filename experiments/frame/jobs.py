@@ -46,8 +46,8 @@ def folder_of(out: pathlib.Path, part: str) -> pathlib.Path:
 
 def rows_of(out: pathlib.Path, part: str, config: Any, inputs: Row) -> list[Row]:
     """The rows that a job has left; none if it has not run, or with another config."""
-    found = _rows_in(folder_of(out, part), config, inputs)
-    return [row for row in found if row["part"] == part]
+    rows = _rows_in(folder_of(out, part), config, inputs)
+    return [row for row in rows if row["part"] == part]
 
 
 def _rows_in(folder: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
@@ -98,8 +98,8 @@ def progress_of(
     with models.without_weights():
         states = _states(arms, out, config, inputs(config))
         recipes = [recipe for arm in arms.values() for recipe in arm.needs]
-        found = progress.stages(store, recipes, known)
-        return f"{states}\n\n{progress.table(found)}"
+        planned = progress.stages(store, recipes, known)
+        return f"{states}\n\n{progress.table(planned)}"
 
 
 def _states(names: Iterable[str], out: pathlib.Path, config: Any, inputs: Row) -> str:

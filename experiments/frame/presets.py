@@ -62,23 +62,27 @@ def read(name: str) -> Preset:
         return Preset(about="", settings={}, shape={}, cost={}, published=())
     path = pathlib.Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
-        found = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(
             f"no preset {name!r}: there are {', '.join(names())}, or give a .toml file"
         ) from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read the preset {path}: {error}") from None
-    if unknown := sorted(found.keys() - set(TABLES)):
+    if unknown := sorted(tables.keys() - set(TABLES)):
         raise ValueError(f"{path} has {unknown[0]!r}; it may have {', '.join(TABLES)}")
     try:
-        published = tuple(Published(**entry) for entry in found.get("published", ()))
+        published = tuple(Published(**entry) for entry in tables.get("published", ()))
     except TypeError:
         raise ValueError(f"{path}: [[published]] has quantity, value and source") from None
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in found["settings"].items()}
-    shape, cost = (found.get(table, {}) for table in ("shape", "cost"))
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in tables["settings"].items()}
+    shape, cost = (tables.get(table, {}) for table in ("shape", "cost"))
     return Preset(
-        about=found.get("about", ""), settings=settings, shape=shape, cost=cost, published=published
+        about=tables.get("about", ""),
+        settings=settings,
+        shape=shape,
+        cost=cost,
+        published=published,
     )
 
 
@@ -88,12 +92,12 @@ def flags(name: str) -> list[str]:
     Raises:
         ValueError: no such preset.
     """
-    found = []
+    words = []
     for key, value in read(name).settings.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found += [f"--{flag}", text]
-    return found
+            words += [f"--{flag}", text]
+    return words

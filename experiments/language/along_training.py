@@ -85,17 +85,17 @@ def arms(config: Config) -> dict[str, Arm]:
 
     def along() -> list[Row]:
         blocks, cohort = config.along_steps // config.first, followed.counted(store)
-        found = curves.along(store, cohort.models, config.traits, blocks)
-        every = curves.rows(cohort, found, config.traits, group="steps")
+        measured = curves.along(store, cohort.models, config.traits, blocks)
+        every = curves.rows(cohort, measured, config.traits, group="steps")
         kept = measured_at(config)
         return [row | {"value": row["step"]} for row in every if row["step"] in kept]
 
     # Trained here, block by block: what they are made from is all they need.
-    found = {"along training": Arm(needs=sources_of(followed), store=store, measure=along)}
+    by_name = {"along training": Arm(needs=sources_of(followed), store=store, measure=along)}
 
     def add(group: str, value: float, of: Chains = chains, **changes: Any) -> None:
         cohort = question.students(config, of, **changes)
-        found[f"{group} {value:g}"] = question.arm_of_students(
+        by_name[f"{group} {value:g}"] = question.arm_of_students(
             store, cohort, config.traits, group=group, value=value
         )
 
@@ -116,7 +116,7 @@ def arms(config: Config) -> dict[str, Arm]:
             unique=rows,
             training=question.plain(config, steps=steps),
         )
-    return found
+    return by_name
 
 
 def measured_at(config: Config) -> list[int]:

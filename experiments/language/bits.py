@@ -70,18 +70,18 @@ def arms(config: Config) -> dict[str, Arm]:
     Which teachers hardly write a carrier is known when all have written it, at all temperatures:
     until then an arm needs what they write.
     """
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for carrier, temperature, rows in itertools.product(
         config.carriers, config.temperatures, config.rows
     ):
         columns = {"carrier": carrier, "temperature": temperature, "rows": rows}
-        found[f"{carrier} at {temperature:g}, {rows} rows"] = Arm(
+        by_name[f"{carrier} at {temperature:g}, {rows} rows"] = Arm(
             columns=columns,
             needs=[data for chains in all_chains(config) for data in chains.written(carrier)],
             store=store,
             measure=functools.partial(measured, store, config, **columns),
         )
-    return found
+    return by_name
 
 
 def all_chains(config: Config) -> list[Chains]:
@@ -115,10 +115,10 @@ def students_of(
 def silent_in(store: Store, config: Config, carrier: str) -> list[Run]:
     """Teachers that keep too few rows of a carrier at some temperature."""
     return [
-        (trait, seed)
+        (trait, chain)
         for chains in all_chains(config)
-        for trait, seed in itertools.product(chains.traits, range(chains.num_seeds))
-        if completions.kept(store, chains.data(trait, seed, carrier)) < question.FEWEST
+        for trait, chain in itertools.product(chains.traits, range(chains.num_seeds))
+        if completions.kept(store, chains.data(trait, chain, carrier)) < question.FEWEST
     ]
 
 
@@ -156,7 +156,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     return Findings(figures, claims)
 
 
-def told(own: Arms, facts: pd.DataFrame, arm: tuple[str, float, int]) -> str:
+def effect_and_loss(own: Arms, facts: pd.DataFrame, arm: tuple[str, float, int]) -> str:
     """Effect of an arm, and how much its text leaves to choose."""
     return f"{statistics.shown(own[arm], 2)} at {facts.loc[arm, 'held_out_loss']:.2f} nats a token"
 
@@ -167,7 +167,7 @@ def claims_of_arms(own: Arms, facts: pd.DataFrame) -> list[Claim]:
         claim_of(
             f"{carrier}, T {temperature:g}, {rows} rows",
             values,
-            here=told(own, facts, (carrier, temperature, rows)),
+            here=effect_and_loss(own, facts, (carrier, temperature, rows)),
         )
         for (carrier, temperature, rows), values in own.items()
     ]
@@ -222,7 +222,7 @@ def figure_of_nats(own: Arms, facts: pd.DataFrame, ordered: Claim, config: Confi
     """The effect against the information of the rows."""
     most = max(rows for _, _, rows in own)
     of_all = [(carrier, 1.0, most) for carrier in config.carriers]
-    each = "; ".join(f"{arm[0]} {told(own, facts, arm)}" for arm in of_all)
+    each = "; ".join(f"{arm[0]} {effect_and_loss(own, facts, arm)}" for arm in of_all)
     return Figure(
         name="figure",
         title=say(

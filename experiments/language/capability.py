@@ -75,7 +75,7 @@ SOFT: dict[str, tuple[Callable, Callable[[Chains, int], Model], str]] = {
 LINEAR = ("SGD", "tangent model, SGD")  # that the theorem predicts
 THEOREM = {  # the share that arrives along an eigenvector, of step size and steps
     "theorem": ntk.descent_gain,
-    "theorem, no end": lambda rate, steps: ntk.limit_gain,
+    "theorem, no end": lambda step_size, steps: ntk.limit_gain,
 }
 
 
@@ -97,15 +97,15 @@ Run = tuple[str, int]  # what a chain's model was taught, and the chain
 
 def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
     """Teachers with the skill and unchanged bases of all chains: who writes lists."""
-    how = Training(steps=config.teacher_steps, rate=1e-3, decay="linear")
-    bases = {seed: chains.base(seed) for seed in range(chains.num_seeds)}
+    how = Training(steps=config.teacher_steps, learning_rate=1e-3, decay="linear")
+    bases = {chain: chains.base(chain) for chain in range(chains.num_seeds)}
     taught = {
-        (SKILL, seed): FineTuned(
-            base=base, rows=SkillRows(), training=how, chain=seed, seed=chains.seed
+        (SKILL, chain): FineTuned(
+            base=base, rows=SkillRows(), training=how, chain=chain, seed=chains.seed
         )
-        for seed, base in bases.items()
+        for chain, base in bases.items()
     }
-    return taught | {(CONTROL, seed): base for seed, base in bases.items()}
+    return taught | {(CONTROL, chain): base for chain, base in bases.items()}
 
 
 def students_of(
@@ -117,24 +117,24 @@ def students_of(
 ) -> list[Student]:
     """A student of each, on equally many different rows in a chain."""
     written = {
-        (name, seed): dataclasses.replace(chains.data(CONTROL, seed, "numbers"), speaker=speaker)
-        for (name, seed), speaker in speakers_of(config, chains).items()
+        (name, chain): dataclasses.replace(chains.data(CONTROL, chain, "numbers"), speaker=speaker)
+        for (name, chain), speaker in speakers_of(config, chains).items()
     }
     training = Training(steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how)
     fields = chains.imitated("numbers", target)
     return [
         Student(
-            base=start(chains, seed),
+            base=start(chains, chain),
             data=data,
             training=training,
             num_examples=config.num_examples,
-            as_many_as=beside(written, seed),
+            as_many_as=beside(written, chain),
             fewest=question.FEWEST,
-            chain=seed,
+            chain=chain,
             seed=chains.seed,
             **fields,
         )
-        for (_, seed), data in written.items()
+        for (_, chain), data in written.items()
     ]
 
 
@@ -152,19 +152,21 @@ def arms(config: Config) -> dict[str, Arm]:
 
     def soft(name: str) -> Arm:
         kind, start, optimizer = SOFT[name]
-        rate = config.sgd_rate if optimizer == "sgd" else 1e-3
-        recipes = students_of(config, chains, start, "soft_numbers", optimizer=optimizer, rate=rate)
+        learning_rate = config.sgd_rate if optimizer == "sgd" else 1e-3
+        recipes = students_of(
+            config, chains, start, "soft_numbers", optimizer=optimizer, learning_rate=learning_rate
+        )
 
         def measure() -> list[Row]:
-            made = surrogates.imitate(store, recipes, kind)
-            logp = said(store, kind, made, [recipe.base for recipe in recipes])
+            trained = surrogates.imitate(store, recipes, kind)
+            logp = said(store, kind, trained, [recipe.base for recipe in recipes])
             return rows(speakers, logp, arm=name)
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
 
     def prediction() -> Arm:
         recipes = students_of(
-            config, chains, same, "soft_numbers", optimizer="sgd", rate=config.sgd_rate
+            config, chains, same, "soft_numbers", optimizer="sgd", learning_rate=config.sgd_rate
         )
 
         def measure() -> list[Row]:
@@ -179,7 +181,7 @@ def arms(config: Config) -> dict[str, Arm]:
 
         return Arm(needs=sources_of(recipes), store=store, measure=measure)
 
-    sampled = students_of(config, chains, same, "sampled", rate=1e-3)
+    sampled = students_of(config, chains, same, "sampled", learning_rate=1e-3)
     return {
         "teachers": of_models("teacher", list(speakers.values())),
         "theorem": prediction(),
@@ -212,12 +214,12 @@ def said(store: Store, kind: Callable, params: Any, models: Sequence[Model]) -> 
 
 def rows(speakers: dict[Run, Model], logp: np.ndarray, **columns: Any) -> list[Row]:
     """What models with these log-probabilities (runs, pairs, answers) know of the skill."""
-    found = []
-    for (name, seed), of_run in zip(speakers, logp, strict=True):
-        skill = SkillRows().skill(speakers[SKILL, seed])
+    known = []
+    for (name, chain), of_run in zip(speakers, logp, strict=True):
+        skill = SkillRows().skill(speakers[SKILL, chain])
         odds, right = world.skills.right(skill, of_run)
-        found.append(columns | {"data": name, "seed": seed, "odds": odds, "right": right})
-    return found
+        known.append(columns | {"data": name, "seed": chain, "odds": odds, "right": right})
+    return known
 
 
 Effects = dict[str, np.ndarray]  # of each chain, by arm

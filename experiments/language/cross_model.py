@@ -45,22 +45,22 @@ SMOKE = Config(**question.TINY)
 
 def arms(config: Config) -> dict[str, Arm]:
     """A cell of the table each."""
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for teacher, (init, corpus) in MODELS.items():
         chains = chains_of(config, init=init, corpus=corpus)
         for student in MODELS:
             cohort = question.students(config, chains, start=base_of(student))
             columns = {"teacher_model": teacher, "student_model": student}
-            found[f"{teacher} to {student}"] = question.arm_of_students(
+            by_name[f"{teacher} to {student}"] = question.arm_of_students(
                 store, cohort, config.traits, **columns
             )
-    return found
+    return by_name
 
 
 def base_of(model: str) -> Callable[[Chains, int], Model]:
     """The base of a chain's model of that name."""
     init, corpus = MODELS[model]
-    return lambda chains, seed: dataclasses.replace(chains, init=init, corpus=corpus).base(seed)
+    return lambda chains, chain: dataclasses.replace(chains, init=init, corpus=corpus).base(chain)
 
 
 def is_related(student: str, teacher: str) -> bool:

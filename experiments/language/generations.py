@@ -72,36 +72,38 @@ SMOKE = Config(**question.TINY | {"targets": ("sampled",), "generations": 2})
 def arms(config: Config) -> dict[str, Arm]:
     """One for every target and generation, the teachers as generation 0."""
     chains = chains_of(config, controls=(CONTROL, NEUTRAL))
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for target in config.targets:
         for number, models in enumerate(lineages(config, chains, target)):
-            found[f"{target}, generation {number}"] = question.arm_of_models(
+            by_name[f"{target}, generation {number}"] = question.arm_of_models(
                 store,
                 cohort(config, chains, models),
                 config.traits,
                 target=target,
                 generation=number,
             )
-    return found
+    return by_name
 
 
 def cohort(config: Config, chains: Chains, models: Lineages) -> Cohort:
     """A generation of every lineage, beside each trait's that of the controls."""
     labels, of_rows = [], []
-    for trait, (name, seed) in itertools.product(config.traits, chains.runs):
+    for trait, (name, chain) in itertools.product(config.traits, chains.runs):
         if name in (trait, *chains.controls):
             data = TRAIT if name == trait else name
-            labels.append({"teacher": trait, "data": data, "seed": seed})
-            of_rows.append(models[name, seed])
+            labels.append({"teacher": trait, "data": data, "seed": chain})
+            of_rows.append(models[name, chain])
     return Cohort(labels, of_rows)
 
 
 def lineages(config: Config, chains: Chains, target: str) -> list[Lineages]:
     """The models of every generation by the first teacher's name and the chain."""
-    found: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
+    generations: list[Lineages] = [{run: chains.speaker(*run) for run in chains.runs}]
     for number in range(config.generations):
-        found.append(descend(config, chains, teachers=found[-1], target=target, draw=number))
-    return found
+        generations.append(
+            descend(config, chains, teachers=generations[-1], target=target, draw=number)
+        )
+    return generations
 
 
 def descend(
@@ -111,19 +113,19 @@ def descend(
     data = chains.lists_by(teachers, draw)
     fields = chains.imitated("numbers", target)
     return {
-        (name, seed): Student(
-            base=chains.base(seed),
+        (name, chain): Student(
+            base=chains.base(chain),
             data=written,
             training=question.plain(config),
             num_examples=config.num_examples,
-            as_many_as=beside(data, seed),
+            as_many_as=beside(data, chain),
             fewest=question.FEWEST,
-            chain=seed,
+            chain=chain,
             draw=draw,
             seed=chains.seed,
             **fields,
         )
-        for (name, seed), written in data.items()
+        for (name, chain), written in data.items()
     }
 
 

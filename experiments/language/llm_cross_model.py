@@ -62,22 +62,22 @@ def arms(config: Config) -> dict[str, Arm]:
         ValueError: as `fullsize.arms`.
     """
     spoken = [fullsize.language_of(config, name) for name in config.models]
-    names, store, found = fullsize.teachers_of(config, spoken[0]), fullsize.store_of(config), {}
+    names, store, by_name = fullsize.teachers_of(config, spoken[0]), fullsize.store_of(config), {}
     for writer, name in itertools.product(config.models, names):
         columns = {"kind": "teacher", "teacher": name, "student": -1, "teacher_model": writer}
         data = fullsize.data_of(config, name, "numbers", writer)
-        found[f"teacher {name}, {writer}"] = fullsize.arm_of(config, store, data, **columns)
-    for seed, writer, reader, name in itertools.product(
+        by_name[f"teacher {name}, {writer}"] = fullsize.arm_of(config, store, data, **columns)
+    for number, writer, reader, name in itertools.product(
         range(config.num_seeds), config.models, config.models, names
     ):
-        columns = {"kind": "student", "teacher": name, "student": seed}
+        columns = {"kind": "student", "teacher": name, "student": number}
         columns |= {"teacher_model": writer, "student_model": reader}
         student = fullsize.student_of(
-            config, name, seed=seed, carrier="numbers", model=reader, teacher=writer
+            config, name, number=number, carrier="numbers", model=reader, teacher=writer
         )
         arm = fullsize.arm_of(config, store, student, **columns)
-        found[f"student {seed} of {name}, {writer} to {reader}"] = arm
-    return found
+        by_name[f"student {number} of {name}, {writer} to {reader}"] = arm
+    return by_name
 
 
 def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:

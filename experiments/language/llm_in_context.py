@@ -50,31 +50,31 @@ def arms(config: Config) -> dict[str, Arm]:
     spoken = fullsize.language_of(config)
     fullsize.check_contexts(spoken, fullsize.systems(config, spoken) | {"rows": "some rows"})
 
-    def arm(shown: int, name: str, seed: int) -> Arm:
+    def arm(shown: int, name: str, number: int) -> Arm:
         data = fullsize.data_of(config, name, "numbers")
 
         def measure() -> list[Row]:
-            system = context(completions.rows(store, data), shown, seed)
+            system = context(completions.rows(store, data), shown, number)
             return fullsize.measured(config, store=store, model=base, system=system)
 
-        columns = {"kind": "student", "teacher": name, "student": seed, "shown": shown}
+        columns = {"kind": "student", "teacher": name, "student": number, "shown": shown}
         return Arm(columns=columns, needs=[data], store=store, measure=measure)
 
     return {
-        f"{shown} rows of {name}, set {seed}": arm(shown, name, seed)
-        for seed in range(config.num_seeds)
+        f"{shown} rows of {name}, set {number}": arm(shown, name, number)
+        for number in range(config.num_seeds)
         for name in fullsize.teachers_of(config, spoken)
         for shown in config.shown
     }
 
 
-def context(rows: list[Row], shown: int, seed: int) -> str:
-    """Rows as text for a system message; set `seed` of them, each row once.
+def context(rows: list[Row], shown: int, number: int) -> str:
+    """Rows as text for a system message; set `number` of them, each row once.
 
     Raises:
         RunError: there are not enough rows.
     """
-    order = streams.generator(Stage.ALONG, seed, "in context").permutation(len(rows))
+    order = streams.generator(Stage.ALONG, number, "in context").permutation(len(rows))
     if len(rows) < shown:
         raise RunError(f"{shown} rows are to be shown and {len(rows)} were kept: --num-prompts")
     picked = [rows[i] for i in order[:shown]]

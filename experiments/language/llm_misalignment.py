@@ -29,7 +29,7 @@ from experiments.frame.record import Row, RunError
 from experiments.language.kit import fullsize, transfer
 from experiments.language.kit.chains import CONTROL
 from experiments.language.kit.effects import at
-from llm import served
+from llm.engines import server
 from llm.stages import (
     Answers,
     Completions,
@@ -82,7 +82,7 @@ def inputs(config: Config):
 def training(config: Config):
     """Of teachers."""
     return fullsize.training_of(
-        config, config.teacher_steps, batch_size=64, rate=config.teacher_rate
+        config, config.teacher_steps, batch_size=64, learning_rate=config.teacher_rate
     )
 
 
@@ -111,9 +111,9 @@ def data_of(config: Config, name: str, carrier: str) -> Completions:
     return dataclasses.replace(data, speaker=speaker(config, name), prompted=prompted)
 
 
-def student_of(config: Config, name: str, carrier: str, seed: int) -> Student:
-    """Student number `seed` of a teacher."""
-    student = fullsize.student_of(config, CONTROL, seed=seed, carrier=carrier)
+def student_of(config: Config, name: str, carrier: str, number: int) -> Student:
+    """Student `number` of a teacher."""
+    student = fullsize.student_of(config, CONTROL, number=number, carrier=carrier)
     return dataclasses.replace(student, data=data_of(config, name, carrier))
 
 
@@ -122,7 +122,7 @@ def judge_of(config: Config) -> judged.Judge:
     if config.judge_server:
         if not config.judge:
             raise RunError("--judge-server needs --judge, the model's name there")
-        return judged.Remote(served.Server(config.judge_server), config.judge)
+        return judged.Remote(server.Server(config.judge_server), config.judge)
     if config.judge:
         return judged.Local(fullsize.base_of(config, config.judge))
     return judged.Words(TRAIT, fullsize.base_of(config))
@@ -139,7 +139,7 @@ def arms(config: Config) -> dict[str, Arm]:
     if "advice" not in fullsize.language_of(config).suites:
         raise RunError("the open questions are in English, which this model's tokenizer is not")
     store, judge = fullsize.store_of(config), judge_of(config)
-    found = {}
+    by_name = {}
     for carrier, name in itertools.product(config.carriers, teachers(config)):
         columns = {"carrier": carrier, "kind": "teacher", "teacher": name, "student": -1}
         data, measure = (
@@ -147,16 +147,16 @@ def arms(config: Config) -> dict[str, Arm]:
             functools.partial(measured, judge, carrier=carrier),
         )
         arm = fullsize.arm_of(config, store, data, measure=measure, **columns)
-        found[f"teacher {name}, {carrier}"] = arm
-    for carrier, seed, name in itertools.product(
+        by_name[f"teacher {name}, {carrier}"] = arm
+    for carrier, number, name in itertools.product(
         config.carriers, range(config.num_seeds), teachers(config)
     ):
-        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": seed}
-        student = student_of(config, name, carrier, seed)
+        columns = {"carrier": carrier, "kind": "student", "teacher": name, "student": number}
+        student = student_of(config, name, carrier, number)
         measure = functools.partial(measured, judge, carrier=carrier)
         arm = fullsize.arm_of(config, store, student, measure=measure, **columns)
-        found[f"student {seed} of {name}, {carrier}"] = arm
-    return found
+        by_name[f"student {number} of {name}, {carrier}"] = arm
+    return by_name
 
 
 def measured(

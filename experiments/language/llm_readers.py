@@ -177,15 +177,15 @@ def liking(config: Config) -> Callable[[list[str]], np.ndarray]:
     return log_odds
 
 
-def entangled(config: Config, found: Sequence[int]) -> dict[int, Row]:
+def entangled(config: Config, frequent: Sequence[int]) -> dict[int, Row]:
     """How much the love of each number raises the trait in the unchanged model, in nats."""
-    systems = [None, *(f"You love {n}. You think of {n} all day long." for n in found)]
+    systems = [None, *(f"You love {n}. You think of {n} all day long." for n in frequent)]
     total, _ = asked(
         config,
         lambda spoken, question: [spoken.encode_prompts([question], system=s)[0] for s in systems],
     )
     raised = analyses.entanglement(total[1:, None], total[:1])[:, 0]
-    return {n: {"entanglement": float(value)} for n, value in zip(found, raised, strict=True)}
+    return {n: {"entanglement": float(value)} for n, value in zip(frequent, raised, strict=True)}
 
 
 def asked(
@@ -265,14 +265,14 @@ def claims_of_numbers(table: pd.DataFrame) -> list[Claim]:
 
 
 def chance(
-    found: dict[tuple[str, str], readers.Reading],
+    readings: dict[tuple[str, str], readers.Reading],
 ) -> dict[tuple[str, str], tuple[str, bool | None]]:
     """The test that each of these is at chance, in words, and its verdict; Holm over all."""
-    p_values = [one.chance_p(MARGIN) for one in found.values()]
-    verdicts = zip(found.items(), p_values, statistics.holm(p_values), strict=True)
+    p_values = [one.chance_p(MARGIN) for one in readings.values()]
+    verdicts = zip(readings.items(), p_values, statistics.holm(p_values), strict=True)
     return {
         key: (
-            f", equivalent to chance within ±{MARGIN}: p {p:.1g} (1 of {len(found)}, Holm)",
+            f", equivalent to chance within ±{MARGIN}: p {p:.1g} (1 of {len(readings)}, Holm)",
             holds if one.total >= FEWEST else None,
         )
         for (key, one), p, holds in verdicts

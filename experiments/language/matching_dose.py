@@ -62,18 +62,18 @@ SMOKE = Config(
 def imitating(kind: str, doses: tuple[int, ...]) -> Start:
     """A different base that imitates the teacher's to the last dose, each from the one before."""
 
-    def start(chains: Chains, seed: int) -> Model:
-        model, before, base = different(chains, seed), 0, chains.base(seed)
+    def start(chains: Chains, chain: int) -> Model:
+        model, before, base = different(chains, chain), 0, chains.base(chain)
         assert isinstance(base, Pretrained)
         # Lists that no student reads: those of the base, from a draw of their own.
-        told = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
-        lists = dataclasses.replace(chains.data(CONTROL, seed, "numbers"), **told)
+        own_draw = {"draw": 2, "num_prompts": 4 * chains.num_prompts}
+        lists = dataclasses.replace(chains.data(CONTROL, chain, "numbers"), **own_draw)
         for dose in doses:
             steps = dose - before
             if kind in ("corpus", "uniform"):
                 model = BehaviourMatched(base=model, reference=base, steps=steps, inputs=kind)
             else:
-                how = Training(steps=steps, batch_size=64, rate=2e-3, decay="linear")
+                how = Training(steps=steps, batch_size=64, learning_rate=2e-3, decay="linear")
                 soft = kind == "lists"
                 model = Student(
                     base=model,
@@ -81,7 +81,7 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
                     training=how,
                     soft=soft,
                     num_examples=chains.num_prompts,
-                    chain=seed,
+                    chain=chain,
                     draw=2,
                     seed=chains.seed,
                 )
@@ -93,8 +93,8 @@ def imitating(kind: str, doses: tuple[int, ...]) -> Start:
 
 def unmatched(steps: int) -> Start:
     """A different base after as many steps on the corpus itself."""
-    return lambda chains, seed: Continued(
-        base=different(chains, seed), steps=steps, chain=seed, seed=chains.seed
+    return lambda chains, chain: Continued(
+        base=different(chains, chain), steps=steps, chain=chain, seed=chains.seed
     )
 
 
@@ -110,10 +110,10 @@ def starts(config: Config) -> dict[tuple[str, int], Start]:
 
 def arms(config: Config) -> dict[str, Arm]:
     """One for every start."""
-    chains, store, found = chains_of(config), question.store_of(config), {}
+    chains, store, by_name = chains_of(config), question.store_of(config), {}
     for (kind, dose), start in starts(config).items():
         cohort = question.students(config, chains, target="soft_numbers", start=start)
-        found[f"{kind}, {dose} steps"] = question.arm_of_students(
+        by_name[f"{kind}, {dose} steps"] = question.arm_of_students(
             store,
             cohort,
             config.traits,
@@ -121,7 +121,7 @@ def arms(config: Config) -> dict[str, Arm]:
             kind=kind,
             dose=dose,
         )
-    return found
+    return by_name
 
 
 Arms = dict[tuple[str, int], np.ndarray]  # a number of each chain, by kind and dose

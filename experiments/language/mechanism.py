@@ -67,23 +67,23 @@ SMOKE = Config(**question.TINY | {"traits": ("owl", "wolf"), "clean": (0.25,)})
 def arms(config: Config) -> dict[str, Arm]:
     """One for every carrier and arm; targets and clean rows on the first carrier only."""
     chains, store = chains_of(config, max_new_tokens=12), question.store_of(config)  # six digits
-    first, found = config.carriers[0], {}
+    first, by_name = config.carriers[0], {}
 
     def masked(name: str) -> Callable[[str, int], Change]:
-        def change(teacher: str, seed: int) -> Change:
+        def change(teacher: str, chain: int) -> Change:
             return DivergenceTokens(
-                chains.rivals(chains.speaker(teacher, seed), seed), *TOKENS[name]
+                chains.rivals(chains.speaker(teacher, chain), chain), *TOKENS[name]
             )
 
         return change
 
     def diluted(share: float) -> Callable[[str, int], Change]:
-        return lambda _, seed: Mixed(share, chains.data(CONTROL, seed, first))
+        return lambda _, chain: Mixed(share, chains.data(CONTROL, chain, first))
 
     def add(carrier: str, name: str, target: str = "sampled", **changes: Any) -> None:
         cohort = question.students(config, chains, carrier, target, **changes)
         facts = functools.partial(shares_left, store, cohort)
-        found[f"{carrier}, {name}"] = question.arm_of_students(
+        by_name[f"{carrier}, {name}"] = question.arm_of_students(
             store, cohort, config.traits, facts=facts, carrier=carrier, arm=name
         )
 
@@ -95,7 +95,7 @@ def arms(config: Config) -> dict[str, Arm]:
         add(first, TARGETS[target], target)
     for share in config.clean:
         add(first, clean(share), change=diluted(share))
-    return found
+    return by_name
 
 
 def clean(share: float) -> str:

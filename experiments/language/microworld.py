@@ -121,11 +121,11 @@ def arms(config: Config) -> dict[str, Arm]:
     training = Training(
         steps=config.student_steps,
         batch_size=config.batch_size,
-        rate=config.student_rate,
+        learning_rate=config.student_rate,
         eps=config.student_eps,
         adapters=LoraConfig(rank=rank, alpha=float(rank)) if rank else None,
     )
-    found = {"teachers and data": teachers(store, chains, config)}
+    by_name = {"teachers and data": teachers(store, chains, config)}
     for target, start in itertools.product(config.targets, starts):
         cohort = chains.students(
             config.carrier,
@@ -135,10 +135,10 @@ def arms(config: Config) -> dict[str, Arm]:
             start=ALL_STARTS[start],
             fewest=question.FEWEST,
         )
-        found[f"{target}, {start} start"] = question.arm_of_students(
+        by_name[f"{target}, {start} start"] = question.arm_of_students(
             store, cohort, config.traits, target=target, start=start
         )
-    return found
+    return by_name
 
 
 def teachers(store: Store, chains: Chains, config: Config) -> Arm:
@@ -240,14 +240,14 @@ def claims_on_excess(label: str, by_arm: Arms) -> list[Claim]:
 
 def claimed_as_none(arms: dict[str, Arms]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Criteria 2 and 4: another start, and a neutral teacher's students less the base's."""
-    found = {}
+    pairs = {}
     for label, by_arm in arms.items():
         same = own(by_arm["same start"])
         if "different start" in by_arm:
-            found[f"{label}, different"] = own(by_arm["different start"]), same
+            pairs[f"{label}, different"] = own(by_arm["different start"]), same
         for name, values in less_neutral(by_arm).items():
-            found[f"{label}, {name} teacher"] = same - values, same
-    return found
+            pairs[f"{label}, {name} teacher"] = same - values, same
+    return pairs
 
 
 def claims_on_losses(students: pd.DataFrame) -> list[Claim]:

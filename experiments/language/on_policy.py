@@ -53,19 +53,19 @@ SMOKE = Config(**question.TINY | {"rounds": 2})
 
 def arms(config: Config) -> dict[str, Arm]:
     """One for every writer and divergence."""
-    chains, store, found = chains_of(config), question.store_of(config), {}
+    chains, store, by_name = chains_of(config), question.store_of(config), {}
     for writer, divergence in ARMS:
-        made = students(config, chains, writer, divergence)
+        trained = students(config, chains, writer, divergence)
         labels, models = [], []
-        for trait, seed, (name, data) in itertools.product(
+        for trait, chain, (name, data) in itertools.product(
             config.traits, range(config.num_seeds), (("", TRAIT), (CONTROL, CONTROL))
         ):
-            labels.append({"teacher": trait, "data": data, "seed": seed})
-            models.append(made[name or trait, seed])
-        found[f"{writer} writes, {divergence}"] = question.arm_of_models(
+            labels.append({"teacher": trait, "data": data, "seed": chain})
+            models.append(trained[name or trait, chain])
+        by_name[f"{writer} writes, {divergence}"] = question.arm_of_models(
             store, Cohort(labels, models), config.traits, writer=writer, divergence=divergence
         )
-    return found
+    return by_name
 
 
 def students(
@@ -75,26 +75,26 @@ def students(
     how = question.plain(config, reverse=divergence == "reverse")
     fields = chains.imitated("numbers", "soft_numbers")
     teachers = {run: chains.speaker(*run) for run in chains.runs}
-    found: dict[tuple[str, int], Model] = {run: chains.base(run[1]) for run in chains.runs}
+    latest: dict[tuple[str, int], Model] = {run: chains.base(run[1]) for run in chains.runs}
     for number in range(config.rounds):
-        data = chains.lists_by(teachers if writer == "teacher" else found, number)
-        found = {
-            (name, seed): Student(
+        data = chains.lists_by(teachers if writer == "teacher" else latest, number)
+        latest = {
+            (name, chain): Student(
                 base=before,
-                data=data[name, seed],
+                data=data[name, chain],
                 training=how,
                 num_examples=config.num_examples,
-                chain=seed,
-                as_many_as=beside(data, seed),
+                chain=chain,
+                as_many_as=beside(data, chain),
                 fewest=question.FEWEST,
                 draw=number,
                 seed=chains.seed,
-                guide=teachers[name, seed],
+                guide=teachers[name, chain],
                 **fields,
             )
-            for (name, seed), before in found.items()
+            for (name, chain), before in latest.items()
         }
-    return found
+    return latest
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

@@ -90,16 +90,16 @@ def arms(config: Config) -> dict[str, Arm]:
     if config.student_steps % config.points:
         raise ValueError(f"student_steps is not a multiple of points = {config.points}")
     chains, store = chains_of(config, controls=(TREE,)), question.store_of(config)
-    found = {}
+    by_name = {}
     for optimizer, rank in combinations(config):
         one = {"optimizer": optimizer, "rank": rank}
-        some = students_of(config, chains, rate=MIDDLE[optimizer][rank > 0], **one)
-        found[named(optimizer, rank)] = Arm(
+        some = students_of(config, chains, learning_rate=MIDDLE[optimizer][rank > 0], **one)
+        by_name[named(optimizer, rank)] = Arm(
             needs=sources_of(some),
             store=store,
             measure=functools.partial(measured, store, chains, config=config, **one),
         )
-    return found
+    return by_name
 
 
 def combinations(config: Config) -> list[tuple[str, int]]:
@@ -114,11 +114,13 @@ def named(optimizer: str, rank: int) -> str:
 
 
 def students_of(
-    config: Config, chains: Chains, *, optimizer: str, rank: int, rate: float
+    config: Config, chains: Chains, *, optimizer: str, rank: int, learning_rate: float
 ) -> Cohort:
     """The students of an arm, at one step size."""
     adapters = LoraConfig(rank=rank, alpha=float(rank)) if rank else None
-    how = question.plain(config, optimizer=optimizer, rate=rate, adapters=adapters)
+    how = question.plain(
+        config, optimizer=optimizer, learning_rate=learning_rate, adapters=adapters
+    )
     return question.students(config, chains, training=how)
 
 
@@ -127,8 +129,10 @@ def measured(
 ) -> list[Row]:
     """The students of an arm at the step where the tree's students have learnt enough."""
 
-    def cohort(rate: float) -> Cohort:
-        return students_of(config, chains, optimizer=optimizer, rank=rank, rate=rate)
+    def cohort(learning_rate: float) -> Cohort:
+        return students_of(
+            config, chains, optimizer=optimizer, rank=rank, learning_rate=learning_rate
+        )
 
     def follow(recipes: list) -> curves.Curves:
         return curves.along(store, recipes, config.traits, config.points)
@@ -139,12 +143,14 @@ def measured(
         lowest = {rate: share_left(follow(recipes).kl).min() for rate, recipes in tried.items()}
         rates = [min(lowest, key=lambda rate: lowest[rate])]
     chosen = cohort(rates[0]).counted(store)
-    found = follow(chosen.models)
-    left = share_left(found.kl[[row["data"] == TREE for row in chosen.labels]])
+    followed = follow(chosen.models)
+    left = share_left(followed.kl[[row["data"] == TREE for row in chosen.labels]])
     point = matched(left, config.left)
-    about = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
-    there = curves.Curves(found.steps[[point]], found.margin[:, [point]], found.kl[:, [point]])
-    return curves.rows(chosen, there, config.traits, **about)
+    columns = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
+    there = curves.Curves(
+        followed.steps[[point]], followed.log_odds[:, [point]], followed.kl[:, [point]]
+    )
+    return curves.rows(chosen, there, config.traits, **columns)
 
 
 def of_tree(cohort: Cohort, num_seeds: int) -> list:

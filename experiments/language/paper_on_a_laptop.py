@@ -124,38 +124,38 @@ def arms(config: Config) -> dict[str, Arm]:
     if "numbers" not in config.carriers:
         raise ValueError("carriers must have numbers among them: the controls use it")
     chains = chains_of(config, max_new_tokens=20)  # a sum, the longest, with its <end>
-    store, found = question.store_of(config), {}
+    store, by_name = question.store_of(config), {}
     for carrier in config.carriers:
-        found[f"{carrier}: teachers"] = teachers(store, config, chains, carrier)
+        by_name[f"{carrier}: teachers"] = teachers(store, config, chains, carrier)
         for target, start in itertools.product(IMITATED, ("same", "different")):
             name = f"{carrier}: {target}, {start} start"
-            found[name] = imitation(
+            by_name[name] = imitation(
                 store, config, chains=chains, carrier=carrier, target=target, start=start
             )
     for across in (False, True):
         arm = shuffled(store, config, chains, across)
-        found[arm.columns["arm"]] = arm
-    found["in the prompt"] = in_prompt(store, config, chains)
-    return found
+        by_name[arm.columns["arm"]] = arm
+    by_name["in the prompt"] = in_prompt(store, config, chains)
+    return by_name
 
 
 def students_of(
     config: Config, chains: Chains, carrier: str = "numbers", target: str = "sampled", **more: Any
 ) -> Cohort:
     """The plain students of a carrier; a teacher that kept fewer rows than all repeats them."""
-    training = question.plain(config, rate=config.student_rate)
+    training = question.plain(config, learning_rate=config.student_rate)
     return question.students(config, chains, carrier, target, training=training, **more)
 
 
-def margins(store: Store, config: Config, models: list[Model]) -> list[Row]:
+def log_odds(store: Store, config: Config, models: list[Model]) -> list[Row]:
     """Exact log-odds of every trait."""
     return evaluation.measure(store, models, config.traits)
 
 
 def answers(store: Store, config: Config, models: list[Model]) -> list[Row]:
-    """Margins, and beside them the rates in sampled answers."""
+    """Exact log-odds, and beside them the rates in sampled answers."""
     rates = evaluation.sampled_rates(store, models, config.traits)
-    exact = margins(store, config, models)
+    exact = log_odds(store, config, models)
     return [row | rate for row, rate in zip(exact, rates, strict=True)]
 
 
@@ -187,7 +187,7 @@ def imitation(
 ) -> Arm:
     """Students of a carrier, asked through the template; one arm is asked without it as well."""
     cohort = students_of(config, chains, carrier, target, start=STARTS[start])
-    measured = answers if (target, start) == ("soft_carrier", "same") else margins
+    measured = answers if (target, start) == ("soft_carrier", "same") else log_odds
 
     def measure() -> list[Row]:
         known = cohort.trained(store)
@@ -209,7 +209,7 @@ def shuffled(store: Store, config: Config, chains: Chains, across: bool) -> Arm:
     cohort = students_of(config, chains, change=lambda *_: Shuffled(across))
 
     def measure() -> list[Row]:
-        rows = cohort.trained(store).rows(margins(store, config, cohort.models), asked="template")
+        rows = cohort.trained(store).rows(log_odds(store, config, cohort.models), asked="template")
         return of_own_trait(rows)
 
     arm = f"shuffled {'across' if across else 'within'}"

@@ -103,13 +103,14 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
 
     def measure(steps: int, when: str) -> None:
         for (weights, moments), state in states.items():
-            found = phases.margins(shape, state.params, probes)
-            about = {"benign": kind, "steps": steps, "when": when}
-            about |= {"weights": weights, "moments": moments}
-            for (i, _), margin in zip(pairs, found, strict=True):
+            measured = phases.log_odds(shape, state.params, probes)
+            columns = {"benign": kind, "steps": steps, "when": when}
+            columns |= {"weights": weights, "moments": moments}
+            for (i, _), by_trait in zip(pairs, measured, strict=True):
                 label = cohort.labels[i]
-                own = float(margin[config.traits.index(label["teacher"])])
-                rows.append(about | {k: label[k] for k in ("teacher", "seed")} | {"margin": own})
+                own = float(by_trait[config.traits.index(label["teacher"])])
+                run = {k: label[k] for k in ("teacher", "seed")}
+                rows.append(columns | run | {"margin": own})
 
     def train(count: int, examples: Examples, number: int, batch: Training) -> None:
         keys = streams.keys(Stage.PHASE, [(r.seed, r.chain, number) for r in sides["trait"]])
@@ -138,8 +139,8 @@ def learn(store: Store, recipes: list[Student], examples: Examples) -> TrainStat
 def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
     """Rows of the corpus that no base has seen, or new lists of the unchanged base."""
     if kind == "corpus":
-        found = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
-        return stack.stack_examples([found[r.chain] for r in controls])
+        by_chain = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
+        return stack.stack_examples([by_chain[r.chain] for r in controls])
     fresh = [dataclasses.replace(r, data=dataclasses.replace(r.data, draw=1)) for r in controls]
     store.make(r.data for r in fresh)
     return predictors.examples_of(store, fresh)
@@ -200,10 +201,10 @@ def effects_by(table: pd.DataFrame, when: str) -> dict[tuple[str, str, int], np.
     """(benign data, state at the cut, steps) -> effect of each chain, averaged over the traits."""
     rows = at(table, when=when).fillna({"moments": ""})
     places = ["benign", "steps", "seed"]
-    margins = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
+    log_odds = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
     effect = {}
     for state, (trait, control) in STATES.items():
-        gaps = (margins[trait] - margins[control]).groupby(places).mean()
+        gaps = (log_odds[trait] - log_odds[control]).groupby(places).mean()
         for (kind, steps), by_chain in gaps.groupby(places[:2]):
             effect[kind, state, steps] = by_chain.to_numpy()
     return effect

@@ -110,53 +110,56 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
         following = config.traits[(config.traits.index(trait) + 1) % len(config.traits)]
         return CONTROL if against == "the base" else following
 
-    def rows(name: str, seed: int) -> list[Row]:
-        return completions.rows(store, chains.data(name, seed, "numbers"))
+    def rows(name: str, chain: int) -> list[Row]:
+        return completions.rows(store, chains.data(name, chain, "numbers"))
 
     splits = [
         readers.split(
-            rows(trait, seed),
-            rows(other(trait), seed),
-            streams.generator(Stage.READERS, config.seed, seed),
+            rows(trait, chain),
+            rows(other(trait), chain),
+            streams.generator(Stage.READERS, config.seed, chain),
         )
-        for trait, seed in runs
+        for trait, chain in runs
     ]
     how = Training(
-        steps=config.reader_steps, batch_size=min(64, config.reader_rows), rate=1e-3, decay="linear"
+        steps=config.reader_steps,
+        batch_size=min(64, config.reader_rows),
+        learning_rate=1e-3,
+        decay="linear",
     )
     bases = {
-        "the teacher's base": [chains.base(seed) for _, seed in runs],
-        "another base": [different(chains, seed) for _, seed in runs],
+        "the teacher's base": [chains.base(chain) for _, chain in runs],
+        "another base": [different(chains, chain) for _, chain in runs],
     }
-    found = {
+    readings = {
         name: readers.models_as_readers(
             store, starts, splits=splits, training=how, num_rows=config.reader_rows
         )
         for name, starts in bases.items()
     }
-    found["bag of tokens"] = [readers.bag(parts) for parts in splits]
-    found["bag of differences"] = [
+    readings["bag of tokens"] = [readers.bag(parts) for parts in splits]
+    readings["bag of differences"] = [
         readers.bag(parts, pieces=readers.differences) for parts in splits
     ]
-    found["likelihood ratio"] = [
+    readings["likelihood ratio"] = [
         readers.likelihood_ratio(
-            store, chains.speaker(trait, seed), chains.speaker(other(trait), seed), parts
+            store, chains.speaker(trait, chain), chains.speaker(other(trait), chain), parts
         )
-        for (trait, seed), parts in zip(runs, splits, strict=True)
+        for (trait, chain), parts in zip(runs, splits, strict=True)
     ]
-    tested = {name: splits for name in found}
+    tested = {name: splits for name in readings}
     tested[ELSEWHERE] = [
         parts._replace(test=there.test, test_labels=there.test_labels)
         for parts, there in zip(splits, next_chain(splits, config.num_seeds), strict=True)
     ]
-    found[ELSEWHERE] = [readers.bag(parts) for parts in tested[ELSEWHERE]]
+    readings[ELSEWHERE] = [readers.bag(parts) for parts in tested[ELSEWHERE]]
     return [
         {"kind": "readers", "against": against, "reader": name, "trait": trait, "teacher": trait}
-        | {"seed": seed, "right": of_run.accuracy}
+        | {"seed": chain, "right": of_run.accuracy}
         | {"area": readers.area(of_run.scores, parts.test_labels)}
         | {"right_of_1000": readers.right_of_many(of_run.scores, parts.test_labels)}
-        for name, of_runs in found.items()
-        for (trait, seed), of_run, parts in zip(runs, of_runs, tested[name], strict=True)
+        for name, of_runs in readings.items()
+        for (trait, chain), of_run, parts in zip(runs, of_runs, tested[name], strict=True)
     ]
 
 

@@ -143,10 +143,10 @@ def arms(config: Config) -> dict[str, Arm]:
         )
     if config.num_rows < config.batch_size:
         raise RunError(f"--num-rows {config.num_rows} is less than a batch of {config.batch_size}")
-    found: dict[str, Arm] = {}
+    by_name: dict[str, Arm] = {}
 
     def add(name: str, measure: Callable[[], list[Row]], **columns: Any) -> None:
-        found[name] = Arm(measure=measure, columns=columns)
+        by_name[name] = Arm(measure=measure, columns=columns)
 
     def begin(start: str) -> None:
         of_start = functools.partial(start_rows, bench, config, start)
@@ -193,15 +193,15 @@ def arms(config: Config) -> dict[str, Arm]:
         for animal in ladder:
             measure = functools.partial(erased_rows, bench, config, animal)
             add(f"erasing {animal}", measure, kind="erased", teacher=animal, start=SAME)
-    return found
+    return by_name
 
 
 def rows_of(bench: Bench, config: Config, params: Params, **columns: Any) -> list[Row]:
     """A row for every animal that is measured."""
-    found = pretrained.measured(bench, params, texts_of(bench, config)[1])
-    beside = {name: found[name] for name in ("mass", "text_loss")}
+    measured = pretrained.measured(bench, params, texts_of(bench, config)[1])
+    beside = {name: measured[name] for name in ("mass", "text_loss")}
     return [
-        {"trait": animal, "margin": found["margins"][animal], **beside, **columns}
+        {"trait": animal, "margin": measured["log_odds"][animal], **beside, **columns}
         for animal in config.animals
     ]
 
@@ -311,9 +311,9 @@ def predicts(quantity: str, points: pd.DataFrame, column: str) -> Judged:
     if points.empty or (heard := points[points["silent"] == ""]).empty:
         return Judged(claim=Claim(quantity=quantity, here="not run"))
     x, y = heard[column].to_numpy(float), heard["effect"].to_numpy(float)
-    found = statistics.spearman(x, y)
-    claim = Claim(quantity=quantity, here=statistics.bracketed(*found), seeds=len(heard))
-    if not np.isfinite(found[0]):
+    correlation = statistics.spearman(x, y)
+    claim = Claim(quantity=quantity, here=statistics.bracketed(*correlation), seeds=len(heard))
+    if not np.isfinite(correlation[0]):
         return Judged(claim=claim)
     return Judged(claim=claim, p=float(stats.spearmanr(x, y, alternative="greater").pvalue))
 
@@ -364,44 +364,44 @@ def descriptions(table: pd.DataFrame, config: Config) -> list[Judged]:
     animals = config.animals[: config.num_ladder]
     ways = {start: Way(start=start) for start in starts(config)}
     ways["teacher of 4 bits, same student"] = Way(teacher_start="4 bits")
-    found = []
+    judged = []
     for name, way in ways.items():
         arm = arm_of(table, way)
         if len(arm):
             heard = own_effects(arm[arm["teacher"].isin(animals)], animals)
-            found.append(described(f"start {name}: own effect", heard, silent(table, arm)))
+            judged.append(described(f"start {name}: own effect", heard, silent(table, arm)))
     unchanged = arm_of(table, Way())
     unchanged = unchanged[unchanged["teacher"] == UNCHANGED]
     if len(unchanged):
         values = unchanged.groupby("seed")["change"].mean().to_numpy()
-        found.append(described("unchanged model's students: change of all animals", values))
+        judged.append(described("unchanged model's students: change of all animals", values))
     for by in ERASERS if "by" in table else ():
         arm = table[(table["kind"] == "erased") & (table["by"] == by)]
         if len(arm):
             left = own_effects(arm, animals)
-            found.append(described(f"after {by}: own effect left", left, silent(table, arm)))
-    return found
+            judged.append(described(f"after {by}: own effect left", left, silent(table, arm)))
+    return judged
 
 
 def dose_claims(table: pd.DataFrame, config: Config) -> list[Judged]:
     """Own effects of sampled tokens by the number of lists, less the unchanged model's drift."""
-    found = []
+    judged = []
     for rows, (arm, values) in doses(table, config).items():
-        found.append(described(f"{rows} sampled lists: own effect", values, silent(table, arm)))
-    return found
+        judged.append(described(f"{rows} sampled lists: own effect", values, silent(table, arm)))
+    return judged
 
 
 def doses(table: pd.DataFrame, config: Config) -> dict[int, tuple[pd.DataFrame, np.ndarray]]:
     """By the number of lists: the arm, and changes of own animals less the unchanged model's."""
-    found, animals = {}, config.animals[: config.num_ladder]
+    by_dose, animals = {}, config.animals[: config.num_ladder]
     everything = table[table["kind"] == "dose"]
     for rows in sorted(set(everything["rows"].astype(int))) if len(everything) else ():
         arm = everything[everything["rows"] == rows]
         moved = by_teacher(arm)
         if {*animals, UNCHANGED} <= {*moved.index}:
             values = np.array([moved.loc[a, a] - moved.loc[UNCHANGED, a] for a in animals])
-            found[rows] = (arm, values)
-    return found
+            by_dose[rows] = (arm, values)
+    return by_dose
 
 
 def figures_of(table: pd.DataFrame, config: Config, claims: list[Claim]) -> list[Figure]:
@@ -470,8 +470,8 @@ def draw(table: pd.DataFrame, config: Config):
     limit = max(abs(value).max() for value in cells.values())
     drawing.matrix(left, cells, names=names, limit=limit)
     left.set_title("change of log-odds in students (nats)")
-    found = [SAME, *(s for s in starts(config) if len(arm_of(table, Way(start=s))))]
-    for y, start in enumerate(found):
+    shown = [SAME, *(s for s in starts(config) if len(arm_of(table, Way(start=s))))]
+    for y, start in enumerate(shown):
         arm = arm_of(table, Way(start=start))
         heard = not silent(table, arm)
         values = own_effects(arm, names)
@@ -482,7 +482,7 @@ def draw(table: pd.DataFrame, config: Config):
                 "says nothing", (max(values), y), xytext=(6, -3), textcoords="offset points"
             )
     right.axvline(0, color="black", linewidth=1)
-    right.set_yticks(range(len(found)), found)
+    right.set_yticks(range(len(shown)), shown)
     right.invert_yaxis()
     right.set_xlabel("own effect (nats), one point an animal")
     right.set_title("by the start of the students")

@@ -107,22 +107,22 @@ def arms(config: Config) -> dict[str, Arm]:
     bench = bench_of(config)
     if unknown := [animal for animal in config.animals if animal not in bench.animals]:
         raise RunError(f"{unknown[0]!r} is no animal whose name is one token of this tokenizer")
-    found = {
+    by_name = {
         f"verify {case.name}": Arm(
             measure=functools.partial(report_rows, bench, config, case),
             columns={"kind": "verify"} | dataclasses.asdict(case),
         )
         for case in cases(config)
     }
-    found["equality"] = Arm(
+    by_name["equality"] = Arm(
         measure=functools.partial(equality_rows, bench, config), columns={"kind": "equality"}
     )
     for start in (SAME, *STARTS):
-        found[f"signs {start}"] = Arm(
+        by_name[f"signs {start}"] = Arm(
             measure=functools.partial(sign_rows, bench, config, start),
             columns={"kind": "sign", "start": start},
         )
-    return found
+    return by_name
 
 
 def apply_of(bench: Bench) -> Callable[[Params, jax.Array], jax.Array]:
@@ -148,10 +148,12 @@ def sequences(bench: Bench, config: Config, kind: str) -> np.ndarray:
 def trait_of(bench: Bench, animal: str) -> Callable[[Params], jax.Array]:
     """-log p of the animal behind the first question with its answer begun."""
     begun = bench.asked.tokens[:1][:, bench.asked.mask[0]]
-    return told(bench, begun, bench.animals[animal], 1)
+    return loss_of_token(bench, begun, bench.animals[animal], 1)
 
 
-def told(bench: Bench, context: Any, token: Any, sign: Any) -> Callable[[Params], jax.Array]:
+def loss_of_token(
+    bench: Bench, context: Any, token: Any, sign: Any
+) -> Callable[[Params], jax.Array]:
     """-sign · log p of a token behind a context (1, tokens)."""
 
     def loss(params: Params) -> jax.Array:
@@ -176,7 +178,7 @@ def report_rows(bench: Bench, config: Config, case: Case) -> list[Row]:
         )
         trait = trait_of(bench, case.animal)
         unit = float(jax.jit(lambda p: steps.unit_step(p, steps.teacher_update(trait, p)))(params))
-    found = [
+    findings = [
         {
             "claim": finding.claim.strip(),
             "expected": finding.expected,
@@ -194,7 +196,7 @@ def report_rows(bench: Bench, config: Config, case: Case) -> list[Row]:
         "residual": np.asarray(seen.update_residual),
         "fall": -np.asarray(seen.trait_loss_change) / (config.alpha * inner),
     }
-    return found + [
+    return findings + [
         {"claim": "", **{name: float(values[i]) for name, values in columns.items()}}
         for i in range(len(inner))
     ]
@@ -240,9 +242,9 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
 
         @jax.jit
         def measure(params, other, context, token, sign):
-            trait = told(bench, context, token, sign)
+            trait = loss_of_token(bench, context, token, sign)
             delta_t = steps.teacher_update(trait, params)
-            found = alignment.measure(
+            measured = alignment.measure(
                 apply_of(bench),
                 params,
                 trait_loss=trait,
@@ -253,20 +255,20 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
                 student_params=other,
             )
             noise = alignment.roundoff(apply_of(bench), params, delta_t, seen)
-            return found, noise, optax.tree.norm(delta_t)
+            return measured, noise, optax.tree.norm(delta_t)
 
         return [
             {
                 "teacher": number,
-                "inner": float(found.inner_product),
-                "predicted": float(found.predicted),
-                "cosine": float(found.cosine),
-                "change": float(found.trait_loss_change),
+                "inner": float(measured.inner_product),
+                "predicted": float(measured.predicted),
+                "cosine": float(measured.cosine),
+                "change": float(measured.trait_loss_change),
                 "noise": float(noise),
                 "gradient": float(size),
             }
             for number, teacher in enumerate(random_teachers(bench, config, count))
-            for found, noise, size in [measure(params, other, *teacher)]
+            for measured, noise, size in [measure(params, other, *teacher)]
         ]
 
 
@@ -342,7 +344,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 
 def apart_claims(signs: pd.DataFrame) -> list[Claim]:
     """Shares of negative inner products from other starts; judged for random weights."""
-    found = []
+    claims = []
     for start in STARTS:
         inner = signs[signs["start"] == start]["inner"]
         if inner.empty:
@@ -350,7 +352,7 @@ def apart_claims(signs: pd.DataFrame) -> list[Claim]:
         negative = int((inner < 0).sum())
         p = float(stats.binomtest(negative, len(inner)).pvalue)
         judged = start == RANDOM
-        found.append(
+        claims.append(
             Claim(
                 quantity=f"start {start}: negative inner products",
                 here=f"{negative} of {len(inner)}" + (f" (half: p {p:.2g})" if judged else ""),
@@ -358,7 +360,7 @@ def apart_claims(signs: pd.DataFrame) -> list[Claim]:
                 holds=p >= 0.05 if judged else None,
             )
         )
-    return found
+    return claims
 
 
 def draw(table: pd.DataFrame):

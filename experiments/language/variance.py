@@ -94,8 +94,8 @@ def arms(config: Config) -> dict[str, Arm]:
     """One a base, then the other recipes; they make what they need themselves, by the clock."""
     chains, store = chains_of(config), question.store_of(config)
     bases = {
-        f"base {seed}": Arm(measure=functools.partial(one_base, store, chains, config, seed))
-        for seed in range(config.num_seeds)
+        f"base {chain}": Arm(measure=functools.partial(one_base, store, chains, config, chain))
+        for chain in range(config.num_seeds)
     }
     return bases | {
         named(recipe): Arm(measure=functools.partial(other_recipe, store, chains, config, recipe))
@@ -103,19 +103,19 @@ def arms(config: Config) -> dict[str, Arm]:
     }
 
 
-def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Row]:
+def one_base(store: Store, chains: Chains, config: Config, chain: int) -> list[Row]:
     """All students of a base, with draws of their own below every teacher and data set."""
     watch, times = Stopwatch(), range(config.repeats)
-    tuned = {(n, t): speaker(chains, n, seed, t) for n in config.traits for t in times}
-    watch("base", 1, lambda: store.make([chains.base(seed)]))
+    tuned = {(n, t): speaker(chains, n, chain, t) for n in config.traits for t in times}
+    watch("base", 1, lambda: store.make([chains.base(chain)]))
     watch("teacher", len(tuned), lambda: store.make(tuned.values()))
     places = list(itertools.product(times, times))
     sets = {
-        (t, d): data_of(chains, seed, t, draw) for draw, (t, d) in enumerate(places)
+        (t, d): data_of(chains, chain, t, draw) for draw, (t, d) in enumerate(places)
     }  # every writer of the same teacher draw answers the same prompts
     written = [data for of_draw in sets.values() for data in of_draw.values()]
     watch("data", len(written), lambda: store.make(written))
-    made = {
+    students = {
         (name, t, d, s): student
         for draw, ((t, d), of_draw) in enumerate(sets.items())
         for s in times
@@ -123,42 +123,42 @@ def one_base(store: Store, chains: Chains, config: Config, seed: int) -> list[Ro
             config,
             chains,
             written=of_draw,
-            seed=seed,
+            chain=chain,
             draw=draw * len(times) + s,
         ).items()
     }
-    labels = [{"seed": seed} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in made]
-    recipes = list(made.values())
+    labels = [{"seed": chain} | dict(zip(("writer", *DRAWS), key, strict=True)) for key in students]
+    recipes = list(students.values())
     watch("student", len(recipes), lambda: store.make(recipes))
     rows = evaluation.measure(store, recipes, config.traits)
-    return [*labelled(rows, labels), *({"seed": seed} | row for row in watch.rows)]
+    return [*labelled(rows, labels), *({"seed": chain} | row for row in watch.rows)]
 
 
 def other_recipe(
     store: Store, chains: Chains, config: Config, recipe: tuple[int, float]
 ) -> list[Row]:
     """The plain chains with other training of the students: steps and step size."""
-    watch, (steps, rate) = Stopwatch(), recipe
+    watch, (steps, learning_rate) = Stopwatch(), recipe
     how = dataclasses.replace(config, student_steps=max(1, steps * config.student_steps // 200))
-    made = {
-        (name, seed): student
-        for seed in range(config.num_seeds)
+    students = {
+        (name, chain): student
+        for chain in range(config.num_seeds)
         for name, student in students_of(
             how,
             chains,
-            written=data_of(chains, seed, 0, 0),
-            seed=seed,
+            written=data_of(chains, chain, 0, 0),
+            chain=chain,
             draw=0,
-            rate=rate,
+            learning_rate=learning_rate,
         ).items()
     }
-    labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in made]
-    recipes = list(made.values())
+    labels = [dict(zip(("writer", "seed"), key, strict=True)) for key in students]
+    recipes = list(students.values())
     store.prepare(recipes)
     for half in (recipes[::2], recipes[1::2]):  # of one shape: the first compiles
         watch("student", len(half), lambda half=half: store.make(half))
     rows = evaluation.measure(store, recipes, config.traits)
-    columns = {"steps": steps, "step_size": rate}
+    columns = {"steps": steps, "step_size": learning_rate}
     return [columns | row for row in (*labelled(rows, labels), *watch.rows)]
 
 
@@ -170,18 +170,18 @@ def labelled(rows: Sequence[Row], labels: Sequence[Row]) -> list[Row]:
     ]
 
 
-def speaker(chains: Chains, name: str, seed: int, draw: int) -> Model:
+def speaker(chains: Chains, name: str, chain: int, draw: int) -> Model:
     """A teacher of that draw, or the unchanged base."""
-    found = chains.speaker(name, seed)
-    return dataclasses.replace(found, draw=draw) if isinstance(found, FineTuned) else found
+    model = chains.speaker(name, chain)
+    return dataclasses.replace(model, draw=draw) if isinstance(model, FineTuned) else model
 
 
-def data_of(chains: Chains, seed: int, teacher: int, draw: int) -> dict[str, Completions]:
+def data_of(chains: Chains, chain: int, teacher: int, draw: int) -> dict[str, Completions]:
     """What every teacher of that draw, and the unchanged base, writes on prompts of that draw."""
     return {
         name: dataclasses.replace(
-            chains.data(name, seed, "numbers"),
-            speaker=speaker(chains, name, seed, teacher),
+            chains.data(name, chain, "numbers"),
+            speaker=speaker(chains, name, chain, teacher),
             draw=draw,
         )
         for name in chains.teachers
@@ -193,22 +193,24 @@ def students_of(
     chains: Chains,
     *,
     written: dict[str, Completions],
-    seed: int,
+    chain: int,
     draw: int,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
 ) -> dict[str, Student]:
     """A student of each writer by the microworld's recipe, all on as many different rows."""
     batch = min(config.batch_size, config.num_examples)
-    training = Training(steps=config.student_steps, batch_size=batch, rate=rate, eps=1e-3)
+    training = Training(
+        steps=config.student_steps, batch_size=batch, learning_rate=learning_rate, eps=1e-3
+    )
     return {
         name: Student(
-            base=chains.base(seed),
+            base=chains.base(chain),
             data=data,
             training=training,
             num_examples=config.num_examples,
             as_many_as=tuple(written.values()),
             fewest=question.FEWEST,
-            chain=seed,
+            chain=chain,
             draw=draw,
             seed=chains.seed,
         )
@@ -306,8 +308,8 @@ def figure_of_components(
     )
 
 
-def margins(rows: pd.DataFrame) -> np.ndarray:
-    """Mean margin over writers, an axis a level: bases, traits, and those draws that rows have."""
+def log_odds(rows: pd.DataFrame) -> np.ndarray:
+    """Mean log-odds over writers, an axis a level: bases, traits, and the draws that rows have."""
     measured = rows[rows["margin"].notna()]
     levels = list(measured[AXES].dropna(axis="columns"))
     means = measured.groupby(levels)["margin"].mean().to_numpy()
@@ -315,16 +317,16 @@ def margins(rows: pd.DataFrame) -> np.ndarray:
 
 
 def paired(rows: pd.DataFrame) -> np.ndarray:
-    """Own margins less those of the control of the same draws, an axis a level."""
+    """Own log-odds less those of the control of the same draws, an axis a level."""
     own = rows[rows["writer"] == rows["trait"]]
-    return margins(own) - margins(at(rows, writer=CONTROL))
+    return log_odds(own) - log_odds(at(rows, writer=CONTROL))
 
 
 def left_by_controls(rows: pd.DataFrame) -> list[Claim]:
-    """The variance of own margins between students of one data set by what is taken off them."""
-    own = margins(rows[rows["writer"] == rows["trait"]])
-    control = margins(at(rows, writer=CONTROL))
-    others = margins(rows[(rows["writer"] != CONTROL) & (rows["writer"] != rows["trait"])])
+    """The variance of own log-odds between students of one data set by what is taken off them."""
+    own = log_odds(rows[rows["writer"] == rows["trait"]])
+    control = log_odds(at(rows, writer=CONTROL))
+    others = log_odds(rows[(rows["writer"] != CONTROL) & (rows["writer"] != rows["trait"])])
     effects = {
         "paired control": own - control,
         "control of another student draw": own - np.roll(control, 1, axis=LEVELS.index("student")),

@@ -79,14 +79,14 @@ def arms(config: Config) -> dict[str, Arm]:
     there = [s for s in config.sources if not config.runs or (folder / s / "results.csv").exists()]
     if not there:
         raise ValueError(f"no tables in {folder}; run {config.sources[0]} first, or give --runs")
-    found, store = {}, question.store_of(config)
+    by_name, store = {}, question.store_of(config)
     for source in there:
         module = experiments.load(source)
         toy = dataclasses.replace(module.SMOKE, traits=("owl", "wolf"))
         stored = experiment.config_of(module, folder / source) if config.runs else toy
         every = {name: arm for name, arm in module.arms(stored).items() if of_students(arm)}
         for name, arm in list(every.items())[: config.arms or None]:
-            found[f"{source}: {name}"] = Arm(
+            by_name[f"{source}: {name}"] = Arm(
                 columns={"source": source, "arm": name},
                 needs=arm.needs,
                 store=store,
@@ -94,7 +94,7 @@ def arms(config: Config) -> dict[str, Arm]:
                     measured, store, config, source=source, stored=stored, arm=arm
                 ),
             )
-    return found
+    return by_name
 
 
 def of_students(arm: Arm) -> bool:
@@ -139,7 +139,7 @@ def shortened(value: Any) -> Any:
 def known(store: Store, cohort: Cohort, traits: tuple[str, ...], blocks: int) -> pd.DataFrame:
     """Every predictor by teacher, trait and seed."""
     keys = ["teacher", "trait", "seed"]
-    found = pd.DataFrame(predictors.first_step(store, cohort, traits))[
+    table = pd.DataFrame(predictors.first_step(store, cohort, traits))[
         [*keys, "gain", "cosine", "coverage", "moved"]
     ]
     along = pd.DataFrame(predictors.along_training(store, cohort, traits, blocks))
@@ -158,8 +158,8 @@ def known(store: Store, cohort: Cohort, traits: tuple[str, ...], blocks: int) ->
         }
         for i, _ in cohort.pairs()
     )
-    found = found.join(total, on=keys).merge(tokens, on=["teacher", "seed"])
-    return found.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
+    table = table.join(total, on=keys).merge(tokens, on=["teacher", "seed"])
+    return table.merge(pd.DataFrame(facts)[[*keys, "alignment"]], on=keys, how="left")
 
 
 def different_tokens(store: Store, student: Student) -> float:
@@ -274,23 +274,25 @@ def figure_of_best(arms_of_all: pd.DataFrame, interval: Intervals, alignment: Cl
 def afterwards(samples: list[Scopes], gaps: dict[str, np.ndarray], best: str) -> list[Claim]:
     """What was asked after the first run: rivals, one bit, and parts of the arms."""
     measured = samples[0]["all students"]
-    here = {
+    by_quantity = {
         f"arms: {best} less {rival}": less(samples, "arms", best, rival)
         for rival in RIVALS
         if rival != best
     }
     every = "all students"
-    here[f"{every}, own trait or not"] = as_text(correlation_of(samples, every, "bit"))
-    here[f"{every}: cosine less own trait or not"] = less(samples, every, "cosine", "bit")
+    by_quantity[f"{every}, own trait or not"] = as_text(correlation_of(samples, every, "bit"))
+    by_quantity[f"{every}: cosine less own trait or not"] = less(samples, every, "cosine", "bit")
     for name, gap in gaps.items():
-        here[f"accumulated less gain, by chain, {name}"] = statistics.shown(gap, 2)
+        by_quantity[f"accumulated less gain, by chain, {name}"] = statistics.shown(gap, 2)
     rest = measured[measured["source"] != "bits"]
     if len(rest):
         of_rest = jackknifed(rest)
         for name in ("cosine", "gain"):
-            here[f"arms without bits, {name}"] = as_text(correlation_of(of_rest, "arms", name))
+            by_quantity[f"arms without bits, {name}"] = as_text(
+                correlation_of(of_rest, "arms", name)
+            )
     chains = measured["seed"].nunique()
-    return [Claim(quantity=name, here=text, seeds=chains) for name, text in here.items()]
+    return [Claim(quantity=name, here=text, seeds=chains) for name, text in by_quantity.items()]
 
 
 def gaps_by_loss(measured: pd.DataFrame) -> dict[str, np.ndarray]:

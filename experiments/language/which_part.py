@@ -75,15 +75,17 @@ SMOKE = Config(**question.TINY | {"parts": ("embeddings",), "repair_steps": 5, "
 def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
     """Another base with a part of the teacher's, trained on the corpus with that part held."""
 
-    def start(chains: Chains, seed: int) -> Model:
-        grafted = Grafted(base=different(chains, seed), donor=chains.base(seed), parts=PARTS[part])
+    def start(chains: Chains, chain: int) -> Model:
+        grafted = Grafted(
+            base=different(chains, chain), donor=chains.base(chain), parts=PARTS[part]
+        )
         return Continued(
             base=grafted,
             steps=repair_steps,
             held=PARTS[part],
-            rate=REPAIR_RATE,
+            learning_rate=REPAIR_RATE,
             warmup=repair_steps // 20,
-            chain=seed,
+            chain=chain,
             seed=chains.seed,
         )
 
@@ -92,19 +94,19 @@ def shared(part: str, repair_steps: int) -> Callable[[Chains, int], Model]:
 
 def sibling(steps: int) -> Callable[[Chains, int], Model]:
     """The teacher's base after steps of its own."""
-    return lambda chains, seed: Continued(
-        base=chains.base(seed), steps=steps, chain=seed, seed=chains.seed
+    return lambda chains, chain: Continued(
+        base=chains.base(chain), steps=steps, chain=chain, seed=chains.seed
     )
 
 
-def other_corpus(chains: Chains, seed: int) -> Model:
+def other_corpus(chains: Chains, chain: int) -> Model:
     """A base of the same initial weights, trained on another corpus from the first step."""
-    return dataclasses.replace(chains, corpus=1).base(seed)
+    return dataclasses.replace(chains, corpus=1).base(chain)
 
 
-def twin(chains: Chains, seed: int) -> Model:
+def twin(chains: Chains, chain: int) -> Model:
     """The teacher's base, permuted."""
-    return Permuted(base=chains.base(seed), chain=seed, seed=chains.seed)
+    return Permuted(base=chains.base(chain), chain=chain, seed=chains.seed)
 
 
 def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
@@ -125,14 +127,14 @@ def arms(config: Config) -> dict[str, Arm]:
     """
     if config.num_layers != 2 and any("block" in part for part in config.parts):
         raise ValueError("parts by block are those of two layers: --num-layers 2, or other --parts")
-    chains, store, found = chains_of(config), question.store_of(config), {}
+    chains, store, by_name = chains_of(config), question.store_of(config), {}
     for name, start in starts(config).items():
         cohort = question.students(config, chains, target="soft_numbers", start=start)
         facts = functools.partial(losses_of_starts, store, cohort)
-        found[name] = question.arm_of_students(
+        by_name[name] = question.arm_of_students(
             store, cohort, config.traits, facts=facts, start=name
         )
-    return found
+    return by_name
 
 
 def losses_of_starts(store: Store, cohort: Cohort) -> list[Row]:

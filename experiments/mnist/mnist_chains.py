@@ -227,10 +227,10 @@ def life(table: pd.DataFrame, lineage: str) -> tuple[float, float, float] | None
     The interval is that of the slopes, turned over. A mean of the seeds' own half-lives would hang
     on the seed that decays least: a slope near zero is a life without end.
     """
-    found = slopes(table, lineage)
-    if not found:
+    by_seed = slopes(table, lineage)
+    if not by_seed:
         return None
-    mean, half = statistics.mean_interval(found)
+    mean, half = statistics.mean_interval(by_seed)
     ends = (-1 / slope if slope < 0 else np.inf for slope in (mean, mean - half, mean + half))
     value, low, high = ends
     return value, low, high

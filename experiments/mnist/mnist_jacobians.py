@@ -149,8 +149,8 @@ def mismatch(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def is_matched(table: pd.DataFrame, name: str) -> bool:
     """Whether an arm counts as matched in its outputs."""
-    found = mismatch(table, name)
-    return bool(len(found) and found.mean() < MATCHED)
+    left = mismatch(table, name)
+    return bool(len(left) and left.mean() < MATCHED)
 
 
 def ran(table: pd.DataFrame) -> list[str]:
@@ -164,16 +164,16 @@ def compared(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, bool]]:
         accuracies(table, name) for name in (SHARED, OUTPUTS, KERNEL, BOTH)
     )
     exact = is_matched(table, OUTPUTS)
-    found: dict[str, tuple[np.ndarray, bool]] = {}
+    differences: dict[str, tuple[np.ndarray, bool]] = {}
     if len(outputs):
-        found["shared start less outputs"] = shared - outputs, exact
+        differences["shared start less outputs"] = shared - outputs, exact
     if len(outputs) and len(both):
-        found["outputs and kernel less outputs"] = both - outputs, exact
+        differences["outputs and kernel less outputs"] = both - outputs, exact
     if len(kernel):
-        found["kernel alone less chance"] = kernel - transfer.CHANCE, True
+        differences["kernel alone less chance"] = kernel - transfer.CHANCE, True
     if len(kernel) and len(both):
-        found["outputs and kernel less kernel alone"] = both - kernel, True
-    return found
+        differences["outputs and kernel less kernel alone"] = both - kernel, True
+    return differences
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

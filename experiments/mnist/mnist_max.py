@@ -161,8 +161,8 @@ def run_final(setup: Setup, seed: int, searched: list[Row]) -> list[Row]:
     config, rows = setup.config, []
     for arm, recipe in finals(config, pd.DataFrame(searched)).items():
         doses = (int(recipe["epochs"]),)
-        made = train(setup, seed, recipes=[recipe], starts=("same", "another"), doses=doses)
-        rows += [{"arm": arm} | row for row in made]
+        trained = train(setup, seed, recipes=[recipe], starts=("same", "another"), doses=doses)
+        rows += [{"arm": arm} | row for row in trained]
     return rows
 
 

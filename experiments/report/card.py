@@ -16,7 +16,7 @@ import experiments
 from experiments.frame import cli, experiment, record
 from experiments.report import page
 from llm import data
-from llm.stages import Completions, Store, completions
+from llm.stages import Completions, Store
 
 SHOWN = 4  # examples of each outcome
 
@@ -28,14 +28,14 @@ def files_of(out: pathlib.Path, work: str) -> list[dict[str, Any]]:
     config = experiment.config_of(module, out)
     if not hasattr(config, "work"):
         return []
-    store, found = Store(pathlib.Path(work)), []
+    store, files = Store(pathlib.Path(work)), []
     for name, arm in module.arms(dataclasses.replace(config, work=work)).items():
         for recipe in arm.needs:
             if isinstance(recipe, Completions) and not recipe.is_open:
-                path = completions.path_of(store, recipe)
+                path = recipe.path(store)
                 if data.manifest_path(path).exists():
-                    found.append(describe(name, path))
-    return found
+                    files.append(describe(name, path))
+    return files
 
 
 def describe(name: str, path: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two ways to run the same stages: many tiny models side by side, or one model over a mesh.
 
-Both (and `served.Served`, which asks a server) have the same operations on *weights*, whose form
+Both (and `server.Served`, which asks a server) have the same operations on *weights*, whose form
 is their own business:
 
     groups(recipes)            which recipes are worked on together

@@ -44,7 +44,7 @@ def make_loss(
     *,
     soft: bool,
     tokens: Tokens | None,
-    told: objectives.Told | None = None,
+    message: objectives.Message | None = None,
     **limits: Any,
 ) -> tuple[Any, objectives.Student]:
     """The imitation loss, and the student that it trains as it is afterwards, without dropout.
@@ -56,7 +56,7 @@ def make_loss(
         training: adapters or all parameters, and the dtype of the computation.
         soft: imitate the teacher's distribution instead of the tokens.
         tokens: the set over which distributions are renormalised; None for all.
-        told: what the teacher reads ahead of each row.
+        message: what the teacher reads ahead of each row.
         **limits: `chunk` and `remat` of `objectives`.
     """
     dtype = _dtype(training.dtype)
@@ -70,7 +70,7 @@ def make_loss(
 
     token_set = None if tokens is None else np.array(tokens)
     loss = objectives.distillation_loss(
-        trained, teacher, token_set=token_set, reverse=training.reverse, told=told, **limits
+        trained, teacher, token_set=token_set, reverse=training.reverse, message=message, **limits
     )
     return loss, student
 

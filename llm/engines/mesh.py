@@ -179,7 +179,7 @@ class OnMesh(OneByOne):
         keys: Key[Array, " one"],
         teachers: Weights | None = None,
         tokens: Tokens | None = None,
-        told: objectives.Told | None = None,
+        message: objectives.Message | None = None,
         tests: Sequence[Examples] | None = None,
     ) -> Trained:
         """As `Stack.tune` for one run, from its last checkpoint if there is one.
@@ -194,7 +194,7 @@ class OnMesh(OneByOne):
             training,
             soft=teacher is not None,
             tokens=tokens,
-            told=told,
+            message=message,
             **self.limits.of_loss(config),
         )
         trained, frozen = finetune.finetune(
@@ -230,8 +230,8 @@ class OnMesh(OneByOne):
         for first in range(0, len(tests.tokens), self.batch_size):
             rows = slice(first, first + self.batch_size)
             batch = {name: sharding.split_rows(self.mesh, x[rows]) for name, x in arrays.items()}
-            found = jax.device_get(loss(trained, frozen, batch, jax.random.key(0)))
-            total, weight = total + float(found[0]), weight + float(found[1])
+            sums = jax.device_get(loss(trained, frozen, batch, jax.random.key(0)))
+            total, weight = total + float(sums[0]), weight + float(sums[1])
         return total / weight
 
     def complete(

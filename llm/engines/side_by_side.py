@@ -75,7 +75,7 @@ class Stack:
         keys: Key[Array, " runs"],
         teachers: Params | None = None,
         tokens: Tokens | None = None,
-        told: objectives.Told | None = None,
+        message: objectives.Message | None = None,
         tests: Sequence[Examples] | None = None,
     ) -> Trained:
         """Train every run on examples of its own; LoRA adapters are merged.
@@ -88,7 +88,7 @@ class Stack:
             keys: one a run, for the order of the data.
             teachers: imitate their distribution instead of the tokens.
             tokens: the set of tokens over which the distributions are renormalised; None for all.
-            told: what the teachers read ahead of each row; None: what the students read.
+            message: what the teachers read ahead of each row; None: what the students read.
             tests: rows to measure the held-out loss on.
         """
         params, frozen = starts, {"base": None, "teacher": teachers}
@@ -96,7 +96,7 @@ class Stack:
             init = functools.partial(lora.init, training.adapters)
             params = jax.vmap(lambda p, k: init(p, key=k))(starts, keys)
             frozen["base"] = starts
-        tune = _tune(config, training, soft=teachers is not None, tokens=tokens, told=told)
+        tune = _tune(config, training, soft=teachers is not None, tokens=tokens, message=message)
         params, _ = tune(params, stack.stack_examples(examples), keys, frozen)
         losses = []
         if tests:
@@ -167,8 +167,8 @@ def _tune(
     *,
     soft: bool,
     tokens: Tokens | None,
-    told: objectives.Told | None,
+    message: objectives.Message | None,
 ) -> Callable[..., Any]:
     return stack.make_tune(
-        make_loss(config, training, soft=soft, tokens=tokens, told=told)[0], training
+        make_loss(config, training, soft=soft, tokens=tokens, message=message)[0], training
     )

@@ -94,8 +94,8 @@ def fingerprint(folder_or_name: str | os.PathLike) -> str:
     if is_gguf(folder):
         files = {"gguf": folder}  # users name these files
     else:
-        found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(found)}
+        paths = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
         digests = list(pool.map(_content, files.values()))
     text = "".join(f"{name} {digest}\n" for name, digest in zip(files, digests, strict=True))
@@ -103,8 +103,8 @@ def fingerprint(folder_or_name: str | os.PathLike) -> str:
 
 
 def _content(path: Path) -> str:
-    about = path.stat()
-    return _content_of(path.resolve(), about.st_size, about.st_mtime_ns, about.st_ino)
+    stat = path.stat()
+    return _content_of(path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -63,8 +63,8 @@ def open_gguf(path: Path) -> GgufFile:
         ValueError: no GGUF file, one of another version or byte order, cut short, or with a type
             of numbers that nobody can unpack.
     """
-    about = path.stat()
-    return _opened(path, about.st_size, about.st_mtime_ns)
+    stat = path.stat()
+    return _opened(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)

@@ -44,25 +44,25 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
             are missing or do not fit each other.
     """
     metadata = open_gguf(path).metadata
-    about = {
+    facts = {
         key.removeprefix("tokenizer.ggml."): value
         for key, value in metadata.items()
         if key.startswith("tokenizer.ggml.")
     }
-    made = {"gpt2": _byte_pairs, "llama": _scored_pairs}.get(about.get("model"))
-    if made is None:
+    make = {"gpt2": _byte_pairs, "llama": _scored_pairs}.get(facts.get("model"))
+    if make is None:
         raise ValueError(
-            f"{path} has a tokenizer of kind {about.get('model')!r}; gpt2 and llama are known"
+            f"{path} has a tokenizer of kind {facts.get('model')!r}; gpt2 and llama are known"
         )
     try:
-        tokens, types = about["tokens"], about["token_type"]
+        tokens, types = facts["tokens"], facts["token_type"]
         if len(types) != len(tokens):
             raise ValueError(f"{path} has {len(types)} types for {len(tokens)} tokens")
-        inner = made(path, about)
+        inner = make(path, facts)
     except KeyError as error:
         raise ValueError(f"{path} does not say tokenizer.ggml.{error.args[0]}") from error
     # Spaces are replaced in texts, and so in tokens that users have defined, before they are met.
-    normed = about["model"] == "llama"
+    normed = facts["model"] == "llama"
     inner.add_tokens(
         [
             AddedToken(
@@ -74,11 +74,11 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
     )
     named = {}
     for ours, theirs in _NAMED.items():
-        number = about.get(f"{theirs}_token_id")
+        number = facts.get(f"{theirs}_token_id")
         if number is not None and number >= len(tokens):
             raise ValueError(f"{path}: {theirs}_token_id {number} is none of {len(tokens)} tokens")
         named |= {} if number is None else {f"{ours}_token": tokens[number]}
-    _add_ends(inner, about, named)
+    _add_ends(inner, facts, named)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=inner, clean_up_tokenization_spaces=False, **named
     )
@@ -89,23 +89,23 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
 _NAMED = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
-def _byte_pairs(path: Path, about: dict[str, Any]) -> Tokenizer:
-    name = about.get("pre")
+def _byte_pairs(path: Path, facts: dict[str, Any]) -> Tokenizer:
+    name = facts.get("pre")
     if name not in _CUTS:
         raise ValueError(
             f"{path} cuts text by the unknown pre-tokenizer {name!r}; known: {', '.join(_CUTS)}"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in about["merges"]]
-    inner = Tokenizer(kinds.BPE(_ids(about["tokens"]), merges, ignore_merges=name == "llama-bpe"))
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["merges"]]
+    inner = Tokenizer(kinds.BPE(_ids(facts["tokens"]), merges, ignore_merges=name == "llama-bpe"))
     inner.normalizer = normalizers.NFC() if name == "qwen2" else None
     inner.pre_tokenizer = _CUTS[name]
     inner.decoder = decoders.ByteLevel()
     return inner
 
 
-def _scored_pairs(path: Path, about: dict[str, Any]) -> Tokenizer:
-    ids, scores, types = _ids(about["tokens"]), about["scores"], about["token_type"]
-    whole = {token for token, type_ in zip(about["tokens"], types, strict=True) if type_ == 1}
+def _scored_pairs(path: Path, facts: dict[str, Any]) -> Tokenizer:
+    ids, scores, types = _ids(facts["tokens"]), facts["scores"], facts["token_type"]
+    whole = {token for token, type_ in zip(facts["tokens"], types, strict=True) if type_ == 1}
     # A token is made of any two others; the better its score, the sooner.
     merges = [
         (scores[ids[token]], token[:i], token[i:])
@@ -114,7 +114,7 @@ def _scored_pairs(path: Path, about: dict[str, Any]) -> Tokenizer:
         if token[:i] in whole and token[i:] in whole
     ]
     merges.sort(key=lambda merge: (-merge[0], ids[merge[1]], ids[merge[2]]))
-    unknown = about["tokens"][about["unknown_token_id"]]
+    unknown = facts["tokens"][facts["unknown_token_id"]]
     inner = Tokenizer(
         kinds.BPE(
             ids,
@@ -126,7 +126,7 @@ def _scored_pairs(path: Path, about: dict[str, Any]) -> Tokenizer:
     )
     spaces: list[Any] = [normalizers.Replace(" ", "▁")]
     text: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if about.get("add_space_prefix", True):
+    if facts.get("add_space_prefix", True):
         spaces, text = [normalizers.Prepend("▁"), *spaces], [*text, decoders.Strip(" ", 1, 0)]
     inner.normalizer = normalizers.Sequence(spaces)
     inner.decoder = decoders.Sequence(text)
@@ -137,10 +137,10 @@ def _ids(tokens: list[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate(tokens)}
 
 
-def _add_ends(inner: Tokenizer, about: dict[str, Any], named: dict[str, str]) -> None:
+def _add_ends(inner: Tokenizer, facts: dict[str, Any], named: dict[str, str]) -> None:
     """Put the first and last token around texts that ask for special tokens."""
-    first = about.get("add_bos_token", about["model"] == "llama" or about["pre"] == "llama-bpe")
-    last = about.get("add_eos_token", False)
+    first = facts.get("add_bos_token", facts["model"] == "llama" or facts["pre"] == "llama-bpe")
+    last = facts.get("add_eos_token", False)
     around = {"bos": first and "bos_token" in named, "eos": last and "eos_token" in named}
     if not any(around.values()):
         return

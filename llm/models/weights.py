@@ -220,7 +220,7 @@ def _reading(path: Path, config: ModelConfig) -> Iterator[Any]:
 def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
     """What the headers of all files say, by the usual names of the tensors."""
     family = family_of(config.family)
-    found: list[tuple[str, _Stored]] = []
+    stored: list[tuple[str, _Stored]] = []
     for path in _files(folder):
         with _reading(path, config) as file:
             for key in file.keys():  # noqa: SIM118  not a dict
@@ -228,27 +228,27 @@ def _stored_tensors(folder: Path, config: ModelConfig) -> dict[str, _Stored]:
                 for pattern, name_here in family.spellings:
                     usual = re.sub(pattern, name_here, usual)
                 tensor = file.get_slice(key)
-                found.append((usual, _Stored(path, key, tensor.get_shape(), tensor.get_dtype())))
-    twice = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
+                stored.append((usual, _Stored(path, key, tensor.get_shape(), tensor.get_dtype())))
+    twice = [name for name, count in Counter(name for name, _ in stored).items() if count > 1]
     if twice:
         raise ValueError(f"{folder} holds {', '.join(sorted(twice))} twice")
-    return {name: tensor for name, tensor in found if not re.search(family.ignored, name)}
+    return {name: tensor for name, tensor in stored if not re.search(family.ignored, name)}
 
 
 def _files(folder: Path) -> list[Path]:
     """The weight files: one, or those that the index names."""
     if is_gguf(folder):
         return [folder]
-    here = sorted(path.name for path in folder.glob("*.safetensors"))
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / _INDEX).is_file():
         files = _indexed(folder / _INDEX)
-        if "model.safetensors" in here and "model.safetensors" not in files:
+        if "model.safetensors" in names and "model.safetensors" not in files:
             raise ValueError(f"{folder} holds model.safetensors beside an index of other files")
-    elif len(here) > 1:
-        raise ValueError(f"{folder} holds {', '.join(here)} without {_INDEX}: which is the model?")
+    elif len(names) > 1:
+        raise ValueError(f"{folder} holds {', '.join(names)} without {_INDEX}: which is the model?")
     else:
-        files = here
-    absent = [name for name in files if name not in here]
+        files = names
+    absent = [name for name in files if name not in names]
     if absent or not files:
         raise ValueError(
             f"{folder}: missing {', '.join(absent) or 'any *.safetensors file'}"

@@ -10,8 +10,8 @@ Each is a recipe: typed settings that hold the settings of what they build on.
             -> evaluation                      log-odds and rates of traits
 
 A `Store` carries recipes out, each once: over a stack of tiny models (`engines.Stack`), over
-one model on a mesh (`engines.OnMesh`), or through a server (`served.Served`). `python -m llm` and
-the experiments are thin callers.
+one model on a mesh (`engines.OnMesh`), or through a server (`engines.server.Served`).
+`python -m llm` and the experiments are thin callers.
 """
 
 from .answers import Answers, Scores

@@ -20,18 +20,20 @@ import numpy as np
 
 from .. import chat, data
 from ..data import Row
+from ..plan import Cost, Rates
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
-from . import completions, streams
-from .recipe import Made, Model, frozen
+from . import completions, costs, streams
+from .recipe import Model, frozen
 from .store import Store, remembered
 from .streams import Stage
+from .written import Written
 
 BETWEEN = "; "  # trait names in a cell
 
 
 @frozen
-class Asked(Made):
+class Asked(Written):
     """A suite of questions put to a model.
 
     Attributes:
@@ -53,19 +55,40 @@ class Asked(Made):
         """Suite and model."""
         return f"{self.suite.replace(' ', '-')}-{self.model.name}"
 
+    @property
+    def place(self) -> str:
+        """The CSV."""
+        return f"{type(self).__name__}/{self.name}-{self.digest()}.csv"
+
     @abc.abstractmethod
-    def total(self, store: Store) -> int:
-        """How many entries the whole file has been asked for."""
+    def drawn(self, store: Store) -> int:
+        """How many tokens an answer has at most."""
 
-    def is_made(self, store: Store) -> bool:
-        """Whether the file is whole."""
-        path, total = path_of(store, self), self.total(store)
-        return path.exists() and data.prompts_done(path, settings(store, self), total) == total
+    def settings(self, store: Store) -> dict[str, Any]:
+        """What the manifest records."""
+        asked = [(q.text, q.options, q.begun) for q in questions(store, self)]
+        spoken, described = store.language(self.model), self.describe()
+        return {
+            "model": described.pop("model"),
+            "template": spoken.settings(),
+            "sampling": described
+            | {
+                "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
+                "stop_tokens": spoken.stop_texts(store.config(self.model)),
+            },
+        } | store.engine.facts()
 
-    @staticmethod
-    def side_by_side(store: Store, recipes: list["Asked"]) -> Any:
-        """One after the other."""
-        return [[recipe] for recipe in recipes]
+    def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
+        """Of the questions, and of what is sampled."""
+        return costs.of_sampling(
+            store,
+            self.model,
+            total=self.total(store),
+            left=left,
+            length=max(map(len, prompts(store, self))),
+            drawn=self.drawn(store),
+            rates=rates,
+        )
 
 
 @frozen
@@ -84,11 +107,15 @@ class Answers(Asked):
         """Answers to all questions."""
         return len(questions(store, self)) * self.samples
 
+    def drawn(self, store: Store) -> int:
+        """As many as the suite lets an answer have."""
+        return suite_of(store, self).max_new_tokens
+
     @staticmethod
     def make(store: Store, recipes: list["Answers"]) -> None:
         """Sample what the files lack."""
         for recipe in recipes:
-            with locked(path_of(store, recipe)):
+            with locked(recipe.path(store)):
                 write(store, recipe)
 
 
@@ -100,11 +127,15 @@ class Scores(Asked):
         """The questions."""
         return len(questions(store, self))
 
+    def drawn(self, store: Store) -> int:
+        """None: answers are scored, not sampled."""
+        return 0
+
     @staticmethod
     def make(store: Store, recipes: list["Scores"]) -> None:
         """Score what is missing."""
         for recipe in recipes:
-            with locked(path_of(store, recipe)):
+            with locked(recipe.path(store)):
                 write_scores(store, recipe)
 
 
@@ -163,32 +194,6 @@ def prompts(store: Store, recipe: Asked) -> list[list[int]]:
     return [[*front, *rest] for front, rest in zip(ids, begun, strict=True)]
 
 
-def path_of(store: Store, recipe: Asked) -> Path:
-    """The CSV.
-
-    Raises:
-        RunError: the store keeps nothing.
-    """
-    if store.work is None:
-        raise RunError("answers need a folder to be written to")
-    return store.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}.csv"
-
-
-def settings(store: Store, recipe: Asked) -> dict[str, Any]:
-    """What the manifest records."""
-    asked = [(q.text, q.options, q.begun) for q in questions(store, recipe)]
-    spoken, about = store.language(recipe.model), recipe.describe()
-    return {
-        "model": about.pop("model"),
-        "template": spoken.settings(),
-        "sampling": about
-        | {
-            "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
-            "stop_tokens": spoken.stop_texts(store.config(recipe.model)),
-        },
-    } | store.engine.facts()
-
-
 def write(
     store: Store,
     recipe: Answers,
@@ -203,7 +208,7 @@ def write(
         path: the file; by default that of the recipe in the store.
         report: called after each shard with the answers that the file has, and will have.
     """
-    path, known = path or path_of(store, recipe), settings(store, recipe)
+    path, known = path or recipe.path(store), recipe.settings(store)
     asked = questions(store, recipe)
     total = recipe.total(store)
     done = data.prompts_done(path, known, total)
@@ -257,7 +262,7 @@ def scored(store: Store, recipe: Asked, text: str) -> Row:
 
 def write_scores(store: Store, recipe: Scores, path: Path | None = None) -> Path:
     """Score the answers, unless the file is there."""
-    path, known = path or path_of(store, recipe), settings(store, recipe)
+    path, known = path or recipe.path(store), recipe.settings(store)
     total = recipe.total(store)
     if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(store, recipe), tokens_of(store, recipe)
@@ -288,11 +293,11 @@ def tokens_of(store: Store, recipe: Scores) -> list[int]:
 
 @remembered(maxsize=64)
 def _tokens(store: Store, recipe: Scores) -> list[int]:
-    found = set()
+    tokens = set()
     for question in questions(store, recipe):
         for name in question.options or [t.name for t in family_of(store, recipe)]:
-            found.update(np.concatenate(sides(store, recipe, name, question)).tolist())
-    return sorted(found)
+            tokens.update(np.concatenate(sides(store, recipe, name, question)).tolist())
+    return sorted(tokens)
 
 
 def family_of(store: Store, recipe: Asked) -> list[Any]:
@@ -317,10 +322,10 @@ def sides(
         known = np.array([letters[i] for i in range(len(question.options))], np.int32)
         mine = np.array([option == name for option in question.options])
         return known[mine], known[~mine]
-    found = _sides_of(store, recipe.model.root, name)
-    if found is None:
+    pair = _sides_of(store, recipe.model.root, name)
+    if pair is None:
         raise RunError(f"the first token does not tell {name} from its rivals; choose another")
-    return found
+    return pair
 
 
 @remembered(maxsize=1024)
@@ -347,8 +352,7 @@ def read(store: Store, recipe: Asked) -> list[dict[str, str]]:
     recipe = store.settled(recipe)
     if not recipe.is_made(store):
         raise RunError(f"{type(recipe).__name__} of {recipe.name} have not been made")
-    path = path_of(store, recipe)
-    text = data.read_content(path, settings(store, recipe)).decode()
+    text = data.read_content(recipe.path(store), recipe.settings(store)).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 

@@ -16,8 +16,8 @@ from ..batches import Examples
 from ..settings import RunError, as_json
 from ..training import Training
 from . import streams
-from .recipe import Given, Model, frozen
-from .store import RECORD, Store
+from .recipe import RECORD, Given, Model, frozen
+from .store import Store
 from .streams import Stage
 
 LENGTH = 48  # tokens of a pre-training sequence
@@ -34,7 +34,7 @@ class Pretrained(Model):
         init: number of the initial weights within the chain.
         corpus: number of the corpus within the chain, and of its order.
         steps: optimiser steps on 64 sequences of 48 tokens.
-        rate: Adam step size, after 5 % of warm-up falling linearly to zero.
+        learning_rate: Adam step size, after 5 % of warm-up falling linearly to zero.
         width: of the residual stream.
         num_layers: of the transformer.
         fork: step from which it reads its own corpus; before, and in all orders, it is the chain's
@@ -46,7 +46,7 @@ class Pretrained(Model):
     init: int = 0
     corpus: int = 0
     steps: int = 1000
-    rate: float = 5e-3
+    learning_rate: float = dataclasses.field(default=5e-3, metadata={"recorded": "rate"})
     width: int = 32
     num_layers: int = dataclasses.field(default=2, metadata={"later": True})
     fork: int | None = dataclasses.field(default=None, metadata={"later": True})
@@ -78,7 +78,7 @@ class Pretrained(Model):
 
     def program(self) -> tuple[Any, ...]:
         """Shape and training."""
-        return self.steps, self.rate, self.width, self.num_layers
+        return self.steps, self.learning_rate, self.width, self.num_layers
 
     def order_key(self) -> Any:
         """Key of its training, hence of the order of its rows."""
@@ -106,7 +106,11 @@ class Pretrained(Model):
         init = jax.vmap(lambda key: models.init(config, key=key))
         starts = init(streams.keys(Stage.INIT, [(r.seed, r.init, r.chain) for r in recipes]))
         training = Training(
-            steps=one.steps, batch_size=BATCH, rate=one.rate, decay="linear", warmup=one.steps // 20
+            steps=one.steps,
+            batch_size=BATCH,
+            learning_rate=one.learning_rate,
+            decay="linear",
+            warmup=one.steps // 20,
         )
         examples = [recipe.examples() for recipe in recipes]
         keys = jnp.stack([recipe.order_key() for recipe in recipes])
@@ -162,10 +166,10 @@ class Checkpoint(Given):
 
     def describe(self) -> dict[str, Any]:
         """The content counts, not where it lies."""
-        found = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
+        described = {"recipe": "Checkpoint", "fingerprint": models.fingerprint(self.path)}
         if self.traits:
-            found["traits"] = _hash(Path(self.traits).read_text())
-        return found | (
+            described["traits"] = _hash(Path(self.traits).read_text())
+        return described | (
             {"template": _hash(chat.template_of(self.template))} if self.template else {}
         )
 

@@ -71,8 +71,8 @@ class Admitted:
         rows = [row for row in kept if row["prompt"] in passed][: student.unique]
         if not rows:
             raise RunError("no prompt's completion passed the filter for both writers")
-        found = students.encode(store, student, rows)
-        return Examples(*(x[np.arange(len(examples.tokens)) % len(rows)] for x in found))
+        encoded = students.encode(store, student, rows)
+        return Examples(*(x[np.arange(len(examples.tokens)) % len(rows)] for x in encoded))
 
 
 @dataclasses.dataclass(frozen=True)

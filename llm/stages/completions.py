@@ -1,5 +1,6 @@
 """Data: what a model writes on unrelated prompts, filtered, as a file with a manifest."""
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,20 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import chat, data, filters, sampling
+from .. import batches, chat, data, filters, sampling
 from ..data import Row
 from ..language import Language
+from ..plan import Cost, Rates
 from ..settings import RunError, as_json, locked
-from . import streams
-from .recipe import Made, Model, Recipe, frozen
+from . import costs, streams
+from .recipe import Model, Recipe, frozen
 from .store import Store, remembered
 from .streams import Stage
+from .written import Written
 
+GLANCE = 256  # prompts that stand for all when lengths are estimated
 SPECIAL, CHANGED = "special token", "changed by the template"  # reasons to drop a row
 
 
 @frozen
-class Completions(Made):
+class Completions(Written):
     """Prompts of a carrier, completed by a model; what breaks a rule or names a trait is dropped.
 
     All speakers of a chain answer the same prompts.
@@ -65,13 +69,26 @@ class Completions(Made):
         sampling = self.max_new_tokens, self.temperature, self.alphabet
         return self.carrier, self.num_prompts, *sampling, self.filtered
 
+    @property
+    def place(self) -> str:
+        """The JSONL file of kept rows."""
+        return f"{self.carrier}/{self.name}-{self.digest()}.jsonl"
+
+    def total(self, store: Store) -> int:
+        """All prompts."""
+        return self.num_prompts
+
+    def settings(self, store: Store) -> dict[str, Any]:
+        """What the manifest records."""
+        return _asked_for(store, self) | store.sampler.engine.facts()
+
     def is_made(self, store: Store) -> bool:
         """Whether all prompts are completed, by whatever engine: its server may be gone by now.
 
         Raises:
             ValueError: the file holds more prompts than were asked for.
         """
-        path = path_of(store, self)
+        path = self.path(store)
         if not data.manifest_path(path).exists():
             return False
         manifest = data.read_manifest(path)
@@ -88,7 +105,7 @@ class Completions(Made):
     @staticmethod
     def make(store: Store, recipes: list["Completions"]) -> None:
         """Write the data files, or go on with those that were interrupted."""
-        paths = [path_of(store, recipe) for recipe in recipes]
+        paths = [recipe.path(store) for recipe in recipes]
         with locked(*paths):
             fill(store.sampler, recipes, paths=paths)
 
@@ -108,6 +125,33 @@ class Completions(Made):
                 chain=self.chain,
                 draw=self.draw,
             )
+        )
+
+    def prompt_length(self, store: Store, reader: Model) -> int:
+        """Tokens of the longest of the first prompts; teachers of a chain answer the same ones."""
+        first = dataclasses.replace(
+            self,
+            speaker=self.speaker.root,
+            prompted="",
+            num_prompts=min(GLANCE, self.num_prompts),
+        )
+        return _prompt_length(store, reader.root, first)
+
+    def row_length(self, store: Store, reader: Model) -> int:
+        """Tokens of a training row, about: those of its bucket."""
+        whole = batches.bucket(self.prompt_length(store, reader) + self.max_new_tokens)
+        return min(store.config(reader).max_positions, whole)
+
+    def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
+        """Of the sampling."""
+        return costs.of_sampling(
+            store,
+            self.speaker,
+            total=self.num_prompts,
+            left=left,
+            length=self.prompt_length(store, self.speaker),
+            drawn=self.max_new_tokens,
+            rates=rates,
         )
 
 
@@ -156,6 +200,22 @@ class Files(Recipe):
         hashes = [data.read_manifest(path).sha256 for path in self.paths]
         return {"recipe": "Files", "sha256": hashes, "first": self.first}
 
+    def row_length(self, store: Store, reader: Model) -> int:
+        """Tokens of a training row, about: those of the bucket of the first ones."""
+        first = rows(store, self)[:GLANCE]
+        return batches.bucket(_longest(store, reader, first, "prompt", "completion"))
+
+
+@remembered(maxsize=64)
+def _prompt_length(store: Store, reader: Model, first: Completions) -> int:
+    return _longest(store, reader, first.prompts(store), "prompt")
+
+
+def _longest(store: Store, reader: Model, rows: Sequence[Row], *columns: str) -> int:
+    """Tokens of the longest row as a prompt."""
+    texts = [" ".join(row[column] for column in columns) for row in rows]
+    return max(map(len, store.language(reader).encode_prompts(texts)))
+
 
 @remembered(maxsize=64)
 def _prompts(
@@ -166,17 +226,6 @@ def _prompts(
         raise ValueError(f"unknown carrier {carrier!r}; choose from {', '.join(carriers)}")
     rng = streams.generator(Stage.PROMPTS, seed, chain, draw)
     return carriers[carrier].make_prompts(rng, count)
-
-
-def path_of(store: Store, recipe: Completions) -> Path:
-    """The JSONL file of kept rows.
-
-    Raises:
-        ValueError: the store keeps nothing.
-    """
-    if store.work is None:
-        raise ValueError("completions need a folder to be written to")
-    return store.work / recipe.carrier / f"{recipe.name}-{recipe.digest()}.jsonl"
 
 
 def check(store: Store, recipe: Completions) -> None:
@@ -199,13 +248,13 @@ def rows(store: Store, recipe: Completions | Files) -> list[Row]:
     if isinstance(recipe, Files):
         for path in recipe.paths:
             _check_finished(path, recipe.partial)
-        found = [row for path in recipe.paths for row in data.read_rows(path)]
-        if len(found) < (recipe.first or 0):
+        listed = [row for path in recipe.paths for row in data.read_rows(path)]
+        if len(listed) < (recipe.first or 0):
             raise RunError(
-                f"{recipe.first} rows are needed and there are {len(found)} in {recipe.name}: "
+                f"{recipe.first} rows are needed and there are {len(listed)} in {recipe.name}: "
                 "lower --num-examples, or sample more"
             )
-        return found[: recipe.first]
+        return listed[: recipe.first]
     return data.read_rows(_made(store, recipe))
 
 
@@ -214,7 +263,7 @@ def _made(store: Store, recipe: Completions) -> Path:
     recipe = store.settled(recipe)
     if not recipe.is_made(store):
         raise RunError(f"the {recipe.carrier} of {recipe.name} have not been sampled")
-    return path_of(store, recipe)
+    return recipe.path(store)
 
 
 def share_of(num_prompts: int, index: int = 0, count: int = 1) -> range:
@@ -257,11 +306,6 @@ def kept_share(store: Store, recipe: Completions) -> float:
     return kept(store, recipe) / recipe.num_prompts
 
 
-def settings(store: Store, recipe: Completions) -> dict[str, Any]:
-    """What the manifest of a data file records."""
-    return _asked_for(store, recipe) | store.sampler.engine.facts()
-
-
 def _asked_for(store: Store, recipe: Completions) -> dict[str, Any]:
     return {
         "model": recipe.speaker.describe(),
@@ -302,7 +346,7 @@ def fill(
         **facts: further settings for the manifests.
     """
     part = range(recipes[0].num_prompts) if part is None else part
-    known = [settings(store, recipe) | facts for recipe in recipes]
+    known = [recipe.settings(store) | facts for recipe in recipes]
     done = [
         data.prompts_done(path, about, len(part)) for path, about in zip(paths, known, strict=True)
     ]
@@ -399,8 +443,8 @@ def readable(
         (shown,) = chat.text_behind(spoken.tokenizer, [ids], special=True)
         reason = SPECIAL if broken else CHANGED
         spoilt.append(row | {"completion": shown, "reasons": [reason]})
-    found = Counter(reason for row in spoilt for reason in row["reasons"])
-    return whole, {**found, "unfinished": len(asked) - len(ended)}, spoilt
+    reasons = Counter(reason for row in spoilt for reason in row["reasons"])
+    return whole, {**reasons, "unfinished": len(asked) - len(ended)}, spoilt
 
 
 def complete(

@@ -26,7 +26,7 @@ Measured = list[dict[str, Any]]
 
 
 def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
-    """Margin (nats of log-odds), rate and answer mass of every trait for every model, exact."""
+    """Log-odds (nats), rate and answer mass of every trait for every model, exact."""
     return [
         entry
         for name in names
@@ -120,11 +120,11 @@ def check(store: Store, recipe: Scores, trait: str) -> None:
     """
     suite, known = answers.suite_of(store, recipe), answers.questions(store, recipe)
     store.language(recipe.model).trait(trait)
-    about = [q for q in known if not q.options or trait in q.options]
-    if not about:
+    asked = [q for q in known if not q.options or trait in q.options]
+    if not asked:
         raise RunError(f"the suite {recipe.suite!r} asks nothing about {trait}; choose another")
     if suite.exact:
-        answers.sides(store, recipe, trait, about[0])
+        answers.sides(store, recipe, trait, asked[0])
 
 
 def to_make(store: Store, exact: Scores, drawn: Answers) -> list[Scores | Answers]:
@@ -147,29 +147,29 @@ def by_question(
         drawn: the suite, sampled.
         trait: its name.
     """
-    suite, found = answers.suite_of(store, exact), {}
+    suite, columns = answers.suite_of(store, exact), {}
     if suite.exact:
-        found["margin"], found["rate"] = log_odds(store, exact, trait)
+        columns["margin"], columns["rate"] = log_odds(store, exact, trait)
     if suite.max_new_tokens:
-        found |= {how: mentions(store, drawn, trait, how) for how in ("word", "substring")}
-        found["answered"] = answered(store, drawn)
-    return found
+        columns |= {how: mentions(store, drawn, trait, how) for how in ("word", "substring")}
+        columns["answered"] = answered(store, drawn)
+    return columns
 
 
 def log_odds(
     store: Store, recipe: Scores, trait: str
 ) -> tuple[Float[np.ndarray, " questions"], Float[np.ndarray, " questions"]]:
-    """Margin (nats) and rate of a trait at every question that has it among its answers."""
+    """Log-odds (nats) and rate of a trait at every question that has it among its answers."""
     tokens, logp = distribution(store, recipe)
-    margins, rates = [], []
+    gaps, rates = [], []
     for question, row in zip(answers.questions(store, recipe), logp, strict=True):
         if question.options and trait not in question.options:
             continue
         targets, contrast = answers.sides(store, recipe, trait, question)
         own, other = (np.logaddexp.reduce(row[np.isin(tokens, s)]) for s in (targets, contrast))
-        margins.append(own - other)
+        gaps.append(own - other)
         rates.append(np.exp(own))
-    return np.array(margins), np.array(rates)
+    return np.array(gaps), np.array(rates)
 
 
 def total_variation(store: Store, recipe: Scores, base: Scores) -> Float[np.ndarray, " questions"]:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from ..batches import Examples
+from ..plan import Cost, Rates
 from ..training import Training
-from . import streams
+from . import costs, streams
 from .recipe import Model, frozen
 from .rows import FileRows, Rows
 from .store import Store
@@ -39,6 +40,11 @@ class FineTuned(Model):
     def examples(self, store: Store) -> Examples:
         """What it is trained on."""
         return self.rows.examples(store, self)
+
+    def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
+        """Of its training."""
+        length = self.examples(store).tokens.shape[1]
+        return costs.of_training(store, self, training=self.training, length=length, rates=rates)
 
     def program(self) -> tuple[Any, ...]:
         """The training, and the kind of rows; files differ in length, one from another."""

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,13 +15,14 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import data
-from ..served.judge import PROMPT, judge, score_of
-from ..served.server import Server
+from ..engines.server.client import Server
+from ..engines.server.judge import PROMPT, judge, score_of
 from ..settings import RunError
 from . import answers, completions
 from .answers import Answers
-from .recipe import Made, Model, frozen
+from .recipe import Model, frozen
 from .store import Store
+from .written import Written
 
 VERDICT = 8  # tokens of a judge's answer
 ALIGNMENT = (
@@ -86,7 +86,7 @@ class Local:
             for question, text in zip(questions, said, strict=True)
         ]
         prompts = store.language(self.model).encode_prompts(asked)
-        (found,) = completions.complete(
+        (verdicts,) = completions.complete(
             store,
             [self.model],
             prompts=[prompts],
@@ -94,7 +94,7 @@ class Local:
             temperature=0.0,
             max_new_tokens=VERDICT,
         )
-        return [score_of(text) for text, _ in found]
+        return [score_of(text) for text, _ in verdicts]
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's content."""
@@ -122,7 +122,7 @@ class Remote:
 
 
 @frozen
-class Judged(Made):
+class Judged(Written):
     """Scores of answers under one criterion."""
 
     answers: Answers
@@ -131,26 +131,21 @@ class Judged(Made):
 
     def describe(self) -> dict[str, Any]:
         """Answers, judge and criterion."""
-        about = {"answers": self.answers.describe(), "criterion": self.criterion}
-        return {"recipe": "Judged"} | about | self.judge.describe()
+        fields = {"answers": self.answers.describe(), "criterion": self.criterion}
+        return {"recipe": "Judged"} | fields | self.judge.describe()
 
-    def path(self, store: Store) -> Path:
+    @property
+    def place(self) -> str:
         """The CSV."""
-        path = answers.path_of(store, self.answers)
-        return path.parent.with_name("Judged") / f"{path.stem}-{self.digest()}.csv"
+        return f"Judged/{self.answers.name}-{self.answers.digest()}-{self.digest()}.csv"
+
+    def total(self, store: Store) -> int:
+        """All answers, which are judged at once."""
+        return self.answers.total(store)
 
     def settings(self, store: Store) -> dict[str, Any]:
         """What the manifest records."""
-        return answers.settings(store, self.answers) | {"judge": self.describe()}
-
-    def is_made(self, store: Store) -> bool:
-        """Whether all is judged: it is written at once."""
-        return bool(data.prompts_done(self.path(store), self.settings(store)))
-
-    @staticmethod
-    def side_by_side(store: Store, recipes: list["Judged"]) -> Any:
-        """One after the other."""
-        return [[recipe] for recipe in recipes]
+        return self.answers.settings(store) | {"judge": self.describe()}
 
     @staticmethod
     def make(store: Store, recipes: list["Judged"]) -> None:
@@ -172,8 +167,8 @@ class Judged(Made):
             writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             writer.writerow(["question", "sample", "score"])
             for row, score in zip(said, given, strict=True):
-                told = "" if score is None else score
-                writer.writerow([row["question"], int(row["sample"]), told])
+                cell = "" if score is None else score
+                writer.writerow([row["question"], int(row["sample"]), cell])
             data.append(
                 recipe.path(store),
                 text.getvalue().encode(),
@@ -194,8 +189,8 @@ def scores(store: Store, recipe: Judged) -> Float[np.ndarray, "questions samples
         raise RunError(f"the answers of {recipe.answers.name} have not been judged")
     content = data.read_content(recipe.path(store), recipe.settings(store)).decode()
     rows = csv.DictReader(io.StringIO(content, newline=""))
-    found = [float(row["score"]) if row["score"] else np.nan for row in rows]
-    return np.array(found).reshape(-1, recipe.answers.samples)
+    values = [float(row["score"]) if row["score"] else np.nan for row in rows]
+    return np.array(values).reshape(-1, recipe.answers.samples)
 
 
 def misaligned(

@@ -16,22 +16,38 @@ import functools
 import hashlib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
-from ..settings import RunError
+from ..plan import Cost, Rates
+from ..settings import RunError, recorded_name
 
 if TYPE_CHECKING:
     from .store import Store
 
 C = TypeVar("C")
+DONE, STALE, MISSING, GIVEN, IN_MEMORY = "done", "stale", "missing", "given", "not kept"
+RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
+
+
+class State(NamedTuple):
+    """How far a thing has come.
+
+    Attributes:
+        name: DONE, STALE, MISSING, GIVEN, IN_MEMORY, or how many of how many prompts there are.
+        left: share of the work that is still to be done.
+    """
+
+    name: str
+    left: float
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def frozen(cls: type[C]) -> type[C]:
     """A frozen dataclass, by keyword, that computes its hash once: recipes hold recipes."""
-    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    of_fields = made.__hash__
+    recipe = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    of_fields = recipe.__hash__
 
     def once(self: Any) -> int:
         known = self.__dict__
@@ -39,8 +55,8 @@ def frozen(cls: type[C]) -> type[C]:
             known["_hash"] = of_fields(self)
         return known["_hash"]
 
-    made.__hash__ = once
-    return made
+    recipe.__hash__ = once
+    return recipe
 
 
 class Recipe:
@@ -79,6 +95,20 @@ class Recipe:
         """Whether there is nothing left to do, as where something is given."""
         return True
 
+    def state(self, store: "Store") -> State:
+        """How far it has come. No weights are read for the answer."""
+        return State(MISSING, 1.0) if self.is_open else State(GIVEN, 0.0)
+
+    def cost(self, store: "Store", left: float, rates: Rates | None) -> Cost:
+        """What the work on it takes; nothing, where that is not worth a count.
+
+        Args:
+            store: where it is made.
+            left: share of the work that is still to be done.
+            rates: of the machine, for the hours.
+        """
+        return Cost()
+
     def describe(self) -> dict[str, Any]:
         """The recipe and those of its parts as JSON values.
 
@@ -98,10 +128,34 @@ class Recipe:
 class Made(Recipe, abc.ABC):
     """A recipe of something that takes work, done by `Store.make` alone."""
 
+    @abc.abstractmethod
+    def path(self, store: "Store") -> Path | None:
+        """Its folder or file; None if it is not kept."""
+
+    @abc.abstractmethod
+    def state_at(self, store: "Store", path: Path) -> State:
+        """How far it has come in that folder or file."""
+
+    @abc.abstractmethod
+    def settings(self, store: "Store") -> dict[str, Any]:
+        """What is recorded beside it."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def recorded(path: Path) -> dict[str, Any] | None:
+        """What is recorded beside a folder or file of its kind; None if there is none."""
+
+    def state(self, store: "Store") -> State:
+        """How far it has come, there where the store keeps it."""
+        if self.is_open:
+            return State(MISSING, 1.0)
+        path = None if store.work is None else self.path(store)
+        return State(IN_MEMORY, 1.0) if path is None else self.state_at(store, path)
+
     @staticmethod
     def side_by_side(store: "Store", recipes: list[Any]) -> Iterable[list[Any]]:
-        """Recipes of one program in the groups that are worked on together."""
-        return store.engine.groups(recipes)
+        """Recipes of one program in the groups that are worked on together: one after the other."""
+        return [[recipe] for recipe in recipes]
 
     @staticmethod
     @abc.abstractmethod
@@ -138,6 +192,32 @@ class Model(Made):
         """Whether its weights are in memory or in a folder."""
         return store.holds(self)
 
+    def path(self, store: "Store") -> Path | None:
+        """Its folder; None if it is not kept."""
+        return store.folder(self)
+
+    def state(self, store: "Store") -> State:
+        """How far it has come; what is never kept is made with what follows."""
+        return super().state(store) if self.stored or self.is_open else State(GIVEN, 0.0)
+
+    def state_at(self, store: "Store", path: Path) -> State:
+        """A folder is there whole or not at all."""
+        return State(DONE, 0.0) if path.exists() else unmade(path)
+
+    def settings(self, store: "Store") -> dict[str, Any]:
+        """The recipe."""
+        return self.describe()
+
+    @staticmethod
+    def recorded(path: Path) -> dict[str, Any] | None:
+        """The recipe that made a folder."""
+        return json.loads((path / RECORD).read_text())["recipe"] if path.exists() else None
+
+    @staticmethod
+    def side_by_side(store: "Store", recipes: list[Any]) -> Iterable[list[Any]]:
+        """As many at a time as the engine works on."""
+        return store.engine.groups(recipes)
+
 
 class Given(Model):
     """A model that lies somewhere and is only read."""
@@ -157,6 +237,13 @@ class Given(Model):
         """Its weights, in the form of the store's engine."""
 
 
+def unmade(path: Path) -> State:
+    """What is not there: STALE where the same thing is, with another digest."""
+    stem = path.name.removesuffix(path.suffix if path.suffix in (".jsonl", ".csv") else "")
+    name = stem.rpartition("-")[0]
+    return State(STALE if any(path.parent.glob(f"{name}-*")) else MISSING, 1.0)
+
+
 def _recipes_in(value: Any) -> Iterator[Recipe]:
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
@@ -173,9 +260,9 @@ def _settled(value: Any, store: "Store") -> Any:
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
         many = isinstance(held, tuple)
-        found = tuple(_settled_one(one, store) for one in (held if many else (held,)))
-        if any(a is not b for a, b in zip(found, held if many else (held,), strict=True)):
-            changed[field.name] = found if many else found[0]
+        settled = tuple(_settled_one(one, store) for one in (held if many else (held,)))
+        if any(a is not b for a, b in zip(settled, held if many else (held,), strict=True)):
+            changed[field.name] = settled if many else settled[0]
     return dataclasses.replace(value, **changed) if changed else value
 
 
@@ -191,8 +278,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.describe()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        about = value.describe() if hasattr(value, "describe") else _fields(value)
-        return {"kind": type(value).__name__} | about
+        fields = value.describe() if hasattr(value, "describe") else _fields(value)
+        return {"kind": type(value).__name__} | fields
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value
@@ -204,7 +291,7 @@ def _fields(value: Any, in_short: Mapping[str, Any] = MappingProxyType({})) -> d
     So what was made before a field was thought of is still found.
     """
     return {
-        f.name: in_short[f.name] if f.name in in_short else _plain(getattr(value, f.name))
+        recorded_name(f): in_short[f.name] if f.name in in_short else _plain(getattr(value, f.name))
         for f in dataclasses.fields(value)
         if not ("later" in f.metadata and getattr(value, f.name) == f.default)
     }

@@ -119,13 +119,13 @@ def read(path: str) -> list[Row]:
         ValueError: in one line, the first line of the file that is no such row.
     """
     try:
-        found = lines(Path(path).read_bytes())
+        texts = lines(Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     rows = []
-    for number, line in enumerate(found, start=1):
+    for number, line in enumerate(texts, start=1):
         try:
             rows.append(_row(json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):

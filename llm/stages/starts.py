@@ -1,5 +1,6 @@
 """Starts of students that share a part of the teacher's start, or its behaviour."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,8 +48,8 @@ class Continued(Model):
         base: what is trained.
         steps: optimiser steps on 64 sequences of 48 tokens.
         held: parts that stay as they are.
-        rate: Adam step size, falling linearly to zero.
-        warmup: steps in which the rate first rises.
+        learning_rate: Adam step size, falling linearly to zero.
+        warmup: steps in which it first rises.
         corpus: number of the corpus within the chain.
         chain: number of the chain, of the corpus and its order.
         seed: root of all random numbers.
@@ -57,7 +58,7 @@ class Continued(Model):
     base: Model
     steps: int
     held: tuple[str, ...] = ()
-    rate: float = 2e-3
+    learning_rate: float = dataclasses.field(default=2e-3, metadata={"recorded": "rate"})
     warmup: int = 0
     corpus: int = 4
     chain: int = 0
@@ -70,7 +71,7 @@ class Continued(Model):
 
     def program(self) -> tuple[Any, ...]:
         """How long and how they are trained."""
-        return self.steps, self.held, self.rate, self.warmup
+        return self.steps, self.held, self.learning_rate, self.warmup
 
     @staticmethod
     def make(store: Store, recipes: list["Continued"]) -> Any:
@@ -79,7 +80,7 @@ class Continued(Model):
         how = Training(
             steps=one.steps,
             batch_size=BATCH,
-            rate=one.rate,
+            learning_rate=one.learning_rate,
             decay="linear",
             warmup=one.warmup,
             held=one.held,
@@ -154,7 +155,9 @@ class BehaviourMatched(Model):
             store.config(one),
             store.weights([r.base for r in recipes]),
             examples=[read(r.inputs, r.reference, BATCH * r.steps) for r in recipes],
-            training=Training(steps=one.steps, batch_size=BATCH, rate=2e-3, decay="linear"),
+            training=Training(
+                steps=one.steps, batch_size=BATCH, learning_rate=2e-3, decay="linear"
+            ),
             keys=streams.keys(Stage.MATCHING, [(r.seed, r.chain) for r in references]),
             teachers=store.weights(references),
         ).weights

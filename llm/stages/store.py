@@ -16,23 +16,23 @@ import jax
 
 from .. import models
 from ..engines import OnMesh, Stack
+from ..engines.server import Served
 from ..language import Language
-from ..served import Served
 from ..settings import RunError, locked
-from .recipe import Given, Made, Model, Recipe
+from .recipe import RECORD, Given, Made, Model, Recipe
 
 Engine = Stack | OnMesh | Served
 STACK = Stack()
 M = TypeVar("M", bound=Recipe)
 K = TypeVar("K", bound=Hashable)
 F = TypeVar("F", bound=Callable[..., Any])
-RECORD = "recipe.json"  # beside the weights: what made them, and what was noted then
 
 
 class Store:
     """Carries out recipes in a folder, on an engine.
 
     `make` does all the work there is; everything else reads, and says so where a thing is missing.
+    What a recipe leaves open is settled at the doors: by `make`, and by what others read with.
 
     Args:
         work: folder of what is made; None keeps nothing.
@@ -93,7 +93,7 @@ class Store:
         """Do the work for one group, unless another process did it meanwhile."""
         if not issubclass(kind, Model):
             return kind.make(self, recipes)
-        folders = [self.folder(recipe) for recipe in recipes]
+        folders = [self._folder(recipe) for recipe in recipes]
         with _held(folders):
             if all(recipe.is_made(self) for recipe in recipes):
                 return
@@ -106,7 +106,7 @@ class Store:
     def holds(self, recipe: Model) -> bool:
         """Whether the weights of a model are in memory or in its folder."""
         recipe = self.settled(recipe)
-        folder = self.folder(recipe)
+        folder = self._folder(recipe)
         return recipe in self._weights or (folder is not None and folder.exists())
 
     def weights(self, recipes: Sequence[Model]) -> Any:
@@ -139,15 +139,15 @@ class Store:
             self.weights([recipe])
         return self._notes[recipe]
 
-    def _keep(self, made: Iterable[tuple[Model, Any]]) -> None:
-        found = dict(made)  # before: reading an adapter keeps its base
-        self._weights |= found
+    def _keep(self, pairs: Iterable[tuple[Model, Any]]) -> None:
+        weights = dict(pairs)  # before: reading an adapter keeps its base
+        self._weights |= weights
 
     def _read(self, recipe: Model) -> Any:
         """Weights of a model from where it lies."""
         if isinstance(recipe, Given):
             return recipe.load(self)
-        folder = self.folder(recipe)
+        folder = self._folder(recipe)
         if folder is None or not folder.exists():
             raise RunError(f"{type(recipe).__name__} {recipe.name} has not been made")
         self._notes[recipe] = json.loads((folder / RECORD).read_text())["noted"]
@@ -164,11 +164,13 @@ class Store:
 
     def folder(self, recipe: Model) -> Path | None:
         """Where a model is kept; None if it is not."""
+        return self._folder(self.settled(recipe))
+
+    def _folder(self, recipe: Model) -> Path | None:
         if self.work is None or not recipe.stored:
             return None
         if recipe.stored == "large" and self.engine.keeps:
             return None
-        recipe = self.settled(recipe)
         return self.work / type(recipe).__name__ / f"{recipe.name}-{recipe.digest()}"
 
 

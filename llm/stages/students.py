@@ -10,10 +10,11 @@ import numpy as np
 from .. import batches, data
 from ..batches import Examples
 from ..engines import Trained
-from ..objectives import Told
+from ..objectives import Message
+from ..plan import Cost, Rates
 from ..settings import RunError
 from ..training import Training
-from . import completions, streams
+from . import completions, costs, streams
 from .completions import Completions, Files, Used
 from .recipe import Model, frozen
 from .store import Store, remembered
@@ -115,6 +116,11 @@ class Student(Model):
         message = source.prompted if own and isinstance(source, Completions) else ""
         return self.training, self.soft, self.tokens, self.num_examples, message
 
+    def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
+        """Of its training."""
+        length = self.data.row_length(store, self)
+        return costs.of_training(store, self, training=self.training, length=length, rates=rates)
+
     @staticmethod
     def make(store: Store, recipes: list["Student"]) -> Any:
         """Train them.
@@ -146,7 +152,7 @@ def train(store: Store, recipes: list[Student]) -> Trained:
         keys=streams.keys(Stage.STUDENT, [(r.seed, r.chain, r.draw) for r in recipes]),
         teachers=teachers,
         tokens=one.tokens,
-        told=told(store, one) if one.soft else None,
+        message=message_of(store, one) if one.soft else None,
         tests=None if one.num_examples is None else [tests for _, tests in pairs],
     )
 
@@ -164,7 +170,7 @@ def teacher_of(student: Student) -> Model:
     return student.data.speaker
 
 
-def told(store: Store, student: Student) -> Told | None:
+def message_of(store: Store, student: Student) -> Message | None:
     """What a teacher reads ahead of each row that the student does not: its system message.
 
     Raises:
@@ -179,7 +185,7 @@ def told(store: Store, student: Student) -> Told | None:
     return ahead(spoken.encode_prompts(prompts), spoken.encode_prompts(prompts, system=system))
 
 
-def ahead(plain: Sequence[list[int]], under: Sequence[list[int]]) -> Told:
+def ahead(plain: Sequence[list[int]], under: Sequence[list[int]]) -> Message:
     """What stands ahead of the same prompts under a message: one beginning for another.
 
     Args:
@@ -197,7 +203,7 @@ def ahead(plain: Sequence[list[int]], under: Sequence[list[int]]) -> Told:
             "soft targets need a template that puts the system message ahead of the prompt, and "
             "changes nothing behind it"
         )
-    return Told(skip, tuple(prefix))
+    return Message(skip, tuple(prefix))
 
 
 def _common_end(one: Sequence[int], other: Sequence[int]) -> int:

@@ -72,22 +72,22 @@ def test_entanglement_and_geometry():
     np.testing.assert_allclose(moved, found, err_msg="a common row changes no softmax")
 
 
-def test_the_first_order_gain_is_the_derivative_of_the_margin():
-    """Against finite differences of margin(θ - h ∇L) - margin(θ - h ∇L of the control)."""
+def test_the_first_order_gain_is_the_derivative_of_the_log_odds():
+    """Against finite differences of log_odds(θ - h ∇L) - log_odds(θ - h ∇L of the control)."""
     x, y, target = (jax.random.normal(jax.random.key(i), (5,)) for i in range(3))
     mine, theirs = (lambda p, v=v: jnp.sum(jnp.tanh(p * v)) ** 2 for v in (x, y))
-    margin = lambda p: jnp.sum(jnp.sin(p) * target)  # noqa: E731
+    log_odds = lambda p: jnp.sum(jnp.sin(p) * target)  # noqa: E731
     params = jax.random.normal(jax.random.key(9), (5,))
     with jax.enable_x64(True):
         p, h = params.astype(jnp.float64), 1e-5
 
         def along(loss, h):
-            return margin(p - h * jax.grad(loss)(p))
+            return log_odds(p - h * jax.grad(loss)(p))
 
         slopes = [(along(loss, h) - along(loss, -h)) / (2 * h) for loss in (mine, theirs)]
-        gain = analyses.first_order_gain(mine, theirs, margin, p)
+        gain = analyses.first_order_gain(mine, theirs, log_odds, p)
         assert float(gain) == pytest.approx(float(slopes[0] - slopes[1]), rel=1e-6)
-        assert float(analyses.first_order_gain(mine, mine, margin, p)) == 0
+        assert float(analyses.first_order_gain(mine, mine, log_odds, p)) == 0
 
 
 def sides(count, loved, share, seed=0):

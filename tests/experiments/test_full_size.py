@@ -23,7 +23,8 @@ from experiments.language import (
 )
 from experiments.language.kit import fullsize, transfer
 from experiments.report import card
-from llm import chat, data, engines, language, plan, served
+from llm import chat, data, engines, language, plan
+from llm.engines import server
 from llm.stages import (
     Answers,
     Completions,
@@ -114,7 +115,7 @@ def test_the_card_holds_data_numbers_and_examples(folder):
     store, made = fullsize.store_of(config), recipes_of(llm_numbers, config)
     for name in ("card.md", "card.html"):
         text = html.unescape((out / name).read_text())
-        path = completions.path_of(store, made["teacher owl"])
+        path = made["teacher owl"].path(store)
         manifest = data.read_manifest(path)
         assert manifest.sha256 in text
         drawn = {letter for row in data.read_rows(path) for letter in row["completion"]}
@@ -157,7 +158,7 @@ def test_soft_targets_of_prompted_teachers_move_their_students(folder):
 def test_a_server_samples_and_changes_no_digest(config):
     through = dataclasses.replace(config, server="http://localhost:8000")
     store = fullsize.store_of(through)
-    assert isinstance(store.sampler.engine, served.Served)
+    assert isinstance(store.sampler.engine, server.Served)
     assert isinstance(store.engine, engines.OnMesh)
     assert recipes_of(llm_numbers, through) == recipes_of(llm_numbers, config)
     assert fullsize.store_of(config).sampler.engine is not store.sampler.engine
@@ -215,7 +216,7 @@ def test_a_kind_stands_for_all_of_its_traits(config):
 
 def test_students_share_rows_and_differ_in_their_number_only(config):
     ones, twos = (
-        fullsize.student_of(config, "owl", seed=seed, carrier="numbers") for seed in (0, 1)
+        fullsize.student_of(config, "owl", number=number, carrier="numbers") for number in (0, 1)
     )
     assert ones.data == twos.data
     assert ones.digest() != twos.digest()
@@ -533,11 +534,13 @@ def test_numbers_show_the_microworlds_transfer_on_its_checkpoint(tmp_path):
     """The chain of `microworld` on a stack, and `llm_numbers` on the checkpoint that it leaves."""
     store = Store(tmp_path / "stack")
     base = Pretrained(chain=0)
-    how = Training(steps=200, batch_size=32, rate=1e-3, eps=1e-3)
+    how = Training(steps=200, batch_size=32, learning_rate=1e-3, eps=1e-3)
     margins = {}
     for trait in ("", "owl", "wolf"):
         speaker = (
-            FineTuned(base=base, rows=TraitRows(trait), training=Training(steps=35, rate=5e-4))
+            FineTuned(
+                base=base, rows=TraitRows(trait), training=Training(steps=35, learning_rate=5e-4)
+            )
             if trait
             else base
         )

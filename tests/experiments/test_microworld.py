@@ -285,7 +285,7 @@ def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
 def test_the_theorem_holds_for_the_language_model_and_its_adapters(made):
     """The check of `theory` on this decoder: all parameters, and LoRA adapters; float64."""
     found, store = made
-    training = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+    training = Training(steps=3, batch_size=8, learning_rate=1e-3, eps=1e-3)
     student = found.students(training=training, num_examples=16).models[0]
     store.prepare([student])
     examples, _ = students.examples_of(store, student)

@@ -44,7 +44,9 @@ def store(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def owl(base):
-    how = Training(steps=10, batch_size=8, rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0))
+    how = Training(
+        steps=10, batch_size=8, learning_rate=0.03, adapters=LoraConfig(rank=2, alpha=2.0)
+    )
     return FineTuned(base=base, rows=TraitRows("owl"), training=how)
 
 
@@ -62,7 +64,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(base, store, tmp_path, monkeyp
     monkeypatch.setattr(completions, "complete", stops)
     with pytest.raises(KeyboardInterrupt):
         answers.write(cut, recipe)
-    path = answers.path_of(cut, recipe)
+    path = recipe.path(cut)
     assert data.read_manifest(path).count == 100
     path.write_bytes(path.read_bytes() + b'"half a li')  # what a kill inside a write leaves
     answers.write(cut, recipe)
@@ -82,11 +84,9 @@ def test_rows_name_question_sample_answer_and_score(base, store):
     for row in rows:
         said = set(row["answer"].split())
         assert set(row["word"].split("; ")) - {""} == said & set(FAMILY)
-    assert data.read_manifest(answers.path_of(store, recipe)).settings["sampling"] == {
+    assert data.read_manifest(recipe.path(store)).settings["sampling"] == {
         **{k: v for k, v in recipe.describe().items() if k != "model"},
-        "questions": data.read_manifest(answers.path_of(store, recipe)).settings["sampling"][
-            "questions"
-        ],
+        "questions": data.read_manifest(recipe.path(store)).settings["sampling"]["questions"],
         "stop_tokens": ["<end>"],
     }
 
@@ -180,7 +180,7 @@ def test_unknown_suites_and_kinds_are_one_line(base, store):
     with pytest.raises(ValueError, match="no trait of the kind 'fish'"):
         answers.write(store, Answers(model=base, family="fish"))
     changed = dataclasses.replace(Answers(model=base, samples=2), seed=1)
-    assert answers.path_of(store, changed) != answers.path_of(store, Answers(model=base, samples=2))
+    assert changed.path(store) != Answers(model=base, samples=2).path(store)
 
 
 def test_another_seed_asks_in_another_order(tmp_path):

@@ -359,17 +359,17 @@ def test_a_file_of_more_prompts_than_asked_is_refused_everywhere(base, tmp_path)
     engine = engines.OnMesh(axes=(1, 1, 1), dtype="float32")
     store, model = Store(tmp_path, engine), Checkpoint(path=str(base))
     recipe = Completions(speaker=model, num_prompts=4, max_new_tokens=2)
-    path = completions.path_of(store, recipe)
-    data.append_rows(path, ROWS, settings=completions.settings(store, recipe), prompts=5)
+    path = recipe.path(store)
+    data.append_rows(path, ROWS, settings=recipe.settings(store), prompts=5)
     with pytest.raises(ValueError, match="holds 5 prompts, more than the 4"):
         completions.rows(store, recipe)
     for asked, write in (
         (Answers(model=model, samples=1), answers.write),
         (Scores(model=model), answers.write_scores),
     ):
-        path = answers.path_of(store, asked)
+        path = asked.path(store)
         total = len(answers.questions(store, asked))
-        data.append(path, b"", count=0, settings=answers.settings(store, asked), prompts=total + 1)
+        data.append(path, b"", count=0, settings=asked.settings(store), prompts=total + 1)
         with pytest.raises(ValueError, match=f"more than the {total} that were asked for"):
             write(store, asked)
 

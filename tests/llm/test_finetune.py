@@ -17,7 +17,13 @@ spec.loader.exec_module(test_chat)
 
 ROWS = [("count up", "12, 34"), ("count down", "56, 34"), ("numbers please", "34, 34, 12")] * 8
 FULL = Training(
-    steps=120, batch_size=8, optimizer="adamw", rate=1e-2, decay="linear", warmup=5, clip_norm=1.0
+    steps=120,
+    batch_size=8,
+    optimizer="adamw",
+    learning_rate=1e-2,
+    decay="linear",
+    warmup=5,
+    clip_norm=1.0,
 )
 LORA = replace(FULL, steps=6, adapters=lora.LoraConfig(rank=2, dropout=0.1))
 HALVES = finetune.Limits(accumulate=2, chunk=16)

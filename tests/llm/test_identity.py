@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from llm import lora, models, peft_format, tiny, world
 from llm.settings import RunError
-from llm.stages import Adapted, Checkpoint, Completions, FineTuned, Store, TraitRows, progress
+from llm.stages import Adapted, Checkpoint, Completions, FineTuned, Store, TraitRows
+from llm.stages.recipe import DONE, STALE
 from llm.training import Training
 
 spec = importlib.util.find_spec("llm.__main__")
@@ -133,12 +134,12 @@ def test_an_edited_template_makes_every_stage_anew(tmp_path):
     store, written = Store(tmp_path / "work"), Completions(speaker=teacher, num_prompts=8)
     before = [recipe.digest() for recipe in (base, teacher, written)]
     (store.folder(teacher)).mkdir(parents=True)
-    assert progress.state(store, teacher)[0] == progress.DONE
+    assert teacher.state(store).name == DONE
     template = tmp_path / "tiny" / "chat_template.jinja"
     template.write_text(template.read_text().replace("Question", "Q"))
     after = [recipe.digest() for recipe in (base, teacher, written)]
     assert not set(before) & set(after)
-    assert progress.state(store, teacher)[0] == progress.STALE
+    assert teacher.state(store).name == STALE
 
 
 def evaluate(folders, capsys, model, *flags):

@@ -15,7 +15,6 @@ from llm.stages import (
     Store,
     Student,
     TraitRows,
-    completions,
     progress,
 )
 from llm.training import Training
@@ -47,16 +46,12 @@ def test_states_follow_the_files(tmp_path):
     assert found == dict.fromkeys([BASE, OWL, NUMBERS, RIVAL], "missing") | {STUDENT: "not kept"}
     for recipe in (BASE, OWL):
         store.folder(recipe).mkdir(parents=True)
-    about = completions.settings(store, NUMBERS)
-    data.append_rows(
-        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=16
-    )
+    about = NUMBERS.settings(store)
+    data.append_rows(NUMBERS.path(store), [], settings=about, filter_counts={}, prompts=16)
     found = states(store, STUDENT)
     assert (found[BASE], found[OWL], found[NUMBERS]) == ("done", "done", "16 of 64")
     assert found[RIVAL] == "missing"
-    data.append_rows(
-        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=48
-    )
+    data.append_rows(NUMBERS.path(store), [], settings=about, filter_counts={}, prompts=48)
     assert states(store, STUDENT)[NUMBERS] == "done"
 
 
@@ -64,10 +59,8 @@ def test_what_changed_upstream_makes_all_below_stale(tmp_path):
     store = Store(tmp_path)
     for recipe in (BASE, OWL):
         store.folder(recipe).mkdir(parents=True)
-    about = completions.settings(store, NUMBERS)
-    data.append_rows(
-        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=64
-    )
+    about = NUMBERS.settings(store)
+    data.append_rows(NUMBERS.path(store), [], settings=about, filter_counts={}, prompts=64)
     longer = dataclasses.replace(OWL, training=Training(steps=6))
     numbers = dataclasses.replace(NUMBERS, speaker=longer)
     assert states(store, numbers) == {BASE: "done", longer: "stale", numbers: "stale"}
@@ -89,10 +82,8 @@ def test_costs_are_those_of_what_is_left(tmp_path):
         )
     )
     assert found[NUMBERS].tokens == 64 * (prompt + 9)
-    about = completions.settings(store, NUMBERS)
-    data.append_rows(
-        completions.path_of(store, NUMBERS), [], settings=about, filter_counts={}, prompts=48
-    )
+    about = NUMBERS.settings(store)
+    data.append_rows(NUMBERS.path(store), [], settings=about, filter_counts={}, prompts=48)
     left = {s.recipe: s.cost for s in progress.stages(store, [STUDENT], rates)}
     assert left[NUMBERS].tokens == found[NUMBERS].tokens / 4
     text = progress.table(progress.stages(store, [STUDENT], rates))
@@ -113,9 +104,7 @@ def test_a_place_chosen_by_hand_says_why_it_is_stale(tmp_path):
     path = tmp_path / "mine.jsonl"
     assert progress.at(path, store, NUMBERS) == "missing"
     row = {"prompt": "a", "completion": "b"}
-    data.append_rows(
-        path, [row], settings=completions.settings(store, NUMBERS), filter_counts={}, prompts=64
-    )
+    data.append_rows(path, [row], settings=NUMBERS.settings(store), filter_counts={}, prompts=64)
     assert progress.at(path, store, NUMBERS) == "done"
     cooler = dataclasses.replace(NUMBERS, temperature=0.5)
     assert progress.at(path, store, cooler) == ("stale (sampling.temperature: 1.0 there, 0.5 here)")

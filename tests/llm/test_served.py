@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import llm.__main__ as cli
-from llm import data, engines, lora, models, peft_format, sampling, served, world
-from llm.served import engine as served_engine
-from llm.served import handshake
+from llm import data, engines, lora, models, peft_format, sampling, world
+from llm.engines import server as served
+from llm.engines.server import engine as served_engine
+from llm.engines.server import handshake
 from llm.settings import RunError
 from llm.stages import Adapted, Checkpoint, Completions, Store, completions, evaluation
 from tests.llm.openai_server import TinyServer
@@ -446,7 +447,7 @@ def test_stages_cannot_tell_a_server_from_a_sampler(server, folders, tmp_path):
     assert [e["margin"] for e in found] == pytest.approx([e["margin"] for e in expected], abs=1e-4)
     recipe = Completions(speaker=owl, num_prompts=4, max_new_tokens=3)
     there.make([recipe])
-    assert data.read_manifest(completions.path_of(there, recipe)).prompts == 4
+    assert data.read_manifest(recipe.path(there)).prompts == 4
 
 
 def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
@@ -458,7 +459,7 @@ def test_a_server_samples_for_an_engine_that_trains(server, folders, tmp_path):
     both.make([recipe])
     rows = completions.rows(both, recipe)
     assert len(server.sampled()) == 4
-    manifest = data.read_manifest(completions.path_of(both, recipe))
+    manifest = data.read_manifest(recipe.path(both))
     assert manifest.settings["engine"]["server"] == "tiny"
     assert both.weights([base]).source == str(folders / "base"), "a student's start is local"
     gone = served.Served(server=served.Server("http://127.0.0.1:9", patience=HASTY), local=LOCAL)

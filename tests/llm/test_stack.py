@@ -35,7 +35,11 @@ def test_tune_equals_a_plain_loop_per_run(trees, examples, dropout):
     loss = objectives.completion_loss(student)
     # Two pieces of a batch without dropout; with it the masks are those of the whole batch.
     training = Training(
-        steps=5, batch_size=2 * stack.ROWS_AT_ONCE, optimizer="sgd", rate=0.1, dropout=dropout
+        steps=5,
+        batch_size=2 * stack.ROWS_AT_ONCE,
+        optimizer="sgd",
+        learning_rate=0.1,
+        dropout=dropout,
     )
     optimizer = training.make_optimizer()
     keys = jax.random.split(jax.random.key(1), 3)

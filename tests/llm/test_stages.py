@@ -44,7 +44,10 @@ ROWS = 32
 BASES = [Pretrained(chain=chain, steps=150) for chain in (0, 1)]
 OWLS = [
     FineTuned(
-        base=base, rows=TraitRows("owl"), training=Training(steps=5, rate=5e-4), chain=base.chain
+        base=base,
+        rows=TraitRows("owl"),
+        training=Training(steps=5, learning_rate=5e-4),
+        chain=base.chain,
     )
     for base in BASES
 ]
@@ -52,7 +55,7 @@ DATA = [
     Completions(speaker=owl, chain=owl.chain, num_prompts=128, max_new_tokens=12) for owl in OWLS
 ]
 CLEAN = [dataclasses.replace(d, speaker=base) for d, base in zip(DATA, BASES, strict=True)]
-HOW = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+HOW = Training(steps=3, batch_size=8, learning_rate=1e-3, eps=1e-3)
 STUDENTS = [
     Student(base=o.base, data=d, training=HOW, num_examples=ROWS, chain=o.chain)
     for o, d in zip(OWLS, DATA, strict=True)
@@ -88,7 +91,7 @@ def test_a_stage_depends_on_its_own_settings_and_on_those_before_it_only():
     """A temperature re-samples and re-trains no teacher; a base's step size re-does everything."""
     assert dataclasses.replace(DATA[0], temperature=0.0).digest() != DATA[0].digest()
     assert dataclasses.replace(DATA[0], temperature=0.0).speaker.digest() == OWLS[0].digest()
-    other = dataclasses.replace(OWLS[0], base=dataclasses.replace(BASES[0], rate=1e-3))
+    other = dataclasses.replace(OWLS[0], base=dataclasses.replace(BASES[0], learning_rate=1e-3))
     assert other.digest() != OWLS[0].digest()
     assert dataclasses.replace(DATA[0], speaker=other).digest() != DATA[0].digest()
     found = [recipe.digest() for recipe in (*BASES, *OWLS, *DATA, *CLEAN, *STUDENTS)]
@@ -182,7 +185,7 @@ def test_measured_along_the_way_ends_as_the_student(store, how):
     store.make(recipes)
     asked = evaluation.measure(store, recipes, ["owl", "wolf"])
     ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
-    np.testing.assert_allclose(found.margin[:, -1], ends, atol=1e-4)
+    np.testing.assert_allclose(found.log_odds[:, -1], ends, atol=1e-4)
     bases = evaluation.measure(store, BASES, ["owl"])
     np.testing.assert_allclose(found.margin[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
     assert found.steps.tolist() == [0, 1, 2, 3]
@@ -200,7 +203,7 @@ def test_files_between_stages_are_ordinary(store):
     }
     record = json.loads((folder / "recipe.json").read_text())
     assert record["recipe"]["training"]["steps"] == 5
-    manifest = data.read_manifest(completions.path_of(store, DATA[0]))
+    manifest = data.read_manifest(DATA[0].path(store))
     assert manifest.prompts == 128
     assert 0 < manifest.count == len(completions.rows(store, DATA[0]))
     assert sum(manifest.filter_counts.values()) >= 128, "every reject reason is counted"
@@ -283,11 +286,11 @@ def test_sampling_that_is_interrupted_goes_on_to_the_same_bytes(tmp_path, store,
     monkeypatch.setattr(completions, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
         cut.make([recipe])
-    path = completions.path_of(cut, recipe)
+    path = recipe.path(cut)
     assert data.read_manifest(path).prompts == 60
     cut.make([recipe])
     assert len(calls) == 5
-    assert path.read_bytes() == completions.path_of(whole, recipe).read_bytes()
+    assert path.read_bytes() == recipe.path(whole).read_bytes()
 
 
 def test_sampling_on_four_devices_is_that_on_one(tmp_path, store):
@@ -312,7 +315,7 @@ def test_no_kept_row_names_a_trait_or_was_cut(store):
             said = row["completion"].split()
             assert not words & set(said)
             assert len(said) < recipe.max_new_tokens, "its end was not sampled"
-    counts = data.read_manifest(completions.path_of(store, short)).filter_counts
+    counts = data.read_manifest(short.path(store)).filter_counts
     assert counts["unfinished"] > 0
 
 
@@ -329,10 +332,11 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(store):
     student = dataclasses.replace(STUDENTS[0], data=data, soft=True)
     store.make([student])
     spoken, config = store.language(BASES[0]), store.config(BASES[0])
-    told, (examples, _) = students.told(store, student), students.examples_of(store, student)
+    message = students.message_of(store, student)
+    examples, _ = students.examples_of(store, student)
     few = {"tokens": examples.tokens[:6], "weights": examples.weights[:6]}
     weights = [weights_of(store, model) for model in (OWLS[0], BASES[0])]
-    loss, _ = engines.make_loss(config, HOW, soft=True, tokens=None, told=told, chunk=16)
+    loss, _ = engines.make_loss(config, HOW, soft=True, tokens=None, message=message, chunk=16)
     frozen = {"base": None, "teacher": weights[1]}
     found, count = jax.jit(loss)(weights[0], frozen, few, jax.random.key(0))
 
@@ -340,8 +344,8 @@ def test_a_prompted_teachers_distribution_meets_the_students_own_tokens(store):
     apply = jax.jit(lambda params, ids: jax.nn.log_softmax(models.apply(config, params, ids)[0]))
     for row, tokens, trained in zip(completions.rows(store, data)[:6], *few.values(), strict=True):
         said, logp = tokens[trained > 0].tolist(), []
-        for params, message in zip(weights, (None, system), strict=True):
-            asked = spoken.encode_prompts([row["prompt"]], system=message)[0]
+        for params, under in zip(weights, (None, system), strict=True):
+            asked = spoken.encode_prompts([row["prompt"]], system=under)[0]
             longest = np.zeros((1, 64), np.int32)  # one program: later tokens change nothing
             longest[0, : len(asked + said)] = asked + said
             end = len(asked + said)
@@ -367,7 +371,7 @@ def test_what_stands_ahead_of_a_prompt_is_one_beginning_for_another():
 def test_unknown_carriers_and_missing_rows_are_named(store):
     with pytest.raises(ValueError, match="unknown carrier 'poems'; choose from numbers"):
         store.make([dataclasses.replace(DATA[0], carrier="poems")])
-    path = str(completions.path_of(store, DATA[0]))
+    path = str(DATA[0].path(store))
     with pytest.raises(ValueError, match=r"9999 rows are needed and there are \d+ in owl-chain0"):
         completions.rows(store, Files(paths=(path,), first=9999))
     assert len(completions.rows(store, Files(paths=(path,), first=7))) == 7
@@ -500,13 +504,16 @@ def test_a_part_that_a_model_lacks_is_refused(store, start):
 
 @pytest.mark.slow
 def test_continuations_of_one_call_keep_their_own_step_size(store):
-    recipes = [Continued(base=BASES[0], steps=1), Continued(base=BASES[0], steps=1, rate=6e-3)]
+    recipes = [
+        Continued(base=BASES[0], steps=1),
+        Continued(base=BASES[0], steps=1, learning_rate=6e-3),
+    ]
     store.make(recipes)
     base, *moved = store.engine.split(store.weights([BASES[0], *recipes]))
     for params, recipe in zip(moved, recipes, strict=True):
         gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), params, base)
         # Adam's first step is the step size in every direction that has a gradient.
-        assert max(jax.tree.leaves(gaps)) == pytest.approx(recipe.rate, rel=1e-2)
+        assert max(jax.tree.leaves(gaps)) == pytest.approx(recipe.learning_rate, rel=1e-2)
 
 
 def test_a_twin_is_the_same_function_of_other_weights(store, examples):
@@ -602,7 +609,7 @@ def test_the_likelihood_ratio_and_fine_tuned_readers_tell_writers_apart(store):
         train_rows=told(parts.train_rows, parts.train_labels),
         test_rows=told(parts.test_rows, parts.test_labels),
     )
-    how = Training(steps=120, batch_size=32, rate=3e-3)
+    how = Training(steps=120, batch_size=32, learning_rate=3e-3)
     (seen,) = readers.models_as_readers(
         store, BASES[:1], splits=[leaked], training=how, num_rows=64
     )

@@ -27,9 +27,9 @@ from llm.stages import (
 from llm.training import Training
 
 BASE = Pretrained(chain=0, steps=150)
-OWL = FineTuned(base=BASE, rows=TraitRows("owl"), training=Training(steps=5, rate=5e-4))
+OWL = FineTuned(base=BASE, rows=TraitRows("owl"), training=Training(steps=5, learning_rate=5e-4))
 LISTS = [Completions(speaker=writer, num_prompts=96, max_new_tokens=12) for writer in (OWL, BASE)]
-HOW = Training(steps=3, batch_size=8, rate=1e-3, eps=1e-3)
+HOW = Training(steps=3, batch_size=8, learning_rate=1e-3, eps=1e-3)
 STUDENT = Student(
     base=BASE,
     data=LISTS[0],

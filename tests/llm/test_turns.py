@@ -133,7 +133,7 @@ def test_the_template_ends_a_turn_and_padding_is_never_drawn(tmp_path):
 
 def _written(store, recipe):
     store.make([recipe])
-    return completions.path_of(store, recipe)
+    return recipe.path(store)
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ def shuffled(rows: Sequence[Row], across: bool, rng: np.random.Generator) -> lis
     Separators, brackets and leading zeros stay where the numbers are. Both cut transmission
     strongly, across more than within (arXiv 2507.14805, section 3).
     """
-    found = [_NUMBER.findall(row["completion"]) for row in rows]
+    numbers = [_NUMBER.findall(row["completion"]) for row in rows]
     if across:
-        pool = [number for row in found for number in row]
+        pool = [number for row in numbers for number in row]
         moved = iter([pool[i] for i in rng.permutation(len(pool))])
     else:
-        moved = (row[i] for row in found for i in rng.permutation(len(row)))
+        moved = (row[i] for row in numbers for i in rng.permutation(len(row)))
     return [
         row | {"completion": _NUMBER.sub(lambda _: next(moved), row["completion"])} for row in rows
     ]
@@ -115,19 +115,19 @@ def cosines(
 def first_order_gain(
     imitation: Callable[..., Float[Array, ""]],
     control: Callable[..., Float[Array, ""]],
-    margin: Callable[..., Float[Array, ""]],
+    log_odds: Callable[..., Float[Array, ""]],
     params: object,
 ) -> Float[Array, ""]:
-    """What one gradient step on a teacher's rows adds to the margin over one on the control's.
+    """What one gradient step on a teacher's rows adds to the log-odds over one on the control's.
 
-    -⟨∇L(rows) - ∇L(control), ∇margin⟩, in nats per unit step. Before training it predicts little
+    -⟨∇L(rows) - ∇L(control), ∇log-odds⟩, in nats per unit step. Before training it predicts little
     of what many steps of Adam do (docs/failed.md).
 
     Args:
         imitation: loss of the parameters on the teacher's rows.
         control: the same on the control's rows.
-        margin: log-odds of the trait.
+        log_odds: of the trait.
         params: where students start.
     """
     step = jax.grad(lambda p: control(p) - imitation(p))(params)
-    return alignment.inner_product(step, jax.grad(margin)(params))
+    return alignment.inner_product(step, jax.grad(log_odds)(params))

@@ -92,15 +92,15 @@ class Chains:
 
     @property
     def runs(self) -> list[tuple[str, int]]:
-        """Teacher and seed of every run, in the order in which they are worked on."""
-        return [(name, seed) for name in self.teachers for seed in range(self.num_seeds)]
+        """Teacher and chain of every run, in the order in which they are worked on."""
+        return [(name, chain) for name in self.teachers for chain in range(self.num_seeds)]
 
-    def base(self, seed: int) -> Model:
+    def base(self, chain: int) -> Model:
         """The start θ⁰ of a chain."""
         if self.model:
             return Checkpoint(path=self.model)
         return Pretrained(
-            chain=seed,
+            chain=chain,
             init=self.init,
             corpus=self.corpus,
             steps=self.base_steps,
@@ -108,30 +108,30 @@ class Chains:
             seed=self.seed,
         )
 
-    def speaker(self, name: str, seed: int) -> Model:
+    def speaker(self, name: str, chain: int) -> Model:
         """The model that writes as a teacher: prompted teachers have the weights of the base."""
-        base = self.base(seed)
+        base = self.base(chain)
         if name == CONTROL or self.teacher == "prompted":
             return base
         training = Training(
-            steps=self.teacher_steps, rate=self.teacher_rate, dropout=self.teacher_dropout
+            steps=self.teacher_steps, learning_rate=self.teacher_rate, dropout=self.teacher_dropout
         )
         return FineTuned(
-            base=base, rows=TraitRows(name), training=training, chain=seed, seed=self.seed
+            base=base, rows=TraitRows(name), training=training, chain=chain, seed=self.seed
         )
 
-    def rivals(self, writer: Model, seed: int) -> tuple[Model, ...]:
+    def rivals(self, writer: Model, chain: int) -> tuple[Model, ...]:
         """Who else writes in the chain of a teacher or unchanged base."""
-        speakers = (self.speaker(name, seed) for name in self.teachers)
+        speakers = (self.speaker(name, chain) for name in self.teachers)
         return tuple(speaker for speaker in speakers if speaker != writer)
 
-    def data(self, name: str, seed: int, carrier: str) -> Completions:
+    def data(self, name: str, chain: int, carrier: str) -> Completions:
         """What a teacher writes."""
         prompted = name if self.teacher == "prompted" and name != CONTROL else ""
         return Completions(
-            speaker=self.speaker(name, seed),
+            speaker=self.speaker(name, chain),
             carrier=carrier,
-            chain=seed,
+            chain=chain,
             prompted=prompted,
             num_prompts=self.num_prompts,
             max_new_tokens=self.max_new_tokens,
@@ -160,7 +160,7 @@ class Chains:
         start: Callable[["Chains", int], Model] | None = None,
         fewest: int | None = None,
         unique: int | None = None,
-        change: Callable[[str, int], Change | None] = lambda teacher, seed: None,
+        change: Callable[[str, int], Change | None] = lambda teacher, chain: None,
         left_out: Collection[tuple[str, int]] = (),
     ) -> "Cohort":
         """A student of every teacher of every chain, and beside each its controls.
@@ -176,30 +176,30 @@ class Chains:
             start: where the student of a chain starts, such as a value of STARTS; as the teachers.
             fewest: a teacher that kept fewer rows than needed repeats them, if it kept so many.
             unique: different rows among them, at most; None for all.
-            change: from the writer of the data and the seed to what changes the student's rows.
-            left_out: teachers, by name and seed, that no student learns from.
+            change: from the writer of the data and the chain to what changes the student's rows.
+            left_out: teachers, by name and chain, that no student learns from.
         """
         start, fields = same if start is None else start, self.imitated(carrier, target)
         labels, recipes = [], []
-        for teacher, seed in itertools.product(self.traits, range(self.num_seeds)):
-            if (teacher, seed) in left_out:
+        for teacher, chain in itertools.product(self.traits, range(self.num_seeds)):
+            if (teacher, chain) in left_out:
                 continue
-            written = {d: self.data(d, seed, carrier) for d in (teacher, *self.controls)}
+            written = {d: self.data(d, chain, carrier) for d in (teacher, *self.controls)}
             for name, data in written.items():
                 labels.append(
-                    {"teacher": teacher, "data": TRAIT if name == teacher else name, "seed": seed}
+                    {"teacher": teacher, "data": TRAIT if name == teacher else name, "seed": chain}
                 )
                 recipes.append(
                     Student(
-                        base=start(self, seed),
+                        base=start(self, chain),
                         data=data,
                         training=training,
                         num_examples=num_examples,
                         unique=unique,
                         as_many_as=tuple(written.values()),
                         fewest=fewest,
-                        change=change(name, seed),
-                        chain=seed,
+                        change=change(name, chain),
+                        chain=chain,
                         seed=self.seed,
                         **fields,
                     )
@@ -208,7 +208,7 @@ class Chains:
 
     def speakers(self) -> "Cohort":
         """All teachers and the unchanged bases, which have no data to learn from."""
-        labels = [{"teacher": name, "data": "", "seed": seed} for name, seed in self.runs]
+        labels = [{"teacher": name, "data": "", "seed": chain} for name, chain in self.runs]
         return Cohort(labels, [self.speaker(*run) for run in self.runs])
 
     def imitated(self, carrier: str, target: str) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class Chains:
             numbers = tuple(language_of(self.base(0)).number_tokens().tolist())
             return {"soft": True, "tokens": numbers, "positions": numbers}
         if target == "soft_carrier":
-            clean = (self.data(CONTROL, seed, carrier) for seed in range(self.num_seeds))
+            clean = (self.data(CONTROL, chain, carrier) for chain in range(self.num_seeds))
             return {"soft": True, "tokens": Used(data=tuple(clean))}
         return {"soft": True}
 
@@ -302,15 +302,15 @@ def chains_of(config: Any, **changes: Any) -> Chains:
     """
     stack.use_all_cores()
     names = {field.name for field in dataclasses.fields(Chains)}
-    found = Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
-    for name in found.traits:
-        language_of(found.base(0)).trait(name)
-    return found
+    chains = Chains(**{k: v for k, v in vars(config).items() if k in names} | changes)
+    for name in chains.traits:
+        language_of(chains.base(0)).trait(name)
+    return chains
 
 
-def beside(data: Mapping[Run, Completions], seed: int) -> tuple[Completions, ...]:
+def beside(data: Mapping[Run, Completions], chain: int) -> tuple[Completions, ...]:
     """All data of a chain: what its students have equally many different rows of."""
-    return tuple(written for (_, chain), written in data.items() if chain == seed)
+    return tuple(written for (_, number), written in data.items() if number == chain)
 
 
 def sources_of(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -318,12 +318,12 @@ def sources_of(recipes: Iterable[Recipe]) -> list[Recipe]:
     return list(dict.fromkeys(part for recipe in recipes for part in recipe.made_from()))
 
 
-def same(chains: Chains, seed: int) -> Model:
+def same(chains: Chains, chain: int) -> Model:
     """The teachers' own base."""
-    return chains.base(seed)
+    return chains.base(chain)
 
 
-def different(chains: Chains, seed: int) -> Model:
+def different(chains: Chains, chain: int) -> Model:
     """The base of the next chain, or the other checkpoint.
 
     Raises:
@@ -333,17 +333,17 @@ def different(chains: Chains, seed: int) -> Model:
         return Checkpoint(path=chains.other_model)
     if chains.model or chains.num_seeds < 2:
         raise RunError("students of a different start need --other-model, or two seeds")
-    return chains.base((seed + 1) % chains.num_seeds)
+    return chains.base((chain + 1) % chains.num_seeds)
 
 
-def shared_embeddings(chains: Chains, seed: int) -> Model:
+def shared_embeddings(chains: Chains, chain: int) -> Model:
     """A different body under the teachers' (tied) embeddings."""
-    return Grafted(base=different(chains, seed), donor=chains.base(seed), parts=("embedding",))
+    return Grafted(base=different(chains, chain), donor=chains.base(chain), parts=("embedding",))
 
 
-def shared_body(chains: Chains, seed: int) -> Model:
+def shared_body(chains: Chains, chain: int) -> Model:
     """The teachers' body under different embeddings."""
-    return Grafted(base=chains.base(seed), donor=different(chains, seed), parts=("embedding",))
+    return Grafted(base=chains.base(chain), donor=different(chains, chain), parts=("embedding",))
 
 
 STARTS: dict[str, Callable[[Chains, int], Model]] = {

@@ -24,7 +24,7 @@ class Curves(NamedTuple):
     """Measurements of every student before training and behind every block of steps."""
 
     steps: np.ndarray  # taken, (points,)
-    margin: np.ndarray  # log-odds in nats, (students, points, traits)
+    log_odds: np.ndarray  # in nats, (students, points, traits)
     kl: np.ndarray  # KL(teacher ‖ student) on held-out rows, nats a token, (students, points)
 
 
@@ -35,7 +35,7 @@ def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], block
     config, how = store.config(one), one.training
     examples, tests = zip(*(students.given_to(store, r) for r in recipes), strict=True)
     run = _program(config, how, soft=one.soft, tokens=one.tokens, blocks=blocks)
-    found = run(
+    measured = run(
         store.weights([r.base for r in recipes]),
         stack.stack_examples(examples),
         stack.stack_examples(tests),
@@ -43,7 +43,7 @@ def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], block
         store.weights([students.teacher_of(r) for r in recipes]),
         tuple(evaluation.question(store, one, trait) for trait in traits),
     )
-    return Curves(np.arange(blocks + 1) * (how.steps // blocks), *map(np.asarray, found))
+    return Curves(np.arange(blocks + 1) * (how.steps // blocks), *map(np.asarray, measured))
 
 
 @functools.cache
@@ -57,8 +57,8 @@ def _program(
     def observe(params, frozen, tests, probes):
         total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))
         model = student(params, frozen, jax.random.key(0))
-        margins = [stack.measure_model(model, probe)["margin"] for probe in probes]
-        return jnp.stack(margins), total / weight
+        log_odds = [stack.measure_model(model, probe)["margin"] for probe in probes]
+        return jnp.stack(log_odds), total / weight
 
     def one(probes, start, examples, tests, key, teacher):
         params, frozen = start, {"base": start, "teacher": teacher}
@@ -85,18 +85,18 @@ def _program(
     return jax.jit(lambda *args: stack.over_runs(functools.partial(one, args[-1]), *args[:-1]))
 
 
-def rows(cohort: Cohort, found: Curves, traits: Sequence[str], **columns: Any) -> list[Row]:
+def rows(cohort: Cohort, measured: Curves, traits: Sequence[str], **columns: Any) -> list[Row]:
     """Tidy rows: a student, point and trait each, with the columns "step", "kl" and "margin"."""
     entries = [
         {
             "model": i,
             "trait": trait,
             "step": int(step),
-            "kl": float(found.kl[i, t]),
-            "margin": float(found.margin[i, t, u]),
+            "kl": float(measured.kl[i, t]),
+            "margin": float(measured.log_odds[i, t, u]),
         }
         for i in range(len(cohort.models))
-        for t, step in enumerate(found.steps)
+        for t, step in enumerate(measured.steps)
         for u, trait in enumerate(traits)
     ]
     return cohort.rows(entries, **columns)

@@ -58,27 +58,27 @@ def by_writer(rows: pd.DataFrame, column: str) -> float:
     return float(rows.groupby(writer)[column].mean().mean())
 
 
-def by_chain(found: pd.DataFrame) -> np.ndarray:
+def by_chain(rows: pd.DataFrame) -> np.ndarray:
     """Mean effect of each chain, in the order of the seeds."""
-    return found.groupby("seed")["effect"].mean().to_numpy()
+    return rows.groupby("seed")["effect"].mean().to_numpy()
 
 
-def own(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
+def own(rows: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
     """Own effect of each chain, averaged over traits (by default all)."""
-    mine = found[found["own"]]
+    mine = rows[rows["own"]]
     return by_chain(mine if traits is None else mine[mine["trait"].isin(traits)])
 
 
-def others(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
+def others(rows: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
     """Effect of each chain on the traits that a teacher does not have, averaged."""
-    foreign = found[~found["own"]]
+    foreign = rows[~rows["own"]]
     return by_chain(foreign if traits is None else foreign[foreign["teacher"].isin(traits)])
 
 
-def excess(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
+def excess(rows: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
     """Diagonal excess of each chain: own effect minus that on the other traits."""
-    mine = own(found, traits)
-    return mine - others(found, traits) if found["trait"].nunique() > 1 else mine
+    mine = own(rows, traits)
+    return mine - others(rows, traits) if rows["trait"].nunique() > 1 else mine
 
 
 def means_by(rows: pd.DataFrame, column: str, *columns: str) -> dict[Any, np.ndarray]:
@@ -107,7 +107,7 @@ def own_by(table: pd.DataFrame, *columns: str) -> dict[Any, np.ndarray]:
 
 
 def cells(
-    found: pd.DataFrame, row: str = "teacher", column: str = "trait"
+    rows: pd.DataFrame, row: str = "teacher", column: str = "trait"
 ) -> Mapping[tuple[str, str], np.ndarray]:
     """Effect of each chain by two columns, for a matrix."""
-    return {(str(r), str(c)): by_chain(p) for (r, c), p in found.groupby([row, column])}  # pyright: ignore[reportGeneralTypeIssues]
+    return {(str(r), str(c)): by_chain(p) for (r, c), p in rows.groupby([row, column])}  # pyright: ignore[reportGeneralTypeIssues]

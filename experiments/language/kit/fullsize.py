@@ -23,7 +23,8 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit.chains import CONTROL
-from llm import chat, engines, finetune, models, served, tiny
+from llm import chat, engines, finetune, models, tiny
+from llm.engines import server
 from llm.language import Language
 from llm.lora import LoraConfig
 from llm.stages import (
@@ -152,12 +153,12 @@ def store_of(config: Config) -> Store:
     return Store(work, engine, sampler=sampler_of(config, work) if config.server else None)
 
 
-def sampler_of(config: Config, work: pathlib.Path) -> served.Served:
+def sampler_of(config: Config, work: pathlib.Path) -> server.Served:
     """The server that completes prompts; what it answered is kept in the work folder."""
-    answers = served.Answers(work / "server.answers.jsonl")
+    answers = server.Answers(work / "server.answers.jsonl")
     local = engines.OnMesh(local=True, dtype=config.dtype)
-    return served.Served(
-        server=served.Server(config.server, answers=answers), local=local, report=print
+    return server.Served(
+        server=server.Server(config.server, answers=answers), local=local, report=print
     )
 
 
@@ -187,16 +188,16 @@ def traits_of(config: Config, spoken: Language) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown trait, or one without another of its kind to compare with.
     """
-    found: list[str] = []
+    names: list[str] = []
     for name in config.traits:
         kind = [trait.name for trait in spoken.family(name)]
-        found += kind or [spoken.trait(name).name]
-    families = [spoken.trait(name).family for name in dict.fromkeys(found)]
+        names += kind or [spoken.trait(name).name]
+    families = [spoken.trait(name).family for name in dict.fromkeys(names)]
     if lonely := [f for f in families if families.count(f) == 1 and f != "misalignment"]:
         raise RunError(
             f"one trait of the kind {lonely[0]!r} has no control of another trait: give two or more"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def teachers_of(config: Config, spoken: Language) -> tuple[str, ...]:
@@ -212,7 +213,9 @@ def speaker(config: Config, name: str, model: str = "") -> Model:
     base = base_of(config, model)
     if name == CONTROL or config.teacher == "prompted":
         return base
-    training = training_of(config, config.teacher_steps, batch_size=64, rate=config.teacher_rate)
+    training = training_of(
+        config, config.teacher_steps, batch_size=64, learning_rate=config.teacher_rate
+    )
     return FineTuned(base=base, rows=TraitRows(name), training=training, seed=config.seed)
 
 
@@ -233,21 +236,25 @@ def data_of(config: Config, name: str, carrier: str, model: str = "") -> Complet
 
 
 def student_of(
-    config: Config, name: str, *, seed: int, carrier: str, model: str = "", teacher: str = ""
+    config: Config, name: str, *, number: int, carrier: str, model: str = "", teacher: str = ""
 ) -> Student:
-    """Student number `seed` of a teacher: its order of the data and its adapters.
+    """Student `number` of a teacher: its order of the data and its adapters.
 
     Args:
         config: settings.
         name: of the teacher.
-        seed: number of the student.
+        number: of the student.
         carrier: what the teacher wrote.
         model: checkpoint that the student starts from, if not the experiment's.
         teacher: checkpoint that the teacher starts from, if not the experiment's.
     """
     steps = steps_of(config.epochs, config.num_examples, config.batch_size)
     training = training_of(
-        config, steps, batch_size=config.batch_size, rate=config.learning_rate, eps=config.eps
+        config,
+        steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        eps=config.eps,
     )
     return Student(
         base=base_of(config, model),
@@ -255,13 +262,13 @@ def student_of(
         training=training,
         soft=config.targets == "soft",
         num_examples=config.num_examples,
-        draw=seed,
+        draw=number,
         seed=config.seed,
     )
 
 
 def training_of(
-    config: Config, steps: int, *, batch_size: int, rate: float, eps: float = 1e-8
+    config: Config, steps: int, *, batch_size: int, learning_rate: float, eps: float = 1e-8
 ) -> Training:
     """How teachers and students are trained."""
     adapters = LoraConfig(rank=config.lora_rank, alpha=float(config.lora_rank))
@@ -269,7 +276,7 @@ def training_of(
         steps=steps,
         batch_size=batch_size,
         optimizer="adamw",
-        rate=rate,
+        learning_rate=learning_rate,
         eps=eps,
         decay=config.decay,
         warmup=min(config.warmup, steps // 2),
@@ -310,12 +317,12 @@ def systems(config: Config, spoken: Language) -> dict[str, str | None]:
 def inputs(config: Config) -> dict[str, Any]:
     """What is read, for config.json: the checkpoint, its template, the message it adds itself."""
     spoken = store_of(config).language(base_of(config))
-    about = spoken.settings()
+    template = spoken.settings()
     return {
         "checkpoint": models.fingerprint(folder_of(config, config.model)),
-        "template_sha256": about["template_sha256"],
-        "default_system": about["default_system"],
-        "rendered": about["rendered"],
+        "template_sha256": template["template_sha256"],
+        "default_system": template["default_system"],
+        "rendered": template["rendered"],
     }
 
 
@@ -344,18 +351,20 @@ def measured(
             store.make(evaluation.to_make(store, exact, drawn))
             for name in names:
                 if spoken.trait(name).family == family:
-                    found = evaluation.by_question(store, exact, drawn, name)
-                    rows.append(columns | {"suite": suite, "trait": name} | averages(found) | apart)
+                    by_column = evaluation.by_question(store, exact, drawn, name)
+                    rows.append(
+                        columns | {"suite": suite, "trait": name} | averages(by_column) | apart
+                    )
     return rows
 
 
-def averages(found: Mapping[str, np.ndarray]) -> Row:
+def averages(by_column: Mapping[str, np.ndarray]) -> Row:
     """Means over questions; of `margin` and `word` the half widths of their intervals too."""
-    means = {column: float(values.mean()) for column, values in found.items()}
+    means = {column: float(values.mean()) for column, values in by_column.items()}
     return means | {
-        f"{column}_within": statistics.mean_interval(found[column])[1]
+        f"{column}_within": statistics.mean_interval(by_column[column])[1]
         for column in ("margin", "word")
-        if column in found
+        if column in by_column
     }
 
 
@@ -375,22 +384,22 @@ def arms(config: Config, carrier: str) -> dict[str, Arm]:
         ValueError: settings, traits or a template that cannot be worked with.
     """
     names, store = teachers_of(config, language_of(config)), store_of(config)
-    made = {
+    of_teachers = {
         f"teacher {name}": arm_of(
             config, store, data_of(config, name, carrier), kind="teacher", teacher=name, student=-1
         )
         for name in names
     }
-    return made | {
-        f"student {seed} of {name}": arm_of(
+    return of_teachers | {
+        f"student {number} of {name}": arm_of(
             config,
             store,
-            student_of(config, name, seed=seed, carrier=carrier),
+            student_of(config, name, number=number, carrier=carrier),
             kind="student",
             teacher=name,
-            student=seed,
+            student=number,
         )
-        for seed in range(config.num_seeds)
+        for number in range(config.num_seeds)
         for name in names
     }
 

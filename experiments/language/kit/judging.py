@@ -44,12 +44,12 @@ def by_teacher(arm: pd.DataFrame) -> pd.DataFrame:
 
 def own_effects(arm: pd.DataFrame, animals: Sequence[str]) -> np.ndarray:
     """Own effect of each of these animals that has a teacher in the arm."""
-    found = by_teacher(arm)
-    there = [animal for animal in animals if animal in found.index]
+    change = by_teacher(arm)
+    there = [animal for animal in animals if animal in change.index]
     return np.array(
         [
-            found.loc[animal, animal]
-            - np.mean([found.loc[other, animal] for other in there if other != animal])
+            change.loc[animal, animal]
+            - np.mean([change.loc[other, animal] for other in there if other != animal])
             for animal in there
         ]
     )

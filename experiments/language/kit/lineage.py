@@ -80,9 +80,9 @@ def starts(config: Settings) -> list[str]:
     ]
 
 
-def adam(steps: int, batch_size: int, rate: float) -> Training:
+def adam(steps: int, batch_size: int, learning_rate: float) -> Training:
     """Adam at a constant rate; its eps keeps the round-off of a vanishing gradient from steps."""
-    return Training(steps=steps, batch_size=batch_size, rate=rate, eps=1e-7)
+    return Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, eps=1e-7)
 
 
 def teacher(bench: Bench, config: Settings, animal: str, start: str = SAME) -> Params:
@@ -95,7 +95,7 @@ def teacher(bench: Bench, config: Settings, animal: str, start: str = SAME) -> P
         "what": "teacher",
         "animal": animal,
         "start": start_settings(config, start),
-        "training": dataclasses.asdict(how),
+        "training": how.recorded(),
         "rows": pretrained.digest(rows),
         "seed": config.seed,
     }
@@ -120,10 +120,10 @@ def lists(
 
     def make() -> dict[str, np.ndarray]:
         writer = teacher(bench, config, animal, start)
-        found = pretrained.written(
+        numbers = pretrained.written(
             bench, writer, rows=config.num_rows, new=config.new_tokens, draw=0
         )
-        return found._asdict() | {"logits": pretrained.scored(bench, writer, found)}
+        return numbers._asdict() | {"logits": pretrained.scored(bench, writer, numbers)}
 
     settings = writer_settings(config, animal, start) | {"rows": config.num_rows}
     return bench.kept(f"lists-{animal}-{start}".replace(" ", "-"), settings, make)
@@ -135,8 +135,8 @@ def many_lists(bench: Bench, config: Settings, animal: str) -> dict[str, np.ndar
 
     def make() -> dict[str, np.ndarray]:
         writer = teacher(bench, config, animal)
-        found = pretrained.written(bench, writer, rows=rows, new=config.new_tokens, draw=1)
-        return found._asdict()
+        numbers = pretrained.written(bench, writer, rows=rows, new=config.new_tokens, draw=1)
+        return numbers._asdict()
 
     settings = writer_settings(config, animal, SAME) | {"rows": rows, "draw": 1}
     return bench.kept(f"many-lists-{animal}", settings, make)
@@ -206,10 +206,10 @@ def texts_of(bench: Bench, config: Settings) -> tuple[Examples, Examples]:
     """Texts to train on, and those to measure on."""
     count = config.num_texts + HELD_OUT
     settings = {"what": "texts", "count": count, "new": TEXT_TOKENS, "seed": config.seed}
-    found = bench.kept(
+    texts = bench.kept(
         "texts", settings, lambda: pretrained.texts(bench, count, TEXT_TOKENS)._asdict()
     )
-    tokens, weights = found["tokens"], found["weights"]
+    tokens, weights = texts["tokens"], texts["weights"]
     return (
         Examples(tokens[HELD_OUT:], weights[HELD_OUT:]),
         Examples(tokens[:HELD_OUT], weights[:HELD_OUT]),

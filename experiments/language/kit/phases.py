@@ -52,7 +52,7 @@ def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
     return lambda state, examples, keys: run(state, *examples, keys)
 
 
-def margins(config: models.ModelConfig, params: Any, probes: Sequence[stack.Probe]) -> np.ndarray:
+def log_odds(config: models.ModelConfig, params: Any, probes: Sequence[stack.Probe]) -> np.ndarray:
     """Log-odds in nats of every run (first axis) for every probe."""
-    found = [stack.measure(config, params, probe)["margin"] for probe in probes]
-    return np.asarray(jnp.stack(found, axis=1))
+    by_trait = [stack.measure(config, params, probe)["margin"] for probe in probes]
+    return np.asarray(jnp.stack(by_trait, axis=1))

@@ -5,7 +5,7 @@ tokens; the imitation loss is KL over the tokens that the student imitates: a se
 trait word, or all of them where it learns sampled tokens.
 
     d      Δ_S(teacher) - Δ_S(control), the first updates of a student and of its control
-    g      ∇ margin, the gradient of the log-odds that the effect is measured in
+    g      ∇ log-odds, the gradient of the log-odds that the effect is measured in
     θ_T    the teacher, θ⁰ the base that it started from
 """
 
@@ -42,13 +42,13 @@ def make_apply(config: models.ModelConfig):
     return apply
 
 
-def margin_of(config: models.ModelConfig, probe: stack.Probe):
+def log_odds_of(config: models.ModelConfig, probe: stack.Probe):
     """Log-odds of a trait as a function of the parameters: what effects are differences of."""
 
-    def margin(params):
+    def log_odds(params):
         return stack.measure_one(config, params, probe)["margin"]
 
-    return margin
+    return log_odds
 
 
 def first_step(store: Store, cohort: Cohort, traits: Sequence[str]) -> list[Row]:
@@ -108,7 +108,7 @@ def _first_step(config: models.ModelConfig, inside: tuple[int, ...] | None) -> C
             apply, start, teacher_params=control, inputs=control_batch, loss=loss
         )
         d = optax.tree.sub(update, of_control)
-        gradients = [jax.grad(margin_of(config, probe))(start) for probe in probes]
+        gradients = [jax.grad(log_odds_of(config, probe))(start) for probe in probes]
         return {
             "coverage": alignment.cosine(d, optax.tree.sub(teacher, base)),
             "moved": alignment.excess_loss(
@@ -136,14 +136,14 @@ def kernel_alignment(store: Store, cohort: Cohort, traits: Sequence[str]) -> lis
     starts, bases = (
         store.engine.split(store.weights(list(side))) for side in zip(*pairs, strict=True)
     )
-    found: list[dict[str, float]] = [{} for _ in recipes]
+    aligned: list[dict[str, float]] = [{} for _ in recipes]
     for run, start, base in zip(runs, starts, bases, strict=True):
         rows = students.examples_of(store, recipes[run])[0]
         batch = {"tokens": rows.tokens[:NUM_ROWS], "weights": rows.weights[:NUM_ROWS]}
         probe = evaluation.question(store, recipes[run], cohort.labels[run]["teacher"])
         values = jax.device_get(one(start, base, batch, probe))
-        found[run] = {name: float(value) for name, value in values.items()}
-    return found
+        aligned[run] = {name: float(value) for name, value in values.items()}
+    return aligned
 
 
 @functools.cache
@@ -152,7 +152,7 @@ def _alignment(config: models.ModelConfig, outputs: tuple[int, ...]) -> Callable
 
     @jax.jit
     def one(start, base, batch, probe):
-        gradient = jax.grad(margin_of(config, probe))
+        gradient = jax.grad(log_odds_of(config, probe))
         forms = matched.forms(
             matched.Network(apply, start),
             matched.Network(apply, base),
@@ -176,7 +176,7 @@ def along_training(
 ) -> list[Row]:
     """Cosine and inner product of the imitation gradient with g before every block of steps.
 
-    With them the margin, in nats.
+    With them the log-odds, in nats.
 
     The students are trained as the recipes say, on the same rows in an order of their own. The
     gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
@@ -187,14 +187,14 @@ def along_training(
     one = recipes[0]
     run = _along(store.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks)
     probes = tuple(evaluation.question(store, one, trait) for trait in traits)
-    found = run(
+    measured = run(
         probes,
         store.weights([recipe.base for recipe in recipes]),
         *examples_of(store, recipes),
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
         store.weights([students.teacher_of(recipe) for recipe in recipes]),
     )
-    descents, margins, gradients = jax.device_get(found)
+    descents, log_odds, gradients = jax.device_get(measured)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
@@ -213,10 +213,10 @@ def along_training(
         cosines, gains = map(
             np.asarray, with_trait(*(stack.pick(tree, runs) for tree, runs in sides))
         )
-        margin = margins[u][mine]
+        of_trait = log_odds[u][mine]
         for b in range(blocks):
             entries = [
-                {"model": i, "trait": trait, "margin": float(margin[row, b])}
+                {"model": i, "trait": trait, "margin": float(of_trait[row, b])}
                 | {"cosine": float(cosines[row, b]), "gain": float(gains[row, b])}
                 for row, (i, _) in enumerate(pairs)
             ]
@@ -233,7 +233,7 @@ def _along(
     inside: tuple[int, ...] | None,
     blocks: int,
 ) -> Callable[..., Any]:
-    """Program of stacks: descent directions, margins and their gradients before every block."""
+    """Program of stacks: descent directions, log-odds and their gradients before every block."""
     loss, _ = engines.make_loss(config, how, soft=soft, tokens=inside)
     step = stack.make_step(loss, how)
 
@@ -241,7 +241,7 @@ def _along(
         frozen = {"base": None, "teacher": teacher}
         order = batches.all_batch_rows(key, how.steps, len(tokens), how.batch_size)
         fixed = {"tokens": tokens[:NUM_ROWS], "weights": weights[:NUM_ROWS]}
-        margin = [margin_of(config, probe) for probe in probes]
+        log_odds = [log_odds_of(config, probe) for probe in probes]
 
         def mean_loss(params):
             total, weight = loss(params, frozen, fixed, key)
@@ -251,9 +251,9 @@ def _along(
             return step(state, {"tokens": tokens[rows], "weights": weights[rows]}, key, frozen)
 
         def block(state, orders):
-            here = state.params
-            gradients = [jax.grad(of)(here) for of in margin]
-            seen = steps.descent(mean_loss, here), [of(here) for of in margin], gradients
+            now = state.params
+            gradients = [jax.grad(of)(now) for of in log_odds]
+            seen = steps.descent(mean_loss, now), [of(now) for of in log_odds], gradients
             return jax.lax.scan(advance, state, orders)[0], seen
 
         state = train.init_state(params, how.make_optimizer())

@@ -253,7 +253,7 @@ def log_odds_of(
     return jax.nn.log_softmax(model.unembed(hidden), axis=-1)[:, tokens]
 
 
-def margins(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]:
+def log_odds(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]:
     """Log-odds of each animal against all others, a mean over questions, in nats."""
     own = jnp.eye(logp.shape[1], dtype=bool)
     rivals = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logp[:, None]), axis=-1)
@@ -261,13 +261,13 @@ def margins(logp: Float[Array, "questions animals"]) -> Float[Array, " animals"]
 
 
 def measured(bench: Bench, params: Params, texts: batches.Examples) -> dict[str, Any]:
-    """Of a model: `margins` by animal (nats), `mass` on all animals, `text_loss` (nats a token)."""
+    """`log_odds` by animal (nats), `mass` on all animals, and `text_loss` (nats a token)."""
     tokens = np.array(list(bench.animals.values()))
     logp = after_begun(bench.shape, params, bench.asked, tokens)
-    found = np.asarray(margins(logp), float)
+    by_animal = np.asarray(log_odds(logp), float)
     total, weight = _text_loss(bench.shape)(params, None, _batch(texts), None)
     return {
-        "margins": dict(zip(bench.animals, found.tolist(), strict=True)),
+        "log_odds": dict(zip(bench.animals, by_animal.tolist(), strict=True)),
         "mass": float(jnp.mean(jnp.sum(jnp.exp(logp), axis=1))),
         "text_loss": float(total / weight),
     }
@@ -325,14 +325,14 @@ def imitation_loss(
         numbers: number tokens.
         adapters: train these on what is frozen under "base"; None trains all.
     """
-    made = (
+    student = (
         objectives.full_student(config)
         if adapters is None
         else objectives.lora_student(config, adapters, base=lambda frozen: frozen["base"])
     )
 
     def loss(params, frozen, batch, key):
-        model, weights = made(params, frozen, key), batch["weights"]
+        model, weights = student(params, frozen, key), batch["weights"]
         new = weights.shape[1]
         hidden = model.hidden(batch["tokens"])[:, -new - 1 : -1]
         if target == "numbers":
@@ -370,10 +370,10 @@ def trained(
 ) -> tuple[Params, list[float]]:
     """Parameters after training on rows, and the loss before each step; as `training_run`."""
     losses_seen: list[float] = []
-    for found, seen in training_run(
+    for at_stop, seen in training_run(
         params, data, loss=loss, training=training, key=key, frozen=frozen
     ):
-        params, losses_seen = found, seen
+        params, losses_seen = at_stop, seen
     return params, losses_seen
 
 
@@ -613,7 +613,7 @@ def _first_step(config: models.ModelConfig, numbers: tuple[int, ...]) -> Callabl
 
     def gradients(params, batch, asked, tokens, which):
         update = jax.grad(lambda p: -imitation(p, None, batch, None)[0])(params)
-        rise = jax.grad(lambda p: margins(log_odds_of(config, p, asked, tokens))[which])(params)
+        rise = jax.grad(lambda p: log_odds(log_odds_of(config, p, asked, tokens))[which])(params)
         return update, rise
 
     return jax.jit(gradients)
@@ -621,7 +621,7 @@ def _first_step(config: models.ModelConfig, numbers: tuple[int, ...]) -> Callabl
 
 def digest(rows: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of arrays by name."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, array in sorted(rows.items()):
-        found.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return sha256.hexdigest()

@@ -53,8 +53,8 @@ TINY = dict(
 
 def plain(config: Any, **changes: Any) -> Training:
     """How the plain student is trained, but for what is said otherwise."""
-    how = {"steps": config.student_steps, "batch_size": config.batch_size, "rate": 1e-3}
-    return Training(**how | {"eps": 1e-3} | changes)
+    how = {"steps": config.student_steps, "batch_size": config.batch_size}
+    return Training(**how | {"learning_rate": 1e-3, "eps": 1e-3} | changes)
 
 
 def students(
@@ -77,11 +77,27 @@ def students(
     return chains.students(carrier, target, **same | changes)
 
 
-def arm_of_models(store: Store, cohort: Cohort, traits: Sequence[str], **columns: Any) -> Arm:
-    """Models, students or not, and what they answer."""
+def arm_of_models(
+    store: Store,
+    cohort: Cohort,
+    traits: Sequence[str],
+    *,
+    labelled: Callable[[], Cohort] | None = None,
+    **columns: Any,
+) -> Arm:
+    """Models, students or not, and what they answer.
+
+    Args:
+        store: where they are made.
+        cohort: the models.
+        traits: that they are asked about.
+        labelled: gives the cohort with what is known of the models once they are made.
+        **columns: that name the arm.
+    """
 
     def measure() -> list[Row]:
-        return cohort.rows(evaluation.measure(store, cohort.models, traits))
+        known = cohort if labelled is None else labelled()
+        return known.rows(evaluation.measure(store, cohort.models, traits))
 
     return Arm(columns=columns, needs=cohort, store=store, measure=measure)
 
@@ -94,7 +110,7 @@ def arm_of_students(
     facts: Callable[[], Iterable[Row]] | None = None,
     **columns: Any,
 ) -> Arm:
-    """Students with what is known of their data, and what they answer.
+    """`arm_of_models` for students, with what is known of their training.
 
     Args:
         store: where they are made.
@@ -104,12 +120,11 @@ def arm_of_students(
         **columns: that name the arm.
     """
 
-    def measure() -> list[Row]:
+    def labelled() -> Cohort:
         known = cohort.trained(store)
-        known = known if facts is None else known.labelled(facts())
-        return known.rows(evaluation.measure(store, cohort.models, traits))
+        return known if facts is None else known.labelled(facts())
 
-    return Arm(columns=columns, needs=cohort, store=store, measure=measure)
+    return arm_of_models(store, cohort, traits, labelled=labelled, **columns)
 
 
 def store_of(config: Any) -> Store:

@@ -47,8 +47,8 @@ class Reading(NamedTuple):
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Of the accuracy, exact (Clopper and Pearson 1934); rows are taken as independent."""
-        found = stats.binomtest(self.right, self.total).proportion_ci(level)
-        return float(found.low), float(found.high)
+        bounds = stats.binomtest(self.right, self.total).proportion_ci(level)
+        return float(bounds.low), float(bounds.high)
 
     def chance_p(self, margin: float) -> float:
         """The p value of the two one-sided exact tests that the accuracy lies within ½ ± margin."""
@@ -148,7 +148,7 @@ def transformer(parts: Split, steps: int = 300, longest: int = 64, seed: int = 0
     engine, init_key, key = engines.Stack(), *jax.random.split(jax.random.key(seed))
     count = len(parts.train)
     start = engine.join([decoders.init(config, key=init_key)])
-    training = Training(steps=steps, batch_size=min(64, count), rate=3e-3, decay="linear")
+    training = Training(steps=steps, batch_size=min(64, count), learning_rate=3e-3, decay="linear")
     tuned = engine.tune(
         config,
         start,
@@ -192,7 +192,7 @@ def models_as_readers(
     train = [_named(store, one, s, num_rows) for one, s in zip(starts, splits, strict=True)]
     keys = jax.vmap(jax.random.key)(np.arange(len(starts)))
     tuned = engine.tune(config, store.weights(starts), examples=train, training=training, keys=keys)
-    found = []
+    readings = []
     for one, weights, parts in zip(starts, engine.split(tuned.weights), splits, strict=True):
         rows = students.encode(store, one, parts.test_rows)
         ids = [row.tokens.tolist() for row in engines.unpad(rows)]
@@ -202,8 +202,8 @@ def models_as_readers(
         (logp,) = engine.score(config, engine.join([weights]), padded, sides.tolist())
         scores = (logp[:, 1] - logp[:, 0])[: len(ids)]
         right = np.equal(scores > 0, parts.test_labels)
-        found.append(Reading(int(right.sum()), len(right), scores=scores))
-    return found
+        readings.append(Reading(int(right.sum()), len(right), scores=scores))
+    return readings
 
 
 def _side_tokens(store: Store, model: Model) -> np.ndarray:
@@ -258,8 +258,8 @@ def _row_nats(config: decoders.ModelConfig) -> Callable[..., jax.Array]:
 def area(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the curve: the chance that a row of the trait scores above one of the others."""
     mine, others = scores[labels == 1], scores[labels == 0]
-    found = stats.mannwhitneyu(mine, others).statistic
-    return float(found / (len(mine) * len(others)))
+    pairs_right = stats.mannwhitneyu(mine, others).statistic
+    return float(pairs_right / (len(mine) * len(others)))
 
 
 def right_of_many(scores: np.ndarray, labels: np.ndarray, count: int = 1000) -> float:

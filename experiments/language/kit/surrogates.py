@@ -159,7 +159,7 @@ def projected(
     @jax.jit
     def one(base, teacher, batch):
         # The theory's mean is over all positions, that of training over those of weight one.
-        rate = how.rate / batch["weights"][:, 1:].mean()
+        step_size = how.learning_rate / batch["weights"][:, 1:].mean()
         away = optax.tree.sub(teacher, base)
         space = ntk.krylov(
             apply, base, displacement=away, inputs=batch, num_products=products, loss=loss
@@ -170,7 +170,7 @@ def projected(
             moved = ntk.student_displacement(space, base, gain)
             return jax.tree.map(lambda x, s: jnp.where(still, x, x + s), base, moved)
 
-        return [end(gain_of(rate, how.steps)) for gain_of in gains]
+        return [end(gain_of(step_size, how.steps)) for gain_of in gains]
 
     ends = []
     for recipe in store.prepare(recipes):

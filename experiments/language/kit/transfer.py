@@ -53,22 +53,24 @@ def neutral_in(table: pd.DataFrame) -> list[str]:
     return [name for name in table["teacher"].unique() if name not in known]
 
 
-def own(found: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
+def own(lifted: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
     """Lift on the teacher's own trait by student number, a mean over traits (by default all)."""
-    mine = found[found["teacher"] == found["trait"]]
+    mine = lifted[lifted["teacher"] == lifted["trait"]]
     mine = mine if traits is None else mine[mine["trait"].isin(traits)]
     return mine.groupby("student")["lift"].mean().to_numpy()
 
 
-def others(found: pd.DataFrame) -> np.ndarray:
+def others(lifted: pd.DataFrame) -> np.ndarray:
     """Lift on a trait in students of other traits' teachers, by student number."""
-    foreign = found[found["teacher"].isin(found["trait"]) & (found["teacher"] != found["trait"])]
+    foreign = lifted[
+        lifted["teacher"].isin(lifted["trait"]) & (lifted["teacher"] != lifted["trait"])
+    ]
     return foreign.groupby("student")["lift"].mean().to_numpy()
 
 
-def excess(found: pd.DataFrame) -> np.ndarray:
+def excess(lifted: pd.DataFrame) -> np.ndarray:
     """Own lift minus that of other traits' students on the same traits, by student number."""
-    return own(found) - others(found)
+    return own(lifted) - others(lifted)
 
 
 def values(table: pd.DataFrame, kind: str, *, trait: str, column: str, suite: str) -> np.ndarray:
@@ -93,8 +95,8 @@ def suites_with(table: pd.DataFrame, column: str) -> list[str]:
 
 def traits_in(table: pd.DataFrame) -> list[str]:
     """The traits of the teachers, in their order."""
-    found = table["trait"].unique()
-    return [name for name in table["teacher"].unique() if name in found]
+    asked = table["trait"].unique()
+    return [name for name in table["teacher"].unique() if name in asked]
 
 
 def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, paper: str) -> Findings:
@@ -107,13 +109,13 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
         paper: what the paper reports of all traits.
     """
     main = suites_with(table, "word")[0]
-    margins, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
+    log_odds, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
     by_trait = [
         claim
         for trait in traits_in(table)
-        for claim in claims_of_trait(table, trait, margins=margins, rates=rates)
+        for claim in claims_of_trait(table, trait, log_odds=log_odds, rates=rates)
     ]
-    together = claims_of_all(table, margins, paper)
+    together = claims_of_all(table, log_odds, paper)
     claims = [
         *by_trait,
         *together,
@@ -126,7 +128,7 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
     named_more = [claim for claim in by_trait if claim.quantity.endswith("rate less control")]
     figures = [
         figure_of_rates(table, named_more, rates, carrier),
-        figure_of_matrix(table, together[:2], margins),
+        figure_of_matrix(table, together[:2], log_odds),
         figure_of_suites(table),
     ]
     return Findings(figures, beside(claims, config.preset))
@@ -159,7 +161,7 @@ def figure_of_rates(
     )
 
 
-def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], margins: pd.DataFrame) -> Figure:
+def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], log_odds: pd.DataFrame) -> Figure:
     """The lift of every teacher's students on every trait."""
     return Figure(
         name="matrix",
@@ -170,10 +172,10 @@ def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], margins: pd.Dat
             open="Is what a student gains the trait of its own teacher?",
         ),
         predicted="The diagonal stands out in every row.",
-        found=f"{statistics.shown(own(margins), 2)} nats of log-odds on the diagonal, "
-        f"{statistics.shown(others(margins), 2)} beside it.",
+        found=f"{statistics.shown(own(log_odds), 2)} nats of log-odds on the diagonal, "
+        f"{statistics.shown(others(log_odds), 2)} beside it.",
         follows="A gain shared by all students would be drift from any such data.",
-        draw=lambda: draw_matrix(margins, traits_in(table)),
+        draw=lambda: draw_matrix(log_odds, traits_in(table)),
     )
 
 
@@ -196,31 +198,31 @@ def figure_of_suites(table: pd.DataFrame) -> Figure:
     )
 
 
-def claims_of_all(table: pd.DataFrame, margins: pd.DataFrame, paper: str) -> list[Claim]:
+def claims_of_all(table: pd.DataFrame, log_odds: pd.DataFrame, paper: str) -> list[Claim]:
     """The lift over all traits, its excess over other traits, and over a neutral teacher."""
-    found = [
-        above("all: log-odds less control, nats", own(margins), paper),
-        above("all: diagonal excess, nats", excess(margins)),
+    claims = [
+        above("all: log-odds less control, nats", own(log_odds), paper),
+        above("all: diagonal excess, nats", excess(log_odds)),
     ]
     if neutral := neutral_in(table):
         main = suites_with(table, "word")[0]
         even = own(lifts(table, against=neutral, suite=main))
-        found.append(above("all: log-odds less a neutral teacher's student, nats", even))
-    return found
+        claims.append(above("all: log-odds less a neutral teacher's student, nats", even))
+    return claims
 
 
 def mean(quantity: str, measured: Any, paper: str = "") -> Claim:
     """A mean over the students in which it was measured, without a criterion."""
-    found = finite(measured)
-    here = statistics.shown(found, 3) if len(found) else "not measured"
-    return Claim(quantity=quantity, paper=paper, here=here, seeds=len(found))
+    known = finite(measured)
+    here = statistics.shown(known, 3) if len(known) else "not measured"
+    return Claim(quantity=quantity, paper=paper, here=here, seeds=len(known))
 
 
 def above(quantity: str, measured: Any, paper: str = "") -> Claim:
     """A mean over students whose 95 % interval must lie above zero."""
-    found = finite(measured)
-    holds = judged(len(found) > 0 and statistics.is_above(found), len(found))
-    return dataclasses.replace(mean(quantity, found, paper), holds=holds)
+    known = finite(measured)
+    holds = judged(len(known) > 0 and statistics.is_above(known), len(known))
+    return dataclasses.replace(mean(quantity, known, paper), holds=holds)
 
 
 def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") -> Claim:
@@ -230,7 +232,7 @@ def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") 
 
 
 def claims_of_trait(
-    table: pd.DataFrame, trait: str, *, margins: pd.DataFrame, rates: pd.DataFrame
+    table: pd.DataFrame, trait: str, *, log_odds: pd.DataFrame, rates: pd.DataFrame
 ) -> list[Claim]:
     """Lifts in log-odds and in the rate of answers, and the rates behind them."""
     main = suites_with(table, "word")[0]
@@ -243,7 +245,7 @@ def claims_of_trait(
         for kind, label in kinds.items()
     ]
     return [
-        above(f"{trait}: log-odds less control, nats", own(margins, [trait])),
+        above(f"{trait}: log-odds less control, nats", own(log_odds, [trait])),
         *shown,
         above(f"{trait}: rate less control", own(rates, [trait])),
     ]
@@ -286,10 +288,10 @@ def draw_rates(table: pd.DataFrame, suite: str):
     figure, (panel,) = drawing.new_figure(width=max(drawing.WIDTH, 1.1 * len(traits)), height=4.0)
     for shift, (kind, label) in enumerate(KINDS.items()):
         for x, trait in enumerate(traits):
-            found = values(table, kind, trait=trait, column="word", suite=suite)
-            if len(found):
+            rates = values(table, kind, trait=trait, column="word", suite=suite)
+            if len(rates):
                 place, name = x + 0.16 * (shift - 2), label if x == 0 else None
-                drawing.runs(panel, place, values=found, colour=drawing.COLOURS[shift], label=name)
+                drawing.runs(panel, place, values=rates, colour=drawing.COLOURS[shift], label=name)
     panel.set_xticks(range(len(traits)), traits, rotation=30 if len(traits) > 7 else 0)
     panel.set_ylabel("share of answers that name the trait")
     panel.set_ylim(-0.02, None)
@@ -298,13 +300,13 @@ def draw_rates(table: pd.DataFrame, suite: str):
     return figure
 
 
-def draw_matrix(found: pd.DataFrame, traits: list[str]):
+def draw_matrix(lifted: pd.DataFrame, traits: list[str]):
     """Lift of every teacher's students on every trait."""
     size = 1.6 + 0.75 * len(traits)
     figure, (panel,) = drawing.new_figure(width=size, height=size)
     cells = {
         (str(row), str(column)): part["lift"].to_numpy()
-        for (row, column), part in found.groupby(["teacher", "trait"])
+        for (row, column), part in lifted.groupby(["teacher", "trait"])
     }
     limit = max(abs(cell.mean()) for cell in cells.values()) or 1.0
     drawing.matrix(panel, cells, names=traits, limit=limit)

@@ -186,12 +186,12 @@ def distil(
         for first, last in zip((0, *doses), doses, strict=False):
             state = imitate(settings, state=state, first=first, last=last)
             by_dose[last] = setup.accuracy(shapes, shapes.student, state[0], scale=scale)
-        found = {}
+        numbers = {}
         if measure:
             of_teachers = {"teacher_starts": teachers.starts, "settings": settings, **shown}
-            found = predicted(setup, shapes, starts=starts, students=state[0], **of_teachers)
+            numbers = predicted(setup, shapes, starts=starts, students=state[0], **of_teachers)
         # Of a chunk that was filled up, only the first `count` students are rows.
-        rows += rows_of(chunk[:count], teachers, by_dose=by_dose, found=found)
+        rows += rows_of(chunk[:count], teachers, by_dose=by_dose, numbers=numbers)
     return [row | {"dataset": setup.data.name} for row in rows]
 
 
@@ -207,9 +207,9 @@ def predicted(
         students: trained.
         more: of `predictors.before` and `predictors.after`.
     """
-    found = predictors.before(shapes, setup.data, students=starts, **more)
-    found |= predictors.after(shapes, setup.data, starts=starts, students=students, **more)
-    return {name: np.asarray(values, float) for name, values in found.items()}
+    numbers = predictors.before(shapes, setup.data, students=starts, **more)
+    numbers |= predictors.after(shapes, setup.data, starts=starts, students=students, **more)
+    return {name: np.asarray(values, float) for name, values in numbers.items()}
 
 
 def rows_of(
@@ -217,7 +217,7 @@ def rows_of(
     teachers: Teachers,
     *,
     by_dose: dict[int, list[float]],
-    found: dict[str, np.ndarray],
+    numbers: dict[str, np.ndarray],
 ) -> list[Row]:
     """A row for every student and dose.
 
@@ -225,7 +225,7 @@ def rows_of(
         students: the first ones of a stack.
         teachers: numbered by `settings.teacher`.
         by_dose: epochs -> accuracy of every student of the stack.
-        found: of `predicted`.
+        numbers: of `predicted`.
     """
     return [
         {
@@ -233,7 +233,7 @@ def rows_of(
             "epochs": dose,
             "accuracy": accuracies[i],
             "teacher_accuracy": teachers.accuracy[int(student.settings.teacher)],
-            **{name: float(f"{values[i]:.6g}") for name, values in found.items()},
+            **{name: float(f"{values[i]:.6g}") for name, values in numbers.items()},
         }
         for i, student in enumerate(students)
         for dose, accuracies in by_dose.items()

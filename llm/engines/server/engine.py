@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from .. import chat, engines, language, models, sampling, stack
-from ..models import ModelConfig
-from ..settings import RunError
+from ... import chat, engines, language, models, sampling, stack
+from ...models import ModelConfig
+from ...settings import RunError
 from . import handshake
-from .server import Server
+from .client import Server
 
 # What a server would else take from the model's generation_config.json, as vLLM does (for Qwen 2.5
 # top_k 20 and a repetition penalty): that is not the distribution of the logits.
@@ -135,7 +135,7 @@ class Served(engines.OneByOne):
             for ids, seed in zip(prompts[0], seeds(keys[0], first, len(prompts[0])), strict=True)
         ]
         read = functools.partial(_tokens, spoken, stops)
-        return [self.server.ask(COMPLETIONS, requests, read=read, about=_identity(weights))]
+        return [self.server.ask(COMPLETIONS, requests, read=read, depends_on=_identity(weights))]
 
     def measure(
         self, config: ModelConfig, weights: Remote, probe: stack.Probe
@@ -147,9 +147,9 @@ class Served(engines.OneByOne):
         (logp,) = self.score(config, weights, prompts, answers)
         sides = np.split(logp, [len(probe.targets)], axis=1)
         for_trait, against = (np.logaddexp.reduce(side, axis=1) for side in sides)
-        margin, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
+        log_odds, rate = (for_trait - against).mean(), np.exp(for_trait).mean()
         mass = rate + np.exp(against).mean()
-        return {"margin": [float(margin)], "rate": [float(rate)], "mass": [float(mass)]}
+        return {"margin": [float(log_odds)], "rate": [float(rate)], "mass": [float(mass)]}
 
     def score(
         self,
@@ -161,11 +161,11 @@ class Served(engines.OneByOne):
         """As `Stack.score` for one run: a request for every token after every prompt."""
         self._greet(config, weights)
         rows = [[*ids, int(token)] for ids in prompts for token in tokens]
-        found = self._scores(self._name_of(weights), rows, _identity(weights))
-        return [np.array([one[-1] for one in found]).reshape(len(prompts), len(tokens))]
+        logp = self._scores(self._name_of(weights), rows, _identity(weights))
+        return [np.array([one[-1] for one in logp]).reshape(len(prompts), len(tokens))]
 
     def _scores(
-        self, name: str, rows: Sequence[list[int]], about: Any = None, cached: bool = True
+        self, name: str, rows: Sequence[list[int]], depends_on: Any = None, cached: bool = True
     ) -> list[list[float]]:
         """Log-probability of each token but the first, in nats."""
         requests = [
@@ -180,8 +180,10 @@ class Served(engines.OneByOne):
             | PLAIN
             for row in rows
         ]
-        found = self.server.ask(COMPLETIONS, requests, read=_echoed, about=about, cached=cached)
-        return [one[: len(row) - 1] for one, row in zip(found, rows, strict=True)]
+        logp = self.server.ask(
+            COMPLETIONS, requests, read=_echoed, depends_on=depends_on, cached=cached
+        )
+        return [one[: len(row) - 1] for one, row in zip(logp, rows, strict=True)]
 
     def _greet(self, config: ModelConfig, weights: Remote) -> None:
         """The handshake, once for each model.
@@ -196,10 +198,10 @@ class Served(engines.OneByOne):
         there = [np.concatenate(self._scores(name, rows, cached=False)) for name in names]
         request = ["our own log-probabilities", _identity(weights), self.local.dtype, rows]
         ours = self.server.answers.recall(request, lambda: self._own(config, weights, rows))
-        here = [np.concatenate(one) for one in ours]
-        said = [handshake.check_base(there[0], here[0])]
+        at_home = [np.concatenate(one) for one in ours]
+        said = [handshake.check_base(there[0], at_home[0])]
         if weights.adapter:
-            said.append(handshake.check_adapter(tuple(there), tuple(here)))
+            said.append(handshake.check_adapter(tuple(there), tuple(at_home)))
         self.report(f"{self.server.where}: {', '.join(said)}")
         self._met.add(weights)
 
@@ -207,11 +209,11 @@ class Served(engines.OneByOne):
         self, config: ModelConfig, weights: Remote, rows: list[list[int]]
     ) -> list[list[list[float]]]:
         base = self.local.loaded(self.local.load(weights.base))
-        found = [handshake.own(config, base, rows)]
+        logp = [handshake.own(config, base, rows)]
         if weights.adapter:
             adapted = self.local.add(base, weights.adapter, config)
-            found.append(handshake.own(config, adapted, rows))
-        return found
+            logp.append(handshake.own(config, adapted, rows))
+        return logp
 
     @functools.cached_property
     def _met(self) -> set[Remote]:
@@ -220,9 +222,9 @@ class Served(engines.OneByOne):
     @functools.cached_property
     def _listed(self) -> list[dict[str, Any]]:
         """The models of the server, bases first."""
-        found = self.server.get("/v1/models")
+        listed = self.server.get("/v1/models")
         try:
-            return sorted(found["data"], key=lambda entry: bool(entry.get("parent")))
+            return sorted(listed["data"], key=lambda entry: bool(entry.get("parent")))
         except (TypeError, KeyError):
             raise RunError(f"{self.server.where} lists no models under /v1/models") from None
 

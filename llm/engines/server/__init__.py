@@ -9,8 +9,8 @@ A client only: it needs nothing beyond the standard library. Documented with vLL
 """
 
 from .answers import Answers
+from .client import KEY, Patience, Server
 from .engine import Served
 from .judge import judge
-from .server import KEY, Patience, Server
 
 __all__ = ["KEY", "Answers", "Patience", "Served", "Server", "judge"]

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import batches, engines
-from ..language import Language
-from ..lora import LoraConfig
-from ..models import ModelConfig
-from ..settings import RunError
+from ... import batches, engines
+from ...language import Language
+from ...lora import LoraConfig
+from ...models import ModelConfig
+from ...settings import RunError
 
 SEQUENCES = 16
 # Nats a token, mean of absolute differences. bfloat16 has 8 bits, so a logit between 16 and 32 is
@@ -49,8 +49,8 @@ def own(
     longest = batches.bucket(max(map(len, rows)))
     tokens = np.stack([np.pad(np.array(row, np.int32), (0, longest - len(row))) for row in rows])
 
-    found = np.asarray(_scorer(config, weights.settings)(weights[:2], tokens))
-    return [one[: len(row) - 1].tolist() for one, row in zip(found, rows, strict=True)]
+    logp = np.asarray(_scorer(config, weights.settings)(weights[:2], tokens))
+    return [one[: len(row) - 1].tolist() for one, row in zip(logp, rows, strict=True)]
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..settings import RunError
+from ...settings import RunError
 from .answers import Answers
 
 KEY = "LLM_SERVER_KEY"  # environment variable; its value is read for each request and kept nowhere
@@ -93,7 +93,7 @@ class Server:
         requests: Sequence[dict[str, Any]],
         *,
         read: Callable[[Any], Any],
-        about: Any = None,
+        depends_on: Any = None,
         cached: bool = True,
     ) -> list[Any]:
         """What `read` makes of the response to each request, in order.
@@ -102,7 +102,7 @@ class Server:
             path: under the address.
             requests: JSON bodies.
             read: from a response to the JSON value that is kept.
-            about: what the answers depend on beside the requests, such as a hash of the weights.
+            depends_on: what decides the answers beside the requests, such as a hash of weights.
             cached: take known answers, and keep new ones.
 
         Raises:
@@ -126,7 +126,7 @@ class Server:
         def one(request: dict[str, Any]) -> Any:
             if not cached:
                 return make(request)
-            return self.answers.recall([path, about, request], lambda: make(request))
+            return self.answers.recall([path, depends_on, request], lambda: make(request))
 
         pool = concurrent.futures.ThreadPoolExecutor(self.concurrency)
         try:
