@@ -57,13 +57,14 @@ def repository() -> pathlib.Path:
 TRAIN = """
 import pathlib, sys
 from llm.stages import Pretrained, Store
-Store(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in (0, 1)])
+chains = (0, 1, 10_000, 10_001)  # and of a stranger for each, as `chains.different` names them
+Store(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in chains])
 """
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> pathlib.Path:
-    """A store's folder with two bases of the microworld, made once for all workers."""
+    """A store's folder with bases of the microworld, made once for all workers."""
     work = tmp_path_factory.getbasetemp().parent / "bases"  # a store locks what it makes
     environment = os.environ | {"XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)
