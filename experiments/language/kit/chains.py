@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from experiments.frame.record import Row, RunError
+from experiments.language.kit.effects import CONTROL, TRAIT
 from llm import chat, stack
 from llm.stages import (
     Checkpoint,
@@ -29,8 +30,6 @@ from llm.stages.store import language_of
 from llm.stages.students import Change
 from llm.training import Training
 
-CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
-TRAIT = "trait"  # data of the trait's own teacher, in the tables
 TARGETS = {
     "sampled": "sampled tokens",
     "soft_numbers": "KL over numbers",
