@@ -234,9 +234,9 @@ def signed(said: Claim | str) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def bare(text: str) -> str:
+def bare(value: str | float) -> str:
     """A number without the zero before its point: .87."""
-    return re.sub(r"^([-+]?)0\.", r"\1.", text)
+    return re.sub(r"^([-+]?)0\.", r"\1.", str(value))
 
 
 def fixed(value: str | float, digits: int) -> str:
