@@ -1,8 +1,8 @@
 """README.md and docs/*.md from their templates and the checked-in tables: `make docs`.
 
 docs/templates/NAME.jinja becomes NAME: README.md in the root, all others in docs/. What a template
-may say is `experiments/report/told.py`; prose is wrapped by `experiments/report/wrapping.py`. A
-table that lies elsewhere in the tree, or a figure, is linked as seen from the page.
+may say is told in `experiments/report/told.py`; its prose is wrapped anew, its links are those of
+the page. docs/templates/failed.toml says of failed claims what a person knows.
 """
 
 import pathlib
@@ -77,12 +77,18 @@ def asked(run: told.Run, known: Mapping[str, Note]) -> dict[str, str]:
     Raises:
         Untold: if a note is of a claim that holds, or of none.
     """
-    failed = [claim.quantity for claim in run.claims if claim.holds is False]
+    failed = [claim.quantity for claim in run.failed]
     note = known.get(run.name, Note({}))
     if note.why and not failed:
         raise told.Untold(f"{NOTES.name} says why claims of {run.name} fail, but none does")
     where = f"{NOTES.name}, {run.name}: of its failed claims, the run"
     return {told.named(name, failed, where): words for name, words in note.asked.items()}
+
+
+def link(page: str) -> str:
+    """A link to a page, as seen from docs/."""
+    path = pathlib.PurePosixPath(page)
+    return f"[{path.stem}]({'../' * (path.parent.name != 'docs')}{path.name})"
 
 
 def environment(results: pathlib.Path, runs: dict[str, told.Run], quoted: Quoted) -> Any:
@@ -99,6 +105,7 @@ def environment(results: pathlib.Path, runs: dict[str, told.Run], quoted: Quoted
             raise told.Untold(f"no run of {name!r} is checked in")
         return runs.setdefault(name, told.Run(results / name))
 
+    every = [told.Run(results / name) for name in told.CHECKED_IN if (results / name).is_dir()]
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -107,10 +114,13 @@ def environment(results: pathlib.Path, runs: dict[str, told.Run], quoted: Quoted
         keep_trailing_newline=True,
     )
     made.filters |= {filter.__name__: filter for filter in FILTERS}
+    made.filters["link"] = link
     made.filters["fill"] = lambda text: made.from_string(text).render()
     made.globals |= {
         "run": run,
-        "runs": [name for name in told.CHECKED_IN if (results / name).is_dir()],
+        "runs": every,
+        "judged": [claim for one in every for claim in one.judged],
+        "failed": [claim for one in every for claim in one.failed],
         "stands": told.stands,
         "falls": told.falls,
         "given": told.given,
@@ -146,7 +156,8 @@ def render(
         lines = [frame.lineno for frame in frames if frame.filename.endswith(ENDING)]
         line = getattr(error, "lineno", None) or (lines or ["?"])[-1]
         raise ValueError(f"docs/templates/{template}, line {line}: {error}") from error
-    return wrapping.wrapped(text), {(name, q) for name, run in runs.items() for q in run.quoted}
+    made_by = f"\n<!-- Made by `make docs` from docs/templates/{template}: edit that. -->\n"
+    return wrapping.wrapped(text + made_by), {(name, q) for name, run in runs.items() for q in run.quoted}
 
 
 def rendered(results: pathlib.Path = told.RESULTS) -> dict[str, str]:

@@ -10,6 +10,7 @@ In a template of docs/templates/:
     {{ parts.total("kept", start="same") }}        sum over selected rows
     {{ parts.config.num_seeds }}                   a setting
     {{ stands(parts["attention"]) }}               nothing, or an error: this sentence needs it
+    {{ given(".30", "arXiv 2507.14805") }}         a number of no table, and where it is from
 
 A claim is named by its quantity or by the beginning of it that no other claim shares. Numbers are
 text as the tables have it; `negated`, `signed`, `bare`, `fixed`, `percent` and `thousands` write
@@ -78,7 +79,7 @@ def named(name: str, among: Sequence[str], where: str) -> str:
     raise Untold(f"{where} has {what} {name!r}; near: {'; '.join(map(repr, near))}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One checked-in run.
 
@@ -109,6 +110,22 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """Its config.json: `config`, `command`, `commit`, versions, device."""
         return record.read_meta(self.out)
+
+    @property
+    def judged(self) -> list[Claim]:
+        """The claims with a criterion that there were runs enough for."""
+        return [claim for claim in self.claims if claim.holds is not None]
+
+    @property
+    def failed(self) -> list[Claim]:
+        """The claims whose criterion is missed."""
+        return [claim for claim in self.claims if claim.holds is False]
+
+    @property
+    def commit(self) -> str:
+        """Of the code that ran, short."""
+        commit, _, dirty = self.meta["commit"].partition("-")
+        return commit[:10] + (f"-{dirty}" if dirty else "")
 
     @property
     def config(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 WIDTH = 100
 GLUE = "\ue000"  # a space at which no line may end
 WHOLE = re.compile(  # what stands on one line: code, pictures, numbers with what belongs to them
-    r"`[^`]+`|!\[[^\]]*\]\([^)]*\)|[-+]?[\d.,]+ (?:± [\d.]+|\[[^\]]+\]|%)(?: %)?|arXiv \d{4}\.\d+"
+    r"`[^`]+`|!\[[^\]]*\]\([^)]*\)|[-+]?[\d.,]*\d (?:± [\d.]+|\[[^\]]+\]|%)(?: %)?|arXiv \d{4}\.\d+"
 )
 # At the beginning of a line these would start a list, a heading, a quotation or a table.
 MARKS = re.compile(r" (?=(?:[-+*>|=]|#{1,6}|\d+[.)])(?: |$))")
