@@ -157,7 +157,9 @@ def render(
         line = getattr(error, "lineno", None) or (lines or ["?"])[-1]
         raise ValueError(f"docs/templates/{template}, line {line}: {error}") from error
     made_by = f"\n<!-- Made by `make docs` from docs/templates/{template}: edit that. -->\n"
-    return wrapping.wrapped(text + made_by), {(name, q) for name, run in runs.items() for q in run.quoted}
+    return wrapping.wrapped(text + made_by), {
+        (name, q) for name, run in runs.items() for q in run.quoted
+    }
 
 
 def rendered(results: pathlib.Path = told.RESULTS) -> dict[str, str]:
