@@ -96,27 +96,49 @@ def test_every_page_has_a_template(repository):
     assert found | {"README.md"} == {*PAGES, *BY_HAND}
 
 
-def test_another_run_makes_another_page(tmp_path, pages):
+@pytest.fixture
+def results(tmp_path):
+    """A copy of the checked-in runs, to change."""
+    pictures = shutil.ignore_patterns("*.png", "*.svg")
+    return shutil.copytree(told.RESULTS, tmp_path / "results", ignore=pictures)
+
+
+def change(out, changed):
+    """Write another claims.csv, of the claims as `changed` makes them."""
+    claims = map(changed, told.read_claims(out))
+    (out / "claims.csv").write_text(experiment.claims_text(list(claims)))
+
+
+def test_another_run_makes_another_page(results, pages):
     """Each run that README quotes, in turn, with other digits in what its claims say."""
-    shutil.copytree(
-        told.RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.svg")
-    )
+
+    def other_digits(claim):
+        digits = re.sub(r"\d", lambda found: str((int(found[0]) + 1) % 10), claim.here)
+        return dataclasses.replace(claim, here=digits)
+
     _, quoted = docs.render("README.md.jinja")
     assert len(quoted) > 10
     for name in sorted({name for name, _ in quoted}):
-        path = tmp_path / "results" / name / "claims.csv"
-        before = path.read_text()
-        claims = [
-            dataclasses.replace(claim, here=re.sub(r"\d", other_digit, claim.here))
-            for claim in told.read_claims(path.parent)
-        ]
-        path.write_text(experiment.claims_text(claims))
-        assert docs.render("README.md.jinja", path.parents[1])[0] != pages["README.md"], name
-        path.write_text(before)
+        before = (results / name / "claims.csv").read_text()
+        change(results / name, other_digits)
+        assert docs.render("README.md.jinja", results)[0] != pages["README.md"], name
+        (results / name / "claims.csv").write_text(before)
 
 
-def other_digit(found):
-    return str((int(found[0]) + 1) % 10)
+@pytest.mark.parametrize(
+    ("page", "name", "holds"),
+    [
+        ("README.md", "gradient_alignment", False),
+        ("docs/theorem.md", "multi_step", True),
+        ("docs/questions.md", "which_part", None),
+    ],
+)
+def test_a_turned_verdict_asks_for_another_sentence(page, name, holds, results):
+    template = page.removeprefix("docs/") + docs.ENDING
+    docs.render(template, results)
+    change(results / name, lambda claim: dataclasses.replace(claim, holds=holds))
+    with pytest.raises(ValueError, match=rf"{template}, line \d+: this sentence needs a claim"):
+        docs.render(template, results)
 
 
 def test_the_first_line_that_differs_is_named():

@@ -35,8 +35,11 @@ def filled(lines: Sequence[str]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """A page whose paragraphs and items are wrapped anew; code, tables and headings stay."""
-    return "\n".join(_lines(text)) + "\n"
+    """A page whose paragraphs and items are wrapped anew; code, tables and headings stay.
+
+    Of several empty lines, which expressions without a text leave, one is kept.
+    """
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(_lines(text))) + "\n"
 
 
 def _lines(text: str) -> Iterator[str]:
