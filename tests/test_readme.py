@@ -110,7 +110,10 @@ def change(out, changed):
 
 
 def test_another_run_makes_another_page(results, pages):
-    """Each run that README quotes, in turn, with other digits in what its claims say."""
+    """Each run that README quotes, in turn, with other digits in what its claims say.
+
+    Of `capability` it takes the verdict alone.
+    """
 
     def other_digits(claim):
         digits = re.sub(r"\d", lambda found: str((int(found[0]) + 1) % 10), claim.here)
@@ -121,7 +124,8 @@ def test_another_run_makes_another_page(results, pages):
     for name in sorted({name for name, _ in quoted}):
         before = (results / name / "claims.csv").read_text()
         change(results / name, other_digits)
-        assert docs.render("README.md.jinja", results)[0] != pages["README.md"], name
+        same = docs.render("README.md.jinja", results)[0] == pages["README.md"]
+        assert same == (name == "capability"), name
         (results / name / "claims.csv").write_text(before)
 
 
