@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test replay test-slow test-lowest report lint opponents lock clean
+.PHONY: help env reproduce test replay test-slow test-lowest report docs lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-lowest:  ## The test suite on the lowest versions that pyproject.toml allow
 
 report: env  ## Collect results/ into results/report.html
 	$(PY) -m experiments report
+
+docs: env  ## Write README.md and docs/ from docs/templates/ and the checked-in tables
+	$(PY) -m experiments docs
 
 lint: env  ## Format check, lint and types
 	$(PY) -m ruff format --check .

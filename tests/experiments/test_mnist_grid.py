@@ -26,9 +26,8 @@ from experiments.mnist import (
     mnist_sweeps,
 )
 from experiments.mnist.kit import training
+from experiments.report import told
 from mnist_mlp import grid
-from tests import facts
-from tests.facts import tables
 
 SMOKED = (mnist_heads,)
 ROOM = pathlib.Path(experiments.__file__).parent / "mnist"
@@ -436,10 +435,10 @@ def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypat
     assert "run that first (--only 'search seed 10000" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [n for n in facts.CHECKED_IN if n.startswith("mnist_")])
+@pytest.mark.parametrize("name", [n for n in told.CHECKED_IN if n.startswith("mnist_")])
 def test_digits_that_are_not_mnist_decide_nothing(name):
     """The rows of the reported run under another name: no claim is judged, no title asserts."""
-    module, out = experiments.load(name), tables.RESULTS / name
+    module, out = experiments.load(name), told.RESULTS / name
     table, config = record.read_table(out), experiment.config_of(module, out)
     found = module.findings(table, config)
     other = module.findings(table.assign(dataset="digits"), config)

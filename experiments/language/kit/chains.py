@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from experiments.frame.record import Row, RunError
+from experiments.language.kit.effects import CONTROL, TRAIT
 from llm import chat, stack
 from llm.stages import (
     Checkpoint,
@@ -30,8 +31,6 @@ from llm.stages.students import Change
 from llm.training import Training
 
 STRANGERS = 10_000  # added to the number of a chain: no chain has it
-CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
-TRAIT = "trait"  # data of the trait's own teacher, in the tables
 TARGETS = {
     "sampled": "sampled tokens",
     "soft_numbers": "KL over numbers",
