@@ -37,10 +37,10 @@ def test_rows_and_claims_are_those_of_the_run(name):
     assert replayed_claims(name, out) == written_claims(out)
 
 
-@pytest.mark.parametrize("name", facts.CHECKED_IN)
+@pytest.mark.parametrize("name", told.CHECKED_IN)
 def test_what_is_reported_was_run_from_a_commit(name):
     """A tree with changes of its own cannot be had again."""
-    commit = record.read_meta(tables.RESULTS / name)["commit"]
+    commit = record.read_meta(told.RESULTS / name)["commit"]
     assert re.fullmatch("[0-9a-f]{40}", commit), f"{name} was run from {commit}: run it again"
 
 
