@@ -112,14 +112,18 @@ class Run:
         return record.read_meta(self.out)
 
     @property
+    def failed(self) -> list[Claim]:
+        """The claims whose criterion is missed."""
+        return [claim for claim in self.claims if claim.holds is False]
+
+    @property
     def judged(self) -> list[Claim]:
         """The claims with a criterion that there were runs enough for."""
         return [claim for claim in self.claims if claim.holds is not None]
 
-    @property
-    def failed(self) -> list[Claim]:
-        """The claims whose criterion is missed."""
-        return [claim for claim in self.claims if claim.holds is False]
+    def all_judged(self) -> list[Claim]:
+        """The same claims, quoted: for a sentence that rests on all of them."""
+        return [self[claim.quantity] for claim in self.judged]
 
     @property
     def commit(self) -> str:

@@ -67,6 +67,8 @@ def test_a_claim_is_named_whole_or_by_a_beginning_of_its_own(run):
     with pytest.raises(told.Untold, match=r"no claim .* 'sane, owl'; near: 'same, owl'"):
         run["sane, owl"]
     assert len(run.quoted) == 2
+    assert run.all_judged() == run.judged
+    assert run.quoted == {claim.quantity for claim in run.claims}
 
 
 def test_rows_are_selected_and_averaged_within_a_seed_first(run):
