@@ -71,7 +71,6 @@ from .stages import (
     evaluation,
     progress,
     rows,
-    students,
 )
 from .stages.recipe import DONE
 from .training import Training, steps_of
@@ -285,7 +284,7 @@ def run_finetune(args: argparse.Namespace) -> None:
         _check_new(args.out)
     recipe = recipe_of(args, store)
     if args.show_example:
-        examples = examples_of(store, recipe)
+        examples = recipe.examples(store)
         tokenizer = store.language(recipe).tokenizer
         print(chat.show_example(tokenizer, engines.unpad(examples)[0]))
     if args.dry_run:
@@ -335,13 +334,6 @@ def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
     return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
 
 
-def examples_of(store: Store, recipe: FineTuned | Student) -> Any:
-    """What a recipe trains on."""
-    if isinstance(recipe, FineTuned):
-        return recipe.examples(store)
-    return students.examples_of(store, recipe)[0]
-
-
 def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **facts: Any) -> None:
     """The stages up to this one: state, cost, and memory of the last."""
     rates = None if args.rates is None else plan.rates_of(args.rates)
@@ -373,7 +365,7 @@ def job_of(args: argparse.Namespace, store: Store, recipe: Any) -> ahead.Job:
             new=recipe.max_new_tokens,
             dtype=args.dtype or "bfloat16",
         )
-    examples = examples_of(store, recipe)
+    examples = recipe.examples(store)
     return ahead.Tuning(
         config=store.config(recipe),
         training=recipe.training,
