@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test replay test-slow test-lowest report docs lint opponents lock clean
+.PHONY: help env reproduce test replay test-slow test-lowest report docs site lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -40,6 +40,11 @@ report: env  ## Collect results/ into results/report.html
 
 docs: env  ## Write README.md and docs/ from docs/templates/ and the checked-in tables
 	$(PY) -m experiments docs
+
+site: env  ## README, docs, report and the reference of theory as static pages in build/site
+	$(PY) -m pip install --disable-pip-version-check --quiet "pip>=25.1"
+	$(PY) -m pip install --disable-pip-version-check --quiet --group site
+	$(PY) -m sphinx -q -W --keep-going -c docs/site . build/site
 
 lint: env  ## Format check, lint and types
 	$(PY) -m ruff format --check .

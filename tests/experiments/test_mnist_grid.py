@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments.findings import statistics
+from experiments.findings import drawing, statistics
 from experiments.frame import experiment, record
 from experiments.mnist import (
     mnist_27_percent,
@@ -450,6 +450,22 @@ def test_digits_that_are_not_mnist_decide_nothing(name):
         # The half-life is a number of the table, whatever it is held against.
         assert asks or figure.title.startswith("Half-life of a trait"), open_figure.title
         assert not figure.title.endswith("?")
+
+
+def test_kinds_are_not_joined_by_lines():
+    """Losses and optimisers are points; what is a number is a line."""
+    out = tables.RESULTS / "mnist_sweeps"
+    config = experiment.config_of(mnist_sweeps, out)
+    with drawing.style():
+        figure = mnist_sweeps.plot(record.read_table(out), config)
+    joined = {
+        panel.get_title(loc="left"): {line.get_linestyle() for line in panel.containers[0][:1]}
+        for panel in figure.axes
+    }
+    drawing.close(figure)
+    points = {name for name, styles in joined.items() if styles == {"None"}}
+    assert points == {"loss", "optimiser"}
+    assert all(styles == {"-"} for name, styles in joined.items() if name not in points)
 
 
 def test_matching_needs_its_centre():
