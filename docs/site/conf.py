@@ -32,6 +32,7 @@ suppress_warnings = ["myst.xref_missing"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes and meanings stand in the docstrings
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 CONTENTS = """
 
