@@ -235,6 +235,18 @@ def test_a_paragraph_keeps_its_words_however_it_was_broken(words, cuts):
         assert not line.endswith(("0.96", "77", "±")), "a number is broken"
 
 
+@pytest.mark.parametrize("mark", ["-", "+", "*", ">", "#", "##", "1.", "2)", "|", "="])
+def test_no_line_begins_like_a_list_or_a_heading(mark):
+    """However long the words before the mark are."""
+    for length in range(wrapping.WIDTH - 5, wrapping.WIDTH):
+        lines = wrapping.wrapped(f"a {'w' * (length - 2)} {mark} end\n").splitlines()
+        assert not any(line.startswith(f"{mark} ") for line in lines)
+
+
+def test_one_empty_line_is_left_of_several():
+    assert wrapping.wrapped("Text\n\n\n\n# Title\n") == "Text\n\n# Title\n"
+
+
 def test_what_is_no_prose_stays():
     table = f"| {'a' * 70} | {'b' * 70} |\n|---|---|"
     code = f"```bash\npython -m {'x ' * 80}\n\n    deep\n```\n\n    python -m {'y ' * 80}"
