@@ -18,6 +18,8 @@ CALLED = re.compile(
     r"|\b(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+WHOLE = re.compile(r"s(32|64)\[\]")
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -92,12 +94,29 @@ class Program:
     def _count(self, name: str, times: int) -> None:
         self.times[name] = self.times.get(name, 0) + times
         for instruction in self.computations[name]:
-            trips = TRIPS.search(instruction.rest)
-            inner = times * int(trips[1]) if trips and instruction.opcode == "while" else times
-            for called in CALLED.findall(instruction.rest):
-                for child in re.findall(r"[\w.-]+", "".join(called)):
-                    if child in self.computations:
-                        self._count(child, inner)
+            inner = times * (self._trips(instruction) if instruction.opcode == "while" else 1)
+            for child in self._called(instruction):
+                self._count(child, inner)
+
+    def _called(self, instruction: Instruction) -> list[str]:
+        names = "".join("".join(found) + " " for found in CALLED.findall(instruction.rest))
+        return [name for name in re.findall(r"[\w.-]+", names) if name in self.computations]
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop runs; once where that is not known before.
+
+        Compilers for CPUs and GPUs write it down. Those for TPUs leave the condition as it is: of a
+        scan the one comparison of a counter, from 0, with its length.
+        """
+        if known := TRIPS.search(loop.rest):
+            return int(known[1])
+        found = CONDITION.search(loop.rest)
+        lines = self.computations[found[1]] if found else []
+        compared = [line for line in lines if line.opcode == "compare"]
+        lengths = [x for x in lines if x.opcode == "constant" and WHOLE.match(x.type)]
+        if len(compared) != 1 or len(lengths) != 1 or "direction=LT" not in compared[0].rest:
+            return 1
+        return int(lengths[0].rest.split(")")[0])
 
     def run(self) -> Iterator[tuple[str, Instruction, int]]:
         """Every instruction that runs, with its computation and how often."""

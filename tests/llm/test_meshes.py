@@ -123,6 +123,53 @@ def test_the_mesh_that_draws_has_copies_where_they_fit():
     assert shape(math.inf, (1, 2, 2)) == (1, 2, 2), "what is asked for is what is done"
 
 
+# A scan as compilers for TPUs leave it, and a loop whose end is not known before.
+OF_TPU = """\
+HloModule t, is_scheduled=true
+
+%layers (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %w = bf16[8,8]{1,0:T(8,128)(2,1)} constant({...})
+  %y = bf16[4,8]{1,0:T(8,128)(2,1)} convolution(%x, %w), dim_labels=bf_io->bf
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %one = s32[]{:T(128)} constant(1)
+  %j = s32[]{:T(128)} add(%i, %one)
+  ROOT %r = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) tuple(%j, %y)
+}
+
+%more (q: (s32[], bf16[4,8])) -> pred[] {
+  %q = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k = s32[]{:T(128)} get-tuple-element(%q), index=0
+  %n = s32[]{:T(128)} constant(28)
+  ROOT %lt = pred[]{:T(512)} compare(%k, %n), direction=LT, backend_config={"flag_configs":[]}
+}
+
+%unfinished (u: (s32[], bf16[4,8])) -> pred[] {
+  %u = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k = s32[]{:T(128)} get-tuple-element(%u), index=0
+  %n = s32[]{:T(128)} constant(28)
+  %m = s32[]{:T(128)} constant(3)
+  %c = pred[]{:T(512)} compare(%k, %n), direction=LT
+  %d = pred[]{:T(512)} compare(%k, %m), direction=GT
+  ROOT %e = pred[]{:T(512)} and(%c, %d)
+}
+
+ENTRY %main (s: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %s = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %l = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) while(%s), condition=%more, body=%layers
+  ROOT %z = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) while(%l), condition=%unfinished, \
+body=%layers
+}
+"""
+
+
+def test_loops_without_a_written_length_are_counted():
+    (product,) = hlo.Program(OF_TPU).products()
+    # A layer is run 28 times by the scan and, as far as is known, once by the other loop.
+    assert (product.shape, product.flops) == ((4, 8), (28 + 1) * 2 * 4 * 8 * 8)
+
+
 TEXT = """\
 HloModule m, entry_computation_layout={(f32[4,8]{1,0})->f32[4,2]{1,0}}
 
