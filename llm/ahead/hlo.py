@@ -20,6 +20,8 @@ CALLED = re.compile(
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 WHOLE = re.compile(r"s(32|64)\[\]")
+# What gives arrays another name, or hands them on.
+UNWRITTEN = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -117,6 +119,20 @@ class Program:
         if len(compared) != 1 or len(lengths) != 1 or "direction=LT" not in compared[0].rest:
             return 1
         return int(lengths[0].rest.split(")")[0])
+
+    def written_in_loops(self) -> list[str]:
+        """Types of what the turns of loops write to memory, loops in loops included.
+
+        What is inside of a fusion is not written, but its result.
+        """
+        found = []
+        for loop in (i for body in self.computations.values() for i in body if i.opcode == "while"):
+            waiting = self._called(loop)
+            while waiting:
+                for line in self.computations[waiting.pop()]:
+                    found += [line.type] * (line.opcode not in UNWRITTEN)
+                    waiting += [] if line.opcode in ("fusion", "while") else self._called(line)
+        return found
 
     def run(self) -> Iterator[tuple[str, Instruction, int]]:
         """Every instruction that runs, with its computation and how often."""

@@ -103,6 +103,20 @@ def test_drawing_gathers_no_weights():
     assert flops(text) > 0
 
 
+def test_drawing_with_adapters_writes_no_weights():
+    """Put beside the adapter's A, a kernel would be written again for every token."""
+    adapters = lora.LoraConfig(rank=2, alpha=2.0)
+    job = ahead.Drawing(
+        config=CONFIG, adapters=adapters, rows=12, prompt=16, new=8, dtype="float32"
+    )
+    _, (_, _, text) = programs(job, 4)
+    shapes = [shape for kind in text.written_in_loops() for _, shape in hlo.arrays(kind)]
+    assert (3, CONFIG.vocab_size) in shapes, "the logits of a device's rows"
+    # The smallest kernel; nothing else of three rows has two axes of so many numbers.
+    smallest = CONFIG.width**2
+    assert not [shape for shape in shapes if len(shape) == 2 and math.prod(shape) >= smallest]
+
+
 def test_the_mesh_that_draws_has_copies_where_they_fit():
     devices = jax.devices()[:4]
     config = models.ModelConfig()
