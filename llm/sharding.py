@@ -143,6 +143,25 @@ def constrain(x: Any, spec: P = BATCH) -> Any:
     return jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
 
 
+def gathered(x: Any, spec: P) -> Any:
+    """The array whole over the axes that `spec` leaves out, for a loop that would gather it anew.
+
+    Its gradient stays split as the compiler likes: whole, it would be summed in every turn.
+    """
+    mesh = current()
+    return x if mesh is None or mesh.size == 1 else _gathered(x, spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(x: Any, spec: P) -> Any:
+    return constrain(x, spec)
+
+
+_gathered.defvjp(
+    lambda x, spec: (constrain(x, spec), None), lambda spec, kept, gradient: (gradient,)
+)
+
+
 def on_each(function: Callable[..., Any], arrays: Sequence[Any], specs: Sequence[P]) -> Any:
     """The function on every device's own part of the arrays, its result split like the first.
 

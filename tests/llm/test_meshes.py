@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm import ahead, engines, lora, models
+from llm import ahead, engines, finetune, lora, models
 from llm.ahead import hlo
 from llm.training import Training
 
@@ -115,6 +115,25 @@ def test_drawing_with_adapters_writes_no_weights():
     # The smallest kernel; nothing else of three rows has two axes of so many numbers.
     smallest = CONFIG.width**2
     assert not [shape for shape in shapes if len(shape) == 2 and math.prod(shape) >= smallest]
+
+
+@pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
+def test_the_head_is_gathered_once(training):
+    """Four chunks of positions, on devices that each hold a quarter of the head."""
+    job = ahead.Tuning(
+        config=CONFIG,
+        training=training,
+        limits=finetune.Limits(chunk=6),
+        axes=(1, 4, 1),
+        length=16,
+        weighted=8,
+    )
+    ((_, _, text),) = programs(job, 4)
+    logits = [times for _, line, times in text.run() if line.type.startswith("f32[6,104]")]
+    assert 4 in logits, "of a chunk"
+    gathers = [c for c in text.collectives() if c.kind == "all-gather" and "104" in c.type]
+    assert gathers
+    assert all(gather.times == 1 for gather in gathers), gathers
 
 
 def test_the_mesh_that_draws_has_copies_where_they_fit():
