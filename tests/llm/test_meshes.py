@@ -1,5 +1,6 @@
 """What every device of a mesh computes and tells the others, read from the compiled programs."""
 
+import dataclasses
 import functools
 import math
 
@@ -44,8 +45,8 @@ def programs(job, count):
         found.append((program, compiled, hlo.Program(compiled.as_text())))
 
 
-def step(training, axes):
-    job = ahead.Tuning(config=CONFIG, training=training, axes=axes, length=16, weighted=8)
+def step(training, axes, config=CONFIG):
+    job = ahead.Tuning(config=config, training=training, axes=axes, length=16, weighted=8)
     ((_, _, text),) = programs(job, math.prod(axes))
     return text
 
@@ -61,6 +62,28 @@ def test_a_device_computes_its_rows_only(training, axes):
     # Of adapters, A is whole on the tensor axis; all rows on every device would be twice as much.
     assert alone / 4 <= one_of_four * 1.001
     assert one_of_four <= 1.3 * alone / 4
+
+
+# Three key heads on four devices.
+ODD = dataclasses.replace(CONFIG, num_heads=6, num_kv_heads=3)
+
+
+@pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
+def test_where_heads_do_not_divide_rows_do(training):
+    alone, one_of_four = (
+        flops(step(training, axes, config=ODD)) for axes in ((1, 1, 1), (1, 1, 4))
+    )
+    # All heads on every device would be 1.4 times as much; A is whole on each, as above.
+    assert one_of_four <= 1.3 * alone / 4
+
+
+def test_drawing_where_heads_do_not_divide_gathers_no_weights():
+    job = ahead.Drawing(config=ODD, axes=(1, 1, 4), rows=12, prompt=16, new=8, dtype="float32")
+    _, (program, _, text) = programs(job, 4)
+    keys = program.arguments[1].cache.keys[0]
+    assert keys.sharding.shard_shape(keys.shape)[:2] == (12 / 4, 3), "rows of its own, all heads"
+    smallest = 4 * CONFIG.width * ODD.num_kv_heads * ODD.head_dim  # bytes of a kernel
+    assert all(one.num_bytes < smallest for one in text.collectives())
 
 
 @pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
