@@ -120,11 +120,8 @@ def look(module: Any, name: str, command: cli.Command) -> None:
             print(jobs.listing(module.arms(command.config)))
         else:
             pieces = module.arms(command.config)
-            print(
-                jobs.progress_of(
-                    module, pieces, config=command.config, out=command.out, rates=command.rates
-                )
-            )
+            for text in jobs.progress_of(module, pieces, command):
+                print(text, flush=True)
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
 
