@@ -235,6 +235,40 @@ def test_the_schedulers_line_killed_and_started_again(repository, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_job_files_run_a_part_each_of_one_run(repository, tmp_path):
+    """As they stand and at once, on the tiny checkpoint: three machines with one work folder."""
+    texts, *_ = commands(repository)
+    home, place = tmp_path / "home", f"--out {tmp_path / 'out'} --work {tmp_path / 'work'}"
+    home.mkdir()
+    for folder in ("experiments", "llm", "mnist_mlp", "theory"):
+        (home / folder).symlink_to(repository / folder)
+    (home / ".venv").symlink_to(sys.prefix)
+    number_in = {"slurm": "SLURM_ARRAY_TASK_ID", "sky": "JOB", "jobset": "JOB_COMPLETION_INDEX"}
+    started = [
+        subprocess.Popen(
+            ["bash", "-c", re.sub('FLAGS=".*"', f'FLAGS="--smoke {place}"', texts[name])],
+            cwd=home,
+            env={
+                **os.environ,
+                "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+                "FLAGS": f"--smoke {place}",
+                variable: str(number),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number, (name, variable) in enumerate(number_in.items())
+    ]
+    for process in started:
+        finished(process)
+    config = dataclasses.replace(llm_numbers.SMOKE, work=str(tmp_path / "work"))
+    for part in list(llm_numbers.arms(config))[: len(started)]:
+        assert record.read_rows(jobs.folder_of(tmp_path / "out", part)), part
+
+
 def killed(repository, line, lives):
     """Number of runs begun, each process killed after its life in seconds and started again.
 
