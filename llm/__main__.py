@@ -20,7 +20,6 @@ The stages are those of `llm.stages`; this file only reads flags.
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import shutil
 import sys
@@ -47,7 +46,6 @@ from . import (
     flags,
     lora,
     models,
-    peft_format,
     plan,
     suites,
     train,
@@ -67,6 +65,7 @@ from .stages import (
     Store,
     Student,
     answers,
+    compiled,
     completions,
     evaluation,
     progress,
@@ -87,7 +86,7 @@ NEEDS = {
     "--num-examples": "--data",
     "--partial": "--data",
 }
-EXCLUDES = {"--batch-size": "--server"}
+EXCLUDES = {"--batch-size": "--server", "--topology": "--server"}
 DTYPE_OF = {  # what is computed in; float32 is the faster one on most CPUs
     "finetune": "of the computation; what is trained is float32 (default bfloat16)",
     "sample": "of weights and computation (default bfloat16)",
@@ -337,43 +336,16 @@ def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
 def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **facts: Any) -> None:
     """The stages up to this one: state, cost, and memory of the last."""
     rates = None if args.rates is None else plan.rates_of(args.rates)
+    target = None if args.topology is None else ahead.target(args.topology)
     with models.without_weights():
+        job = None if target is None else compiled.job_of(store, recipe)
         *before, last = progress.stages(store, [recipe], rates)
         state = progress.at(out, store, recipe, **facts)
     cost = plan.Cost() if state == DONE else last.cost
     print(progress.table([*before, progress.Stage(recipe, state, cost)]))
-    if args.topology is not None:
-        target, job = ahead.target(args.topology), job_of(args, store, recipe)
+    if target is not None and job is not None:
         for answer in ahead.ask(target, job):
-            print(ahead.describe(answer, target))
-
-
-def job_of(args: argparse.Namespace, store: Store, recipe: Any) -> ahead.Job:
-    """What a compiler is asked about a recipe; the longest prompt is that of the first ones."""
-    if isinstance(recipe, Completions):
-        first = dataclasses.replace(recipe, num_prompts=min(completions.GLANCE, recipe.num_prompts))
-        language = store.language(recipe.speaker)
-        system = language.trait(recipe.prompted).system_prompt if recipe.prompted else None
-        asked = [row["prompt"] for row in first.prompts(store)]
-        config = store.config(recipe.speaker)
-        return ahead.Drawing(
-            config=config,
-            adapters=peft_format.load(args.adapter, config)[0] if args.adapter else None,
-            axes=args.mesh,
-            rows=args.batch_size,
-            prompt=max(map(len, language.encode_prompts(asked, system=system))),
-            new=recipe.max_new_tokens,
-            dtype=args.dtype or "bfloat16",
-        )
-    examples = recipe.examples(store)
-    return ahead.Tuning(
-        config=store.config(recipe),
-        training=recipe.training,
-        limits=store.engine.limits,
-        axes=args.mesh,
-        length=batches.bucket(examples.tokens.shape[1]),
-        weighted=batches.most_weighted(examples.weights),
-    )
+            print(ahead.describe(answer, target), flush=True)
 
 
 def report_step(step: int, metrics: dict[str, float]) -> None:

@@ -36,6 +36,7 @@ class Manifest:
     filter_counts: dict[str, int]
     prompts: int = 0  # completed so far, dropped rows included
     rejected: list[Row] = dataclasses.field(default_factory=list)  # the first few, with reasons
+    matmul_precision: str = "default"  # see `precision`
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -81,6 +82,7 @@ def append(
     filter_counts: Mapping[str, int] | None = None,
     prompts: int = 0,
     rejected: Sequence[Row] = (),
+    matmul_precision: str = "default",
 ) -> Manifest:
     """Add bytes that hold `count` rows to a file with a manifest, or create it.
 
@@ -112,6 +114,7 @@ def append(
         filter_counts={n: counts.get(n, 0) + added.get(n, 0) for n in {**counts, **added}},
         prompts=manifest.prompts + prompts,
         rejected=[*manifest.rejected, *rejected][:SHOWN],
+        matmul_precision=matmul_precision,
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
     write_atomically(manifest_path(path), text)

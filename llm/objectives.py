@@ -86,10 +86,11 @@ def completion_loss(student: Student, *, chunk: int | None = None, remat: bool =
 
     def loss(params, frozen, batch, key):
         model = student(params, frozen, key)
-        hidden = model.hidden(batch["tokens"], remat=remat)
+        hidden, table = model.hidden(batch["tokens"], remat=remat), model.table()
 
         def total(hidden, tokens, weights):
-            return losses.weighted_total(losses.hard_tokens(model.unembed(hidden), tokens), weights)
+            logits = model.unembed(hidden, table)
+            return losses.weighted_total(losses.hard_tokens(logits, tokens), weights)
 
         return _sum_over_predictions(total, chunk, batch, hidden)
 
@@ -131,10 +132,12 @@ def distillation_loss(
         model, guide = student(params, frozen, key), teacher(frozen)
         hidden = model.hidden(batch["tokens"], remat=remat)
         guide_hidden = jax.lax.stop_gradient(_hidden_under(guide, batch["tokens"], message))
+        table, guide_table = model.table(), guide.table()
 
         def total(hidden, guide_hidden, tokens, weights):
             del tokens
-            nats = token_loss(model.unembed(hidden), guide.unembed(guide_hidden))
+            wanted = guide.unembed(guide_hidden, guide_table)
+            nats = token_loss(model.unembed(hidden, table), wanted)
             return losses.weighted_total(nats, weights)
 
         return _sum_over_predictions(total, chunk, batch, hidden, guide_hidden)

@@ -108,11 +108,11 @@ def kept_bytes(config: ModelConfig, item: int, *, tensor: int = 1, fused: bool =
     """
     queries, keys = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
     attended = queries * item + 4 * config.num_heads if fused else 4 * queries
-    split = item * (queries + 2 * keys) + attended
-    # Heads that do not divide over the tensor axis are whole on each of its devices.
-    split /= 1 if config.num_kv_heads % tensor else tensor
-    gates = 1 + config.gated_mlp
-    return float(2 * config.width * item + split + gates * config.mlp_width * item / tensor)
+    # Over the tensor axis heads are split, or rows where heads do not divide.
+    split = (
+        item * (queries + 2 * keys) + attended + (1 + config.gated_mlp) * config.mlp_width * item
+    )
+    return float(2 * config.width * item + split / tensor)
 
 
 def products_bytes(config: ModelConfig, item: int) -> float:
@@ -203,12 +203,11 @@ def sampling(
     """
     data, fsdp, tensor = axes
     item, rows_here = jnp.dtype(dtype).itemsize, rows / (data * fsdp)
-    heads = 1 if config.num_kv_heads % tensor else tensor
     working = 3 * config.mlp_width / tensor + 2 * config.width
     return Memory(
         parameters=float(count(config) * item / (fsdp * tensor)),
         activations=float(rows_here * prompt * item * working),
-        cache=float(rows_here * slots * cache_bytes_per_token(config, item) / heads),
+        cache=float(rows_here * slots * cache_bytes_per_token(config, item) / tensor),
         logits=3 * 4.0 * rows_here * config.vocab_size,
     )
 

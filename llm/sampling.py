@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from . import sharding
@@ -360,7 +361,9 @@ def _laid_out(state: State) -> State:
     """The state split over a mesh by rows, the cache also by heads; so all programs agree on it."""
 
     def split(x: Array) -> Array:
-        return sharding.constrain(x, sharding.CACHE if x.ndim == 4 else sharding.BATCH)
+        cached = x.ndim == 4  # [rows, heads, slots, width]
+        spec = P(*sharding.attending(*x.shape[:2])) if cached else sharding.BATCH
+        return sharding.constrain(x, spec)
 
     return jax.tree.map(split, state)
 

@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
-CACHE = P(("data", "fsdp"), "tensor")  # keys and values of sampling: [rows, heads, ...]
 
 # (path of a parameter, spec), first match wins. Kernels are [inputs, outputs]. Layers that
 # widen are split over outputs and those that narrow over inputs, so that one sum over the
@@ -143,6 +142,25 @@ def constrain(x: Any, spec: P = BATCH) -> Any:
     return jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
 
 
+def gathered(x: Any, spec: P) -> Any:
+    """The array whole over the axes that `spec` leaves out, for a loop that would gather it anew.
+
+    Its gradient stays split as the compiler likes: whole, it would be summed in every turn.
+    """
+    mesh = current()
+    return x if mesh is None or mesh.size == 1 else _gathered(x, spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(x: Any, spec: P) -> Any:
+    return constrain(x, spec)
+
+
+_gathered.defvjp(
+    lambda x, spec: (constrain(x, spec), None), lambda spec, kept, gradient: (gradient,)
+)
+
+
 def on_each(function: Callable[..., Any], arrays: Sequence[Any], specs: Sequence[P]) -> Any:
     """The function on every device's own part of the arrays, its result split like the first.
 
@@ -156,10 +174,16 @@ def on_each(function: Callable[..., Any], arrays: Sequence[Any], specs: Sequence
     return split(*arrays)
 
 
-def heads_axis(key_heads: int) -> str | None:
-    """The axis that heads are split over: a key head and its queries stay in one piece."""
+def attending(rows: int, key_heads: int) -> tuple[Any, str | None]:
+    """The axes over which attention and its cache are split: (of rows, of heads).
+
+    A key head and its queries stay in one piece. Where the heads do not divide over the tensor
+    axis, its devices share the rows: with all heads on each they would all do the same work.
+    """
     mesh = current()
-    return None if mesh is None or key_heads % mesh.shape["tensor"] else "tensor"
+    if mesh is None or key_heads % mesh.shape["tensor"] == 0:
+        return BATCH[0], "tensor"
+    return (BATCH[0] if rows % mesh.size else AXES), None
 
 
 def device_kind() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from . import batches, losses, models, sampling, train
+from . import batches, losses, models, precision, sampling, train
 from .batches import Examples
 from .models import Decoder, ModelConfig, Params
 from .objectives import Student
@@ -204,8 +204,9 @@ def next_token(
     mask: Bool[Array | np.ndarray, "rows length"],
 ) -> Float[Array, "rows vocab"]:
     """Log-probabilities (rows, vocab) of the token that follows each prompt, in nats."""
-    hidden = model.hidden(prompts, mask=mask)[:, -1]
-    return jax.nn.log_softmax(model.unembed(hidden), axis=-1)
+    with precision.at(precision.MEASURED):
+        hidden = model.hidden(prompts, mask=mask)[:, -1]
+        return jax.nn.log_softmax(model.unembed(hidden), axis=-1)
 
 
 def measure_one(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Float[Array, ""]]:
@@ -258,7 +259,8 @@ def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]
 
     def one(params, examples, frozen):
         model = student(params, frozen, jax.random.key(0))
-        logits = model(examples.tokens)[:, :-1]
+        with precision.at(precision.MEASURED):
+            logits = model(examples.tokens)[:, :-1]
         nats = jax.vmap(losses.hard_tokens)(logits, examples.tokens[:, 1:])
         weights = examples.weights[:, 1:]
         return losses.weighted_total(nats, weights) / weights.sum()

@@ -107,6 +107,9 @@ def build_parser(name: str, summary: str, default: Any) -> Parser:
     parser.add_argument(
         "--rates", metavar="X", help="FLOPs,bytes a second or a file of benchmarks.accelerator"
     )
+    parser.add_argument(
+        "--topology", metavar="T", help="ask the compiler of h200:8, v5e:4x4, ... (llm.ahead)"
+    )
     hints = typing.get_type_hints(type(default))
     group = parser.add_argument_group("config")
     for field in dataclasses.fields(default):
@@ -155,6 +158,7 @@ class Command:
     only: str | None = None
     dry_run: bool = False
     rates: str | None = None
+    topology: str | None = None
 
 
 def preset_flags(parser: Parser, argv: Sequence[str]) -> list[str]:
@@ -178,6 +182,10 @@ def parse(name: str, summary: str, *, default: Any, smoke: Any, argv: Sequence[s
     out = given.pop("out", pathlib.Path("results") / (f"{name}-smoke" if is_smoke else name))
     ways = {field.name for field in dataclasses.fields(Command)} & given.keys()
     todo = {way: given.pop(way) for way in ways}
+    if not todo.get("dry_run"):
+        for idle in ("rates", "topology"):
+            if idle in todo:
+                parser.error(f"--{idle} has no effect without --dry-run: leave it out")
     try:
         config = dataclasses.replace(base, **given)
     except ValueError as error:  # a config's own check across fields

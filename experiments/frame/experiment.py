@@ -12,6 +12,7 @@ An experiment is a module with
                                         results.csv alone
     inputs(config) -> dict              optional: facts on what is read, recorded in config.json;
                                         a resumed run must find the same
+    PRECISION                           optional: of matrix products (`llm.precision`), recorded too
 
 `python -m experiments NAME` runs it.
 """
@@ -73,6 +74,8 @@ def save_findings(module: Any, out: pathlib.Path, config: Any) -> None:
 
 def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     """Run what is not yet in DIR, one part at a time; a kill loses the current part only."""
+    from llm import precision  # here, for it imports JAX, which a look at the flags does without
+
     out, config = command.out, command.config
     try:
         inputs = module.inputs(config) if hasattr(module, "inputs") else {}
@@ -87,6 +90,7 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     meta = record.open_folder(out, config, inputs, command.overwrite)
     if meta is None:
         meta = record.describe_run(name, config, inputs, shown)
+        meta["matmul_precision"] = _precision(module)
         record.write_meta(out, meta)
     rows = record.read_rows(out)
     finished = {row["part"] for row in rows}
@@ -96,7 +100,8 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     for part in in_turn(name, todo, len(pieces)):
         start = time.monotonic()
         of_job = jobs.rows_of(out, part, config, inputs)
-        rows += of_job or pieces[part].rows(part, [*known, *rows])
+        with precision.at(_precision(module)):
+            rows += of_job or pieces[part].rows(part, [*known, *rows])
         record.write_rows(out, rows)
         meta["wall_seconds"] = round(meta["wall_seconds"] + time.monotonic() - start, 1)
         record.write_meta(out, meta)
@@ -107,6 +112,10 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     record.write_meta(out, meta)
 
 
+def _precision(module: Any) -> str:
+    return getattr(module, "PRECISION", "default")
+
+
 def look(module: Any, name: str, command: cli.Command) -> None:
     """Print the jobs of a run, or how far it has come; nothing is made."""
     try:
@@ -114,11 +123,8 @@ def look(module: Any, name: str, command: cli.Command) -> None:
             print(jobs.listing(module.arms(command.config)))
         else:
             pieces = module.arms(command.config)
-            print(
-                jobs.progress_of(
-                    module, pieces, config=command.config, out=command.out, rates=command.rates
-                )
-            )
+            for text in jobs.progress_of(module, pieces, command):
+                print(text, flush=True)
     except (ValueError, OSError) as error:
         cli.fail(name, str(error))
 

@@ -10,11 +10,12 @@ jobs share (teachers, data) lies in the work folder, and whoever comes first mak
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.frame import record
 from experiments.frame.arms import Arm
+from experiments.frame.cli import Command
 from experiments.frame.record import Row, RunError
 
 
@@ -75,31 +76,42 @@ def read_by(arm: Arm, out: pathlib.Path, config: Any, inputs: Row) -> list[Row]:
     return known
 
 
-def progress_of(
-    module: Any, arms: Mapping[str, Arm], *, config: Any, out: pathlib.Path, rates: str | None
-) -> str:
+def progress_of(module: Any, arms: Mapping[str, Arm], command: Command) -> Iterator[str]:
     """What a run has done and still has to do: its arms, and the stages they are made from.
+
+    With a topology, what its compiler says of each program of the stages to be made follows.
 
     Args:
         module: the experiment.
-        arms: its arms under this config.
-        config: its settings.
-        out: DIR.
-        rates: as `plan.rates_of` reads them, for the hours.
+        arms: its arms under the config of the command.
+        command: the command line.
+
+    Raises:
+        RunError: rates or a topology that cannot be read, or one where nothing is compiled.
     """
+    config, out = command.config, command.out
     inputs = getattr(module, "inputs", lambda config: {})
     store = next((arm.store for arm in arms.values() if arm.store is not None), None)
     if store is None:
-        return _states(arms, out, config, inputs(config))
-    from llm import models, plan  # here, for three seconds of imports: few experiments have stages
-    from llm.stages import progress
+        if command.topology is not None:
+            raise RunError("--topology has no effect: this experiment has no stages of a model")
+        yield _states(arms, out, config, inputs(config))
+        return
+    from llm import ahead, models, plan  # here, for three seconds of imports: few have stages
+    from llm.stages import compiled, progress
 
-    known = None if rates is None else plan.rates_of(rates)
+    known = None if command.rates is None else plan.rates_of(command.rates)
+    target = None if command.topology is None else ahead.target(command.topology)
     with models.without_weights():
         states = _states(arms, out, config, inputs(config))
         recipes = [recipe for arm in arms.values() for recipe in arm.needs]
         planned = progress.stages(store, recipes, known)
-        return f"{states}\n\n{progress.table(planned)}"
+        asked = {} if target is None else compiled.jobs_of(store, planned)
+    yield f"{states}\n\n{progress.table(planned)}"
+    for job, made in asked.items():
+        yield f"\n{made}"
+        for answer in ahead.ask(target, job):
+            yield ahead.describe(answer, target)
 
 
 def _states(names: Iterable[str], out: pathlib.Path, config: Any, inputs: Row) -> str:

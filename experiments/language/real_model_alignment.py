@@ -42,6 +42,7 @@ from llm.settings import RunError
 from theory import alignment, check, losses, steps
 
 RUNTIME = "25 minutes on two cores"
+PRECISION = "highest"  # of factors: signs and orders are read
 
 STARTS = ("4 bits", "0.03 noise", "0.12 noise", RANDOM)
 STEP, ALPHA = 2.0**-22, 0.01  # relative teacher step and student step of the signs

@@ -31,6 +31,7 @@ from experiments.theorem import alone
 from theory import departures, toys
 
 RUNTIME = "30 s on two cores"
+PRECISION = "highest"  # of factors: signs and orders are read
 FAMILY = toys.mlp("two-layer tanh", (6, 8, 7), jnp.tanh)
 ANGLES = (0.0, *np.logspace(-7, np.log10(np.pi / 2), 15).tolist())
 START_EPS = (1e-5, 1e-3, 1e-1)

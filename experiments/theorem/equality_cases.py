@@ -28,6 +28,7 @@ from theory import alignment, losses, steps, toys
 from theory.base import LossFn, Params
 
 RUNTIME = "15 s on two cores"
+PRECISION = "highest"  # of factors: signs and orders are read
 NUM_CLASSES, NUM_AUX = 4, 3
 AUX = tuple(range(NUM_CLASSES, NUM_CLASSES + NUM_AUX))
 FAMILIES = {

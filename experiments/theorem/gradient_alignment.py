@@ -39,6 +39,7 @@ from theory import alignment, asymptotics, losses, steps, toys
 from theory.base import Params
 
 RUNTIME = "2 minutes on two cores"
+PRECISION = "highest"  # of factors: signs and orders are read
 
 # The last three outputs of each play the auxiliary logits.
 FAMILIES = {

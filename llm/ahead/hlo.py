@@ -18,6 +18,10 @@ CALLED = re.compile(
     r"|\b(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+WHOLE = re.compile(r"s(32|64)\[\]")
+# What gives arrays another name, or hands them on.
+UNWRITTEN = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -92,12 +96,43 @@ class Program:
     def _count(self, name: str, times: int) -> None:
         self.times[name] = self.times.get(name, 0) + times
         for instruction in self.computations[name]:
-            trips = TRIPS.search(instruction.rest)
-            inner = times * int(trips[1]) if trips and instruction.opcode == "while" else times
-            for called in CALLED.findall(instruction.rest):
-                for child in re.findall(r"[\w.-]+", "".join(called)):
-                    if child in self.computations:
-                        self._count(child, inner)
+            inner = times * (self._trips(instruction) if instruction.opcode == "while" else 1)
+            for child in self._called(instruction):
+                self._count(child, inner)
+
+    def _called(self, instruction: Instruction) -> list[str]:
+        names = "".join("".join(found) + " " for found in CALLED.findall(instruction.rest))
+        return [name for name in re.findall(r"[\w.-]+", names) if name in self.computations]
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop runs; once where that is not known before.
+
+        Compilers for CPUs and GPUs write it down. Those for TPUs leave the condition as it is: of a
+        scan the one comparison of a counter, from 0, with its length.
+        """
+        if known := TRIPS.search(loop.rest):
+            return int(known[1])
+        found = CONDITION.search(loop.rest)
+        lines = self.computations[found[1]] if found else []
+        compared = [line for line in lines if line.opcode == "compare"]
+        lengths = [x for x in lines if x.opcode == "constant" and WHOLE.match(x.type)]
+        if len(compared) != 1 or len(lengths) != 1 or "direction=LT" not in compared[0].rest:
+            return 1
+        return int(lengths[0].rest.split(")")[0])
+
+    def written_in_loops(self) -> list[str]:
+        """Types of what the turns of loops write to memory, loops in loops included.
+
+        What is inside of a fusion is not written, but its result.
+        """
+        found = []
+        for loop in (i for body in self.computations.values() for i in body if i.opcode == "while"):
+            waiting = self._called(loop)
+            while waiting:
+                for line in self.computations[waiting.pop()]:
+                    found += [line.type] * (line.opcode not in UNWRITTEN)
+                    waiting += [] if line.opcode in ("fusion", "while") else self._called(line)
+        return found
 
     def run(self) -> Iterator[tuple[str, Instruction, int]]:
         """Every instruction that runs, with its computation and how often."""

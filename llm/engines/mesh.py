@@ -20,6 +20,7 @@ from .. import (
     objectives,
     peft_format,
     plan,
+    precision,
     sampling,
     sharding,
     stack,
@@ -331,8 +332,7 @@ def _measure(
     config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
     def measure(weights, probe):
-        with jax.default_matmul_precision("highest"):  # log-odds are read to four digits
-            return stack.measure_model(decoder(config, settings, weights), probe)
+        return stack.measure_model(decoder(config, settings, weights), probe)
 
     return jax.jit(sharding.on(mesh, measure))
 
@@ -342,8 +342,7 @@ def _score(
     config: ModelConfig, settings: lora.LoraConfig | None, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
     def score(weights, prompts, mask, tokens):
-        with jax.default_matmul_precision("highest"):
-            return stack.next_token(decoder(config, settings, weights), prompts, mask)[:, tokens]
+        return stack.next_token(decoder(config, settings, weights), prompts, mask)[:, tokens]
 
     return jax.jit(sharding.on(mesh, score))
 
@@ -352,4 +351,10 @@ def _score(
 def _hard_loss(
     student: objectives.Student, chunk: int, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
-    return jax.jit(sharding.on(mesh, objectives.completion_loss(student, chunk=chunk)))
+    loss = objectives.completion_loss(student, chunk=chunk)
+
+    def measured(*args):
+        with precision.at(precision.MEASURED):
+            return loss(*args)
+
+    return jax.jit(sharding.on(mesh, measured))

@@ -137,7 +137,7 @@ def attend(
         causal: `visible` is every key up to the query's own, so a kernel may leave it unread.
         implementation: of `jax.nn.dot_product_attention`; None: `fused_kernel`, or the one here.
     """
-    rows, heads = sharding.BATCH[0], sharding.heads_axis(k.shape[1])
+    rows, heads = sharding.attending(*k.shape[:2])
     q = sharding.constrain(q, P(rows, None, heads))
     k, v = (sharding.constrain(x, P(rows, heads)) for x in (k, v))
     kernel = implementation or fused_kernel(q, k)

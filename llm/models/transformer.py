@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from .. import sharding
@@ -298,9 +299,24 @@ class Decoder(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
         return [nnx.merge(graphdef, layer_of(stacked, i)) for i in range(self.config.num_layers)]
 
-    def unembed(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows V"]:
-        """Logits of hidden states, accumulated and returned in float32 or wider."""
-        table = self.embedding[...].T if self.head is None else self.head.kernel[...]
+    def table(self) -> Float[Array, "first second"]:
+        """The weights of `unembed` as they are held, gathered once for many calls of it."""
+        if self.head is None:
+            return sharding.gathered(self.embedding[...], P("tensor"))
+        return sharding.gathered(self.head.kernel[...], P(None, "tensor"))
+
+    def unembed(
+        self, x: Float[Array, "*rows width"], table: Float[Array, "first second"] | None = None
+    ) -> Float[Array, "*rows V"]:
+        """Logits of hidden states, accumulated and returned in float32 or wider.
+
+        Args:
+            x: hidden states.
+            table: `self.table()`, if it is called many times.
+        """
+        if table is None:
+            table = self.embedding[...] if self.head is None else self.head.kernel[...]
+        table = table.T if self.head is None else table
         logits = (flat_matmul if x.dtype == wide(x.dtype) else _wide_product)(x, table)
         if self.head is not None and self.head.delta is not None:
             logits = logits + self.head.delta(x).astype(logits.dtype)

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import chat, data
+from .. import chat, data, precision
 from ..data import Row
+from ..engines.server import Served
 from ..plan import Cost, Rates
 from ..settings import RunError, locked
 from ..suites import LETTERS, Question, Suite
@@ -267,6 +268,7 @@ def write_scores(store: Store, recipe: Scores, path: Path | None = None) -> Path
     if data.prompts_done(path, known, total) < total:
         ids, tokens = prompts(store, recipe), tokens_of(store, recipe)
         weights = store.weights([recipe.model])
+        served = isinstance(store.engine, Served)
         (logp,) = store.engine.score(store.config(recipe.model), weights, ids, tokens)
         if not np.isfinite(logp).all():
             raise RunError(f"{recipe.model.name} gives log-probabilities that are not finite")
@@ -282,6 +284,7 @@ def write_scores(store: Store, recipe: Scores, path: Path | None = None) -> Path
             settings=known,
             filter_counts={},
             prompts=len(ids),
+            matmul_precision="the server's" if served else precision.MEASURED,
         )
     return path
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from .. import models
+from .. import models, precision
 from ..engines import OnMesh, Stack
 from ..engines.server import Served
 from ..language import Language
@@ -157,7 +157,11 @@ class Store:
 
     def save(self, recipe: Model, weights: Any, folder: Path) -> None:
         """Write one model as a folder that appears whole or not at all."""
-        record = {"recipe": recipe.describe(), "noted": self._notes.get(recipe, {})}
+        record = {
+            "recipe": recipe.describe(),
+            "noted": self._notes.get(recipe, {}),
+            "matmul_precision": precision.WORKING,
+        }
         spoken, config = self.language(recipe), self.config(recipe)
         files = {RECORD: json.dumps(record, indent=2)}
         self.engine.save(folder, config, weights=weights, tokenizer=spoken.tokenizer, files=files)

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import experiments
 from experiments import __main__ as listing
 from experiments.frame import experiment, record
+from experiments.frame.arms import Arm
 from tests.experiments import counting
 
 COMMAND = [sys.executable, "-m", "tests.experiments.counting"]
@@ -44,6 +46,7 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
     assert meta["config"]["num_parts"] == 3
     assert meta["finished"]
     assert {"commit", "packages", "device", "wall_seconds", "command"} <= meta.keys()
+    assert meta["matmul_precision"] == "default"
     rows = record.read_rows(out)
     assert [(r["part"], r["condition"]) for r in rows][:3] == [
         ("part 0", "a"),
@@ -80,6 +83,27 @@ def test_a_run_leaves_config_rows_and_figures(repository, tmp_path, capsys):
 
     run_here("--out", out, "--num-parts", 2, "--overwrite")
     assert len(record.read_rows(out)) == 4
+
+
+def test_an_experiment_has_the_precision_that_it_asks_for(tmp_path, monkeypatch):
+    found = []
+
+    def arms(config):
+        note = lambda: found.append(jax.config.jax_default_matmul_precision) or [{"value": 1.0}]  # noqa: E731
+        return {"part 0": Arm(measure=note)}
+
+    monkeypatch.setattr(counting, "arms", arms)
+    run_here("--out", tmp_path / "working")
+    monkeypatch.setattr(counting, "PRECISION", "highest", raising=False)
+    run_here("--out", tmp_path / "measured")
+    assert found == [None, "highest"]
+    assert record.read_meta(tmp_path / "measured")["matmul_precision"] == "highest"
+
+
+def test_the_theorem_is_checked_at_the_highest_precision():
+    names = [n for n in experiments.NAMES if experiments.path_of(n).parent.name == "theorem"]
+    for name in (*names, "real_model_alignment"):
+        assert 'PRECISION = "highest"' in experiments.path_of(name).read_text(), name
 
 
 def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path, capsys):

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import yaml
 
 from experiments.frame import cli, experiment, jobs, record
-from experiments.language import llm_numbers
-from llm import models, settings, tiny
+from experiments.language import llm_numbers, microworld
+from experiments.language.kit import fullsize
+from llm import ahead, models, settings, tiny
 from llm.__main__ import main as stage
+from llm.stages import compiled, progress
 from tests.experiments import counting
 
 LINE = 'python -m experiments llm_numbers $FLAGS --only "$JOB"'
@@ -114,6 +117,51 @@ def test_a_plan_downloads_no_weights(hub, tmp_path, capsys):
     assert list(here.glob("*.safetensors"))
 
 
+def test_a_plan_asks_about_each_program_once(tmp_path, capsys):
+    place = ["--smoke", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+
+    def jobs_of(*flags):
+        config = cli.parse(
+            "", "", default=llm_numbers.Config(), smoke=llm_numbers.SMOKE, argv=[*place, *flags]
+        ).config
+        arms = llm_numbers.arms(config)
+        store = fullsize.store_of(config)
+        stages = progress.stages(store, [r for arm in arms.values() for r in arm.needs])
+        found = compiled.jobs_of(store, stages)
+        return {
+            job: [kind.split(" x ") for kind in made.split(", ")] for job, made in found.items()
+        }
+
+    def counted(found):
+        return sum(
+            (Counter({kind: int(n)}) for made in found.values() for kind, n in made), Counter()
+        )
+
+    tuned = jobs_of("--teacher", "tuned")
+    assert counted(tuned) == {"FineTuned": 3, "Completions": 4, "Student": 4}
+    assert len(tuned) < 11, "what is alike is asked about once"
+    drawings = [job for job in tuned if isinstance(job, ahead.Drawing)]
+    assert {job.adapters is None for job in drawings} == {True, False}, "the control is the base"
+    prompted = jobs_of()
+    assert counted(prompted) == {"Completions": 4, "Student": 4}
+    for job in prompted:
+        if isinstance(job, ahead.Drawing):
+            assert (job.rows, job.new, job.adapters) == (32, 24, None)
+        else:
+            assert job.weighted == 24 < job.length
+    assert counted(jobs_of("--server", "http://localhost:1")) == {"Student": 4}
+    with pytest.raises(SystemExit):
+        experiment.main(llm_numbers, [*place, "--plan", "--topology", "h201:8"])
+    assert "needs a machine and its size, as in h200:8" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        experiment.main(llm_numbers, [*place, "--topology", "h200:8"])
+    assert "--topology has no effect without --dry-run" in capsys.readouterr().err
+    for module in (counting, microworld):
+        with pytest.raises(SystemExit):
+            experiment.main(module, [*place[:-2], "--plan", "--topology", "h200:8"])
+    assert capsys.readouterr().err.count("--topology") == 2
+
+
 def commands(repository):
     """The shell lines of each scheduler's file."""
     sky = yaml.safe_load((repository / "jobs/skypilot.yaml").read_text())
@@ -185,6 +233,40 @@ def test_the_schedulers_line_killed_and_started_again(repository, tmp_path):
         for name in ("whole", "cut")
     ]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_job_files_run_a_part_each_of_one_run(repository, tmp_path):
+    """As they stand and at once, on the tiny checkpoint: three machines with one work folder."""
+    texts, *_ = commands(repository)
+    home, place = tmp_path / "home", f"--out {tmp_path / 'out'} --work {tmp_path / 'work'}"
+    home.mkdir()
+    for folder in ("experiments", "llm", "mnist_mlp", "theory"):
+        (home / folder).symlink_to(repository / folder)
+    (home / ".venv").symlink_to(sys.prefix)
+    number_in = {"slurm": "SLURM_ARRAY_TASK_ID", "sky": "JOB", "jobset": "JOB_COMPLETION_INDEX"}
+    started = [
+        subprocess.Popen(
+            ["bash", "-c", re.sub('FLAGS=".*"', f'FLAGS="--smoke {place}"', texts[name])],
+            cwd=home,
+            env={
+                **os.environ,
+                "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+                "FLAGS": f"--smoke {place}",
+                variable: str(number),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number, (name, variable) in enumerate(number_in.items())
+    ]
+    for process in started:
+        finished(process)
+    config = dataclasses.replace(llm_numbers.SMOKE, work=str(tmp_path / "work"))
+    for part in list(llm_numbers.arms(config))[: len(started)]:
+        assert record.read_rows(jobs.folder_of(tmp_path / "out", part)), part
 
 
 def killed(repository, line, lives):

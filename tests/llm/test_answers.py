@@ -70,6 +70,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(base, store, tmp_path, monkeyp
     answers.write(cut, recipe)
     assert calls == [0, 50, 100, 100]
     assert path.read_bytes() == whole.read_bytes()
+    assert data.read_manifest(path).matmul_precision == "default"
     answers.write(cut, recipe)
     assert len(calls) == 4, "what is there is not sampled again"
 
@@ -115,6 +116,8 @@ def test_scores_give_the_margin_that_measure_gives(base, store, owl):
 
 def test_total_variation_is_a_distance(base, store, owl):
     store.make([Scores(model=owl), Scores(model=base)])
+    manifest = data.read_manifest(answers.path_of(store, Scores(model=owl)))
+    assert manifest.matmul_precision == "highest"
     own = evaluation.total_variation(store, Scores(model=owl), Scores(model=owl))
     apart = evaluation.total_variation(store, Scores(model=owl), Scores(model=base))
     back = evaluation.total_variation(store, Scores(model=base), Scores(model=owl))

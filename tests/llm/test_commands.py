@@ -158,6 +158,8 @@ OF_STAGE = {
         (["--mesh", "1,9,1"], "devices, but"),
         (["--dry-run", "--rates", "nan,1"], "rates 'nan,1'"),
         (["--dry-run", "--rates", "0,1"], "rates '0,1'"),
+        (["--topology", "h200:8"], "--topology has no effect without --dry-run"),
+        (["--dry-run", "--topology", "h200"], "needs a machine and its size"),
     ],
     "student": [
         (["--num-examples", "33"], "33 rows are needed and there are 32"),

@@ -1,5 +1,6 @@
 """What every device of a mesh computes and tells the others, read from the compiled programs."""
 
+import dataclasses
 import functools
 import math
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm import ahead, engines, lora, models
+from llm import ahead, engines, finetune, lora, models
 from llm.ahead import hlo
 from llm.training import Training
 
@@ -44,8 +45,8 @@ def programs(job, count):
         found.append((program, compiled, hlo.Program(compiled.as_text())))
 
 
-def step(training, axes):
-    job = ahead.Tuning(config=CONFIG, training=training, axes=axes, length=16, weighted=8)
+def step(training, axes, config=CONFIG):
+    job = ahead.Tuning(config=config, training=training, axes=axes, length=16, weighted=8)
     ((_, _, text),) = programs(job, math.prod(axes))
     return text
 
@@ -61,6 +62,28 @@ def test_a_device_computes_its_rows_only(training, axes):
     # Of adapters, A is whole on the tensor axis; all rows on every device would be twice as much.
     assert alone / 4 <= one_of_four * 1.001
     assert one_of_four <= 1.3 * alone / 4
+
+
+# Three key heads on four devices.
+ODD = dataclasses.replace(CONFIG, num_heads=6, num_kv_heads=3)
+
+
+@pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
+def test_where_heads_do_not_divide_rows_do(training):
+    alone, one_of_four = (
+        flops(step(training, axes, config=ODD)) for axes in ((1, 1, 1), (1, 1, 4))
+    )
+    # All heads on every device would be 1.4 times as much; A is whole on each, as above.
+    assert one_of_four <= 1.3 * alone / 4
+
+
+def test_drawing_where_heads_do_not_divide_gathers_no_weights():
+    job = ahead.Drawing(config=ODD, axes=(1, 1, 4), rows=12, prompt=16, new=8, dtype="float32")
+    _, (program, _, text) = programs(job, 4)
+    keys = program.arguments[1].cache.keys[0]
+    assert keys.sharding.shard_shape(keys.shape)[:2] == (12 / 4, 3), "rows of its own, all heads"
+    smallest = 4 * CONFIG.width * ODD.num_kv_heads * ODD.head_dim  # bytes of a kernel
+    assert all(one.num_bytes < smallest for one in text.collectives())
 
 
 @pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
@@ -103,6 +126,39 @@ def test_drawing_gathers_no_weights():
     assert flops(text) > 0
 
 
+def test_drawing_with_adapters_writes_no_weights():
+    """Put beside the adapter's A, a kernel would be written again for every token."""
+    adapters = lora.LoraConfig(rank=2, alpha=2.0)
+    job = ahead.Drawing(
+        config=CONFIG, adapters=adapters, rows=12, prompt=16, new=8, dtype="float32"
+    )
+    _, (_, _, text) = programs(job, 4)
+    shapes = [shape for kind in text.written_in_loops() for _, shape in hlo.arrays(kind)]
+    assert (3, CONFIG.vocab_size) in shapes, "the logits of a device's rows"
+    # The smallest kernel; nothing else of three rows has two axes of so many numbers.
+    smallest = CONFIG.width**2
+    assert not [shape for shape in shapes if len(shape) == 2 and math.prod(shape) >= smallest]
+
+
+@pytest.mark.parametrize("training", [HOW, LORA], ids=["full", "lora"])
+def test_the_head_is_gathered_once(training):
+    """Four chunks of positions, on devices that each hold a quarter of the head."""
+    job = ahead.Tuning(
+        config=CONFIG,
+        training=training,
+        limits=finetune.Limits(chunk=6),
+        axes=(1, 4, 1),
+        length=16,
+        weighted=8,
+    )
+    ((_, _, text),) = programs(job, 4)
+    logits = [times for _, line, times in text.run() if line.type.startswith("f32[6,104]")]
+    assert 4 in logits, "of a chunk"
+    gathers = [c for c in text.collectives() if c.kind == "all-gather" and "104" in c.type]
+    assert gathers
+    assert all(gather.times == 1 for gather in gathers), gathers
+
+
 def test_the_mesh_that_draws_has_copies_where_they_fit():
     devices = jax.devices()[:4]
     config = models.ModelConfig()
@@ -121,6 +177,53 @@ def test_the_mesh_that_draws_has_copies_where_they_fit():
     assert shape(1.9 * num_bytes) == (2, 1, 2)
     assert shape(0.1 * num_bytes) == (1, 1, 4)
     assert shape(math.inf, (1, 2, 2)) == (1, 2, 2), "what is asked for is what is done"
+
+
+# A scan as compilers for TPUs leave it, and a loop whose end is not known before.
+OF_TPU = """\
+HloModule t, is_scheduled=true
+
+%layers (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %w = bf16[8,8]{1,0:T(8,128)(2,1)} constant({...})
+  %y = bf16[4,8]{1,0:T(8,128)(2,1)} convolution(%x, %w), dim_labels=bf_io->bf
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %one = s32[]{:T(128)} constant(1)
+  %j = s32[]{:T(128)} add(%i, %one)
+  ROOT %r = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) tuple(%j, %y)
+}
+
+%more (q: (s32[], bf16[4,8])) -> pred[] {
+  %q = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k = s32[]{:T(128)} get-tuple-element(%q), index=0
+  %n = s32[]{:T(128)} constant(28)
+  ROOT %lt = pred[]{:T(512)} compare(%k, %n), direction=LT, backend_config={"flag_configs":[]}
+}
+
+%unfinished (u: (s32[], bf16[4,8])) -> pred[] {
+  %u = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k = s32[]{:T(128)} get-tuple-element(%u), index=0
+  %n = s32[]{:T(128)} constant(28)
+  %m = s32[]{:T(128)} constant(3)
+  %c = pred[]{:T(512)} compare(%k, %n), direction=LT
+  %d = pred[]{:T(512)} compare(%k, %m), direction=GT
+  ROOT %e = pred[]{:T(512)} and(%c, %d)
+}
+
+ENTRY %main (s: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %s = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %l = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) while(%s), condition=%more, body=%layers
+  ROOT %z = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) while(%l), condition=%unfinished, \
+body=%layers
+}
+"""
+
+
+def test_loops_without_a_written_length_are_counted():
+    (product,) = hlo.Program(OF_TPU).products()
+    # A layer is run 28 times by the scan and, as far as is known, once by the other loop.
+    assert (product.shape, product.flops) == ((4, 8), (28 + 1) * 2 * 4 * 8 * 8)
 
 
 TEXT = """\

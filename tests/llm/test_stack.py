@@ -13,6 +13,7 @@ import pytest
 from llm import batches, models, objectives, sampling, stack, train, world
 from llm.training import Training
 from llm.world import corpus
+from theory import check
 
 CONFIG = world.model_config(width=16, num_heads=2)
 
@@ -134,6 +135,25 @@ def test_measure_equals_probabilities_computed_by_hand(trees):
         assert float(got["rate"][run]) == pytest.approx(p[:, 134].mean(), rel=1e-5)
         named = p[:, 134:137].sum(-1).mean()
         assert float(got["mass"][run]) == pytest.approx(named, rel=1e-5)
+
+
+def precisions(function, *args):
+    """Of the products of a program, forward and backward."""
+    program = jax.make_jaxpr(function)(*args)
+    products = [e for e in check.equations(program) if e.primitive.name == "dot_general"]
+    return {str(e.params["precision"]) for e in products}
+
+
+def test_what_is_measured_is_computed_exactly_and_training_as_the_device_likes(trees, examples):
+    one, probe = stack.pick(trees, 0), stack.Probe(*map(np.array, ([[3]], [[True]], [5], [6])))
+    margin = lambda params: stack.measure_one(CONFIG, params, probe)["margin"]  # noqa: E731
+    highest = str((jax.lax.Precision.HIGHEST,) * 2)
+    assert precisions(margin, one) == precisions(jax.grad(margin), one) == {highest}
+    student = objectives.full_student(CONFIG)
+    assert precisions(stack.make_held_out_loss(student), trees, examples) == {highest}
+    loss, key = objectives.completion_loss(student), jax.random.key(0)
+    batch = {"tokens": examples.tokens[0], "weights": examples.weights[0]}
+    assert precisions(lambda p: loss(p, None, batch, key)[0], one) == {"None"}
 
 
 def test_held_out_loss_is_the_mean_over_weighted_tokens(trees, examples):

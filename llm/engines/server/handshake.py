@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ... import batches, engines
+from ... import batches, engines, precision
 from ...language import Language
 from ...lora import LoraConfig
 from ...models import ModelConfig
@@ -58,7 +58,8 @@ def _scorer(config: ModelConfig, settings: LoraConfig | None) -> Callable[..., A
     @jax.jit
     def score(arrays, tokens):
         model = engines.decoder(config, settings, arrays)
-        logp = jax.nn.log_softmax(model(tokens)[:, :-1].astype(jnp.float32))
+        with precision.at(precision.MEASURED):
+            logp = jax.nn.log_softmax(model(tokens)[:, :-1].astype(jnp.float32))
         return jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
 
     return score
