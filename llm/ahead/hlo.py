@@ -57,7 +57,7 @@ class Collective(NamedTuple):
     times: int  # in one run of the program; loops of unknown length once
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Bytes in one run."""
         return self.num_bytes * self.times
 
