@@ -18,6 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+# What a widening layer gives, [rows, tokens, features]. It is said around attention: where heads do
+# not divide a compiler would else split these layers as attention is, and gather their kernels.
+FEATURES = P(*BATCH, None, "tensor")
 
 # (path of a parameter, spec), first match wins. Kernels are [inputs, outputs]. Layers that
 # widen are split over outputs and those that narrow over inputs, so that one sum over the
@@ -184,6 +187,12 @@ def attending(rows: int, key_heads: int) -> tuple[Any, str | None]:
     if mesh is None or key_heads % mesh.shape["tensor"] == 0:
         return BATCH[0], "tensor"
     return (BATCH[0] if rows % mesh.size else AXES), None
+
+
+def to_attention(x: Any, key_heads: int) -> Any:
+    """What a product gives, [rows, tokens, features], as `attending` splits it."""
+    rows, heads = attending(x.shape[0], key_heads)
+    return constrain(constrain(x, FEATURES), P(rows, None, heads))
 
 
 def device_kind() -> str:

@@ -82,10 +82,14 @@ class Attention(nnx.Module):
         config = self.config
         heads = (*x.shape[:2], -1, config.head_dim)
         if config.fused_qkv:
-            fused = self.qkv(x).reshape(*x.shape[:2], config.num_heads, 3 * config.head_dim)
+            fused = sharding.to_attention(self.qkv(x), config.num_kv_heads)
+            fused = fused.reshape(*x.shape[:2], config.num_heads, 3 * config.head_dim)
             q, k, v = jnp.split(fused, 3, axis=-1)
         else:
-            q, k, v = (linear(x).reshape(heads) for linear in (self.q, self.k, self.v))
+            q, k, v = (
+                sharding.to_attention(linear(x), config.num_kv_heads).reshape(heads)
+                for linear in (self.q, self.k, self.v)
+            )
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = attention.rotate(q, sight.rotation), attention.rotate(k, sight.rotation)
@@ -94,7 +98,8 @@ class Attention(nnx.Module):
             keys, values, index = cache
             k = jax.lax.dynamic_update_slice_in_dim(keys, k, index, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(values, v, index, axis=2)
-        return self.o(attend(q, k, v=v, visible=sight.visible)), (k, v)
+        attended = attend(q, k, v=v, visible=sight.visible)
+        return self.o(sharding.constrain(attended, sharding.FEATURES)), (k, v)
 
 
 class MLP(nnx.Module):
