@@ -454,7 +454,7 @@ def test_digits_that_are_not_mnist_decide_nothing(name):
 
 def test_kinds_are_not_joined_by_lines():
     """Losses and optimisers are points; what is a number is a line."""
-    out = tables.RESULTS / "mnist_sweeps"
+    out = told.RESULTS / "mnist_sweeps"
     config = experiment.config_of(mnist_sweeps, out)
     with drawing.style():
         figure = mnist_sweeps.plot(record.read_table(out), config)

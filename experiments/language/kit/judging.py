@@ -103,6 +103,7 @@ def none(
     quantity: str,
     values: np.ndarray,
     reference: np.ndarray,
+    *,
     why_not: str = "",
     share: float = SHARE,
 ) -> Judged:
