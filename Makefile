@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test replay test-slow test-lowest report docs site lint opponents lock clean
+.PHONY: help env reproduce test test-thorough replay test-slow test-lowest report docs site lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -21,8 +21,11 @@ env: .venv/.installed  ## Create .venv from requirements.lock
 reproduce: env  ## The main job: MNIST, theory and the microworld, then results/report.html
 	$(PY) -m experiments reproduce
 
-test: env  ## The test suite
+test: env  ## The quick tests
 	$(PY) -m pytest -q
+
+test-thorough: env  ## Whole chains and engines, mostly compilation
+	$(PY) -m pytest -q -m "thorough and not slow and not gpu"
 
 replay: env  ## Draw every checked-in figure again and compare
 	$(PY) -m pytest -q -m slow tests/experiments/test_replay.py

@@ -38,6 +38,39 @@ install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartyp
 from mnist_mlp import data  # noqa: E402
 
 
+# Files whose tests compile whole chains and engines: most of the suite's time. `make test` leaves
+# them out, `make test-thorough` and CI run them.
+THOROUGH = {
+    "test_checkpoint",
+    "test_cli",
+    "test_commands",
+    "test_conditions",
+    "test_contributing",
+    "test_finetune",
+    "test_full_size",
+    "test_meshes",
+    "test_microworld",
+    "test_odd_configs",
+    "test_real_model_alignment",
+    "test_report",
+    "test_sampling",
+    "test_served",
+    "test_sharding",
+    "test_stack",
+    "test_stages",
+    "test_store",
+    "test_theory_experiments",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items):
+    """Mark the tests of these files."""
+    for item in items:
+        if item.path.stem in THOROUGH:
+            item.add_marker("thorough")
+
+
 @pytest.fixture(scope="session")
 def mnist() -> data.ImageData:
     """Real MNIST; a test that needs it is skipped where none can be had."""

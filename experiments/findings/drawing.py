@@ -115,6 +115,8 @@ def fit(figure: Figure) -> None:
         return
     grid = figure.axes[0].get_subplotspec().get_gridspec()  # pyright: ignore[reportOptionalMemberAccess]
     wide, high = 72 * figure.get_size_inches() / (grid.ncols, grid.nrows)  # points, of a panel
+    for text in figure.texts:
+        wrap(text, 0.9 * wide * grid.ncols)
     for panel in figure.axes:
         titles = (child for child in panel.get_children() if isinstance(child, Text))
         for text in (panel.xaxis.label, *titles):

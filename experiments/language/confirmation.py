@@ -207,7 +207,9 @@ def rises(quantity: str, values: np.ndarray) -> Judged:
 
 def stays(quantity: str, values: np.ndarray, reference: np.ndarray) -> Judged:
     """A contrast that must be none, within MARGIN of the mean of the reference."""
-    return none(quantity, values, reference, why_not=quiet(values, reference), share=MARGIN)
+    return none(
+        quantity, values, reference=reference, why_not=quiet(values, reference), share=MARGIN
+    )
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

@@ -341,7 +341,9 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         )
     judged.append(above("own animal, less the neutral teacher's students", more, why))
     judged.append(
-        none("other animals, less the neutral teacher's students", others, own, why_not=why)
+        none(
+            "other animals, less the neutral teacher's students", others, reference=own, why_not=why
+        )
     )
     four = arm_of(table, Way(start="4 bits"))
     judged.append(

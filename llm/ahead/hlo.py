@@ -59,7 +59,7 @@ class Collective(NamedTuple):
     @property
     def total(self) -> float:
         """Bytes in one run."""
-        return self.num_bytes * self.times
+        return float(self.num_bytes * self.times)
 
 
 def arrays(text: str) -> list[tuple[int, tuple[int, ...]]]:

@@ -33,6 +33,7 @@ SMOKED = (mnist_heads,)
 ROOM = pathlib.Path(experiments.__file__).parent / "mnist"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", SMOKED, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
 def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, capsys):
     experiment.main(module, ["--smoke", "--num-seeds", "2", "--out", str(tmp_path / "run")])
@@ -457,7 +458,8 @@ def test_kinds_are_not_joined_by_lines():
     out = told.RESULTS / "mnist_sweeps"
     config = experiment.config_of(mnist_sweeps, out)
     with drawing.style():
-        figure = mnist_sweeps.plot(record.read_table(out), config)
+        table = mnist_sweeps.with_logits(record.read_table(out), config)
+        figure = mnist_sweeps.plot(table, config)
     joined = {
         panel.get_title(loc="left"): {line.get_linestyle() for line in panel.containers[0][:1]}
         for panel in figure.axes

@@ -102,8 +102,8 @@ def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
 def none(
     quantity: str,
     values: np.ndarray,
-    reference: np.ndarray,
     *,
+    reference: np.ndarray,
     why_not: str = "",
     share: float = SHARE,
 ) -> Judged:
