@@ -37,7 +37,6 @@ install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartyp
 
 from mnist_mlp import data  # noqa: E402
 
-
 # Files whose tests compile whole chains and engines: most of the suite's time. `make test` leaves
 # them out, `make test-thorough` and CI run them.
 THOROUGH = {

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -81,6 +83,44 @@ def test_drawing_on_four_gpus_tells_little():
     *_, token = ahead.ask(ahead.target("h200:4"), table.Case("7B", "sampling", "h200:4").job())
     assert not token.error
     assert token.moved < 0.5e9
+
+
+# Of two layers whose kernels are larger than all else: 65,536 numbers, of the cache 49,152.
+WRITTEN = """
+import math
+import jax
+from llm import ahead, lora, models
+from llm.ahead import asking, hlo
+
+config = models.ModelConfig(
+    vocab_size=2048, width=256, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=64,
+    mlp_width=512, rope=models.Rope(dim=64),
+)
+adapters = lora.LoraConfig(rank=8)
+job = ahead.Drawing(config=config, adapters=adapters, rows=8, prompt=16, new=8)
+asking._answer_for_cudnn()
+programs = job.programs(ahead.target("h200:1").devices(), math.inf)
+start = next(programs)
+draw = programs.send(start.function.lower(*start.arguments).compile())
+text = hlo.Program(draw.function.lower(*draw.arguments).compile().as_text())
+shapes = [shape for kind in text.written_in_loops() for _, shape in hlo.arrays(kind)]
+assert (8, 2048) in shapes, "the logits"
+print([shape for shape in shapes if math.prod(shape) >= 65536])
+"""
+
+
+@needs_cuda
+def test_drawing_with_adapters_writes_no_weights_on_a_gpu():
+    """Its compiler would put each kernel beside the adapter's A, anew for every token."""
+    done = subprocess.run(
+        [sys.executable, "-c", WRITTEN],
+        env=dict(ahead.target("h200:1").environment()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.slow
