@@ -40,6 +40,7 @@ from mnist_mlp import data  # noqa: E402
 # Files whose tests compile whole chains and engines: most of the suite's time. `make test` leaves
 # them out, `make test-thorough` and CI run them.
 THOROUGH = {
+    "test_answers",
     "test_checkpoint",
     "test_cli",
     "test_commands",
@@ -47,18 +48,25 @@ THOROUGH = {
     "test_contributing",
     "test_finetune",
     "test_full_size",
+    "test_grid",
+    "test_identity",
+    "test_imitation",
     "test_meshes",
     "test_microworld",
+    "test_more_questions",
     "test_odd_configs",
+    "test_predictors",
     "test_real_model_alignment",
     "test_report",
     "test_sampling",
     "test_served",
     "test_sharding",
     "test_stack",
+    "test_stacking",
     "test_stages",
     "test_store",
     "test_theory_experiments",
+    "test_train",
 }
 
 

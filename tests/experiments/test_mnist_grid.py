@@ -165,6 +165,7 @@ def test_a_point_is_held_against_the_base_of_its_own_networks():
         mnist_sweeps.less_base(table, table[table["factor"] == "base"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", ["base", *mnist_sweeps.GROUPS])
 def test_rows_say_the_logits_of_the_networks_that_were_trained(group, monkeypatch):
     """What `logits` says is what teachers and students of the group are built with."""
@@ -410,6 +411,7 @@ def without_finals(whole, out):
     record.write_rows(out, [row for row in rows if row["phase"] == "search"])
 
 
+@pytest.mark.thorough
 def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path, monkeypatch):
     whole, flags = searched
     without_finals(whole, tmp_path / "run")
@@ -418,6 +420,7 @@ def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path
     assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypatch, capsys):
     whole, flags = searched
     without_finals(whole, tmp_path / "run")
