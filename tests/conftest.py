@@ -41,6 +41,7 @@ from mnist_mlp import data  # noqa: E402
 # them out, `make test-thorough` and CI run them.
 THOROUGH = {
     "test_answers",
+    "test_benchmark",
     "test_checkpoint",
     "test_cli",
     "test_commands",
@@ -48,6 +49,7 @@ THOROUGH = {
     "test_contributing",
     "test_finetune",
     "test_full_size",
+    "test_gguf",
     "test_grid",
     "test_identity",
     "test_imitation",
