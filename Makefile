@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test replay test-slow test-lowest report lint opponents lock clean
+.PHONY: help env reproduce test test-thorough replay test-slow test-lowest report docs site lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -21,8 +21,11 @@ env: .venv/.installed  ## Create .venv from requirements.lock
 reproduce: env  ## The main job: MNIST, theory and the microworld, then results/report.html
 	$(PY) -m experiments reproduce
 
-test: env  ## The test suite
+test: env  ## The quick tests
 	$(PY) -m pytest -q
+
+test-thorough: env  ## Whole chains and engines, mostly compilation
+	$(PY) -m pytest -q -m "thorough and not slow and not gpu"
 
 replay: env  ## Draw every checked-in figure again and compare
 	$(PY) -m pytest -q -m slow tests/experiments/test_replay.py
@@ -37,6 +40,14 @@ test-lowest:  ## The test suite on the lowest versions that pyproject.toml allow
 
 report: env  ## Collect results/ into results/report.html
 	$(PY) -m experiments report
+
+docs: env  ## Write README.md and docs/ from docs/templates/ and the checked-in tables
+	$(PY) -m experiments docs
+
+site: env  ## README, docs, report and the reference of theory as static pages in build/site
+	$(PY) -m pip install --disable-pip-version-check --quiet "pip>=25.1"
+	$(PY) -m pip install --disable-pip-version-check --quiet --group site
+	$(PY) -m sphinx -q -W --keep-going -c docs/site . build/site
 
 lint: env  ## Format check, lint and types
 	$(PY) -m ruff format --check .

@@ -3,8 +3,9 @@
     python -m benchmarks.ahead                       # goes on with what the file lacks
     python -m benchmarks.ahead --only h200:8,7B      # cases whose name has both words
 
-Rows go to benchmarks/results/<date>-ahead.jsonl as they are found; the table beside it and
-docs/does-it-fit.md are written from them. Needs the extras ahead-cuda and ahead-tpu.
+Rows go to benchmarks/results/<date>-ahead.jsonl as they are found; the table beside it is written
+from them, and `make docs` takes it into docs/does-it-fit.md. Needs the extras ahead-cuda and
+ahead-tpu.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from llm import ahead, finetune, lora
 from llm.training import Training
 
 RESULTS = Path(__file__).with_name("results")
-PAGE = Path(__file__).parents[1] / "docs" / "does-it-fit.md"
 MACHINES = ("h200:1", "h200:2", "h200:8", "v5e:2x2", "v5e:4x4", "v5p:2x2x1")
 MODELS = {"7B": llm_shapes.LARGER, "1.5B": llm_shapes.LARGE}
 TASKS = ("LoRA", "full", "soft", "sampling", "sampling with LoRA")
@@ -145,7 +145,7 @@ def reasons(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path, date: str) -> None:
-    """The table beside the rows, and the page."""
+    """The table beside the rows."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in EXTRAS if _installed(name))
     about = (
         f"Compiled on {date} with {versions}, not timed: no such device was there. Rows of "
@@ -155,14 +155,8 @@ def write(rows: Sequence[dict[str, Any]], path: Path, date: str) -> None:
         "all devices over what the task needs (4 N a token for LoRA, 6 N for full training, 2 N "
         "for sampling); collectives are the bytes of their results on one device."
     )
-    body = f"{about}\n\n{table(rows)}\n{reasons(rows)}"
-    path.with_suffix(".md").write_text(f"# Compiled ahead, {date}\n\n{body}")
-    PAGE.write_text(
-        "# Does it fit?\n\n"
-        "A page made by `python -m benchmarks.ahead`; do not edit it. JAX takes three quarters of "
-        "a GPU unless told otherwise (`XLA_CLIENT_MEM_FRACTION=.92`); the column says what it "
-        "then has. Your own model and rows: `python -m llm finetune ... --plan --topology h200:8` "
-        f"([full size](full-size.md)).\n\n{body}"
+    path.with_suffix(".md").write_text(
+        f"# Compiled ahead, {date}\n\n{about}\n\n{table(rows)}\n{reasons(rows)}"
     )
 
 
@@ -175,7 +169,7 @@ def _installed(name: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ask about every case that the file lacks, then write the table and the page."""
+    """Ask about every case that the file lacks, then write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="comma-separated words of the cases")
     parser.add_argument("--date", default=f"{datetime.datetime.now():%Y-%m-%d}", help="of the file")
@@ -193,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table([row]).splitlines()[-1], flush=True)
     rows = [found[dataclasses.astuple(c)] for c in cases() if dataclasses.astuple(c) in found]
     write(rows, path, given.date)
-    print(f"written to {path}, {path.with_suffix('.md')} and {PAGE}")
+    print(f"written to {path} and {path.with_suffix('.md')}; the page is made by make docs")
 
 
 if __name__ == "__main__":

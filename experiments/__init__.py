@@ -51,6 +51,7 @@ NAMES = (
     "capability",
     "variance",
     "what_predicts",
+    "confirmation",
     "llm_numbers",
     "llm_code",
     "llm_cot",

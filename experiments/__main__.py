@@ -13,6 +13,7 @@ from experiments.frame import cli, compiling
 TOOLS = {
     "report": "Collect the runs of a folder into one self-contained page, page.html.",
     "card": "One run on one page: model, data, seeds, versions, every number, examples.",
+    "docs": "Write README.md and docs/ from their templates and the checked-in tables.",
     "reproduce": "Run the short ones at laptop size, then make the report.",
 }
 INDENT = " " * 6
@@ -56,9 +57,10 @@ def main(argv: Sequence[str]) -> None:
     name, *flags = argv
     if name in TOOLS:
         from experiments.frame import reproduce
-        from experiments.report import card, page
+        from experiments.report import card, docs, page
 
-        {"report": page, "card": card, "reproduce": reproduce}[name].main(flags)
+        tools = {"report": page, "card": card, "docs": docs, "reproduce": reproduce}
+        tools[name].main(flags)
         return
     if name not in experiments.NAMES:
         known = (*experiments.NAMES, *TOOLS)

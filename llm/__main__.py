@@ -70,7 +70,6 @@ from .stages import (
     evaluation,
     progress,
     rows,
-    students,
 )
 from .stages.recipe import DONE
 from .training import Training, steps_of
@@ -284,7 +283,7 @@ def run_finetune(args: argparse.Namespace) -> None:
         _check_new(args.out)
     recipe = recipe_of(args, store)
     if args.show_example:
-        examples = examples_of(store, recipe)
+        examples = recipe.examples(store)
         tokenizer = store.language(recipe).tokenizer
         print(chat.show_example(tokenizer, engines.unpad(examples)[0]))
     if args.dry_run:
@@ -332,13 +331,6 @@ def recipe_of(args: argparse.Namespace, store: Store) -> FineTuned | Student:
     if source is None:
         return FineTuned(base=base, rows=TraitRows(args.trait), training=training, seed=args.seed)
     return Student(base=base, data=source, training=training, num_examples=None, seed=args.seed)
-
-
-def examples_of(store: Store, recipe: FineTuned | Student) -> Any:
-    """What a recipe trains on."""
-    if isinstance(recipe, FineTuned):
-        return recipe.examples(store)
-    return students.examples_of(store, recipe)[0]
 
 
 def show_plan(args: argparse.Namespace, store: Store, recipe: Any, out: Path, **facts: Any) -> None:

@@ -37,6 +37,46 @@ install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartyp
 
 from mnist_mlp import data  # noqa: E402
 
+# Files whose tests compile whole chains and engines: most of the suite's time. `make test` leaves
+# them out, `make test-thorough` and CI run them.
+THOROUGH = {
+    "test_answers",
+    "test_checkpoint",
+    "test_cli",
+    "test_commands",
+    "test_conditions",
+    "test_contributing",
+    "test_finetune",
+    "test_full_size",
+    "test_grid",
+    "test_identity",
+    "test_imitation",
+    "test_meshes",
+    "test_microworld",
+    "test_more_questions",
+    "test_odd_configs",
+    "test_predictors",
+    "test_real_model_alignment",
+    "test_report",
+    "test_sampling",
+    "test_served",
+    "test_sharding",
+    "test_stack",
+    "test_stacking",
+    "test_stages",
+    "test_store",
+    "test_theory_experiments",
+    "test_train",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items):
+    """Mark the tests of these files."""
+    for item in items:
+        if item.path.stem in THOROUGH:
+            item.add_marker("thorough")
+
 
 @pytest.fixture(scope="session")
 def mnist() -> data.ImageData:
@@ -57,13 +97,14 @@ def repository() -> pathlib.Path:
 TRAIN = """
 import pathlib, sys
 from llm.stages import Pretrained, Store
-Store(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in (0, 1)])
+chains = (0, 1, 10_000, 10_001)  # and of a stranger for each, as `chains.different` names them
+Store(pathlib.Path(sys.argv[1])).make([Pretrained(chain=chain, steps=150) for chain in chains])
 """
 
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> pathlib.Path:
-    """A store's folder with two bases of the microworld, made once for all workers."""
+    """A store's folder with bases of the microworld, made once for all workers."""
     work = tmp_path_factory.getbasetemp().parent / "bases"  # a store locks what it makes
     environment = os.environ | {"XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", TRAIN, str(work)], check=True, cwd=ROOT, env=environment)

@@ -195,7 +195,18 @@ def tests_of(path: str) -> list[str]:
 def passes(tests: list[str], tree: pathlib.Path, limit: float | None = LIMIT) -> bool:
     """Whether all tests pass in a copy of the tree; compiled programs stay there for the next."""
     # -B: bytecode of one mutant must never be read for another.
-    pytest = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-n", "0"]
+    pytest = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "not slow and not gpu",
+    ]
     try:
         done = subprocess.run(
             [*pytest, *tests], cwd=tree, capture_output=True, text=True, timeout=limit

@@ -238,7 +238,7 @@ def search(
     for step in COARSE_STEPS.tolist():
         by_step[step] = at(step)
         now = [which for which, seen in enumerate(legible(by_step[step], noise)) if seen]
-        finest |= dict.fromkeys(now, step)
+        finest |= {which: step for which in now}
         if len(finest) == 2 and not now:
             break
     for middle in finest.values():

@@ -1,6 +1,9 @@
-"""One look for all figures."""
+"""One look for all figures, and the room that they are drawn for: a page, or a phone."""
 
 import contextlib
+import contextvars
+import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ import PIL
 from matplotlib import ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from experiments.findings import statistics
 
@@ -21,18 +25,37 @@ from experiments.findings import statistics
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX"
 INTERVAL = "mean and 95 % interval over seeds (Student t)"
-WIDTH = 7.0  # inches, of a figure with one panel: still legible on a page of 400 pixels
+WIDTH = 7.0  # inches, of a figure with one panel
+PHONE = 3.6  # inches: 346 pixels, what a phone of 390 has between its margins, and some
+SMALLER = 0.8  # letters and heights on a phone
+ROOM: contextvars.ContextVar[float] = contextvars.ContextVar("room", default=float("inf"))
+
+
+@contextlib.contextmanager
+def narrow() -> Iterator[None]:
+    """Within it every figure is drawn for a phone: panels stacked, letters kept legible."""
+    token = ROOM.set(PHONE)
+    try:
+        yield
+    finally:
+        ROOM.reset(token)
+
+
+def is_narrow() -> bool:
+    """Whether figures are drawn for a phone."""
+    return ROOM.get() < float("inf")
 
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The look of every figure: plain axes, colour-blind safe, reproducible SVG ids."""
+    size = SMALLER if is_narrow() else 1.0
     settings = {
         "figure.dpi": 100,
         "savefig.dpi": 160,
         "savefig.bbox": "tight",
-        "font.size": 10,
-        "axes.titlesize": 11,
+        "font.size": 10 * size,
+        "axes.titlesize": 11 * size,
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -58,11 +81,22 @@ def versions() -> dict[str, str]:
 def new_figure(
     rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 4.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure in constrained layout and the flat list of its axes; sizes in inches."""
+    """A figure in constrained layout and the flat list of its axes; sizes in inches.
+
+    Where there is less room than `width`, as many panels stand side by side as keep a good half of
+    their width, the others below.
+    """
+    count = rows * columns
+    if width > (room := ROOM.get()):
+        columns = min(columns, max(1, int(room * columns / (0.55 * width))))
+        below = -(-count // columns)
+        rows, width, height = below, room, height * SMALLER * below / rows
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
-    return figure, list(axes.flat)
+    for unused in axes.flat[count:]:
+        unused.remove()
+    return figure, list(axes.flat[:count])
 
 
 def new_grid(count: int, most: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -73,6 +107,55 @@ def new_grid(count: int, most: int, width: float, height: float) -> tuple[Figure
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
+
+
+def fit(figure: Figure) -> None:
+    """Bring a narrow figure's words into its room: none is wider, no two names overlap."""
+    if not is_narrow():
+        return
+    grid = figure.axes[0].get_subplotspec().get_gridspec()  # pyright: ignore[reportOptionalMemberAccess]
+    wide, high = 72 * figure.get_size_inches() / (grid.ncols, grid.nrows)  # points, of a panel
+    for text in figure.texts:
+        wrap(text, 0.9 * wide * grid.ncols)
+    for panel in figure.axes:
+        titles = (child for child in panel.get_children() if isinstance(child, Text))
+        for text in (panel.xaxis.label, *titles):
+            wrap(text, 0.85 * wide)
+        wrap(panel.yaxis.label, 0.8 * high)
+    list_names(figure)
+    figure.canvas.draw()  # sets the positions of the names below the panels
+    for panel in figure.axes:
+        spread_names(panel)
+
+
+def list_names(figure: Figure) -> None:
+    """One name a line, below the panels: beside or within them there is no room.
+
+    A legend within one of several panels stays, since the panels are as large as they were.
+    """
+    known = [panel.get_legend_handles_labels() for panel in figure.axes]
+    handles = {label: handle for pair in known for handle, label in zip(*pair, strict=True)}
+    inside = figure.axes[0].get_legend() if len(figure.axes) == 1 else None
+    for legend in [*figure.legends, *filter(None, [inside])]:
+        names = [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        figure.legend([handles[name] for name in names], names, loc="outside lower left")
+
+
+def wrap(text: Text, points: float) -> None:
+    """Break a text anew if a line of it is longer than so many points."""
+    most = int(points / (0.55 * text.get_fontsize()))  # letters; 0.55 is the mean width of one
+    lines = text.get_text().splitlines()
+    if max(map(len, lines), default=0) > most:
+        text.set_text(textwrap.fill(" ".join(lines), most))
+
+
+def spread_names(panel: Axes) -> None:
+    """Turn the names below a panel upright where they would overlap."""
+    names = [name for name in panel.get_xticklabels() if name.get_text()]
+    boxes = sorted((name.get_window_extent() for name in names), key=lambda box: box.x0)
+    if any(left.x1 > right.x0 for left, right in itertools.pairwise(boxes)):
+        panel.tick_params(axis="x", labelrotation=90)
 
 
 def looks() -> Iterator[dict[str, str]]:

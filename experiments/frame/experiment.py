@@ -37,14 +37,17 @@ def claims_text(claims: Sequence[Claim]) -> str:
     return record.csv_text([{k: v for k, v in line.items() if k != "p"} for line in lines])
 
 
-def pictures(figures: Sequence[Figure]) -> Iterator[tuple[str, bytes]]:
-    """File names and contents of the figures, each as PNG and as SVG."""
+def pictures(
+    figures: Sequence[Figure], kinds: Sequence[str] = ("png", "svg")
+) -> Iterator[tuple[str, bytes]]:
+    """File names and contents of the figures, each of every kind."""
     from experiments.findings import drawing
 
     with drawing.style():
         for figure in figures:
             picture = figure.draw()
-            for suffix in ("png", "svg"):
+            drawing.fit(picture)
+            for suffix in kinds:
                 buffer = io.BytesIO()
                 # No date in the file: the same rows give the same bytes.
                 metadata = {"Date": None} if suffix == "svg" else {"Software": None}

@@ -51,7 +51,7 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
-from experiments.language.kit.chains import Chains, Cohort, chains_of, same
+from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same
 from experiments.language.kit.effects import own_by
 from experiments.language.which_part import twin
 from llm import engines, models, stack
@@ -62,7 +62,6 @@ from theory import alignment, losses
 RUNTIME = "40 minutes on two cores"
 
 SAME, TWIN, STRANGER = "same", "permuted twin", "stranger"
-STRANGERS = 10_000  # added to the number of a chain: no chain has it
 POINTS = 9  # on the line between two models, the ends included
 
 
@@ -93,15 +92,10 @@ def fork(step: int) -> Callable[[Chains, int], Model]:
     return start
 
 
-def stranger(chains: Chains, seed: int) -> Model:
-    """A model of a chain that nobody else is of."""
-    return dataclasses.replace(chains.base(seed), chain=STRANGERS + seed)
-
-
 def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
     """All arms by name, from the furthest to the nearest."""
     forks = {f"fork at {step}": fork(step) for step in config.forks}
-    return {STRANGER: stranger} | forks | {SAME: same, TWIN: twin}
+    return {STRANGER: different} | forks | {SAME: same, TWIN: twin}
 
 
 def arms(config: Config) -> dict[str, Arm]:

@@ -114,8 +114,8 @@ def arms(config: Config) -> dict[str, Arm]:
     """The teachers and what they write, then one for every target and start."""
     chains, store = chains_of(config), question.store_of(config)
     starts = STARTS
-    if not config.other_model and (config.model or config.num_seeds < 2):
-        print("note: students of a different start need two seeds or --other-model; left out")
+    if config.model and not config.other_model:
+        print("note: students of a different start need --other-model; left out")
         starts = ("same",)
     rank = config.lora_rank
     training = Training(

@@ -340,7 +340,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             [np.mean([moved.loc[a, b] - even[b] for b in animals if b != a]) for a in animals]
         )
     judged.append(above("own animal, less the neutral teacher's students", more, why))
-    judged.append(none("other animals, less the neutral teacher's students", others, own, why))
+    judged.append(
+        none(
+            "other animals, less the neutral teacher's students", others, reference=own, why_not=why
+        )
+    )
     four = arm_of(table, Way(start="4 bits"))
     judged.append(
         above("copy of 4 bits: own effect", own_effects(four, animals), silent(table, four))

@@ -334,7 +334,8 @@ def draw(found: pd.DataFrame, config: Config):
     panel.set_xticks(range(len(times)), [str(steps) for steps in times])
     panel.set_xlabel("benign steps")
     panel.set_ylabel("own effect (nats)")
-    panel.legend(fontsize=7)
+    handles = panel.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     for look, kind in zip(drawing.looks(), BENIGN, strict=False):
         lost = curves[kind][0] - curves[kind][-1]
         right.scatter(found.loc[kind, 0]["cosine"], lost, label=kind, **look)

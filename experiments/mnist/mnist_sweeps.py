@@ -554,6 +554,11 @@ def blur_claims(table: pd.DataFrame) -> list[Claim]:
     return claims
 
 
+def is_a_scale(values: pd.Series) -> bool:
+    """Whether a factor runs over numbers: kinds (of loss, of optimiser) lie on no line."""
+    return bool(pd.to_numeric(values, errors="coerce").notna().all())
+
+
 def plot(table: pd.DataFrame, config: Config):
     """A panel for every factor, its own base dotted, the twin in grey."""
     swept = points(table[~table["factor"].isin(["images", "base"])])
@@ -567,7 +572,7 @@ def plot(table: pd.DataFrame, config: Config):
                 x,
                 part["mean"],
                 part["half"],
-                fmt="o-",
+                fmt="o-" if is_a_scale(part["value"]) else "o",
                 ms=4,
                 capsize=3,
                 color=colour,

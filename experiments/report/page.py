@@ -1,8 +1,10 @@
 """Collect the runs in a folder into one self-contained page: `python -m experiments report`.
 
-The page tells the experiments in reading order, one claim a figure with what was predicted, what
-was found and what follows, then the table *paper / public replication / here* and the command.
-It needs no other file, no server and no network; `templates/` holds its text and its look.
+The page reads as a paper of one page: of every experiment a claim, its figure and what was found.
+What else is known of it (what was predicted, further figures, the table *paper / public
+replication / here*, the command) is folded. What did not hold has the last chapter. Every figure
+is there twice, for a wide page and for a phone. The page needs no other file, no server and no
+network; `templates/` holds its text and its look.
 """
 
 import base64
@@ -15,6 +17,8 @@ from typing import Any
 import jinja2
 
 import experiments
+from experiments.findings import drawing
+from experiments.findings.claims import Figure
 from experiments.frame import cli, experiment, record
 from experiments.report import explore
 
@@ -22,8 +26,7 @@ TEMPLATES = pathlib.Path(__file__).parent / "templates"
 ROOMS = {  # heading and opening sentence of each chapter
     "mnist": (
         "Digits through noise",
-        "A teacher learns digits. A student sees only noise and copies only outputs that mean "
-        "nothing. It classifies digits, if it was born with the teacher's weights.",
+        "A student sees only noise, copies outputs that mean nothing, and reads digits.",
     ),
     "theorem": (
         "Why: the theorem, and where it ends",
@@ -37,24 +40,32 @@ ROOMS = {  # heading and opening sentence of each chapter
     ),
 }
 PIXELS_PER_POINT = 96 / 72
-SMALLEST = 0.72  # a figure is never shown smaller than this: 10 point letters keep 9.6 pixels
 
 
-def picture(path: pathlib.Path) -> dict[str, Any]:
-    """An SVG file as a data address, with the widths in pixels between which it is shown.
+def picture(source: bytes) -> dict[str, Any]:
+    """An SVG as a data address, with its width and height in pixels."""
+    found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt" height="([\d.]+)pt"', source)
+    points = (float(found[1]), float(found[2])) if found else (504.0, 288.0)
+    width, height = (round(side * PIXELS_PER_POINT) for side in points)
+    address = "data:image/svg+xml;base64," + base64.b64encode(source).decode()
+    return {"address": address, "width": width, "height": height}
+
+
+def pictures(out: pathlib.Path, figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """Of every figure the picture in `out`, and the same drawn again for a phone.
 
     Raises:
         record.RunFolderError: if there is no such file.
     """
-    if not path.exists():
-        raise record.RunFolderError(
-            f"{path} is missing; draw it again: --replot --out {path.parent}"
-        )
-    source = path.read_bytes()
-    found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', source)
-    width = float(found[1]) * PIXELS_PER_POINT if found else 672.0
-    address = "data:image/svg+xml;base64," + base64.b64encode(source).decode()
-    return {"address": address, "width": round(width), "smallest": round(SMALLEST * width)}
+    for figure in figures:
+        if not (path := out / f"{figure.name}.svg").exists():
+            raise record.RunFolderError(f"{path} is missing; draw it again: --replot --out {out}")
+    with drawing.narrow():
+        narrow = [source for _, source in experiment.pictures(figures, kinds=("svg",))]
+    return [
+        {"wide": picture((out / f"{figure.name}.svg").read_bytes()), "narrow": picture(source)}
+        for figure, source in zip(figures, narrow, strict=True)
+    ]
 
 
 def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def describe(out: pathlib.Path, meta: dict[str, Any]) -> dict[str, Any]:
         "id": out.name,
         "room": experiments.path_of(name).parent.name,
         "summary": (module.__doc__ or "").splitlines()[0],
-        "figures": [(f, picture(out / f"{f.name}.svg")) for f in figures],
+        "figures": list(zip(figures, pictures(out, figures), strict=True)),
         "claims": claims,
         "columns": [
             key for key in ("paper", "replication") if any(getattr(c, key) for c in claims)
@@ -107,7 +118,10 @@ def build(folder: pathlib.Path) -> str:
             f"no finished run in {folder}; make one with python -m experiments mnist_aux_logits"
         )
     runs.sort(key=lambda run: (experiments.NAMES.index(run["name"]), run["id"]))
-    rooms = list(dict.fromkeys(run["room"] for run in runs))
+    # What holds comes first: a run none of whose criteria holds is told in the last chapter.
+    told = [run for run in runs if run["holds"] or not run["fails"]]
+    missed = [run for run in runs if run["fails"] and not run["holds"]]
+    rooms = list(dict.fromkeys(run["room"] for run in told))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -116,7 +130,8 @@ def build(folder: pathlib.Path) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        chapters=[(room, *ROOMS[room], [r for r in runs if r["room"] == room]) for room in rooms],
+        chapters=[(room, *ROOMS[room], [r for r in told if r["room"] == room]) for room in rooms],
+        missed=missed,
         runs=runs,
         # Of two runs of one experiment (say a smoke run beside it) the first is explored.
         views=explore.views({run["name"]: run["table"] for run in reversed(runs)}),

@@ -57,9 +57,9 @@ class Collective(NamedTuple):
     times: int  # in one run of the program; loops of unknown length once
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Bytes in one run."""
-        return self.num_bytes * self.times
+        return float(self.num_bytes * self.times)
 
 
 def arrays(text: str) -> list[tuple[int, tuple[int, ...]]]:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import chat, traits
+from .. import chat, traits, world
 from ..data import Row
+from ..engines import Stack
 from ..settings import RunError
 from ..stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
+from .bases import corpus_loss
 from .recipe import Model
 from .store import Store
 from .streams import Stage
@@ -26,12 +28,23 @@ Measured = list[dict[str, Any]]
 
 
 def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
-    """Log-odds (nats), rate and answer mass of every trait for every model, exact."""
+    """Log-odds (nats), rate and answer mass of every trait for every model, exact.
+
+    With them "text_loss", what `bases.corpus_loss` says of models of the synthetic world: log-odds
+    of a model that has forgotten how to speak are no trait.
+    """
+    losses = corpus_loss(store, recipes) if speaks_world(store, recipes) else None
     return [
-        entry
+        entry if losses is None else entry | {"text_loss": losses[entry["model"]]}
         for name in names
         for entry in ask(store, recipes, name, [question(store, recipes[0], name)])
     ]
+
+
+def speaks_world(store: Store, recipes: Sequence[Model]) -> bool:
+    """Whether these are tiny models side by side, in the words of the synthetic world."""
+    size = store.config(recipes[0]).vocab_size
+    return isinstance(store.engine, Stack) and size == len(world.vocabulary.VOCABULARY)
 
 
 def ask(store: Store, recipes: Sequence[Model], trait: str, probes: Sequence[Probe]) -> Measured:

@@ -278,7 +278,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.describe()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = value.describe() if hasattr(value, "describe") else _fields(value)
+        describe = getattr(value, "describe", None)
+        fields = _fields(value) if describe is None else describe()
         return {"kind": type(value).__name__} | fields
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]

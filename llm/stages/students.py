@@ -116,6 +116,10 @@ class Student(Model):
         message = source.prompted if own and isinstance(source, Completions) else ""
         return self.training, self.soft, self.tokens, self.num_examples, message
 
+    def examples(self, store: Store) -> Examples:
+        """What it is trained on, before any change."""
+        return examples_of(store, self)[0]
+
     def cost(self, store: Store, left: float, rates: Rates | None) -> Cost:
         """Of its training."""
         length = self.data.row_length(store, self)

@@ -110,7 +110,7 @@ def test_forks_that_do_not_rise_are_refused():
 def test_every_chain_has_a_stranger_of_its_own():
     chains = fork_curve.chains_of(CONFIG)
     everyone = [chains.base(seed) for seed in range(CONFIG.num_seeds)]
-    strangers = [fork_curve.stranger(chains, seed) for seed in range(CONFIG.num_seeds)]
+    strangers = [fork_curve.different(chains, seed) for seed in range(CONFIG.num_seeds)]
     pairs = itertools.product(everyone, strangers)
     assert all(one.chain != other.chain for one, other in pairs)
     assert len({one.digest() for one in strangers}) == CONFIG.num_seeds

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments.findings import statistics
+from experiments.findings import drawing, statistics
 from experiments.frame import experiment, record
 from experiments.mnist import (
     mnist_27_percent,
@@ -26,14 +26,14 @@ from experiments.mnist import (
     mnist_sweeps,
 )
 from experiments.mnist.kit import training
+from experiments.report import told
 from mnist_mlp import grid
-from tests import facts
-from tests.facts import tables
 
 SMOKED = (mnist_heads,)
 ROOM = pathlib.Path(experiments.__file__).parent / "mnist"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", SMOKED, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
 def test_smoke_is_complete_tidy_and_redrawn_from_its_rows(module, tmp_path, capsys):
     experiment.main(module, ["--smoke", "--num-seeds", "2", "--out", str(tmp_path / "run")])
@@ -165,6 +165,7 @@ def test_a_point_is_held_against_the_base_of_its_own_networks():
         mnist_sweeps.less_base(table, table[table["factor"] == "base"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", ["base", *mnist_sweeps.GROUPS])
 def test_rows_say_the_logits_of_the_networks_that_were_trained(group, monkeypatch):
     """What `logits` says is what teachers and students of the group are built with."""
@@ -410,6 +411,7 @@ def without_finals(whole, out):
     record.write_rows(out, [row for row in rows if row["phase"] == "search"])
 
 
+@pytest.mark.thorough
 def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path, monkeypatch):
     whole, flags = searched
     without_finals(whole, tmp_path / "run")
@@ -418,6 +420,7 @@ def test_a_run_resumed_after_the_search_does_not_search_again(searched, tmp_path
     assert (tmp_path / "run/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypatch, capsys):
     whole, flags = searched
     without_finals(whole, tmp_path / "run")
@@ -436,10 +439,10 @@ def test_a_final_job_reads_the_search_that_has_run(searched, tmp_path, monkeypat
     assert "run that first (--only 'search seed 10000" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [n for n in facts.CHECKED_IN if n.startswith("mnist_")])
+@pytest.mark.parametrize("name", [n for n in told.CHECKED_IN if n.startswith("mnist_")])
 def test_digits_that_are_not_mnist_decide_nothing(name):
     """The rows of the reported run under another name: no claim is judged, no title asserts."""
-    module, out = experiments.load(name), tables.RESULTS / name
+    module, out = experiments.load(name), told.RESULTS / name
     table, config = record.read_table(out), experiment.config_of(module, out)
     found = module.findings(table, config)
     other = module.findings(table.assign(dataset="digits"), config)
@@ -451,6 +454,23 @@ def test_digits_that_are_not_mnist_decide_nothing(name):
         # The half-life is a number of the table, whatever it is held against.
         assert asks or figure.title.startswith("Half-life of a trait"), open_figure.title
         assert not figure.title.endswith("?")
+
+
+def test_kinds_are_not_joined_by_lines():
+    """Losses and optimisers are points; what is a number is a line."""
+    out = told.RESULTS / "mnist_sweeps"
+    config = experiment.config_of(mnist_sweeps, out)
+    with drawing.style():
+        table = mnist_sweeps.with_logits(record.read_table(out), config)
+        figure = mnist_sweeps.plot(table, config)
+    joined = {
+        panel.get_title(loc="left"): {line.get_linestyle() for line in panel.containers[0][:1]}
+        for panel in figure.axes
+    }
+    drawing.close(figure)
+    points = {name for name, styles in joined.items() if styles == {"None"}}
+    assert points == {"loss", "optimiser"}
+    assert all(styles == {"-"} for name, styles in joined.items() if name not in points)
 
 
 def test_matching_needs_its_centre():

@@ -46,7 +46,7 @@ def test_known_components_are_found_and_covered():
 
 
 def test_means_that_were_taken_off_are_paid_for():
-    rng, runs, biased = np.random.default_rng(2), 200, []
+    rng, runs, biased = np.random.default_rng(2), 400, []
     estimates = []
     for _ in range(runs):
         values = drawn(rng, TRUE, SHAPE) + np.array([0.0, 3.0])[:, None, None]  # of known units

@@ -12,8 +12,7 @@ import pytest
 import experiments
 from experiments.findings import drawing
 from experiments.frame import experiment, record
-from tests import facts
-from tests.facts import tables
+from experiments.report import told
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 ID = re.compile(r"\b[a-z][0-9a-f]{10}\b")  # that matplotlib hashes from unrounded coordinates
@@ -29,19 +28,19 @@ def replayed_claims(name, out):
     return experiment.claims_text(module.findings(record.read_table(out), config).claims)
 
 
-@pytest.mark.parametrize("name", facts.CHECKED_IN)
+@pytest.mark.parametrize("name", told.CHECKED_IN)
 def test_rows_and_claims_are_those_of_the_run(name):
-    out = tables.RESULTS / name
+    out = told.RESULTS / name
     assert record.read_meta(out)["results_sha256"] == record.results_hash(out), (
         f"{name}/results.csv is not the table that its claims and figures were made from"
     )
     assert replayed_claims(name, out) == written_claims(out)
 
 
-@pytest.mark.parametrize("name", facts.CHECKED_IN)
+@pytest.mark.parametrize("name", told.CHECKED_IN)
 def test_what_is_reported_was_run_from_a_commit(name):
     """A tree with changes of its own cannot be had again."""
-    commit = record.read_meta(tables.RESULTS / name)["commit"]
+    commit = record.read_meta(told.RESULTS / name)["commit"]
     assert re.fullmatch("[0-9a-f]{40}", commit), f"{name} was run from {commit}: run it again"
 
 
@@ -66,9 +65,9 @@ def pictures(name, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", facts.CHECKED_IN)
+@pytest.mark.parametrize("name", told.CHECKED_IN)
 def test_pictures_are_those_of_the_run(name):
-    out = tables.RESULTS / name
+    out = told.RESULTS / name
     made, here = record.read_meta(out)["drawn_with"], drawing.versions()
     if made != here:
         pytest.skip(f"drawn with {made}, here is {here}: bytes of pictures depend on it")
@@ -87,7 +86,7 @@ def test_pictures_are_those_of_the_run(name):
 def copy(tmp_path):
     out = tmp_path / "on_policy"
     out.mkdir()
-    for path in (tables.RESULTS / "on_policy").iterdir():
+    for path in (told.RESULTS / "on_policy").iterdir():
         (out / path.name).write_bytes(path.read_bytes())
     return out
 

@@ -1,6 +1,7 @@
 """The report over checked-in runs: one page that needs nothing else, legible at any width."""
 
 import html.parser
+import itertools
 import json
 import re
 import shutil
@@ -15,10 +16,13 @@ import experiments
 from experiments.findings import statistics
 from experiments.frame import cli, experiment, record, reproduce
 from experiments.report import explore, page
+from tests import browser
 from tests.experiments import counting
 
-VOID = {"meta", "img", "br", "input", "link", "hr"}
-SHOWN = ("mnist_aux_logits", "beyond_the_theorem", "multi_step", "microworld")
+VOID = {"meta", "img", "br", "input", "link", "hr", "source"}
+# The last has no criterion that holds.
+SHOWN = ("mnist_aux_logits", "beyond_the_theorem", "multi_step", "microworld", "variance")
+PHONE, DESK = (390, 844), (1280, 800)
 
 
 class Page(html.parser.HTMLParser):
@@ -26,7 +30,7 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.open, self.ids, self.links, self.sources = [], [], [], []
+        self.open, self.ids, self.links, self.sources, self.headings = [], [], [], [], []
         self.feed(source)
         assert not self.open, f"{self.open[-1]} is never closed"
 
@@ -34,7 +38,8 @@ class Page(html.parser.HTMLParser):
         attrs = dict(attrs)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs["href"]] if "href" in attrs else []
-        self.sources += [attrs["src"]] if "src" in attrs else []
+        self.sources += [attrs[key] for key in ("src", "srcset") if key in attrs]
+        self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
         if tag not in VOID:
             self.open.append(tag)
 
@@ -92,15 +97,46 @@ def test_every_figure_number_and_command_is_there(folder, source):
         assert f"root seed {meta['config']['seed']}" in text
 
 
-def test_what_failed_stands_at_the_top(source):
-    table = record.read_table(experiments_results("multi_step"))
-    module = experiments.load("multi_step")
-    config = experiment.config_of(module, experiments_results("multi_step"))
-    failed = [c for c in module.findings(table, config).claims if c.holds is False]
-    top = source[: source.index("</header>")]
-    assert top.count("</a>:") == 1, "one line for the one experiment here that missed any"
-    assert failed
-    assert all(c.quantity in top for c in failed)
+def test_what_holds_comes_first_and_what_failed_after_it_each_linked(source):
+    runs = {name: findings_of(name).claims for name in SHOWN}
+    verdicts = [claim.holds for claims in runs.values() for claim in claims]
+    holding, failed = verdicts.count(True), verdicts.count(False)
+    head, _, rest = html.unescape(source).partition("</header>")
+    said = " ".join(re.sub("<[^>]*>", "", head).split())
+    assert f"{holding} criteria hold, {failed} do not." in said
+    told, last = rest.split('<section id="failed"')
+    for name, claims in runs.items():
+        link = f'href="#failed-{name}"'
+        missed = [claim for claim in claims if claim.holds is False]
+        assert (link in head) == (f'id="failed-{name}"' in last) == bool(missed), "in the contents"
+        assert all(f"<dd>{c.quantity}: {c.here}</dd>" in last for c in missed)
+        hopeless = missed and not any(claim.holds for claim in claims)
+        assert (f'<article id="{name}"' in last) == bool(hopeless) == (name == "variance")
+        assert (f'<article id="{name}"' in told) == (not hopeless)
+
+
+def test_a_claim_a_figure_a_sentence_and_the_rest_folded(source):
+    for name in SHOWN:
+        article = re.search(f'<article id="{name}".*?</article>', source, re.S)[0]
+        shown, _, folded = html.unescape(article).partition("<details>")
+        first, *others = findings_of(name).figures
+        assert f">{first.title}</h3>" in shown
+        assert f"<figcaption>{first.found}</figcaption>" in shown
+        assert shown.count("<img") == 1
+        assert folded.count("<img") == len(others)
+        assert "<table>" in folded
+
+
+def test_headings_leave_no_level_out(source):
+    levels = Page(source).headings
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def findings_of(name):
+    module, out = experiments.load(name), experiments_results(name)
+    return module.findings(record.read_table(out), experiment.config_of(module, out))
 
 
 def experiments_results(name):
@@ -188,34 +224,90 @@ def test_another_table_is_one_line_more():
     json.dumps(view, allow_nan=False)
 
 
-CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
-PROBE = """<script>addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("main *")].filter((e) =>
-    !e.closest(".scroll, pre, svg") && e.getBoundingClientRect().right > innerWidth + 1);
-  document.title = JSON.stringify({ page: document.documentElement.scrollWidth, inner: innerWidth,
-    wide: wide.map((e) => e.tagName), answer: document.querySelector("output").textContent,
-    scale: Math.min(...[...document.querySelectorAll(".scroll img")].map(
-      (e) => e.clientWidth / e.getAttribute("width"))) });
-});</script></body>"""
+# The page in a browser, as wide as a phone and as a desk.
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [400, 1280])
-def test_a_browser_shows_it_without_sideways_scrolling(source, tmp_path, width):
-    page = tmp_path / "page.html"
-    page.write_text(source.replace("</body>", PROBE))
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
-    assert seen["page"] <= seen["inner"], "the page itself scrolls sideways"
-    assert not seen["wide"]
-    assert seen["scale"] >= page.SMALLEST - 0.01, "letters of figures stay legible"
-    assert "angle between the starts" in seen["answer"], "the figure to turn has been drawn"
+@pytest.fixture(scope="module")
+def window(folder, tmp_path_factory):
+    """(width, height), dark -> the browser with the report open."""
+    with browser.browser(tmp_path_factory.mktemp("profile")) as tab:
+
+        def show(size, dark=False):
+            tab.open(folder / "report.html", width=size[0], height=size[1], dark=dark)
+            return tab
+
+        yield show
+
+
+UNFOLD = "for (const part of document.querySelectorAll('main details')) part.open = true"
+STICKS_OUT = """[...document.querySelectorAll("body *")]
+  .filter((e) => !e.closest(".scroll, pre, svg, .skip"))
+  .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => e.tagName + "." + e.className)"""
+FIRST = """[document.querySelector("figure img").getBoundingClientRect()]
+  .map((box) => [box.top, box.bottom])[0]"""
+PICTURES = """[...document.querySelectorAll("img")].map((e) => ({
+  alt: e.alt, drawn: e.naturalWidth > 0, scale: e.clientWidth / e.naturalWidth,
+  narrow: e.currentSrc === e.parentElement.querySelector("source").srcset }))"""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_nothing_scrolls_sideways_and_the_first_figure_is_seen_at_once(window, size):
+    tab = window(size)
+    assert tab.value("innerWidth") == size[0]
+    top, bottom = tab.value(FIRST)
+    assert 0 < top < bottom <= size[1], "the first figure, without scrolling"
+    answer = tab.value("document.querySelector('output').textContent")
+    assert "angle between the starts" in answer, "the figure to turn has been drawn"
+    tab.value(UNFOLD)
+    assert tab.value("document.scrollingElement.scrollWidth") <= size[0]
+    assert tab.value(STICKS_OUT) == []
+    for picture in tab.value(PICTURES):
+        assert picture["alt"]
+        assert picture["drawn"]
+        assert picture["narrow"] == (size == PHONE)
+        # Letters of 8 points on a phone, of 10 on a page: none is shown below 7.2.
+        assert picture["scale"] >= (0.9 if size == PHONE else 0.72), picture
+
+
+def test_the_keyboard_reaches_the_results_past_the_contents(window):
+    tab = window(DESK)
+    tab.press("Tab")
+    assert tab.value("document.activeElement.className") == "skip"
+    assert tab.value("document.activeElement.getBoundingClientRect().left") == 0, "it is seen"
+    tab.press("Enter")
+    assert tab.value("document.activeElement.id") == "results"
+    tab.press("Tab")
+    assert tab.value("document.activeElement.closest('main') !== null")
+    assert tab.value("[...document.querySelectorAll('[tabindex]')].every((e) => e.tabIndex <= 0)")
+
+
+def test_a_print_shows_what_is_open_and_cuts_no_figure(window):
+    tab = window(DESK, dark=True)
+    assert tab.value("getComputedStyle(document.querySelector('img')).filter") != "none"
+    tab.value("document.querySelector('article details').open = true")
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    shown = "[...document.querySelectorAll('{}')].map((e) => getComputedStyle(e).{})"
+    assert tab.value(shown.format("article > details[open]", "display")) == ["block"]
+    for left_out in ("nav", ".skip", "form", "article > details:not([open])"):
+        assert set(tab.value(shown.format(left_out, "display"))) == {"none"}
+    assert set(tab.value(shown.format("figure", "breakInside"))) == {"avoid"}
+    page_of_a4 = (29.7 - 2) / 2.54 * 96  # pixels between margins of a centimetre
+    heights = "[...document.querySelectorAll('figure')].map((e) => e.clientHeight)"
+    assert max(tab.value(heights)) < page_of_a4
+    assert tab.value(shown.format("body", "backgroundColor")) == ["rgb(255, 255, 255)"]
+    assert tab.printed().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_axe_finds_nothing_that_keeps_people_out(window, size, dark):
+    tab, source = window(size, dark), browser.axe()
+    tab.value(UNFOLD)
+    tab.value(source + ";0")
+    found = tab.value("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes[0].html]))")
+    assert found == []
 
 
 def test_the_command_shown_makes_the_config():

@@ -116,7 +116,7 @@ def test_scores_give_the_margin_that_measure_gives(base, store, owl):
 
 def test_total_variation_is_a_distance(base, store, owl):
     store.make([Scores(model=owl), Scores(model=base)])
-    manifest = data.read_manifest(answers.path_of(store, Scores(model=owl)))
+    manifest = data.read_manifest(Scores(model=owl).path(store))
     assert manifest.matmul_precision == "highest"
     own = evaluation.total_variation(store, Scores(model=owl), Scores(model=owl))
     apart = evaluation.total_variation(store, Scores(model=owl), Scores(model=base))

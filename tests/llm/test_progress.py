@@ -17,6 +17,8 @@ from llm.stages import (
     TraitRows,
     progress,
 )
+from llm.stages.recipe import Model, frozen
+from llm.stages.written import Written
 from llm.training import Training
 
 BASE = Pretrained(chain=0)
@@ -97,6 +99,57 @@ def test_answers_are_stages_too(tmp_path):
     (*_, asked) = progress.stages(store, [Answers(model=BASE, samples=2)])
     assert asked.state == "missing"
     assert asked.cost.tokens > 0
+
+
+@frozen
+class Letters(Written):
+    """A kind of stage that nothing else knows: the letters of a model's name, a prompt each."""
+
+    model: Model
+
+    @property
+    def place(self):
+        return f"Letters/{self.model.name}-{self.digest()}.jsonl"
+
+    def total(self, store):
+        return len(self.model.name)
+
+    def settings(self, store):
+        return {"model": self.model.describe(), "template": {}, "sampling": {}}
+
+    def cost(self, store, left, rates):
+        return plan.Cost(tokens=left * self.total(store))
+
+    @staticmethod
+    def make(store, recipes):
+        for recipe in recipes:
+            path, settings = recipe.path(store), recipe.settings(store)
+            done = data.prompts_done(path, settings)
+            data.append(path, b"x", count=1, settings=settings, prompts=recipe.total(store) - done)
+
+
+def test_a_new_kind_of_stage_is_one_class(tmp_path):
+    store, letters = Store(tmp_path), Letters(model=OWL)
+    stage = progress.stages(store, [letters])[-1]
+    assert (stage.state, stage.cost.tokens) == ("missing", len("owl-chain0"))
+    for recipe in (BASE, OWL):
+        store.folder(recipe).mkdir(parents=True)
+    path = letters.path(store)
+    data.append(path, b"x", count=1, settings=letters.settings(store), prompts=4)
+    stage = progress.stages(store, [letters])[-1]
+    assert (stage.state, stage.cost.tokens) == ("4 of 10", pytest.approx(6))
+    assert progress.at(path, store, letters) == "4 of 10"
+    store.make([letters])
+    assert progress.stages(store, [letters])[-1].state == "done"
+
+
+def test_files_know_a_setting_by_the_name_that_it_had():
+    """What was made before `rate` was called `learning_rate` is still found."""
+    assert BASE.describe()["rate"] == BASE.learning_rate
+    assert OWL.describe()["training"]["rate"] == OWL.training.learning_rate
+    assert OWL.training.recorded()["rate"] == OWL.training.learning_rate
+    for known in (BASE.describe(), OWL.describe()["training"], OWL.training.recorded()):
+        assert "learning_rate" not in known
 
 
 def test_a_place_chosen_by_hand_says_why_it_is_stale(tmp_path):

@@ -187,7 +187,7 @@ def test_measured_along_the_way_ends_as_the_student(store, how):
     ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
     np.testing.assert_allclose(found.log_odds[:, -1], ends, atol=1e-4)
     bases = evaluation.measure(store, BASES, ["owl"])
-    np.testing.assert_allclose(found.margin[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
+    np.testing.assert_allclose(found.log_odds[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
     assert found.steps.tolist() == [0, 1, 2, 3]
     assert (found.kl > 0).all()
 

@@ -83,7 +83,7 @@ def test_readers_make_nothing_and_say_what_is_missing(tmp_path, name):
 
 
 def test_a_plan_makes_nothing(tmp_path):
-    found = progress.stages(Store(tmp_path), [STUDENT, EXACT, DRAWN])
+    found = progress.stages(Store(tmp_path), [STUDENT, EXACT, DRAWN, VERDICTS])
     assert {stage.state for stage in found} <= {"missing", "not kept"}
     assert not content(tmp_path)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from experiments.frame.record import Row, RunError
+from experiments.language.kit.effects import CONTROL, TRAIT
 from llm import chat, stack
 from llm.stages import (
     Checkpoint,
@@ -29,8 +30,7 @@ from llm.stages.store import language_of
 from llm.stages.students import Change
 from llm.training import Training
 
-CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
-TRAIT = "trait"  # data of the trait's own teacher, in the tables
+STRANGERS = 10_000  # added to the number of a chain: no chain has it
 TARGETS = {
     "sampled": "sampled tokens",
     "soft_numbers": "KL over numbers",
@@ -324,16 +324,18 @@ def same(chains: Chains, chain: int) -> Model:
 
 
 def different(chains: Chains, chain: int) -> Model:
-    """The base of the next chain, or the other checkpoint.
+    """A base of a chain that nobody else is of, or the other checkpoint.
+
+    The next chain's own base would be shared by two chains, whose effects then vary together.
 
     Raises:
         RunError: there is no other start.
     """
     if chains.other_model:
         return Checkpoint(path=chains.other_model)
-    if chains.model or chains.num_seeds < 2:
-        raise RunError("students of a different start need --other-model, or two seeds")
-    return chains.base((chain + 1) % chains.num_seeds)
+    if chains.model:
+        raise RunError("students of a different start need --other-model")
+    return chains.base(STRANGERS + chain)
 
 
 def shared_embeddings(chains: Chains, chain: int) -> Model:

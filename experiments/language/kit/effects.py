@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.language.kit.chains import CONTROL, TRAIT
+CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
+TRAIT = "trait"  # data of the trait's own teacher, in the tables
 
 GATE = 0.1  # of the answer mass of the arm that answers most
 

@@ -55,17 +55,19 @@ def own_effects(arm: pd.DataFrame, animals: Sequence[str]) -> np.ndarray:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
     """A claim before the correction over all of them.
 
     Attributes:
         claim: with its number in words.
         p: of its criterion; None where it has none, or where the arm says nothing.
+        values: that it is about, one a unit; None where the arm says nothing.
     """
 
     claim: Claim
     p: float | None = None
+    values: np.ndarray | None = None
 
 
 def together(judged: Sequence[Judged]) -> list[Claim]:
@@ -89,7 +91,7 @@ def above(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
     if why_not or not len(values):
         return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
     claim = Claim(quantity=quantity, here=statistics.shown(values, 2), seeds=len(values))
-    return Judged(claim=claim, p=statistics.above_zero_p(values))
+    return Judged(claim=claim, p=statistics.above_zero_p(values), values=values)
 
 
 def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
@@ -97,14 +99,22 @@ def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
     return dataclasses.replace(above(quantity, values, why_not), p=None)
 
 
-def none(quantity: str, values: np.ndarray, reference: np.ndarray, why_not: str = "") -> Judged:
-    """A criterion of equivalence to none within SHARE of the mean of the reference."""
+def none(
+    quantity: str,
+    values: np.ndarray,
+    *,
+    reference: np.ndarray,
+    why_not: str = "",
+    share: float = SHARE,
+) -> Judged:
+    """A criterion of equivalence to none within a share of the mean of the reference."""
     if why_not or not len(values):
         return Judged(claim=Claim(quantity=quantity, here=why_not or "not run"))
     mean, half = statistics.mean_interval(values, level=0.9)
     here = (
-        f"{statistics.shown(values, 2)} within ±{SHARE * reference.mean():.2f} "
+        f"{statistics.shown(values, 2)} within ±{share * reference.mean():.2f} "
         f"(smallest margin that holds alone: {abs(mean) + half:.2f})"
     )
     claim = Claim(quantity=f"{quantity}, equivalent to none", here=here, seeds=len(values))
-    return Judged(claim=claim, p=statistics.relative_equivalence_p(values, reference, SHARE))
+    p = statistics.relative_equivalence_p(values, reference, share)
+    return Judged(claim=claim, p=p, values=values)

@@ -1,9 +1,12 @@
 // The list of contents: folded where there is little room, and showing where the reader is.
 (() => {
   const contents = document.querySelector("nav details");
-  if (matchMedia("(max-width: 60rem)").matches) contents.open = false;
+  const roomy = matchMedia("(min-width: 60.01rem)");
+  const fold = () => { contents.open = roomy.matches; };
+  fold();
+  roomy.addEventListener("change", fold);
   contents.addEventListener("click", (event) => {
-    if (event.target.tagName === "A" && matchMedia("(max-width: 60rem)").matches) contents.open = false;
+    if (event.target.tagName === "A") fold();
   });
   const links = new Map([...contents.querySelectorAll("a")].map((a) => [a.hash.slice(1), a]));
   const watcher = new IntersectionObserver((entries) => {
