@@ -305,7 +305,11 @@ def pad_left(
 def _append(model: Decoder, state: State, hidden: Float[Array, "B width"], choice: Choice) -> State:
     """Choose the next token of each row from its last hidden state and write it down."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-    token = choose(model.unembed(hidden), keys, choice).astype(state.tokens.dtype)
+    # Logits go from devices with some tokens of all rows to devices with all tokens of some.
+    rows = P(sharding.shared(hidden.shape[0]))
+    logits = sharding.constrain(model.unembed(hidden), P(*sharding.BATCH, "tensor"))
+    token = choose(sharding.constrain(logits, rows), keys, choice)
+    token = sharding.constrain(token, rows).astype(state.tokens.dtype)
     stops = jnp.asarray(choice.stop_tokens, token.dtype)
     live = ~state.done
     write = jax.lax.dynamic_update_slice_in_dim

@@ -186,7 +186,13 @@ def attending(rows: int, key_heads: int) -> tuple[Any, str | None]:
     mesh = current()
     if mesh is None or key_heads % mesh.shape["tensor"] == 0:
         return BATCH[0], "tensor"
-    return (BATCH[0] if rows % mesh.size else AXES), None
+    return shared(rows), None
+
+
+def shared(rows: int) -> Any:
+    """The axes that rows are split over where every device can take some: all, if they divide."""
+    mesh = current()
+    return BATCH[0] if mesh is None or rows % mesh.size else AXES
 
 
 def to_attention(x: Any, key_heads: int) -> Any:

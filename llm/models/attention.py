@@ -142,7 +142,8 @@ def attend(
     k, v = (sharding.constrain(x, P(rows, heads)) for x in (k, v))
     kernel = implementation or fused_kernel(q, k)
     if kernel is None or softcap is not None:
-        return _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
+        y = _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
+        return sharding.constrain(y, P(rows, None, heads))
 
     def run(q: Array, k: Array, v: Array, *mask: Array) -> Array:
         return jax.nn.dot_product_attention(
@@ -158,7 +159,7 @@ def attend(
     arrays = [q, k, v] if causal else [q, k, v, visible[:, None]]
     specs = (P(rows, None, heads), P(rows, heads), P(rows, heads), P(rows))
     y = sharding.on_each(run, arrays, specs[: len(arrays)])
-    return y.reshape(*q.shape[:2], -1)
+    return sharding.constrain(y.reshape(*q.shape[:2], -1), P(rows, None, heads))
 
 
 def fused_kernel(q: Float[Array, "B T H D"], k: Float[Array, "B K S D"]) -> str | None:
