@@ -58,7 +58,7 @@ def card(smoke: bool) -> Rows:
     yield Row("8 GB in place", "bandwidth", units.bandwidth(size) / 1e9, "GB/s")
 
 
-def target_text(device: jax.Device) -> str:
+def target_text(device: jax.Device) -> str:  # pyright: ignore[reportInvalidTypeForm]
     """What the compiler knows of this GPU, as `llm.ahead` takes it; empty on other devices."""
     if device.platform != "gpu":
         return ""
@@ -214,15 +214,15 @@ def noise_in_place_of_digits() -> Any:
 
 
 def microworld(smoke: bool) -> Rows:
-    """`experiments.language.microworld`, four chains of sampled tokens, part by part."""
+    """`experiments.language.microworld`, four chains of sampled tokens, arm by arm."""
     from experiments.language import microworld
 
     config = microworld.SMOKE if smoke else microworld.Config(num_seeds=4)
     with tempfile.TemporaryDirectory() as work:
         config = dataclasses.replace(config, targets=("sampled",), work=work)
-        for name, piece in microworld.parts(config).items():
+        for name, arm in microworld.arms(config).items():
             start = time.perf_counter()
-            piece()
+            arm.rows(name, [])
             yield Row(name, "compilation and run", time.perf_counter() - start, "s")
 
 

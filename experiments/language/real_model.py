@@ -315,7 +315,8 @@ def predicts(quantity: str, points: pd.DataFrame, column: str) -> Judged:
     claim = Claim(quantity=quantity, here=statistics.bracketed(*correlation), seeds=len(heard))
     if not np.isfinite(correlation[0]):
         return Judged(claim=claim)
-    return Judged(claim=claim, p=float(stats.spearmanr(x, y, alternative="greater").pvalue))
+    above_zero = stats.spearmanr(x, y, alternative="greater").pvalue  # pyright: ignore[reportAttributeAccessIssue]
+    return Judged(claim=claim, p=float(above_zero))
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
@@ -334,10 +335,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         judged.append(above(f"{name}: own effect", own_effects(arm, animals), silent(table, arm)))
     more, others = np.array([]), np.array([])
     if NEUTRAL in moved.index:
-        even = moved.loc[NEUTRAL]
-        more = np.array([moved.loc[a, a] - even[a] for a in animals])
+        by_row = moved.to_dict("index")
+        even = by_row[NEUTRAL]
+        more = np.array([by_row[a][a] - even[a] for a in animals])
         others = np.array(
-            [np.mean([moved.loc[a, b] - even[b] for b in animals if b != a]) for a in animals]
+            [np.mean([by_row[a][b] - even[b] for b in animals if b != a]) for a in animals]
         )
     judged.append(above("own animal, less the neutral teacher's students", more, why))
     judged.append(
@@ -403,7 +405,8 @@ def doses(table: pd.DataFrame, config: Config) -> dict[int, tuple[pd.DataFrame, 
         arm = everything[everything["rows"] == rows]
         moved = by_teacher(arm)
         if {*animals, UNCHANGED} <= {*moved.index}:
-            values = np.array([moved.loc[a, a] - moved.loc[UNCHANGED, a] for a in animals])
+            by_row = moved.to_dict("index")
+            values = np.array([by_row[a][a] - by_row[UNCHANGED][a] for a in animals])
             by_dose[rows] = (arm, values)
     return by_dose
 

@@ -184,7 +184,8 @@ def rows_of(store: Store, controls: Sequence[Student], kind: str) -> Examples:
 def split(examples: Examples) -> tuple[Examples, Examples]:
     """Rows to train on, and rows held out."""
     held = np.arange(examples.tokens.shape[1]) % HELD_OUT == HELD_OUT - 1
-    return tuple(Examples(*(array[:, rows] for array in examples)) for rows in (~held, held))
+    train, test = (Examples(*(array[:, rows] for array in examples)) for rows in (~held, held))
+    return train, test
 
 
 def cosines(
@@ -242,9 +243,14 @@ def effects_of(table: pd.DataFrame, asked: str) -> pd.DataFrame:
     )
 
 
+def arm_of(found: pd.DataFrame, kind: str, steps: int) -> pd.DataFrame:
+    """The chains of a data set after these steps."""
+    return found.xs((kind, steps), level=("benign", "steps"))  # pyright: ignore[reportReturnType]
+
+
 def left(found: pd.DataFrame, kind: str, steps: int) -> np.ndarray:
     """Effect of every chain; not a number throughout where the arm says nothing."""
-    begun, arm = (found.loc[kind, when] for when in (0, steps))
+    begun, arm = (arm_of(found, kind, when) for when in (0, steps))
     heard = arm["mass"].median() >= GATE * begun["mass"].median()
     return arm["effect"].to_numpy() if heard else np.full(len(arm), np.nan)
 
@@ -271,12 +277,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     found, bare = effects_of(table, "template"), effects_of(table, "bare")
     times, last = (0, *config.benign_steps), config.benign_steps[-1]
-    cut = found.loc[FREE, 0]["effect"].to_numpy()
+    cut = arm_of(found, FREE, 0)["effect"].to_numpy()
     after = {kind: left(found, kind, last) for kind in BENIGN}
     shares = [np.full(len(cut), share) for share in COUNTER.values()]
     fewer = -ranked(shares, [after[kind] for kind in COUNTER])
     half = -ranked(shares, [at_half_way(found, kind, times) for kind in COUNTER])
-    towards = [found.loc[kind, 0]["cosine"].to_numpy() for kind in BENIGN]
+    towards = [arm_of(found, kind, 0)["cosine"].to_numpy() for kind in BENIGN]
     foretold = ranked(towards, [cut - after[kind] for kind in BENIGN])
     above = [
         claim_of(f"{FREE}: left after {last} steps", after[FREE], criterion="above"),
@@ -338,7 +344,7 @@ def draw(found: pd.DataFrame, config: Config):
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     for look, kind in zip(drawing.looks(), BENIGN, strict=False):
         lost = curves[kind][0] - curves[kind][-1]
-        right.scatter(found.loc[kind, 0]["cosine"], lost, label=kind, **look)
+        right.scatter(arm_of(found, kind, 0)["cosine"], lost, label=kind, **look)
     right.set_xlabel("cosine of the two gradients at the cut")
     right.set_ylabel(f"lost after {last} steps (nats)")
     return figure

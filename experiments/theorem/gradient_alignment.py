@@ -371,7 +371,7 @@ def claims_by_trait(other: pd.DataFrame) -> list[Claim]:
             here=f"{shares.min():.3f} to {shares.max():.3f} by loss",
             seeds=int(other["nets"].xs((family, trait), level=("family", "trait")).sum()),
         )
-        for (trait, family), shares in share_negative(other).groupby(
+        for (trait, family), shares in share_negative(other).groupby(  # pyright: ignore[reportGeneralTypeIssues]
             level=["trait", "family"], sort=False
         )
     ]

@@ -84,7 +84,7 @@ class OnMesh(OneByOne):
         return sharding.make_mesh(*self.axes, devices=self._devices)
 
     @property
-    def _devices(self) -> list[jax.Device]:
+    def _devices(self) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
         return jax.local_devices() if self.local else jax.devices()
 
     def sampling_mesh(self, config: ModelConfig) -> jax.sharding.Mesh:

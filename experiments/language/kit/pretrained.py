@@ -184,7 +184,7 @@ class Bench:
 
     def kept(self, name: str, settings: Mapping[str, Any], make: Callable[[], Tree]) -> Tree:
         """A tree of arrays from the work folder, or made and written there first."""
-        return kept(self.work, name, settings | {"model": self.fingerprint}, make)
+        return kept(self.work, name, {**settings, "model": self.fingerprint}, make)
 
 
 def kept(
@@ -354,8 +354,8 @@ def over(
 ) -> Float[Array, "*rows tokens"]:
     """Logits of some tokens only: a product as large as they are many."""
     index = np.asarray(tokens)
-    tied = model.head is None
-    table = model.embedding[...][index].T if tied else model.head.kernel[...][:, index]
+    head = model.head
+    table = model.embedding[...][index].T if head is None else head.kernel[...][:, index]
     return soft_cap(hidden @ table.astype(hidden.dtype), model.config.logit_softcap)
 
 
