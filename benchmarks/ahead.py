@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks import llm_shapes
 from llm import ahead, finetune, lora
+from llm.flags import real
 from llm.training import Training
 
 RESULTS = Path(__file__).with_name("results")
@@ -81,13 +82,18 @@ def cases() -> Iterator[Case]:
                 yield Case(model, task, machine)
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """The first settings under which a case fits, or the last that were tried."""
+def measure(case: Case, seconds: float) -> dict[str, Any] | None:
+    """The first settings under which a case fits, or the last that were tried.
+
+    None if a compiler took longer than so many seconds, which says nothing about the case.
+    """
     target = ahead.target(case.machine)
     choices = SETTINGS[:1] if case.task.startswith("sampling") else SETTINGS
     answers, flags = [], {}
     for flags in choices:
-        answers = ahead.ask(target, case.job(**flags))
+        answers = ahead.ask(target, case.job(**flags), seconds)
+        if any(answer.late for answer in answers):
+            return None
         if all(not a.error and a.num_bytes <= target.room for a in answers):
             break
     return {
@@ -172,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Ask about every case that the file lacks, then write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="comma-separated words of the cases")
+    parser.add_argument("--seconds", type=real(above=0), default=600.0, help="of one question")
     parser.add_argument("--date", default=f"{datetime.datetime.now():%Y-%m-%d}", help="of the file")
     given = parser.parse_args(argv)
     path = RESULTS / f"{given.date}-ahead.jsonl"
@@ -181,7 +188,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = dataclasses.astuple(case) in found
         if known or not all(word in case.name for word in given.only.split(",")):
             continue
-        row = found[dataclasses.astuple(case)] = measure(case)
+        row = measure(case, given.seconds)
+        if row is None:
+            print(f"{case.name}: not compiled within {given.seconds:.0f} s, left for another time")
+            continue
+        found[dataclasses.astuple(case)] = row
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(table([row]).splitlines()[-1], flush=True)

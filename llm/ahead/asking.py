@@ -27,6 +27,7 @@ class Answer:
         mesh: devices on its axes.
         seconds: of the compilation.
         error: why it does not compile; all below is zero then.
+        late: the error is that the time was over, which says nothing about the program.
         num_bytes: that one device holds.
         ratio: operations of products on all devices over those that the task needs.
         moved: bytes of the results of collectives on one device, in one run or one token.
@@ -39,7 +40,8 @@ class Answer:
     mesh: dict[str, int]
     seconds: float
     error: str = ""
-    num_bytes: float = 0.0
+    late: bool = False
+    num_bytes: int = 0
     ratio: float = 0.0
     moved: float = 0.0
     unit: str = ""
@@ -52,7 +54,7 @@ def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
 
     The last one has an error if there is one: not enough memory, say, or no compiler installed.
     """
-    start = time.monotonic()
+    start, late = time.monotonic(), False
     try:
         done = subprocess.run(
             [sys.executable, "-m", f"{__package__}.asking"],
@@ -63,7 +65,7 @@ def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
             check=False,
         )
     except subprocess.TimeoutExpired as stopped:
-        output, failure = stopped.stdout or b"", f"not compiled within {seconds:.0f} s"
+        output, failure, late = stopped.stdout or b"", f"not compiled within {seconds:.0f} s", True
     else:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         output = done.stdout
@@ -72,11 +74,17 @@ def ask(target: Target, job: Job, seconds: float = SECONDS) -> list[Answer]:
         failure = last if known else f"the compiler ended with {done.returncode}: {last}"
         failure *= bool(done.returncode)
     lines = output.decode().splitlines()
-    answers = [Answer(**json.loads(line)) for line in lines if line.startswith("{")]
+    answers = [_read(line) for line in lines if line.startswith("{")]
     if failure:
         spent = time.monotonic() - start
-        answers.append(Answer(name="program", mesh={}, seconds=spent, error=failure))
+        answers.append(Answer(name="program", mesh={}, seconds=spent, error=failure, late=late))
     return answers
+
+
+def _read(line: str) -> Answer:
+    """An answer as JSON, which has no tuples."""
+    fields = json.loads(line)
+    return Answer(**fields | {"largest": [tuple(one) for one in fields["largest"]]})
 
 
 def describe(answer: Answer, target: Target) -> str:

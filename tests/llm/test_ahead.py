@@ -155,6 +155,8 @@ def test_without_a_compiler_one_line_says_what_to_install():
 def test_a_compiler_that_takes_too_long_is_ended():
     (answer,) = ahead.ask(ahead.target("h200:8"), LORA.job(), seconds=0.01)
     assert answer.error == "not compiled within 0 s"
+    assert answer.late
+    assert table.measure(LORA, seconds=0.01) is None, "no row of the table says so"
 
 
 def test_flags_of_a_case_are_those_of_the_command():
