@@ -144,7 +144,7 @@ def _answer(program: Any, compiled: Any, seconds: float) -> Answer:
         seconds=seconds,
         num_bytes=used,
         ratio=sum(p.flops for p in text.products()) * mesh.size / program.useful,
-        moved=sum(c.total for c in collectives),
+        moved=sum((c.total for c in collectives), 0.0),
         unit=program.unit,
         largest=largest,
         twice=_moving(program, compiled),

@@ -27,6 +27,7 @@ from llm import chat, engines, finetune, models, tiny
 from llm.engines import server
 from llm.language import Language
 from llm.lora import LoraConfig
+from llm.settings import locked
 from llm.stages import (
     Answers,
     Checkpoint,
@@ -178,7 +179,9 @@ def folder_of(config: Config, model: str) -> str:
         return model
     folder = pathlib.Path(config.work) / "tiny" / model
     if not folder.exists():
-        tiny.save(folder, int(number or 0))
+        with locked(folder):  # the jobs of one run begin at once
+            if not folder.exists():
+                tiny.save(folder, int(number or 0))
     return str(folder)
 
 
