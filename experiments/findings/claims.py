@@ -138,29 +138,30 @@ def no_effect(
             reference whose share is the margin, in the same order.
         share: of the reference's mean that still counts as no effect, fixed before the run. Beside
             the verdict stands the smallest share that would have held, singly, at 5 %.
+
+    Returns:
+        A claim for each, in the same order; those of arms that say nothing are not tested.
     """
-    silent = {k for k, pair in claimed.items() if not np.isfinite(pair).all()}
-    out = [
-        Claim(quantity=f"{name}, equivalent to none", here=SILENT, seeds=len(claimed[name][0]))
-        for name in silent
-    ]
-    claimed = {name: pair for name, pair in claimed.items() if name not in silent}
-    p_values = [statistics.relative_equivalence_p(*pair, share) for pair in claimed.values()]
-    count = f" (1 of {len(claimed)}, Holm)" if len(claimed) > 1 else ""
-    for (quantity, (values, reference)), p, holds in zip(
-        claimed.items(), p_values, statistics.holm(p_values), strict=True
-    ):
+    heard = {name: pair for name, pair in claimed.items() if np.isfinite(pair).all()}
+    p_values = [statistics.relative_equivalence_p(*pair, share) for pair in heard.values()]
+    tested = dict(zip(heard, zip(p_values, statistics.holm(p_values), strict=True), strict=True))
+    count = f" (1 of {len(heard)}, Holm)" if len(heard) > 1 else ""
+
+    def claim(name: str, values: np.ndarray, reference: np.ndarray) -> Claim:
+        quantity, seeds = f"{name}, equivalent to none", len(values)
+        if name not in tested:
+            return Claim(quantity=quantity, here=SILENT, seeds=seeds)
         margin = share * reference.mean()
         least = smallest(statistics.smallest_share(values, reference))
-        out.append(
-            Claim(
-                quantity=f"{quantity}, equivalent to none{count}",
-                here=f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}, {least}",
-                seeds=len(values),
-                holds=holds if len(values) >= ENOUGH else None,
-            )
+        p, holds = tested[name]
+        return Claim(
+            quantity=quantity + count,
+            here=f"{statistics.shown(values, 2)} within ±{margin:.2f}: p {p:.1g}, {least}",
+            seeds=seeds,
+            holds=holds if seeds >= ENOUGH else None,
         )
-    return out
+
+    return [claim(name, *pair) for name, pair in claimed.items()]
 
 
 def smallest(share: float) -> str:

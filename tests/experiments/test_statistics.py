@@ -238,6 +238,19 @@ def test_what_is_not_above_zero_by_criterion_is_left_alone():
     assert first.here.endswith("Holm over 2)")
 
 
+def test_claims_of_no_effect_keep_their_order_around_arms_that_say_nothing():
+    """Callers take them by their place; what says nothing is not counted by Holm."""
+    rng = np.random.default_rng(4)
+    whole, little = 2 + 0.1 * rng.normal(size=8), 0.01 * rng.normal(size=8)
+    unknown = np.full(8, np.nan)
+    arms = {"a": little, "b": unknown, "c": little, "d": unknown, "e": whole}
+    found = claims.no_effect({name: (values, whole) for name, values in arms.items()})
+    assert [claim.quantity[0] for claim in found] == list(arms)
+    assert [claim.holds for claim in found] == [True, None, True, None, False]
+    assert [claim.here == claims.SILENT for claim in found] == [False, True, False, True, False]
+    assert {"(1 of 3, Holm)" in claim.quantity for claim in found if claim.holds} == {True}
+
+
 def test_beside_no_effect_stands_the_smallest_margin_that_holds():
     values, reference = np.array(VALUES) / 10, np.array(OTHERS)
     (claim,) = claims.no_effect({"arm": (values, reference)})
