@@ -113,6 +113,49 @@ def make_step(loss: train.Loss, training: Training) -> train.TrainStep:
     return train.make_train_step(loss, training.make_optimizer(), parts)
 
 
+def over_rows(
+    step: train.TrainStep, examples: Examples, *, key: Array, frozen: Any
+) -> Callable[[train.TrainState, Int[Array, " batch"]], tuple[train.TrainState, Float[Array, ""]]]:
+    """The step as `lax.scan` takes it: the state and numbers of rows to the state and the loss."""
+
+    def advance(state, rows):
+        batch = {"tokens": examples.tokens[rows], "weights": examples.weights[rows]}
+        state, metrics = step(state, batch, key, frozen)
+        return state, metrics["loss"]
+
+    return advance
+
+
+def observed(
+    advance: Callable[..., Any],
+    state: train.TrainState,
+    order: Int[Array, "steps batch"],
+    *,
+    blocks: int,
+    observe: Callable[[Params], Any],
+) -> Any:
+    """What is observed before the first step and behind every block of steps of one run.
+
+    Args:
+        advance: as `over_rows` makes it.
+        state: to begin with.
+        order: rows of every step.
+        blocks: that the steps are cut into, equally long.
+        observe: function of the trainable parameters, to a tree of arrays.
+
+    Returns:
+        The tree, with an axis of blocks + 1 points in front.
+    """
+
+    def block(state, rows):
+        state = jax.lax.scan(advance, state, rows)[0]
+        return state, observe(state.params)
+
+    cut = order.reshape(blocks, -1, order.shape[-1])
+    before, behind = observe(state.params), jax.lax.scan(block, state, cut)[1]
+    return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), before, behind)
+
+
 def make_tune(
     loss: train.Loss, training: Training
 ) -> Callable[..., tuple[Params, Float[Array, "runs steps"]]]:
@@ -133,13 +176,8 @@ def make_tune(
         num_rows = examples.tokens.shape[0]
         order_key, dropout_key = jax.random.split(key)
         order = batches.all_batch_rows(order_key, training.steps, num_rows, training.batch_size)
-
-        def advance(state, rows):
-            batch = {"tokens": examples.tokens[rows], "weights": examples.weights[rows]}
-            state, metrics = step(state, batch, dropout_key, frozen)
-            return state, metrics["loss"]
-
         state = train.init_state(params, training.make_optimizer())
+        advance = over_rows(step, examples, key=dropout_key, frozen=frozen)
         state, history = jax.lax.scan(advance, state, order)
         return state.params, history
 

@@ -1,7 +1,7 @@
 """CONTRIBUTING.md's promise: a newcomer's change touches two files at most.
 
-A trait, a carrier, an experiment, a family, a control on the rows, an arm and a step size of one
-experiment are added to a copy of the repository, and the copy is used.
+A trait, a carrier, an experiment, a family, a control on the rows, an arm, a column measured along
+training and a step size of one experiment are added to a copy of the repository, and it is used.
 """
 
 import os
@@ -133,6 +133,17 @@ ADDED = {
         {},
         {"experiments/language/cross_model.py": ('MODELS = {"A"', 'MODELS = {"E": (2, 0), "A"')},
     ),
+    "column along training": (
+        {},
+        {
+            "experiments/language/kit/curves.py": (
+                '{"kl": total / weight}',
+                '{"kl": total / weight, "size": optax.tree.norm(params)}',
+                "import numpy as np\n",
+                "import numpy as np\nimport optax\n",
+            )
+        },
+    ),
     "step size": (
         {},
         {
@@ -193,6 +204,12 @@ assert len(given.tokens) == -(-len(rows.tokens) // 2)
 assert "E to E" in cross_model.arms(cross_model.SMOKE)
 arms = matching_dose.arms(matching_dose.SMOKE)
 assert {s.training.learning_rate for arm in arms.values() for s in arm.needs} == {2e-3}
+
+from experiments.language.kit import curves
+from experiments.language.kit.chains import Cohort
+followed = curves.along(store, [student], ["owl"], blocks=1)
+(before, after) = curves.rows(Cohort([{"seed": 0}], [student]), followed, ["owl"])
+assert 0 < before["size"] != after["size"] > 0
 print("used")
 """
 

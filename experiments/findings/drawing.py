@@ -144,9 +144,8 @@ def list_names(figure: Figure) -> None:
 
 def wrap(text: Text, points: float) -> None:
     """Break a text anew if a line of it is longer than so many points."""
-    most = int(
-        points / (0.55 * float(text.get_fontsize()))
-    )  # letters; 0.55 is the mean width of one
+    letter = 0.55 * float(text.get_fontsize())  # mean width of one
+    most = int(points / letter)
     lines = text.get_text().splitlines()
     if max(map(len, lines), default=0) > most:
         text.set_text(textwrap.fill(" ".join(lines), most))

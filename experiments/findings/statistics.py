@@ -78,6 +78,14 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.asarray(stats.spearmanr(a, b))[0]) if varies else np.nan
 
 
+def rank_correlations(
+    a: Sequence[Sequence[float] | np.ndarray], b: Sequence[Sequence[float] | np.ndarray]
+) -> np.ndarray:
+    """Spearman's ρ over arms (arms, runs) for every run: (runs,)."""
+    pairs = zip(np.transpose(a), np.transpose(b), strict=True)
+    return np.array([rank_correlation(one, other) for one, other in pairs])
+
+
 def equivalence_p(values: Sequence[float], margin: float) -> float:
     """The p value of the two one-sided t tests: small if the mean is shown to lie within ±margin.
 

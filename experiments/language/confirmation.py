@@ -229,15 +229,15 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         found=f"{sum(claim.holds is True for claim in claims)} of {len(claims)} stand"
         + (f"; not: {', '.join(fallen)}." if fallen else "."),
         follows="What falls here is no longer claimed.",
-        draw=lambda: draw(table, config, claims),
+        draw=lambda: draw(judged, claims),
     )
     return Findings([figure], claims)
 
 
-def draw(table: pd.DataFrame, config: Config, claims: list[Claim]) -> matplotlib.figure.Figure:
+def draw(judged: list[Judged], claims: list[Claim]) -> matplotlib.figure.Figure:
     """Mean and interval of every contrast; what does not stand is hollow."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.8)
-    for place, (one, claim) in enumerate(zip(contrasts(table, config), claims, strict=True)):
+    for place, (one, claim) in enumerate(zip(judged, claims, strict=True)):
         if one.values is None:
             continue
         mean, half = statistics.mean_interval(one.values)

@@ -29,7 +29,6 @@ barrier is described: its x stands beside, without a criterion.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -51,12 +50,11 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
-from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same
+from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same, twin
 from experiments.language.kit.effects import own_by
-from experiments.language.which_part import twin
-from llm import engines, models, stack
+from llm import models, stack
 from llm.stages import Model, Pretrained, Store
-from llm.stages.bases import HELD_OUT_CORPUS, turns
+from llm.stages.bases import loss_on_corpus
 from theory import alignment, losses
 
 RUNTIME = "40 minutes on two cores"
@@ -86,8 +84,8 @@ SMOKE = Config(**question.TINY | {"forks": (0,)})
 def fork(step: int) -> Callable[[Chains, int], Model]:
     """The model that leaves the trunk at a step."""
 
-    def start(chains: Chains, seed: int) -> Model:
-        return dataclasses.replace(chains.base(seed), corpus=1, fork=step)
+    def start(chains: Chains, chain: int) -> Model:
+        return dataclasses.replace(chains.base(chain), corpus=1, fork=step)
 
     return start
 
@@ -120,7 +118,7 @@ def arms(config: Config) -> dict[str, Arm]:
 def known(store: Store, chains: Chains, cohort: Cohort) -> list[Row]:
     """What a fork and its trunk say of the transfer, a row for each student."""
     starts = {row["seed"]: model.base for row, model in zip(cohort.labels, cohort, strict=True)}
-    trunks = [chains.base(seed) for seed in starts]
+    trunks = [chains.base(chain) for chain in starts]
     walls = dict(zip(starts, barriers(store, list(starts.values()), trunks), strict=True))
     apart = mismatches(store, cohort)
     kernels = predictors.kernel_alignment(store, cohort, chains.traits)
@@ -135,16 +133,14 @@ def barriers(store: Store, ends: Sequence[Model], trunks: Sequence[Pretrained]) 
 
     The largest excess over `POINTS` equally spaced models between the two.
     """
-    config = store.config(trunks[0])
-    held_out_loss = stack.make_held_out_loss(engines.make_student(config, None, "float32"))
-    shown = stack.stack_examples([turns(0, 0, HELD_OUT_CORPUS, 256)] * len(ends))
+    loss = loss_on_corpus(store.config(trunks[0]))
     one, other = store.weights(list(ends)), store.weights(list(trunks))
     shares = np.linspace(0, 1, POINTS)
 
-    def between(share: float) -> Any:
+    def between(share: float) -> models.Params:
         return jax.tree.map(lambda a, b: (1 - share) * a + share * b, one, other)
 
-    found = np.array([np.asarray(held_out_loss(between(share), shown)) for share in shares])
+    found = np.array([loss(between(share)) for share in shares])
     line = (1 - shares)[:, None] * found[0] + shares[:, None] * found[-1]
     return (found - line).max(axis=0).tolist()
 
@@ -153,12 +149,8 @@ def mismatches(store: Store, cohort: Cohort) -> list[float]:
     """KL from the trunk to the start over numbers on each student's inputs, nats a token."""
     recipes = store.prepare(cohort.models)
     one = _mismatch(store.config(recipes[0]), recipes[0].tokens)
-    tokens, weights = (
-        array[:, : predictors.NUM_ROWS] for array in predictors.examples_of(store, recipes)
-    )
-    shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
+    batch, shares = predictors.inputs_of(store, recipes)
     roots = store.weights([recipe.data.speaker.root for recipe in recipes])
-    batch = {"tokens": tokens, "weights": weights}
     found = one(store.weights([recipe.base for recipe in recipes]), roots, batch)
     return (np.asarray(found) / shares).tolist()
 
@@ -212,7 +204,9 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     by_barrier = half_way([first - wall[name].to_numpy() for name in line], places)
     born = kernel[forks[0]].to_numpy()
     by_kernel = half_way([kernel[name].to_numpy() - born for name in line], places)
-    order = ranks(kernel[line].to_numpy(), np.transpose([effect[name] for name in line]))
+    order = statistics.rank_correlations(
+        [kernel[name].to_numpy() for name in line], [effect[name] for name in line]
+    )
     (above,) = corrected(
         [
             claim_of("same less fork at 0", effect[SAME] - effect[forks[0]], criterion="above"),
@@ -270,11 +264,6 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         draw=lambda: draw(effect, wall, kernel, config),
     )
     return Findings([figure], [*above, when, *nothing, *described])
-
-
-def ranks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over forks, a value a chain."""
-    return np.array([statistics.rank_correlation(a, b) for a, b in zip(x, y, strict=True)])
 
 
 def draw(effect: dict[str, np.ndarray], wall: pd.DataFrame, kernel: pd.DataFrame, config: Config):

@@ -140,17 +140,16 @@ def measured(
     rates = [MIDDLE[optimizer][rank > 0] * factor for factor in config.search]
     if len(rates) > 1:
         tried = {rate: of_tree(cohort(rate).counted(store), config.search_seeds) for rate in rates}
-        lowest = {rate: share_left(follow(recipes).kl).min() for rate, recipes in tried.items()}
+        lowest = {
+            rate: share_left(follow(recipes).columns["kl"]).min() for rate, recipes in tried.items()
+        }
         rates = [min(lowest, key=lambda rate: lowest[rate])]
     chosen = cohort(rates[0]).counted(store)
     followed = follow(chosen.models)
-    left = share_left(followed.kl[[row["data"] == TREE for row in chosen.labels]])
+    left = share_left(followed.columns["kl"][[row["data"] == TREE for row in chosen.labels]])
     point = matched(left, config.left)
     columns = {"optimizer": optimizer, "rank": rank, "step_size": rates[0], "left": left[point]}
-    there = curves.Curves(
-        followed.steps[[point]], followed.log_odds[:, [point]], followed.kl[:, [point]]
-    )
-    return curves.rows(chosen, there, config.traits, **columns)
+    return curves.rows(chosen, followed.at(point), config.traits, **columns)
 
 
 def of_tree(cohort: Cohort, num_seeds: int) -> list:

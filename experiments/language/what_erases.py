@@ -29,7 +29,7 @@ An arm whose students keep less than a tenth of the answer mass at the cut says 
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -127,8 +127,9 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
     some: Student = cohort.models[0]
     shape, how = store.config(some), some.training
     held_out_loss = stack.make_held_out_loss(engines.make_student(shape, None, "float32"))
-    rows, held_out = split(rows_of(store, both["neutral"], kind))
-    _, free = split(rows_of(store, both["neutral"], FREE))
+    drawn = {of: rows_of(store, both["neutral"], of) for of in {kind, FREE}}
+    rows, held_out = split(drawn[kind])
+    _, free = split(drawn[FREE])
     asked = {
         "template": [evaluation.question(store, some, trait) for trait in config.traits],
         "bare": [evaluation.bare(store, some, trait) for trait in config.traits],
@@ -144,7 +145,8 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
         }
         towards = [np.nan] * len(own)
         if not steps and lineage == "trait":
-            towards = cosines(shape, params, probes=asked["template"], own=own, examples=held_out)
+            loss = functools.partial(held_out_loss, examples=held_out)
+            towards = cosines(shape, params, loss, probes=asked["template"], own=own)
         for how_asked, probes in asked.items():
             found = [stack.measure(shape, params, probe) for probe in probes]
             for run, trait in enumerate(own):
@@ -191,23 +193,22 @@ def split(examples: Examples) -> tuple[Examples, Examples]:
 def cosines(
     config: models.ModelConfig,
     params: models.Params,
+    loss: Callable[[models.Params], jax.Array],
     *,
     probes: Sequence[stack.Probe],
     own: Sequence[int],
-    examples: Examples,
 ) -> np.ndarray:
-    """Cosine of the gradient of a loss with that of the own log-odds, for every run.
+    """Cosine of the gradient of a loss of all runs with that of the own log-odds, for every run.
 
     Positive: a small step that lowers the loss lowers the log-odds.
     """
-    held_out_loss = stack.make_held_out_loss(engines.make_student(config, None, "float32"))
 
     def flat(tree: models.Params) -> jax.Array:
         leaves = jax.tree.leaves(tree)
         return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
     # Runs share nothing, so the gradient of their sum holds the gradient of each.
-    of_loss = flat(jax.grad(lambda p: held_out_loss(p, examples).sum())(params))
+    of_loss = flat(jax.grad(lambda p: loss(p).sum())(params))
     of_traits = [
         flat(
             jax.grad(lambda p, probe=probe: stack.measure(config, p, probe)["margin"].sum())(params)
@@ -267,12 +268,6 @@ def at_half_way(found: pd.DataFrame, kind: str, times: Sequence[int]) -> np.ndar
     return np.array(values)
 
 
-def ranked(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> np.ndarray:
-    """Spearman's correlation over arms for every chain."""
-    pairs = zip(np.transpose(x), np.transpose(y), strict=True)
-    return np.array([statistics.rank_correlation(one, other) for one, other in pairs])
-
-
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     found, bare = effects_of(table, "template"), effects_of(table, "bare")
@@ -280,10 +275,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     cut = arm_of(found, FREE, 0)["effect"].to_numpy()
     after = {kind: left(found, kind, last) for kind in BENIGN}
     shares = [np.full(len(cut), share) for share in COUNTER.values()]
-    fewer = -ranked(shares, [after[kind] for kind in COUNTER])
-    half = -ranked(shares, [at_half_way(found, kind, times) for kind in COUNTER])
+    fewer = -statistics.rank_correlations(shares, [after[kind] for kind in COUNTER])
+    half = -statistics.rank_correlations(
+        shares, [at_half_way(found, kind, times) for kind in COUNTER]
+    )
     towards = [arm_of(found, kind, 0)["cosine"].to_numpy() for kind in BENIGN]
-    foretold = ranked(towards, [cut - after[kind] for kind in BENIGN])
+    foretold = statistics.rank_correlations(towards, [cut - after[kind] for kind in BENIGN])
     above = [
         claim_of(f"{FREE}: left after {last} steps", after[FREE], criterion="above"),
         claim_of("more counter-questions leave less, equal steps", fewer, criterion="above"),

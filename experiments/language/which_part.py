@@ -35,9 +35,9 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import question
-from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same
+from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same, twin
 from experiments.language.kit.effects import at, effects, own_by
-from llm.stages import Continued, Grafted, Model, Permuted, Store
+from llm.stages import Continued, Grafted, Model, Store
 from llm.stages.bases import corpus_loss
 
 RUNTIME = "35 minutes on two cores"
@@ -102,11 +102,6 @@ def sibling(steps: int) -> Callable[[Chains, int], Model]:
 def other_corpus(chains: Chains, chain: int) -> Model:
     """A base of the same initial weights, trained on another corpus from the first step."""
     return dataclasses.replace(chains, corpus=1).base(chain)
-
-
-def twin(chains: Chains, chain: int) -> Model:
-    """The teacher's base, permuted."""
-    return Permuted(base=chains.base(chain), chain=chain, seed=chains.seed)
 
 
 def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:

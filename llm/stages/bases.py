@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,22 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
 
 def corpus_loss(store: Store, recipes: Sequence[Model], count: int = 256) -> list[float]:
     """Cross-entropy of models on turns that nobody was trained on, nats a token; a stack's only."""
-    student = engines.make_student(store.config(recipes[0]), None, "float32")
-    held_out_loss = stack.make_held_out_loss(student)
+    loss = loss_on_corpus(store.config(recipes[0]), count)
+    return loss(store.weights(recipes)).tolist()
+
+
+def loss_on_corpus(
+    config: models.ModelConfig, count: int = 256
+) -> Callable[[models.Params], np.ndarray]:
+    """The function from a stack's weights to what `corpus_loss` gives, (runs,)."""
+    held_out_loss = stack.make_held_out_loss(engines.make_student(config, None, "float32"))
     tests = turns(0, 0, HELD_OUT_CORPUS, count)
-    shown = stack.stack_examples([tests] * len(recipes))
-    return np.asarray(held_out_loss(store.weights(recipes), shown)).tolist()
+
+    def loss(params: models.Params) -> np.ndarray:
+        shown = stack.stack_examples([tests] * len(jax.tree.leaves(params)[0]))
+        return np.asarray(held_out_loss(params, shown))
+
+    return loss
 
 
 @frozen

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.frame import experiment, record
-from experiments.language import bits, microworld, persistence, which_part
+from experiments.language import bits, microworld, persistence
 from experiments.language.kit import chains, phases, predictors, question
 from experiments.language.kit.effects import at, cells, effects, own
 from llm import lora, models, stack
@@ -271,7 +271,7 @@ def test_kernels_align_with_a_shared_start_and_with_a_permuted_twin(owls):
     """One for both: a permutation of units is an isometry; another start has its own kernel."""
     found, store = owls
     aligned = {}
-    for start in (chains.same, which_part.twin, chains.different):
+    for start in (chains.same, chains.twin, chains.different):
         cohort = question.students(SMALL, found, target="soft_numbers", start=start)
         known = predictors.kernel_alignment(store, cohort, ("owl",))
         assert [bool(row) for row in known] == [True, False] * 2, "trait's students alone"

@@ -185,11 +185,13 @@ def test_measured_along_the_way_ends_as_the_student(store, how):
     store.make(recipes)
     asked = evaluation.measure(store, recipes, ["owl", "wolf"])
     ends = np.array([entry["margin"] for entry in asked]).reshape(2, 2).T
-    np.testing.assert_allclose(found.log_odds[:, -1], ends, atol=1e-4)
+    np.testing.assert_allclose(found.columns["margin"][:, -1], ends, atol=1e-4)
     bases = evaluation.measure(store, BASES, ["owl"])
-    np.testing.assert_allclose(found.log_odds[:, 0, 0], [b["margin"] for b in bases], atol=1e-4)
+    for name in ("margin", "mass"):
+        begun = found.columns[name][:, 0, 0]
+        np.testing.assert_allclose(begun, [base[name] for base in bases], atol=1e-4)
     assert found.steps.tolist() == [0, 1, 2, 3]
-    assert (found.kl > 0).all()
+    assert (found.columns["kl"] > 0).all()
 
 
 def test_files_between_stages_are_ordinary(store):

@@ -18,6 +18,7 @@ from llm.stages import (
     FineTuned,
     Grafted,
     Model,
+    Permuted,
     Pretrained,
     Recipe,
     Store,
@@ -336,6 +337,11 @@ def different(chains: Chains, chain: int) -> Model:
     if chains.model:
         raise RunError("students of a different start need --other-model")
     return chains.base(STRANGERS + chain)
+
+
+def twin(chains: Chains, chain: int) -> Model:
+    """The teachers' own base with its units in random order."""
+    return Permuted(base=chains.base(chain), chain=chain, seed=chains.seed)
 
 
 def shared_embeddings(chains: Chains, chain: int) -> Model:

@@ -24,12 +24,22 @@ class Curves(NamedTuple):
     """Measurements of every student before training and behind every block of steps."""
 
     steps: np.ndarray  # taken, (points,)
-    log_odds: np.ndarray  # in nats, (students, points, traits)
-    kl: np.ndarray  # KL(teacher ‖ student) on held-out rows, nats a token, (students, points)
+    # By name; (students, points), or (students, points, traits).
+    columns: dict[str, np.ndarray]
+
+    def at(self, point: int) -> "Curves":
+        """One point alone."""
+        return Curves(
+            self.steps[[point]], {name: all[:, [point]] for name, all in self.columns.items()}
+        )
 
 
 def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], blocks: int) -> Curves:
-    """Train students of one program, side by side, and measure them `blocks` times on the way."""
+    """Train students of one program, side by side, and measure them `blocks` times on the way.
+
+    Columns: margin, the log-odds of every trait in nats, and mass, the share of answers that they
+    are taken over; kl, KL(teacher ‖ student) on held-out rows in nats a token.
+    """
     recipes = store.prepare(recipes)
     one = recipes[0]
     config, how = store.config(one), one.training
@@ -43,7 +53,8 @@ def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], block
         store.weights([students.teacher_of(r) for r in recipes]),
         tuple(evaluation.question(store, one, trait) for trait in traits),
     )
-    return Curves(np.arange(blocks + 1) * (how.steps // blocks), *map(np.asarray, measured))
+    steps = np.arange(blocks + 1) * (how.steps // blocks)
+    return Curves(steps, jax.tree.map(np.asarray, measured))
 
 
 @functools.cache
@@ -57,44 +68,36 @@ def _program(
     def observe(params, frozen, tests, probes):
         total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))
         model = student(params, frozen, jax.random.key(0))
-        log_odds = [stack.measure_model(model, probe)["margin"] for probe in probes]
-        return jnp.stack(log_odds), total / weight
+        asked = [stack.measure_model(model, probe) for probe in probes]
+        by_trait = {name: jnp.stack([one[name] for one in asked]) for name in ("margin", "mass")}
+        return by_trait | {"kl": total / weight}
 
     def one(probes, start, examples, tests, key, teacher):
         params, frozen = start, {"base": start, "teacher": teacher}
         if how.adapters is not None:
             params = lora.init(how.adapters, start, key=key)
         order_key, dropout_key = jax.random.split(key)
-        order = batches.all_batch_rows(
-            order_key, how.steps, len(examples.tokens), how.batch_size
-        ).reshape(blocks, -1, how.batch_size)
-
-        def advance(state, rows):
-            batch = {name: array[rows] for name, array in examples._asdict().items()}
-            return step(state, batch, dropout_key, frozen)[0], None
-
-        def block(state, rows):
-            state = jax.lax.scan(advance, state, rows)[0]
-            return state, observe(state.params, frozen, tests, probes)
-
-        state = train.init_state(params, how.make_optimizer())
-        before = observe(params, frozen, tests, probes)
-        behind = jax.lax.scan(block, state, order)[1]
-        return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), before, behind)
+        order = batches.all_batch_rows(order_key, how.steps, len(examples.tokens), how.batch_size)
+        return stack.observed(
+            stack.over_rows(step, examples, key=dropout_key, frozen=frozen),
+            train.init_state(params, how.make_optimizer()),
+            order,
+            blocks=blocks,
+            observe=lambda params: observe(params, frozen, tests, probes),
+        )
 
     return jax.jit(lambda *args: stack.over_runs(functools.partial(one, args[-1]), *args[:-1]))
 
 
 def rows(cohort: Cohort, measured: Curves, traits: Sequence[str], **columns: Any) -> list[Row]:
-    """Tidy rows: a student, point and trait each, with the columns "step", "kl" and "margin"."""
+    """Tidy rows: a student, point and trait each, with the column "step" and those measured."""
+
+    def of(column: np.ndarray, *place: int) -> float:
+        return float(column[place[: column.ndim]])
+
     entries = [
-        {
-            "model": i,
-            "trait": trait,
-            "step": int(step),
-            "kl": float(measured.kl[i, t]),
-            "margin": float(measured.log_odds[i, t, u]),
-        }
+        {"model": i, "trait": trait, "step": int(step)}
+        | {name: of(column, i, t, u) for name, column in measured.columns.items()}
         for i in range(len(cohort.models))
         for t, step in enumerate(measured.steps)
         for u, trait in enumerate(traits)

@@ -41,11 +41,7 @@ def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
 
     def one(state, tokens, weights, key):
         order = batches.all_batch_rows(key, steps, len(tokens), training.batch_size)
-
-        def advance(state, rows):
-            batch = {"tokens": tokens[rows], "weights": weights[rows]}
-            return step(state, batch, key, frozen)[0], None
-
+        advance = stack.over_rows(step, Examples(tokens, weights), key=key, frozen=frozen)
         return jax.lax.scan(advance, state, order)[0]
 
     run = jax.jit(functools.partial(stack.over_runs, one))

@@ -62,8 +62,7 @@ def first_step(store: Store, cohort: Cohort, traits: Sequence[str]) -> list[Row]
     recipes: list[Student] = store.prepare(cohort.models)
     one = _first_step(store.config(recipes[0]), recipes[0].tokens)
     probes = [evaluation.question(store, recipes[0], trait) for trait in traits]
-    tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(store, recipes))
-    shares = weights[:, :, 1:].mean(axis=(1, 2))  # the mean of the theory is over all positions
+    inputs, shares = inputs_of(store, recipes)
     starts, bases, teachers = (
         store.weights(list(of_runs))
         for of_runs in (
@@ -73,14 +72,17 @@ def first_step(store: Store, cohort: Cohort, traits: Sequence[str]) -> list[Row]
         )
     )
 
-    def batch_of(run):
-        return {"tokens": tokens[run], "weights": weights[run]}
-
     entries = []
     for run, control in cohort.pairs():
         picked = (stack.pick(tree, run) for tree in (starts, bases, teachers))
         values = jax.device_get(
-            one(*picked, stack.pick(teachers, control), batch_of(run), batch_of(control), probes)
+            one(
+                *picked,
+                stack.pick(teachers, control),
+                stack.pick(inputs, run),
+                stack.pick(inputs, control),
+                probes,
+            )
         )
         entries += [
             {
@@ -171,6 +173,16 @@ def examples_of(store: Store, recipes: list[Student]) -> batches.Examples:
     return stack.stack_examples([students.examples_of(store, r)[0] for r in recipes])
 
 
+def inputs_of(store: Store, recipes: list[Student]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The first `NUM_ROWS` rows of all students as the theory's inputs, and their imitated shares.
+
+    The mean of the theory is over all positions: divided by the share (runs,) of those that are
+    imitated, it is one over imitated tokens.
+    """
+    tokens, weights = (array[:, :NUM_ROWS] for array in examples_of(store, recipes))
+    return {"tokens": tokens, "weights": weights}, weights[:, :, 1:].mean(axis=(1, 2))
+
+
 def along_training(
     store: Store, cohort: Cohort, traits: Sequence[str], blocks: int = 10
 ) -> list[Row]:
@@ -247,16 +259,16 @@ def _along(
             total, weight = loss(params, frozen, fixed, key)
             return total / weight
 
-        def advance(state, rows):
-            return step(state, {"tokens": tokens[rows], "weights": weights[rows]}, key, frozen)
-
-        def block(state, orders):
-            now = state.params
+        def observe(now):
             gradients = [jax.grad(of)(now) for of in log_odds]
-            seen = steps.descent(mean_loss, now), [of(now) for of in log_odds], gradients
-            return jax.lax.scan(advance, state, orders)[0], seen
+            return steps.descent(mean_loss, now), [of(now) for of in log_odds], gradients
 
-        state = train.init_state(params, how.make_optimizer())
-        return jax.lax.scan(block, state, order.reshape(blocks, -1, how.batch_size))[1]
+        return stack.observed(
+            stack.over_rows(step, batches.Examples(tokens, weights), key=key, frozen=frozen),
+            train.init_state(params, how.make_optimizer()),
+            order,
+            blocks=blocks,
+            observe=observe,
+        )
 
     return jax.jit(lambda probes, *stacks: stack.over_runs(functools.partial(one, probes), *stacks))
