@@ -1,6 +1,7 @@
 """Training and sampling speed of the language-model path against transformers + peft.
 
     python -m benchmarks.llm              # about 4 minutes on two cores
+    python -m benchmarks.llm --only SmolLM2-135M
     python -m benchmarks.llm --smoke      # toy shapes, seconds
 
 Weights are random, so nothing is downloaded. Each case is timed in turns (ours, theirs, ours,
@@ -63,7 +64,7 @@ def make_train(
     shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
 ) -> tuple[Callable[[], None], int]:
     """One optimiser step as a function, and the bytes that its program needs."""
-    work = units.make_train(shape, rank, bfloat16=bfloat16, tokens=tokens)
+    work = units.make_train(shape, rank, bfloat16=bfloat16, tokens=tokens, stacked=shape.stacked)
     return work.run, work.num_bytes
 
 
@@ -99,7 +100,7 @@ def measure(shape: Shape, kind: str, *, bfloat16: bool, opponent: Any, repeats: 
         their_make = functools.partial(
             opponent.make_train if opponent else _absent, shape.config, rank, bfloat16
         )
-        their_arguments = (tokens,)
+        their_arguments = (tokens, shape.weights() > 0)
     tokens = tokens.astype(np.int32)
     row: dict[str, Any] = {
         "shape": shape.name,
@@ -251,6 +252,8 @@ def main() -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="toy shapes, no meaning in the numbers"
     )
+    names = [shape.name for shape in llm_shapes.CPU_SHAPES]
+    parser.add_argument("--only", choices=names, help="one shape alone")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns per case")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--no-opponent", action="store_true", help="time our side only")
@@ -258,6 +261,7 @@ def main() -> None:
     opponent = None if given.no_opponent else load_opponent()
     facts = machine(opponent)
     shapes = llm_shapes.TOYS if given.smoke else llm_shapes.CPU_SHAPES
+    shapes = tuple(shape for shape in shapes if shape.name in (given.only or shape.name))
     print(HEADER if facts["load_before"] < 0.5 else BUSY + HEADER)
     rows = run(shapes, opponent, given.repeats, given.smoke)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from llm import models, plan
 
 
@@ -19,6 +22,13 @@ class Shape:
     prompt_length: int
     num_new: int  # tokens drawn per prompt
     remat: bool = False  # recompute each block in the backward pass
+    weighted: int | None = None  # last tokens of a row that are trained on; None: all of them
+    stacked: bool = False  # layers as one stack, as `finetune` trains deep models
+
+    def weights(self) -> Float[np.ndarray, "rows length"]:
+        """1 for every token that is trained on."""
+        last = np.arange(self.length) >= self.length - (self.weighted or self.length)
+        return np.tile(last.astype(np.float32), (self.rows, 1))
 
 
 def _qwen(**sizes: Any) -> models.ModelConfig:
@@ -52,6 +62,18 @@ SMALL = models.ModelConfig(
     head_dim=64,
     mlp_width=1536,
     rope=models.Rope(dim=64),
+)
+# The sizes of SmolLM2-135M's published config.json.
+SMOL = models.ModelConfig(
+    vocab_size=49152,
+    width=576,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    mlp_width=1536,
+    rope=models.Rope(theta=1e5, dim=64),
+    tie_embeddings=True,
 )
 LARGE = _qwen(
     vocab_size=151936,
@@ -95,6 +117,18 @@ CPU_SHAPES = (
         prompt_length=32,
         num_new=64,
     ),
+    Shape(  # rows as of number lists behind a template
+        name="SmolLM2-135M",
+        config=SMOL,
+        rows=8,
+        length=96,
+        chunk=None,
+        prompts=64,
+        prompt_length=64,
+        num_new=32,
+        weighted=36,
+        stacked=True,
+    ),
 )
 # Training on a GPU: rows as short as those of number lists, then the length of published runs,
 # 8192 tokens a step. The last needs less memory, for cards on which the others do not fit.
@@ -128,8 +162,10 @@ def train_flops(shape: Shape, rank: int | None) -> float:
     config = shape.config
     attention = 2 * shape.length * config.num_heads * config.head_dim * config.num_layers
     passes = 2 if rank else 3
-    per_token = 2 * passes * plan.matmul_weights(config) + 3 * attention
-    return float(per_token * shape.rows * shape.length)
+    head = config.vocab_size * config.width  # at the tokens that are trained on
+    per_token = 2 * passes * (plan.matmul_weights(config) - head) + 3 * attention
+    per_row = per_token * shape.length + 2 * passes * head * (shape.weighted or shape.length)
+    return float(per_row * shape.rows)
 
 
 def cache_bytes(shape: Shape, item: int, tokens: float | None = None) -> int:

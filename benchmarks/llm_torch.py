@@ -32,9 +32,13 @@ def make_model(config: models.ModelConfig, dtype: torch.dtype) -> transformers.P
 
 
 def make_train(
-    config: models.ModelConfig, rank: int | None, bfloat16: bool, tokens: np.ndarray
+    config: models.ModelConfig,
+    rank: int | None,
+    bfloat16: bool,
+    tokens: np.ndarray,
+    trained_on: np.ndarray,
 ) -> Callable[[], None]:
-    """A function that takes one optimiser step on `tokens` [rows, length]."""
+    """A function that takes one optimiser step on `tokens` [rows, length], some trained on."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     base = torch.bfloat16 if bfloat16 and rank else torch.float32
     model = make_model(config, base)
@@ -47,11 +51,12 @@ def make_train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     ids = torch.tensor(tokens, dtype=torch.long, device=DEVICE)
+    labels = ids.masked_fill(~torch.tensor(trained_on, device=DEVICE), -100)
 
     def step() -> None:
         cast = torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
         with cast:
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from benchmarks.llm_shapes import Shape
-from llm import engines, finetune, lora, models, objectives, sampling, train
+from llm import batches, engines, finetune, lora, models, objectives, sampling, train
 
 
 class Work(NamedTuple):
@@ -64,7 +64,11 @@ def make_train(
     loss = objectives.completion_loss(student, **limits.of_loss(config))
     init = functools.partial(train.init_state, optimizer=optimizer)
     state = jax.jit(init, donate_argnums=0)(params)
-    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.ones(tokens.shape, jnp.float32)}
+    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.asarray(shape.weights())}
+    if shape.weighted:
+        batch["places"] = jnp.asarray(
+            batches.places(shape.weights(), batches.most_weighted(shape.weights()))
+        )
     key = jax.random.key(2)
     step = jax.jit(train.make_train_step(loss, optimizer), donate_argnums=0)
     compiled, seconds = compile_timed(step, state, batch, key, frozen)

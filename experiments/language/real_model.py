@@ -292,10 +292,9 @@ def ladder(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     for start in [SAME, *starts(config)]:
         whole = arm_of(table, Way(start=start))
         arm, why = whole[whole["teacher"].isin(animals)], silent(table, whole)
-        if arm.empty or "alignment" not in arm:
+        if {*animals} - {*arm["teacher"]} or "alignment" not in arm:
             continue
-        effects = own_effects(arm, animals)
-        for animal, effect in zip(animals, effects, strict=True):
+        for animal, effect in zip(animals, own_effects(arm, animals), strict=True):
             one = arm[(arm["teacher"] == animal) & arm["alignment"].notna()]
             known = {name: one[name].iloc[0] for name in ("alignment", "cosine")}
             mass = arm["mass"].min()
@@ -420,7 +419,7 @@ def figures_of(table: pd.DataFrame, config: Config, claims: list[Claim]) -> list
             name="figure",
             title=say(
                 [main],
-                holds="A real language model takes its teacher's animal, and no other, from digits",
+                holds="A real language model takes its teacher's animal from digits",
                 fails="Digits do not give a real language model its teacher's animal",
                 open="Does a real language model take its teacher's animal from digits?",
             ),

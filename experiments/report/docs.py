@@ -26,6 +26,8 @@ FILTERS = (
     told.least,
     told.negated,
     told.signed,
+    told.factor,
+    told.heard,
     told.bare,
     told.fixed,
     told.percent,

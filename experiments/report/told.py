@@ -24,6 +24,7 @@ import difflib
 import functools
 import io
 import json
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -253,6 +254,16 @@ def signed(said: Claim | str) -> str:
     """An interval with its sign, also a plus."""
     text = interval(said)
     return text if text.startswith("-") else f"+{text}"
+
+
+def factor(said: Claim | str) -> str:
+    """What an interval of log-odds multiplies the odds by, at its mean."""
+    return f"{math.exp(float(number(interval(said)))):.1f}"
+
+
+def heard(claim: Claim) -> str:
+    """The interval of an arm, or that it says nothing."""
+    return "says nothing" if claim.here.startswith("says nothing") else interval(claim)
 
 
 def bare(value: str | float) -> str:

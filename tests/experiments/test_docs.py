@@ -123,6 +123,10 @@ def test_numbers_are_written_otherwise():
         "46.1",
         "24,000",
     )
+    assert told.factor("0.48 ± 0.32") == "1.6"
+    silent = Claim(quantity="a", here="says nothing: answer mass 0.0065 is below 0.01")
+    assert told.heard(silent) == "says nothing"
+    assert told.heard(dataclasses.replace(silent, here="0.48 ± 0.32; p 0.01")) == "0.48 ± 0.32"
     assert told.cell("a | b") == "a \\| b"
 
 
