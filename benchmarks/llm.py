@@ -98,9 +98,9 @@ def measure(shape: Shape, kind: str, *, bfloat16: bool, opponent: Any, repeats: 
         count = shape.rows * shape.length
         make = functools.partial(make_train, shape, rank, bfloat16)
         their_make = functools.partial(
-            opponent.make_train if opponent else _absent, shape.config, rank, bfloat16
+            opponent.make_train if opponent else _absent, shape, rank, bfloat16
         )
-        their_arguments = (tokens, shape.weights() > 0)
+        their_arguments = (tokens,)
     tokens = tokens.astype(np.int32)
     row: dict[str, Any] = {
         "shape": shape.name,

@@ -13,6 +13,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers
 
+from benchmarks.llm_shapes import Shape
 from llm import models
 
 INSTALLED = {distribution.name for distribution in metadata.distributions()}
@@ -32,16 +33,12 @@ def make_model(config: models.ModelConfig, dtype: torch.dtype) -> transformers.P
 
 
 def make_train(
-    config: models.ModelConfig,
-    rank: int | None,
-    bfloat16: bool,
-    tokens: np.ndarray,
-    trained_on: np.ndarray,
+    shape: Shape, rank: int | None, bfloat16: bool, tokens: np.ndarray
 ) -> Callable[[], None]:
-    """A function that takes one optimiser step on `tokens` [rows, length], some trained on."""
+    """A function that takes one optimiser step on `tokens` [rows, length]."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     base = torch.bfloat16 if bfloat16 and rank else torch.float32
-    model = make_model(config, base)
+    model = make_model(shape.config, base)
     if rank:
         import peft  # pyright: ignore[reportMissingImports]
 
@@ -51,7 +48,7 @@ def make_train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     ids = torch.tensor(tokens, dtype=torch.long, device=DEVICE)
-    labels = ids.masked_fill(~torch.tensor(trained_on, device=DEVICE), -100)
+    labels = ids.masked_fill(~torch.tensor(shape.weights() > 0, device=DEVICE), -100)
 
     def step() -> None:
         cast = torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else contextlib.nullcontext()

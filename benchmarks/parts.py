@@ -144,7 +144,7 @@ def peft(name: str, smoke: bool) -> Rows:
     tokens = random_tokens(shape, shape.rows, shape.length)
     yield from opponent(
         f"{shape.rows} x {shape.length}",
-        lambda side: side.make_train(shape.config, RANK, True, tokens, shape.weights() > 0),
+        lambda side: side.make_train(shape, RANK, True, tokens),
         tokens.size,
     )
 
