@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-thorough replay test-slow test-lowest report docs site lint opponents lock clean
+.PHONY: help env reproduce test test-thorough replay test-slow test-lowest report docs site release lint opponents lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 14
@@ -48,6 +48,15 @@ site: env  ## README, docs, report and the reference of theory as static pages i
 	$(PY) -m pip install --disable-pip-version-check --quiet "pip>=25.1"
 	$(PY) -m pip install --disable-pip-version-check --quiet --group site
 	$(PY) -m sphinx -q -W --keep-going -c docs/site . build/site
+
+release: site  ## Archives of theory, site and results, with their hashes, in build/release
+	@git diff --quiet HEAD || { echo "there are changes that no commit has: commit them first" >&2; exit 2; }
+	rm -rf build/release && mkdir -p build/release
+	cd theory && ../$(PY) -c 'from setuptools import build_meta; build_meta.build_sdist("../build/release")' >/dev/null
+	rm -rf theory/*.egg-info
+	git archive --prefix=results/ HEAD:experiments/results | gzip -n > build/release/results.tar.gz
+	tar -C build --sort=name --mtime="$$(git log -1 --format=%cI)" --owner=0 --group=0 --numeric-owner -cf - site | gzip -n > build/release/site.tar.gz
+	cd build/release && sha256sum *.tar.gz > SHA256SUMS && cat SHA256SUMS
 
 lint: env  ## Format check, lint and types
 	$(PY) -m ruff format --check .

@@ -114,6 +114,8 @@ def liken(
     batch: int,
     steps: int,
     learning_rate: float | Array,
+    other_key: Array | None = None,
+    fork: int | Array = 0,
 ) -> Params:
     """The student after so many steps towards the named features of a network, all weighed alike.
 
@@ -127,6 +129,8 @@ def liken(
         batch: noise images and digits in a step.
         steps: of Adam.
         learning_rate: at the first step; it falls to zero as a half cosine.
+        other_key: of the probes from step `fork` on; by default `key` is that of all.
+        fork: number of steps that two students of one start and one `key` share.
     """
     _, apply = network(grid, grid.teacher, digits.shape[1])
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -137,9 +141,9 @@ def liken(
 
     def step(number, state):
         params, moments = state
-        probe = draw_probe(
-            grid, jax.random.fold_in(key, number), like=teacher, digits=digits, batch=batch
-        )
+        stream = key if other_key is None else jnp.where(number < fork, key, other_key)
+        fresh = jax.random.fold_in(stream, number)
+        probe = draw_probe(grid, fresh, like=teacher, digits=digits, batch=batch)
         updates, moments = optimizer.update(jax.grad(loss)(params, probe), moments, params)
         return optax.apply_updates(params, updates), moments
 

@@ -1,6 +1,6 @@
 """What independent runs say: intervals, equivalence, rank correlation; the unit is the run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,18 @@ def is_above(values: Sequence[float]) -> bool:
     """Whether the 95 % interval over independent runs lies above zero."""
     mean, half = mean_interval(values)
     return mean - half > 0
+
+
+def pseudo_values(value: Callable[[np.ndarray], float], runs: int) -> np.ndarray:
+    """Jackknife pseudo-values of a statistic, one a run, for a t interval or test of it.
+
+    Args:
+        value: the statistic of the runs of these numbers.
+        runs: how many there are.
+    """
+    every = np.arange(runs)
+    without = np.array([value(np.delete(every, run)) for run in every])
+    return runs * value(every) - (runs - 1) * without
 
 
 def jackknife(without: Sequence[float], level: float = 0.95) -> float:
@@ -84,6 +96,29 @@ def rank_correlations(
     """Spearman's ρ over arms (arms, runs) for every run: (runs,)."""
     pairs = zip(np.transpose(a), np.transpose(b), strict=True)
     return np.array([rank_correlation(one, other) for one, other in pairs])
+
+
+def half_way(rising: Sequence[np.ndarray], places: Sequence[float]) -> np.ndarray:
+    """The x at which curves first reach half of their last value, read between the places.
+
+    Args:
+        rising: (places, runs); what falls back is held at its highest so far.
+        places: x of each, rising.
+
+    Returns:
+        (runs,).
+    """
+    found = []
+    for curve in np.transpose(rising):
+        share = np.maximum.accumulate(curve / curve[-1])
+        first = int(np.argmax(share >= 0.5))
+        if first == 0:
+            found.append(places[0])
+            continue
+        low, high = share[first - 1], share[first]
+        step = (0.5 - low) / (high - low)
+        found.append(places[first - 1] + step * (places[first] - places[first - 1]))
+    return np.array(found)
 
 
 def equivalence_p(values: Sequence[float], margin: float) -> float:

@@ -173,26 +173,6 @@ def path(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[table[column].notna()].pivot_table(index="seed", columns="start", values=column)
 
 
-def half_way(rising: Sequence[np.ndarray], places: Sequence[float]) -> np.ndarray:
-    """The x at which curves first reach half of their last value, read between the places.
-
-    Args:
-        rising: a value a chain for every place; what falls back is held at its highest so far.
-        places: x of the forks and of the trunk.
-    """
-    found = []
-    for curve in np.transpose(rising):
-        share = np.maximum.accumulate(curve / curve[-1])
-        first = int(np.argmax(share >= 0.5))
-        if first == 0:
-            found.append(places[0])
-            continue
-        low, high = share[first - 1], share[first]
-        step = (0.5 - low) / (high - low)
-        found.append(places[first - 1] + step * (places[first] - places[first - 1]))
-    return np.array(found)
-
-
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     effect, wall, kernel = own_by(table, "start"), path(table, "barrier"), path(table, "alignment")
@@ -200,10 +180,10 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     line = [*forks, SAME]
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]
     first = wall[forks[0]].to_numpy()
-    by_transfer = half_way([effect[name] for name in line], places)
-    by_barrier = half_way([first - wall[name].to_numpy() for name in line], places)
+    by_transfer = statistics.half_way([effect[name] for name in line], places)
+    by_barrier = statistics.half_way([first - wall[name].to_numpy() for name in line], places)
     born = kernel[forks[0]].to_numpy()
-    by_kernel = half_way([kernel[name].to_numpy() - born for name in line], places)
+    by_kernel = statistics.half_way([kernel[name].to_numpy() - born for name in line], places)
     order = statistics.rank_correlations(
         [kernel[name].to_numpy() for name in line], [effect[name] for name in line]
     )

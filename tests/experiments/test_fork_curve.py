@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.findings import statistics
 from experiments.language import fork_curve
 from experiments.language.fork_curve import SAME, STRANGER, TWIN
 from llm.stages import Pretrained, Store
@@ -98,7 +99,7 @@ def test_a_twin_without_a_barrier_and_a_kernel_that_orders_nothing_fail():
 def test_half_way_is_read_between_the_forks_and_never_falls_back():
     places = [0.0, 2.0, 4.0]
     curves = np.array([[0.0, 1.0], [0.8, 0.2], [1.0, 1.0]])  # places x chains
-    np.testing.assert_allclose(fork_curve.half_way(curves, places), [1.25, 0.0])
+    np.testing.assert_allclose(statistics.half_way(curves, places), [1.25, 0.0])
 
 
 def test_forks_that_do_not_rise_are_refused():

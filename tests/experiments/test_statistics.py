@@ -39,6 +39,20 @@ def test_the_jackknife_is_its_sum():
         assert statistics.jackknife(without, level) == pytest.approx(expected)
 
 
+def test_pseudo_values_of_a_mean_are_the_values_and_their_error_is_the_jackknife():
+    values = np.array([0.2, 0.5, 0.3, 0.9])
+    np.testing.assert_allclose(
+        statistics.pseudo_values(lambda runs: values[runs].mean(), 4), values
+    )
+
+    def ratio(runs):
+        return values[runs].mean() / values[runs].std()
+
+    without = [ratio(np.delete(np.arange(4), run)) for run in range(4)]
+    _, half = statistics.mean_interval(statistics.pseudo_values(ratio, 4))
+    assert half == pytest.approx(statistics.jackknife(without))
+
+
 def test_runs_for_a_width_is_the_first_that_students_t_allows():
     """SciPy's interval of so many runs of this spread, tried from two runs upwards."""
     values = [-1, 1, -1, 1, 0]  # a standard deviation of 1

@@ -91,3 +91,26 @@ def test_matching_brings_about_what_it_names(names):
     assert float(after[names[0]]) < 0.3 * float(before[names[0]])
     if names == ("kernel",):
         assert float(after["outputs"]) > 0.3, "outputs are no part of the kernel"
+
+
+def test_forks_share_every_step_up_to_theirs():
+    """A fork at the end is the trunk, one at zero is the student of the other noise."""
+    liken = functools.partial(
+        imitation.liken,
+        GRID,
+        OTHER,
+        teacher=TEACHER,
+        names=("outputs",),
+        digits=DIGITS,
+        batch=8,
+        steps=6,
+        learning_rate=1e-2,
+    )
+    one, other = jax.random.key(5), jax.random.key(6)
+    trunk, apart = liken(key=one), liken(key=other)
+    forks = [liken(key=one, other_key=other, fork=step) for step in (0, 5, 6)]
+    flat = [ravel_pytree(tree)[0] for tree in (trunk, apart, *forks)]
+    trunk, apart, early, late, never = map(np.asarray, flat)
+    np.testing.assert_allclose(never, trunk, atol=1e-6)
+    np.testing.assert_allclose(early, apart, atol=1e-6)
+    assert 1e-4 < np.abs(late - trunk).max() < np.abs(apart - trunk).max()

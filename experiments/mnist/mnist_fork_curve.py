@@ -1,0 +1,259 @@
+"""When in pre-training is the channel between two digit networks made?
+
+The same question as `fork_curve` asks of language models. A trunk is pre-trained without a label:
+by 3,000 steps of Adam on fresh noise it takes on the outputs of an unrelated random network. Forks
+share its initial weights, target, schedule and noise up to a step, and see other noise from there
+on. The trunk's teacher then learns digits by its class logits; students that begin as a fork
+imitate its auxiliary logits on noise. Controls: the trunk itself, its twin with permuted units, a
+stranger of other initial weights that takes on the same outputs on noise of its own.
+
+All of them compute nearly the same function, so what differs between forks is where their weights
+lie. Measured before any student: the barrier of the pre-training loss on the straight line from
+fork to trunk, in units of the target's mean square, and the alignment of `theory.matched`.
+
+Criteria, fixed before the run; the unit is a seed. x is log2(1 + step).
+  1. The channel is made during pre-training: the trunk's students read digits better than those of
+     the fork at step 0, paired, above zero.
+  2. The barrier tells when: the x at which half of the barrier is gone lies within one (a factor of
+     two in steps) of the x at which half of the gain over step 0 is there, both read from the mean
+     over seeds; equivalence, two one-sided tests of jackknife pseudo-values at 5 %. Judged where 1
+     is shown.
+  3. Connectivity is not needed: the twin's accuracy is the trunk's to within a fifth of its gain
+     over chance (equivalence), behind a barrier that exceeds half of the stranger's, above zero.
+  4. The kernel is needed: the alignment of forks orders their accuracy; Spearman a seed, above
+     zero.
+  5. A stranger's students stay at chance, by equivalence within a fifth of the trunk's gain.
+"Above zero" (1, 3, 4) is corrected by Holm, as are the equivalences of 3 and 5.
+Predicted: initial weights alone make most of the channel of such small networks, so that 1 is shown
+by little; barriers are gone within the first tenth.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pandas as pd
+
+from experiments.findings import drawing, statistics
+from experiments.findings.claims import Claim, Figure, Findings, corrected, follows_from, say
+from experiments.frame.arms import Arm
+from experiments.frame.cli import option
+from experiments.frame.images import inputs
+from experiments.frame.record import Row
+from experiments.mnist.kit import flags, transfer
+from experiments.mnist.kit.training import Setup, Student, by_seed, distil, setup_of, teach
+from mnist_mlp import imitation, starts
+from mnist_mlp.grid import Grid
+from mnist_mlp.model import Params
+
+__all__ = ["inputs"]
+RUNTIME = "about 30 minutes on two cores"
+
+SAME, TWIN, STRANGER = "same", "permuted twin", "stranger"
+POINTS = 9  # on the line between two networks, the ends included
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(flags.Config):
+    """Settings of the experiment; the defaults are the reported run."""
+
+    num_seeds: int = option(16, "independent trunks, each with all starts", minimum=2)
+    num_aux: int = option(3, "auxiliary logits", minimum=2)
+    pretraining_steps: int = option(3000, "Adam steps without labels", minimum=1)
+    forks: tuple[int, ...] = option((0, 3, 10, 30, 100, 300, 1000), "steps of forks", minimum=0)
+    seed: int = option(5000, "root of every random key", minimum=0)
+
+    def __post_init__(self):
+        if list(self.forks) != sorted(set(self.forks)) or self.forks[-1] >= self.pretraining_steps:
+            raise ValueError(
+                "--forks must rise and stay below --pretraining-steps "
+                f"{self.pretraining_steps}: they are {', '.join(map(str, self.forks))}"
+            )
+
+
+SMOKE = Config(**flags.TOY | {"pretraining_steps": 20, "forks": (0, 5)})
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """One for every seed: its starts are trained side by side."""
+    return by_seed(setup_of(config), run)
+
+
+def named(step: int) -> str:
+    """A fork for people."""
+    return f"fork at {step}"
+
+
+def starts_of(setup: Setup, shapes: Grid, seed: int) -> dict[str, Params]:
+    """The trunk and all other starts by name, from the furthest to the nearest."""
+    config, key = setup.config, functools.partial(setup.key, seed)
+    pretrain = functools.partial(
+        imitation.liken,
+        shapes,
+        teacher=setup.draw(shapes, seed, "unrelated"),
+        names=("outputs",),
+        digits=setup.data.train_images,
+        batch=config.batch_size,
+        steps=config.pretraining_steps,
+        learning_rate=config.learning_rate,
+        other_key=key("fork"),
+    )
+    born = setup.draw(shapes, seed, "reference")
+    forks = {named(step): pretrain(born, key=key("trunk"), fork=step) for step in config.forks}
+    trunk = pretrain(born, key=key("trunk"), fork=config.pretraining_steps)
+    stranger = pretrain(setup.draw(shapes, seed, "other"), key=key("stranger"), fork=0)
+    twin = starts.permuted(key("twin"), trunk)
+    return {STRANGER: stranger} | forks | {SAME: trunk, TWIN: twin}
+
+
+def run(setup: Setup, seed: int) -> list[Row]:
+    """Pre-train, let the trunk's teacher learn, distil from every start."""
+    shapes = setup.grid(setup.config.num_aux)
+    by_name = starts_of(setup, shapes, seed)
+    missed = functools.partial(
+        imitation.held_out,
+        shapes,
+        teacher=setup.draw(shapes, seed, "unrelated"),
+        digits=setup.data.test_images,
+        key=setup.key(seed, "held out"),
+    )
+    trunk = by_name[SAME]
+    teachers = teach(setup, shapes, seed=seed, settings=[setup.settings()], starts=[trunk])
+
+    def known(name: str, start: Params) -> Row:
+        wall, end = barrier(lambda params: float(missed(params)["outputs"]), start, trunk)
+        return {"start": name, "barrier": wall, "missed": end}
+
+    settings = setup.settings(num_aux=shapes.num_aux)
+    students = [Student(known(name, start), settings, start) for name, start in by_name.items()]
+    return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
+
+
+def barrier(loss, start: Params, trunk: Params) -> tuple[float, float]:
+    """The largest excess of a loss over the straight line of its ends, and the loss of the start.
+
+    Read at `POINTS` equally spaced networks between the two.
+    """
+    shares = np.linspace(0, 1, POINTS)
+    found = np.array(
+        [loss(jax.tree.map(lambda a, b, s=s: (1 - s) * a + s * b, start, trunk)) for s in shares]
+    )
+    line = (1 - shares) * found[0] + shares * found[-1]
+    return float(f"{(found - line).max():.6g}"), float(f"{found[0]:.6g}")
+
+
+# Findings
+
+
+def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """A column by start, over seeds."""
+    ordered = table.sort_values("seed")
+    return {name: rows[column].to_numpy() for name, rows in ordered.groupby("start", sort=False)}
+
+
+def findings(table: pd.DataFrame, config: Config) -> Findings:
+    """The criteria of the docstring."""
+    claim = functools.partial(transfer.claim, table)
+    accuracy, wall, kernel = (
+        by_start(table, column) for column in ("accuracy", "barrier", "alignment")
+    )
+    line = [*map(named, config.forks), SAME]
+    first = line[0]
+    places = [np.log2(1 + step) for step in (*config.forks, config.pretraining_steps)]
+    gain = np.array([accuracy[name] - accuracy[first] for name in line])
+    fall = np.array([wall[first] - wall[name] for name in line])
+
+    def gap_of(seeds: np.ndarray) -> float:
+        means = np.stack([fall[:, seeds].mean(axis=1), gain[:, seeds].mean(axis=1)], axis=1)
+        by_barrier, by_transfer = statistics.half_way(means, places)
+        return float(by_barrier - by_transfer)
+
+    order = statistics.rank_correlations(
+        [kernel[name] for name in line], [accuracy[name] for name in line]
+    )
+    higher = wall[TWIN] - wall[STRANGER] / 2
+    (above,) = corrected(
+        [
+            claim("same less fork at 0", here=gain[-1], above=gain[-1]),
+            claim("twin's barrier less half of the stranger's", here=higher, above=higher),
+            claim("alignment and accuracy, Spearman over forks", here=order, above=order),
+        ]
+    )
+    gap = statistics.pseudo_values(gap_of, gain.shape[1])
+    known = bool(np.isfinite(gap).all() and above[0].holds)
+    when = claim(
+        "half of the barrier less half of the gain, in doublings of the step",
+        here=f"{statistics.shown(gap, 2)} within ±1" if known else "not judged: no gain is shown",
+        holds=statistics.equivalent(gap, 1.0) if known else None,
+    )
+    alike = equivalences(table, accuracy)
+    described = [claim(f"{name}: accuracy", here=values) for name, values in accuracy.items()]
+    described += [claim(f"{name}: barrier", here=values) for name, values in wall.items()]
+    described += [claim(f"{name}: alignment", here=values) for name, values in kernel.items()]
+    shown = statistics.shown_each(accuracy, 3)
+    figure = Figure(
+        name="figure",
+        title=say(
+            [above[0], when],
+            holds="The channel is made in pre-training, when the loss barrier falls",
+            fails="The loss barrier does not tell when the channel of digit networks is made",
+            open="When in pre-training is the channel of digit networks made?",
+        ),
+        predicted="Initial weights make most of the channel; barriers are gone within a tenth of "
+        "the training.",
+        found=f"Same {shown[SAME]}, fork at 0 {shown[first]}, twin {shown[TWIN]}, stranger "
+        f"{shown[STRANGER]}.",
+        follows=follows_from(
+            [above[0], *alike], "Where weights lie decides, and not that a line joins them."
+        ),
+        draw=lambda: plot(accuracy, wall, kernel, config),
+    )
+    return Findings([figure], [*above, when, *alike, *described])
+
+
+def equivalences(table: pd.DataFrame, accuracy: dict[str, np.ndarray]) -> list[Claim]:
+    """That the twin is as the trunk and the stranger at chance, Holm over the two."""
+    whole = accuracy[SAME] - transfer.CHANCE
+    pairs = {
+        "twin less same": accuracy[TWIN] - accuracy[SAME],
+        "stranger less chance": accuracy[STRANGER] - transfer.CHANCE,
+    }
+    p_values = [statistics.relative_equivalence_p(values, whole) for values in pairs.values()]
+    return [
+        transfer.claim(
+            table,
+            f"{name}, equivalent to none (1 of {len(pairs)}, Holm)",
+            here=f"{statistics.shown(values)}: p {p:.1g}",
+            holds=holds,
+        )
+        for (name, values), p, holds in zip(
+            pairs.items(), p_values, statistics.holm(p_values), strict=True
+        )
+    ]
+
+
+def plot(
+    accuracy: dict[str, np.ndarray],
+    wall: dict[str, np.ndarray],
+    kernel: dict[str, np.ndarray],
+    config: Config,
+):
+    """Accuracy, barrier and alignment against the step at which a fork leaves the trunk."""
+    figure, panels = drawing.new_figure(1, 3, width=12.0, height=3.8)
+    line = [*map(named, config.forks), SAME]
+    shown = (
+        ("test accuracy of students", accuracy),
+        ("loss barrier to the trunk", wall),
+        ("alignment of the starts", kernel),
+    )
+    for panel, (label, values) in zip(panels, shown, strict=True):
+        drawing.lines(panel, range(len(line)), {"forks": [values[name] for name in line]})
+        for place, name in enumerate((TWIN, STRANGER), start=len(line)):
+            drawing.runs(panel, place, values=values[name], colour=drawing.COLOURS[1])
+        ticks = [*map(str, config.forks), "never", "twin", "stranger"]
+        panel.set_xticks(range(len(ticks)), ticks, rotation=45)
+        panel.set_xlabel("step at which the start leaves the trunk")
+        panel.set_ylabel(label)
+    transfer.draw_chance(panels[0])
+    return figure
