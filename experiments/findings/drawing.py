@@ -179,17 +179,22 @@ def matrix(
     limit: float,
     labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
     mark: Callable[[np.ndarray], str] = lambda values: "",
+    below: Sequence[str] = (),
 ) -> None:
-    """Mean of every cell (row, column), with the mark of its runs; colours to ±limit."""
+    """Mean of every cell (row, column), with the mark of its runs; colours to ±limit.
+
+    `below`: further rows, such as controls.
+    """
+    rows = [*names, *below]
     panel.grid(visible=False)
-    means = np.array([[cells[row, column].mean() for column in names] for row in names])
+    means = np.array([[cells[row, column].mean() for column in names] for row in rows])
     panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
     for (i, j), value in np.ndenumerate(means):
         shade = "white" if abs(value) > 0.55 * limit else "black"
-        text = f"{value:+.2f}{mark(cells[names[i], names[j]])}"
+        text = f"{value:+.2f}{mark(cells[rows[i], names[j]])}"
         panel.text(j, i, text, ha="center", va="center", color=shade)
     panel.set_xticks(range(len(names)), names)
-    panel.set_yticks(range(len(names)), names)
+    panel.set_yticks(range(len(rows)), rows)
     panel.set_ylabel(labels[0])
     panel.set_xlabel(labels[1])
 

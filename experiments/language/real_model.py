@@ -472,9 +472,10 @@ def draw(table: pd.DataFrame, config: Config):
     """Changes by teacher and animal; own effects by start, hollow where an arm says nothing."""
     figure, (left, right) = drawing.new_figure(1, 2, width=11.0, height=4.4)
     main, names = by_teacher(arm_of(table, Way())), list(config.animals)
-    cells = {(a, b): np.array([main.loc[a, b]]) for a in names for b in names}
+    controls = [name for name in (NEUTRAL, UNCHANGED) if name in main.index]
+    cells = {(a, b): np.array([main.loc[a, b]]) for a in [*names, *controls] for b in names}
     limit = max(abs(value).max() for value in cells.values())
-    drawing.matrix(left, cells, names=names, limit=limit)
+    drawing.matrix(left, cells, names=names, limit=limit, below=controls)
     left.set_title("change of log-odds in students (nats)")
     shown = [SAME, *(s for s in starts(config) if len(arm_of(table, Way(start=s))))]
     for y, start in enumerate(shown):
