@@ -40,6 +40,7 @@ CONTENTS = """
 :hidden:
 :caption: Results
 docs/site/report
+docs/real-model
 docs/mnist
 docs/what-carries-the-trait
 docs/theorem
