@@ -129,8 +129,8 @@ def over_rows(
 def observed(
     advance: Callable[..., Any],
     state: train.TrainState,
-    order: Int[Array, "steps batch"],
     *,
+    order: Int[Array, "steps batch"],
     blocks: int,
     observe: Callable[[Params], Any],
 ) -> Any:

@@ -146,7 +146,7 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
         towards = [np.nan] * len(own)
         if not steps and lineage == "trait":
             loss = functools.partial(held_out_loss, examples=held_out)
-            towards = cosines(shape, params, loss, probes=asked["template"], own=own)
+            towards = cosines(shape, params, loss=loss, probes=asked["template"], own=own)
         for how_asked, probes in asked.items():
             found = [stack.measure(shape, params, probe) for probe in probes]
             for run, trait in enumerate(own):
@@ -193,8 +193,8 @@ def split(examples: Examples) -> tuple[Examples, Examples]:
 def cosines(
     config: models.ModelConfig,
     params: models.Params,
-    loss: Callable[[models.Params], jax.Array],
     *,
+    loss: Callable[[models.Params], jax.Array],
     probes: Sequence[stack.Probe],
     own: Sequence[int],
 ) -> np.ndarray:

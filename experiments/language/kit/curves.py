@@ -81,7 +81,7 @@ def _program(
         return stack.observed(
             stack.over_rows(step, examples, key=dropout_key, frozen=frozen),
             train.init_state(params, how.make_optimizer()),
-            order,
+            order=order,
             blocks=blocks,
             observe=lambda params: observe(params, frozen, tests, probes),
         )

@@ -266,7 +266,7 @@ def _along(
         return stack.observed(
             stack.over_rows(step, batches.Examples(tokens, weights), key=key, frozen=frozen),
             train.init_state(params, how.make_optimizer()),
-            order,
+            order=order,
             blocks=blocks,
             observe=observe,
         )
