@@ -204,6 +204,83 @@ def test_the_vocabulary_needs_no_jax():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
+def slug(heading):
+    """The anchor of a heading: lower case, words joined by hyphens, no other marks."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def anchors(path):
+    """The anchors of a page; lines of fenced code are no headings."""
+    text = re.sub(r"(?ms)^```.*?^```", "", path.read_text())
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+LINK = re.compile(r"\]\(([^)\s:]*)#([^)\s]+)\)")  # to a heading of a page of the repository
+
+
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [
+        ("Which models' start?", "which-models-start"),
+        ("2. The theorem, checked", "2-the-theorem-checked"),
+        ("`mnist_max`", "mnist_max"),
+        ("A - b", "a---b"),
+    ],
+)
+def test_a_heading_has_the_anchor_that_github_makes(heading, anchor):
+    assert slug(heading) == anchor
+
+
+def test_links_to_headings_lead_somewhere(repository):
+    found = 0
+    for page in [repository / "README.md", *(repository / "docs").glob("*.md")]:
+        for target, anchor in LINK.findall(page.read_text()):
+            path = page.parent / target if target else page
+            assert anchor in anchors(path), f"{page.name}: {target}#{anchor}"
+            found += 1
+    assert found > 30
+
+
+READER = "docs/reader-questions.md"
+MADE_WHOLE = ("failed", "what-stands")  # from the tables, with a contents list of their own
+NOT_YET_ASKED = (
+    "bring-your-own",
+    "does-it-fit",
+    "full-size",
+    "llm_code",
+    "llm_cot",
+    "llm_cross_model",
+    "llm_in_context",
+    "llm_misalignment",
+    "llm_numbers",
+    "mnist",
+    "theorem",
+    "what-carries-the-trait",
+)
+
+
+def test_a_reader_asks_five_questions_of_every_page(repository):
+    """Each is one item with one link, to a heading of the page that is asked."""
+    reader = repository / READER
+    _, *sections = re.split(r"^## ", reader.read_text(), flags=re.M)
+    asked = {name: items for name, _, items in (part.partition("\n") for part in sections)}
+    assert list(asked) == sorted(asked, key=str.lower), "in alphabetical order"
+    pages = {path.stem: path for path in [*reader.parent.glob("*.md"), repository / "README.md"]}
+    others = {reader.stem, *MADE_WHOLE, *NOT_YET_ASKED}
+    assert others <= pages.keys()
+    assert asked.keys() == pages.keys() - others
+    for name, items in asked.items():
+        _, *questions = re.split(r"^- ", items, flags=re.M)
+        assert len(set(questions)) == 5, name
+        for question in questions:
+            ((target, _),) = LINK.findall(question)
+            assert (reader.parent / target).resolve() == pages[name], f"{name}: {question}"
+            asks, _, link = question.partition("[")
+            assert asks.rstrip().endswith("?"), f"{name}: {question}"
+            assert not re.search(r"\d", asks), "a page written by hand has no result"
+            assert slug(" ".join(link.partition("](")[0].split())) in anchors(pages[name])
+
+
 WORDS = st.sampled_from(
     [
         "owls",
