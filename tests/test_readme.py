@@ -19,7 +19,7 @@ from experiments.frame import cli, experiment, presets
 from experiments.report import docs, told
 
 PAGES = tuple(map(docs.page_of, docs.templates()))
-BY_HAND = ("docs/bring-your-own.md",)  # which has no result
+BY_HAND = ("docs/bring-your-own.md", "docs/reader-questions.md")  # which have no result
 WHOLE = r"(?<![\d.])\d[\d,]*(?!\.?\d)"
 UNIT = "(?:further )?(?:steps|epochs|rows|logits|sequences|auxiliary|seeds each)"
 BEFORE = "(?:after|with|at|from|to|[Rr]ank|width|batch|(?:batches|pool) of)"
