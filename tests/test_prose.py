@@ -9,7 +9,7 @@ LONGEST_MEDIAN = 20  # words
 
 
 def sentences(markdown):
-    """The sentences of a page, without code, tables, headings, pictures, comments, targets of links.
+    """The sentences of a page: no code, tables, headings, pictures, comments or targets of links.
 
     A sentence ends with its paragraph or item, or at . ? or ! before a word that is neither in
     small letters nor a number.
