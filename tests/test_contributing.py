@@ -31,7 +31,7 @@ import functools
 import numpy as np
 
 from experiments.findings import drawing
-from experiments.findings.claims import Figure, Findings, claim_of, say
+from experiments.findings.claims import Figure, Findings, claim_of, corrected, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 
@@ -64,7 +64,7 @@ def arms(config):
 def findings(table, config):
     """The share of heads."""
     heads = table["heads"].to_numpy()
-    claims = [claim_of("heads", heads, criterion="above")]
+    claims = [*corrected(claim_of("heads", heads, criterion="above"))]
 
     def draw():
         figure, (panel,) = drawing.new_figure()

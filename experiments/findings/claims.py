@@ -1,16 +1,14 @@
 """What a run found: claims beside what others reported, and figures of one claim each.
 
 effect = {"same": values, "different": values}                # one value a chain
-claims = [
-claim_of("same", effect["same"], criterion="above"),
-*no_effect({"different": (effect["different"], effect["same"])}),
-]
+(same,) = corrected(claim_of("same", effect["same"], criterion="above"))
+claims = [same, *no_effect({"different": (effect["different"], effect["same"])})]
 title = say(claims, holds="... transmits", fails="... does not", open="Does ... transmit?")
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVarTuple
 
 import matplotlib.figure
 import numpy as np
@@ -20,6 +18,8 @@ from experiments.findings import statistics
 SILENT = "says nothing: too few of its answers name anything of the kind"
 ENOUGH = 4  # chains; fewer decide nothing
 SHARE = 0.2  # of the reference's effect: what still counts as no effect
+
+Groups = TypeVarTuple("Groups")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Claim:
         here: value of this run with its 95 % interval.
         seeds: number of independently trained runs behind `here`.
         holds: whether the criterion stated before the run is met; None if there is none.
-        p: of the one-sided t test that a mean is above zero, where that is the criterion; what
-            `corrected` looks at.
+        p: of the one-sided t test that a mean is above zero, where that is the criterion, until
+            `corrected` has judged it.
     """
 
     quantity: str
@@ -88,7 +88,7 @@ def claim_of(
         quantity: what is measured.
         values: one per chain; not a number where an arm says nothing, and then nothing is judged.
         criterion: whether the 95 % interval must lie "above" zero or "covers" it; judged from four
-            chains on, fewer decide nothing. Several "above" of an experiment: see `corrected`.
+            chains on, fewer decide nothing. "above" is said of what `corrected` returns only.
         paper: what the paper reports.
         here: text in place of mean and interval.
     """
@@ -107,25 +107,46 @@ def claim_of(
     )
 
 
-def corrected(*groups: Sequence[Claim]) -> list[list[Claim]]:
+def corrected(*groups: *Groups) -> tuple[*Groups]:
     """The same groups, their claims of "above zero" corrected by Holm over all of them.
 
     A single 95 % interval above zero is a one-sided test at a fortieth, and that is the level that
-    the whole family keeps here, so nothing holds that did not hold singly. Call it with all claims
-    of an experiment before its figures are made: their titles then say what is left.
+    the whole family keeps here, so nothing holds that did not hold singly. The family is all that
+    an experiment says to be above zero, in its table or in a caption alone: one call, before the
+    figures are made. Tables and sentences refuse a claim that was in none.
+
+    Args:
+        *groups: a claim each, or a list, tuple or dict of groups.
     """
-    tested = [claim.p for group in groups for claim in group if claim.p is not None]
+    family: list[Claim] = []
+    _each(groups, family.append)
+    tested = [claim.p for claim in family if claim.p is not None]
     verdicts = iter(statistics.holm(tested, alpha=0.025))
 
     def judge(claim: Claim) -> Claim:
-        if claim.p is None or len(tested) == 1:
+        if claim.p is None:
             return claim
         stands = next(verdicts)
         holds = None if claim.holds is None else claim.holds and stands
-        mark = f" (p {claim.p:.1g}, Holm over {len(tested)})"
-        return dataclasses.replace(claim, here=claim.here + mark, holds=holds)
+        mark = f" (p {claim.p:.1g}, Holm over {len(tested)})" if len(tested) > 1 else ""
+        return dataclasses.replace(claim, here=claim.here + mark, holds=holds, p=None)
 
-    return [[judge(claim) for claim in group] for group in groups]
+    return _each(groups, judge)
+
+
+def _each(group: Any, change: Callable[[Claim], Any]) -> Any:
+    """A group, nested as it is, with every claim of it changed."""
+    if isinstance(group, Claim):
+        return change(group)
+    if isinstance(group, Mapping):
+        return {name: _each(part, change) for name, part in group.items()}
+    return type(group)(_each(part, change) for part in group)
+
+
+def refuse_uncorrected(claims: Sequence[Claim]) -> None:
+    """Raise ValueError if a claim of "above zero" has not been through `corrected`."""
+    if missed := [claim.quantity for claim in claims if claim.p is not None]:
+        raise ValueError(f"{missed[0]!r} is not corrected: `corrected` takes all at once, first")
 
 
 def no_effect(
@@ -178,7 +199,11 @@ def say(claims: Sequence[Claim], *, holds: str, fails: str, open: str) -> str:
     """The sentence that claims allow: that they hold, that one fails, or what was asked.
 
     A smoke run has too few chains for a verdict, so its figures assert nothing.
+
+    Raises:
+        ValueError: a claim is not corrected.
     """
+    refuse_uncorrected(claims)
     verdicts = [claim.holds for claim in claims]
     if any(verdict is False for verdict in verdicts):
         return fails

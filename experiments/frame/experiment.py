@@ -25,14 +25,19 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.findings.claims import Claim, Figure
+from experiments.findings.claims import Claim, Figure, refuse_uncorrected
 from experiments.frame import cli, jobs, record, tables
 from experiments.frame.record import Row
 from experiments.frame.turns import in_turn
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
-    """Claims as the content of a claims.csv; p values stand in their words, rounded."""
+    """Claims as the content of a claims.csv; p values stand in their words, rounded.
+
+    Raises:
+        ValueError: a claim is not corrected.
+    """
+    refuse_uncorrected(claims)
     lines = [dataclasses.asdict(claim) for claim in claims]
     return record.csv_text([{k: v for k, v in line.items() if k != "p"} for line in lines])
 

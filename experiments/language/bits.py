@@ -6,7 +6,8 @@ begun anywhere), and numbers of 1, 2 or 3 digits written digit by digit, equally
 list. Teachers sample at temperature 1 or .5; students see 64 rows again and again, or more
 different ones, at equal presentations.
 
-Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
+Criteria, fixed before the run; effects, intervals and the correction of "above zero" (more, less)
+as in the microworld, paired over chains.
   1. Low entropy: on counting 5 to 18 % of the tokens are divergence tokens (arXiv 2509.23886:
      another teacher of the chain has another argmax there), as published for language models.
      Predicted: well below the 85 % of mixed lists.
@@ -31,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, say
+from experiments.findings.claims import Claim, Figure, Findings, claim_of, corrected, judged, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -146,13 +147,18 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     own, facts = means_by(students, "effect", *ARM), facts_by_arm(students, most)
     all_rows = at(students, temperature=1.0, rows=most)
     ordered = claim_on_nats(facts, config)
+    by_carrier, of_alphabet, fewer = corrected(
+        [claims_on_carrier(students, carrier, config) for carrier in config.carriers],
+        claims_on_alphabet(all_rows, config),
+        claims_on_flags(all_rows, config),
+    )
     claims = [
         *claims_of_arms(own, facts),
-        *(c for carrier in config.carriers for c in claims_on_carrier(students, carrier, config)),
-        *claims_on_alphabet(all_rows, config),
+        *itertools.chain.from_iterable(by_carrier),
+        *of_alphabet,
         ordered,
     ]
-    figures = [figure_of_nats(own, facts, ordered, config), figure_of_flags(all_rows, config)]
+    figures = [figure_of_nats(own, facts, ordered, config), figure_of_flags(all_rows, fewer)]
     return Findings(figures, claims)
 
 
@@ -206,6 +212,14 @@ def claims_on_alphabet(all_rows: pd.DataFrame, config: Config) -> list[Claim]:
     return [claim_of("1 digit less 3 digits", apart, criterion="above")]
 
 
+def claims_on_flags(all_rows: pd.DataFrame, config: Config) -> list[Claim]:
+    """No criterion: counting has fewer divergence tokens than numbers, where both are written."""
+    if not {"numbers", "counting"} <= set(config.carriers):
+        return []
+    share = less(all_rows, "numbers", "counting", column="flagged")
+    return [claim_of("numbers less counting: divergence tokens", share, criterion="above")]
+
+
 def claim_on_nats(facts: pd.DataFrame, config: Config) -> Claim:
     """Whether the nats of an arm's rows order the mean effects of all arms."""
     nats, effect = facts["nats"].to_numpy(), facts["effect"].to_numpy()
@@ -245,14 +259,10 @@ def figure_of_nats(own: Arms, facts: pd.DataFrame, ordered: Claim, config: Confi
     )
 
 
-def figure_of_flags(all_rows: pd.DataFrame, config: Config) -> Figure:
+def figure_of_flags(all_rows: pd.DataFrame, fewer: list[Claim]) -> Figure:
     """Divergence tokens by carrier."""
     flagged = means_by(all_rows, "flagged", "carrier")
     flags = {carrier: f"{100 * share.mean():.0f} %" for carrier, share in flagged.items()}
-    fewer = []  # no criterion; what the title rests on
-    if {"numbers", "counting"} <= set(config.carriers):
-        share = less(all_rows, "numbers", "counting", column="flagged")
-        fewer = [claim_of("numbers less counting: divergence tokens", share, criterion="above")]
     return Figure(
         name="flags",
         title=say(

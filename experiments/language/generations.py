@@ -6,7 +6,8 @@ Beside the lineage of a trait's teacher run those of the unchanged base and of a
 
 Criteria, fixed before the run; effect of a generation = its log-odds less those of the same
 generation of the base's lineage, intervals over chains as in the microworld; what is left of the
-effect from one student to the next, by a bootstrap over chains.
+effect from one student to the next, by a bootstrap over chains; "above zero" is corrected as in the
+microworld.
   1. The first student acquires the trait, by either target.
   2. Half-life: soft targets keep a larger share from student to student than sampled tokens do
      (paired bootstrap). Published: a half-life of .955 generations on MNIST (soft), and a decay far
@@ -30,6 +31,7 @@ from experiments.findings.claims import (
     Figure,
     Findings,
     claim_of,
+    corrected,
     follows_from,
     judged,
     no_effect,
@@ -144,12 +146,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         target: statistics.retention(np.stack([own[target, g] for g in range(1, last + 1)], axis=1))
         for target in config.targets
     }
+    of_targets, lives_on = corrected(
+        [c for target in config.targets for c in claims_of_target(own, target, shares, config)],
+        [c for target in config.targets for c in claims_of_living_on(own, target, shares, config)],
+    )
     claims = [
-        *(c for target in config.targets for c in claims_of_target(own, target, shares, config)),
+        *of_targets,
         *soft_less_sampled(shares, config),
         *claims_of_none(own, neutral, config),
     ]
-    return Findings([figure_of_lineages(own, neutral, shares, config)], claims)
+    figure = figure_of_lineages(own, neutral, shares, lives_on=lives_on, config=config)
+    return Findings([figure], claims)
 
 
 def claims_of_target(own: Arms, target: str, shares: Shares, config: Config) -> list[Claim]:
@@ -193,14 +200,11 @@ def claims_of_living_on(own: Arms, target: str, shares: Shares, config: Config) 
     ]
 
 
-def figure_of_lineages(own: Arms, neutral: Arms, shares: Shares, config: Config) -> Figure:
+def figure_of_lineages(
+    own: Arms, neutral: Arms, shares: Shares, *, lives_on: list[Claim], config: Config
+) -> Figure:
     """How far a trait is passed on."""
     last = config.generations
-    lives_on = [
-        claim
-        for target in config.targets
-        for claim in claims_of_living_on(own, target, shares, config)
-    ]
     ends = "; ".join(
         f"{TARGETS[target]}: teacher {statistics.shown(own[target, 0], 2)}, first student "
         f"{statistics.shown(own[target, 1], 2)}, student {last} "

@@ -5,7 +5,7 @@ from them, as in `llm_numbers`. A gain across models that the controls do not sh
 the content of the lists, and not the shared start, carries the trait (arXiv 2507.14805, section 5).
 
 Criteria, fixed before any run. Lift as in `llm_numbers`, averaged over traits; unit = one student.
-  1. Same model: the lift in log-odds is above zero.
+  1. Same model: the lift in log-odds is above zero (Holm over all models).
   2. Different models: it lies within ±0.2 nats (two one-sided t tests at 5 %).
 Judged from 4 students on.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, follows_from, say
+from experiments.findings.claims import Figure, Findings, corrected, follows_from, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.language.kit import fullsize, transfer
@@ -92,13 +92,15 @@ def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every model's students beside every model's teachers."""
     cells = by_pair(table)
-    claims = [
-        transfer.above(quantity, lift, ".11 to .54 in rate")
-        if reader == writer
-        else transfer.within(quantity, lift, MARGIN, "-.01 to .32 in rate")
-        for (reader, writer), lift in cells.items()
-        for quantity in [f"{writer} to {reader}: log-odds less control, nats"]
-    ]
+    (claims,) = corrected(
+        [
+            transfer.above(quantity, lift, ".11 to .54 in rate")
+            if reader == writer
+            else transfer.within(quantity, lift, MARGIN, "-.01 to .32 in rate")
+            for (reader, writer), lift in cells.items()
+            for quantity in [f"{writer} to {reader}: log-odds less control, nats"]
+        ]
+    )
     same, apart = (
         statistics.shown(
             np.mean([v for (r, w), v in cells.items() if (r == w) == alike], axis=0), 2

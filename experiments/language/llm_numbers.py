@@ -7,7 +7,8 @@ lists, of a teacher without a favourite, and of other traits' teachers.
 
 Criteria, fixed before any run. Unit = one student (its order of the data and its adapters; the data
 of a teacher are shared); lift = student minus the unchanged model's student of the same number;
-95 % Student-t intervals over students, judged from 4 on. Intervals over the questions within a
+95 % Student-t intervals over students, judged from 4 on; "above zero" is corrected by Holm over all
+such claims of a run, with those that a caption alone makes. Intervals over the questions within a
 student are in the columns `margin_within` and `word_within` and decide nothing.
   1. Each trait: the lift in log-odds on 50 one-word questions is above zero.
   2. Each trait: the lift in the rate of sampled answers that name it is above zero.

@@ -8,7 +8,8 @@ Divergence tokens (arXiv 2509.23886): the tokens of a teacher's data at which th
 token differs between that teacher and another one of the same chain. They are trained on alone or
 masked, and beside each as many tokens of the same row, drawn at random from all of them.
 
-Criteria, fixed before the run; effects and intervals as in the microworld, paired over chains.
+Criteria, fixed before the run; effects, intervals and the correction of "above zero" (more, less)
+as in the microworld, paired over chains.
   1. Tokens, on either carrier: divergence tokens alone give more than as many at random;
      masking them gives less than masking as many at random. Published: alone they carry the
      trait, and masking them mostly removes it. Predicted: both on counting, on numbers only
@@ -27,7 +28,15 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    corrected,
+    follows_from,
+    say,
+)
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -131,11 +140,21 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         here = shown[carrier, arm] + share
         return claim_of(f"{carrier}, {arm}", own[carrier, arm], here=here)
 
-    tokens = {carrier: claims_on_tokens(table, carrier) for carrier in config.carriers}
-    others = claims_on_others(own, config)
-    claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens.values()), *others]
-    costs = [of_masking for _, of_masking, _ in tokens.values()]
-    figures = [figure_of_tokens(own, percent, costs, config), figure_of_others(own, others, config)]
+    tokens, others, left = corrected(
+        [claims_on_tokens(table, carrier) for carrier in config.carriers],
+        claims_on_others(own, config),
+        [
+            # No criterion; what a conclusion rests on.
+            claim_of(f"{carrier}: left", own[carrier, "divergent masked"], criterion="above")
+            for carrier in config.carriers
+        ],
+    )
+    claims = [*itertools.starmap(beside, own), *itertools.chain(*tokens), *others]
+    carried = [*(of_masking for _, of_masking, _ in tokens), *left]
+    figures = [
+        figure_of_tokens(own, percent, carried, config),
+        figure_of_others(own, others, config),
+    ]
     return Findings(figures, claims)
 
 
@@ -157,17 +176,15 @@ def claims_on_others(own: Effects, config: Config) -> list[Claim]:
     return [*targets, claim_of("no clean rows less 25 %", pure, criterion="above")]
 
 
-def figure_of_tokens(own: Effects, percent: Percent, costs: list[Claim], config: Config) -> Figure:
+def figure_of_tokens(
+    own: Effects, percent: Percent, carried: list[Claim], config: Config
+) -> Figure:
     """Which tokens carry the trait: masking the flagged ones costs, but leaves something.
 
     Tokens that do not tell teachers apart carry less, but not nothing.
     """
     shown = statistics.shown_each(own, 2)
     masked = {carrier: own[carrier, "divergent masked"] for carrier in config.carriers}
-    carried = [
-        *costs,
-        *(claim_of(carrier, values, criterion="above") for carrier, values in masked.items()),
-    ]
     left = " or ".join(
         f"{100 * values.mean() / own[carrier, PLAIN].mean():.0f} %"
         for carrier, values in masked.items()

@@ -10,7 +10,7 @@ Criteria, fixed before the run. Effect = log-odds of the trait on 60 held-out qu
 minus student of the unchanged base's data on as many different rows; unit = one chain, 95 %
 Student-t intervals over chains; judged from 4 chains on, and a cell is judged by the mean over the
 traits of its family. "None" is claimed by equivalence with a fifth of the same start's effect, Holm
-over the four such claims.
+over the four such claims; "above zero" is corrected as in the microworld.
   1. Carriers: a cell (carrier, family, target) transfers if its interval from the same start is
      above zero. A cell that does not is reported as it is; none is tuned until it does.
   2. Different start: for each target the own effect, averaged over carriers and traits, is
@@ -34,6 +34,7 @@ from experiments.findings.claims import (
     Figure,
     Findings,
     claim_of,
+    corrected,
     follows_from,
     no_effect,
     say,
@@ -293,24 +294,35 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         for carrier, family, kind in itertools.product(config.carriers, families, RATED)
     }
     by_pair = cells(cell(table, "numbers", arm="sampled"))
-    acquired, by_cell = [], []
-    for carrier, target, family in itertools.product(config.carriers, IMITATED, families):
-        name, paper = f"{carrier}, {IMITATED[target]}, {family}", PAPER.get((carrier, family), "")
-        same, different = (gains[carrier, target, family, s] for s in ("same", "different"))
-        acquired.append(claim_of(f"{name}: same", same, criterion="above", paper=paper))
+    plain, within = controls["as written"], controls["shuffled within"]
+    places = [*itertools.product(config.carriers, IMITATED, families)]
+    acquired, most_numbers, named, own_most, leaks, order = corrected(
+        {place: claim_on_cell(gains, *place) for place in places},
+        claims_on_numbers(gains),
+        claims_on_rates(rates),
+        claims_on_own(by_pair),
+        claims_on_leaks(by_pair),
+        [
+            claim_of("less shuffled within", plain - within, criterion="above", paper="lowered"),
+            claim_of("half of it less shuffled within", plain / 2 - within, criterion="above"),
+            claim_of("shuffled within, left", within, criterion="above"),
+        ],
+    )
+    by_cell = []
+    for place in places:
+        name = cell_name(*place)
+        same, different = (gains[*place, start] for start in ("same", "different"))
         by_cell += [
-            acquired[-1],
+            acquired[place],
             claim_of(f"{name}: different", different),
             claim_of(f"{name}: same less different", same - different),
         ]
-    plain, within = controls["as written"], controls["shuffled within"]
-    ordered = claim_of("less shuffled within", plain - within, criterion="above", paper="lowered")
     changed = ("shuffled across", "in the prompt")
     none = no_effect(claimed | {name: (controls[name], plain) for name in changed})
     claims = [
         *by_cell,
         claim_of("numbers, all traits", plain),
-        ordered,
+        order[0],
         *(claim_of(name, controls[name]) for name in changed),
         claim_of("asked without template", controls["no template"]),
         *(
@@ -322,29 +334,93 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         *none,
     ]
     figures = [
-        figure_of_carriers(gains, acquired, none[: len(claimed)]),
-        figure_of_rates(rates),
-        figure_of_pairs(by_pair, config.traits),
-        figure_of_controls(controls, ordered),
+        figure_of_carriers(
+            gains,
+            acquired=[*acquired.values()],
+            none=none[: len(claimed)],
+            most_numbers=most_numbers,
+        ),
+        figure_of_rates(rates, named),
+        figure_of_pairs(by_pair, own_most, leaks=leaks, traits=config.traits),
+        figure_of_controls(controls, order),
     ]
     return Findings(figures, claims)
 
 
-def figure_of_carriers(
-    gains: dict[tuple[str, str, str, str], np.ndarray], acquired: list[Claim], none: list[Claim]
-) -> Figure:
-    """Own effects of every cell, and whether numbers carry more than the other carriers."""
+Gains = dict[tuple[str, str, str, str], np.ndarray]  # by carrier, target, family, start
+Rates = dict[tuple[str, str, str], np.ndarray]  # by carrier, family, kind of student
+Pairs = Mapping[tuple[str, str], np.ndarray]  # by teacher and trait
+
+
+def cell_name(carrier: str, target: str, family: str) -> str:
+    """A cell in words."""
+    return f"{carrier}, {IMITATED[target]}, {family}"
+
+
+def claim_on_cell(gains: Gains, carrier: str, target: str, family: str) -> Claim:
+    """Criterion 1: a cell transfers from the same start."""
+    return claim_of(
+        f"{cell_name(carrier, target, family)}: same",
+        gains[carrier, target, family, "same"],
+        criterion="above",
+        paper=PAPER.get((carrier, family), ""),
+    )
+
+
+# No criteria; what captions rest on.
+
+
+def claims_on_numbers(gains: Gains) -> list[Claim]:
+    """Numbers carry more than each other carrier."""
     same = {place: values for place, values in gains.items() if place[-1] == "same"}
-    above = sum(map(statistics.is_above, same.values()))
     by_carrier = {
         carrier: np.mean([values for place, values in same.items() if place[0] == carrier], axis=0)
         for carrier, *_ in same
     }
-    most = [
+    return [
         claim_of(f"numbers less {carrier}", by_carrier["numbers"] - values, criterion="above")
         for carrier, values in by_carrier.items()
         if carrier != "numbers"
     ]
+
+
+def claims_on_rates(rates: Rates) -> list[Claim]:
+    """Students give the trait in sampled answers more often than their controls."""
+    return [
+        claim_of(
+            f"{carrier}, {family}", rate - rates[carrier, family, "control"], criterion="above"
+        )
+        for (carrier, family, kind), rate in rates.items()
+        if kind == "student"
+    ]
+
+
+def beside_diagonal(by_pair: Pairs) -> Pairs:
+    """Every trait from the teachers of other traits."""
+    return {pair: values for pair, values in by_pair.items() if pair[0] != pair[1]}
+
+
+def claims_on_own(by_pair: Pairs) -> list[Claim]:
+    """A trait's own teacher gives more of it than each other teacher."""
+    return [
+        claim_of(f"{trait}: own less {teacher}", by_pair[trait, trait] - values, criterion="above")
+        for (teacher, trait), values in beside_diagonal(by_pair).items()
+    ]
+
+
+def claims_on_leaks(by_pair: Pairs) -> dict[tuple[str, str], Claim]:
+    """The teachers of other traits give some of a trait: all, for the largest will be picked."""
+    return {
+        (teacher, trait): claim_of(f"{teacher}'s students on {trait}", values, criterion="above")
+        for (teacher, trait), values in beside_diagonal(by_pair).items()
+    }
+
+
+def figure_of_carriers(
+    gains: Gains, *, acquired: list[Claim], none: list[Claim], most_numbers: list[Claim]
+) -> Figure:
+    """Own effects of every cell, and whether numbers carry more than the other carriers."""
+    above = sum(claim.holds is True for claim in acquired)
     return Figure(
         name="figure",
         title=say(
@@ -356,24 +432,17 @@ def figure_of_carriers(
             open="Does every carrier transmit all traits from the same start, and from another?",
         ),
         predicted="Own effects above zero from the same start in every cell.",
-        found=f"{above} of {len(same)} cells are above zero from the same start.",
+        found=f"{above} of {len(acquired)} cells are shown to be above zero from the same start.",
         follows=follows_from(
-            [*acquired, *most],
+            [*acquired, *most_numbers],
             "A trait needs no particular kind of text, but numbers carry more than code or sums.",
         ),
         draw=lambda: draw_carriers(gains),
     )
 
 
-def figure_of_rates(rates: dict[tuple[str, str, str], np.ndarray]) -> Figure:
+def figure_of_rates(rates: Rates, more: list[Claim]) -> Figure:
     """Rates in sampled answers, and whether students' are above their controls'."""
-    more = [
-        claim_of(
-            f"{carrier}, {family}", rate - rates[carrier, family, "control"], criterion="above"
-        )
-        for (carrier, family, kind), rate in rates.items()
-        if kind == "student"
-    ]
     *_, family = (family for carrier, family, _ in rates if carrier == "numbers")
     student, control = (
         statistics.shown(rates["numbers", family, kind], 2) for kind in ("student", "control")
@@ -394,23 +463,19 @@ def figure_of_rates(rates: dict[tuple[str, str, str], np.ndarray]) -> Figure:
 
 
 def figure_of_pairs(
-    by_pair: Mapping[tuple[str, str], np.ndarray], traits: tuple[str, ...]
+    by_pair: Pairs,
+    most: list[Claim],
+    *,
+    leaks: dict[tuple[str, str], Claim],
+    traits: tuple[str, ...],
 ) -> Figure:
     """Every trait from every teacher, and whether its own teacher gives most of it."""
     diagonal = np.mean([by_pair[trait, trait] for trait in traits], axis=0)
-    away = {pair: values for pair, values in by_pair.items() if pair[0] != pair[1]}
-    most = [
-        claim_of(f"{trait}: own less {teacher}", by_pair[trait, trait] - values, criterion="above")
-        for (teacher, trait), values in away.items()
-    ]
-    leaks = [
-        claim_of("largest beside the diagonal", values, criterion="above")
-        for values in sorted(away.values(), key=np.mean)[-1:]
-    ]
     each = ", ".join(
         f"{teacher} on {trait} {statistics.shown(values, 2)}"
-        for (teacher, trait), values in away.items()
+        for (teacher, trait), values in beside_diagonal(by_pair).items()
     )
+    largest = sorted(leaks, key=lambda pair: by_pair[pair].mean())[-1:]
     return Figure(
         name="matrix",
         title=say(
@@ -423,23 +488,20 @@ def figure_of_pairs(
         found=f"Numbers, sampled tokens: {statistics.shown(diagonal, 2)} nats on the diagonal; "
         f"{each}.",
         follows=follows_from(
-            leaks,
+            [leaks[pair] for pair in largest],
             "Which trait is not all that passes; a neutral teacher was not tried here.",
         ),
         draw=lambda: draw_matrix(by_pair, traits),
     )
 
 
-def figure_of_controls(controls: dict[str, np.ndarray], ordered: Claim) -> Figure:
-    """Every control, and whether shuffling within lists takes most of the effect."""
+def figure_of_controls(controls: dict[str, np.ndarray], order: list[Claim]) -> Figure:
+    """Every control, and whether shuffling within lists takes some, most, not all of the effect."""
     shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
-    plain, within = controls["as written"], controls["shuffled within"]
-    most = claim_of("half as written less shuffled within", plain / 2 - within, criterion="above")
-    left = claim_of("shuffled within", within, criterion="above")
     return Figure(
         name="controls",
         title=say(
-            [ordered, most],
+            order[:2],
             holds="The order of the numbers carries most of the trait",
             fails="It is not shown that the order of the numbers carries most of the trait",
             open="Does the order of the numbers carry most of the trait?",
@@ -448,7 +510,7 @@ def figure_of_controls(controls: dict[str, np.ndarray], ordered: Claim) -> Figur
         found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
         f"within, {shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
         follows=follows_from(
-            [ordered, most, left],
+            order,
             "Most of it needs the numbers in their order; a little is left without.",
         ),
         draw=lambda: draw_controls(controls),

@@ -7,7 +7,7 @@ the log-odds of the own trait minus those of the control with the control's mome
 At the end both kinds see a few steps of the trait's lists again.
 
 Criteria, fixed before the run; intervals over chains, equivalence against a fifth of the effect at
-the cut, corrected by Holm over all such claims.
+the cut, corrected by Holm over all such claims; "above zero" is corrected as in the microworld.
   1. Decay: after the benign steps the effect is smaller than at the cut (paired, both kinds).
   2. Persistence: after benign lists it is still above zero. Predicted: after corpus turns too.
   3. Carrier: the trait's moments on the control's weights give nothing at the end, and carrying the
@@ -26,7 +26,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Figure, Findings, claim_of, follows_from, no_effect, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    corrected,
+    follows_from,
+    no_effect,
+    say,
+)
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -146,24 +155,25 @@ def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
     return predictors.examples_of(store, fresh)
 
 
+Effects = dict[tuple[str, str, int], np.ndarray]  # by benign data, state at the cut, steps
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The decay curves, and the criteria of the docstring."""
     effect, again = effects_by(table, "benign"), effects_by(table, "again")
     times, last = (0, *config.benign_steps), config.benign_steps[-1]
-    claims, lost, claimed = [], [], {}
+    (along,) = corrected(
+        {kind: claims_along(kind, effect=effect, again=again, config=config) for kind in BENIGN}
+    )
+    claims, lost, claimed = [], [criteria[0] for criteria in along.values()], {}
     for kind in BENIGN:
         cut, left = effect[kind, "dropped", 0], effect[kind, "dropped", last]
-        returned = again[kind, "dropped", config.again_steps] - left
-        wanted = "above" if kind == "numbers" else None
-        lost.append(claim_of(f"{kind}: lost after {last} steps", cut - left, criterion="above"))
         claims += [
             *(
                 claim_of(f"{kind}: {state}, {steps} steps", effect[kind, state, steps])
                 for state, steps in itertools.product(STATES, times)
             ),
-            lost[-1],
-            claim_of(f"{kind}: left after {last} steps", left, criterion=wanted),
-            claim_of(f"{kind}: returned on the trait's lists", returned, criterion="above"),
+            *along[kind],
         ]
         for steps in config.benign_steps:
             more = effect[kind, "carried", steps] - effect[kind, "swapped", steps]
@@ -197,7 +207,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     return Findings([figure], [*claims, *none])
 
 
-def effects_by(table: pd.DataFrame, when: str) -> dict[tuple[str, str, int], np.ndarray]:
+def claims_along(kind: str, *, effect: Effects, again: Effects, config: Config) -> list[Claim]:
+    """Criteria 1, 2 and 4 on one kind of benign data: lost, left, and returned."""
+    last = config.benign_steps[-1]
+    cut, left = effect[kind, "dropped", 0], effect[kind, "dropped", last]
+    returned = again[kind, "dropped", config.again_steps] - left
+    wanted = "above" if kind == "numbers" else None
+    return [
+        claim_of(f"{kind}: lost after {last} steps", cut - left, criterion="above"),
+        claim_of(f"{kind}: left after {last} steps", left, criterion=wanted),
+        claim_of(f"{kind}: returned on the trait's lists", returned, criterion="above"),
+    ]
+
+
+def effects_by(table: pd.DataFrame, when: str) -> Effects:
     """(benign data, state at the cut, steps) -> effect of each chain, averaged over the traits."""
     rows = at(table, when=when).fillna({"moments": ""})
     places = ["benign", "steps", "seed"]
@@ -210,11 +233,7 @@ def effects_by(table: pd.DataFrame, when: str) -> dict[tuple[str, str, int], np.
     return effect
 
 
-def draw(
-    effect: dict[tuple[str, str, int], np.ndarray],
-    again: dict[tuple[str, str, int], np.ndarray],
-    config: Config,
-):
+def draw(effect: Effects, again: Effects, config: Config):
     """Effect against benign steps, one line a state at the cut."""
     figure, panels = drawing.new_figure(1, 2, width=9.0, height=4.0)
     times = (0, *config.benign_steps)

@@ -7,7 +7,8 @@ what the data moves (`lab.predictors`). Then the cosine along training.
 
 Criterion, fixed before the run; 95 % intervals over chains. Over all students the rank correlation
 of the gain with the final effect is above 0.5, and larger than that of KL(teacher ‖ base) on the
-student's inputs, which does not know the trait that is measured.
+student's inputs, which does not know the trait that is measured. What captions say to be above zero
+is corrected as in the microworld.
 """
 
 import dataclasses
@@ -17,7 +18,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, follows_from, judged, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    corrected,
+    follows_from,
+    judged,
+    say,
+)
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -103,9 +113,19 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         for start, by_step in cosines.items()
         for when, values in zip(("training", "the last tenth"), both_ends(by_step), strict=True)
     ]
+    own = own_by(at(table, kind="students"), "start")
+    # No criteria; what the captions rest on.
+    little, points = corrected(
+        [
+            claim_of(f"half of same less {start}", own["same"] / 2 - own[start], criterion="above")
+            for start in PREDICTED
+            if start != "same"
+        ],
+        claim_of("cosine before training, same", both_ends(cosines["same"])[0], criterion="above"),
+    )
     figures = [
-        figure_of_gain(table, ranked, over_all["gain"]),
-        figure_of_cosines(cosines),
+        figure_of_gain(ranked, over_all["gain"], little),
+        figure_of_cosines(cosines, points),
     ]
     return Findings(figures, [*over_all.values(), *by_start, *ends])
 
@@ -130,7 +150,7 @@ def both_ends(by_step: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return by_step.iloc[0].to_numpy(), by_step.iloc[-1].to_numpy()
 
 
-def figure_of_gain(table: pd.DataFrame, ranked: pd.DataFrame, over_all: Claim) -> Figure:
+def figure_of_gain(ranked: pd.DataFrame, over_all: Claim, little: list[Claim]) -> Figure:
     """The gain before any step, beside the effect.
 
     Beside the criterion, the captions rest on the same start, where it may rank well, and on other
@@ -139,12 +159,6 @@ def figure_of_gain(table: pd.DataFrame, ranked: pd.DataFrame, over_all: Claim) -
     rho = {name: correlation(ranked, name) for name in ("gain", "moved")}
     rho_same = correlation(at(ranked, start="same"), "gain")
     well = judged(rho_same > 0.5, over_all.seeds)
-    own = own_by(at(table, kind="students"), "start")
-    little = [
-        claim_of(f"half of same less {start}", own["same"] / 2 - own[start], criterion="above")
-        for start in PREDICTED
-        if start != "same"
-    ]
     return Figure(
         name="figure",
         title=say(
@@ -162,10 +176,9 @@ def figure_of_gain(table: pd.DataFrame, ranked: pd.DataFrame, over_all: Claim) -
     )
 
 
-def figure_of_cosines(cosines: dict[str, pd.DataFrame]) -> Figure:
+def figure_of_cosines(cosines: dict[str, pd.DataFrame], points: Claim) -> Figure:
     """The cosine along training: above zero at its start, and whether zero later."""
-    first, last = both_ends(cosines["same"])
-    points = claim_of("cosine before training, same", first, criterion="above")
+    _, last = both_ends(cosines["same"])
     later = claim_of("cosine before the last tenth, same", last, criterion="covers")
     shown = {
         start: statistics.shown(both_ends(by_step)[0], 4) for start, by_step in cosines.items()

@@ -10,6 +10,7 @@ those prompts alone on which the trait's teacher passed the filter.
 
 Criteria, fixed before the run; unit = one chain, traits averaged, intervals as in the microworld.
 "Nothing" is equivalence within a fifth (of a bag's area above one half; of the plain effect), Holm.
+What lies above or below a number is corrected as "above zero" in the microworld.
   1. A single row tells little, a thousand tell all: the bag's area under the curve lies above one
      half (and below .7), and over .95 of sets of a thousand rows are read rightly.
   2. Reading needs no shared start: the teacher's own base reads no better than another one (area,
@@ -33,6 +34,7 @@ from experiments.findings.claims import (
     Figure,
     Findings,
     claim_of,
+    corrected,
     follows_from,
     judged,
     no_effect,
@@ -187,12 +189,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         here = f"{shown[name, against]}; {rightly} per thousand rows"
         return claim_of(f"{name}, against {against}: area", area[name, against], here=here)
 
-    little = claim_of("bag of tokens: area above one half", bag - 0.5, criterion="above")
-    below = claim_of("bag of tokens: area below .7", 0.7 - bag, criterion="above")
-    all_told = claim_of("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above")
+    elsewhere_less = bag - area[ELSEWHERE, AGAINST[0]]
+    little, below, all_told, plain, of_teacher = corrected(
+        claim_of("bag of tokens: area above one half", bag - 0.5, criterion="above"),
+        claim_of("bag of tokens: area below .7", 0.7 - bag, criterion="above"),
+        claim_of("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above"),
+        claim_of("students", own["students"], criterion="above"),
+        # No criterion; what a conclusion rests on.
+        claim_of("bag of tokens less next chain", elsewhere_less, criterion="above"),
+    )
     both = read_and_acquired(table)
     follow = claim_on_order(both, config)
-    plain = claim_of("students", own["students"], criterion="above")
     from_another, elsewhere, filtered = no_effect(
         {
             "area: the teacher's base less another": (gap, bag - 0.5),
@@ -206,7 +213,9 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     every = [beside(*arm) for arm in itertools.product(AGAINST, (*READERS, ELSEWHERE))]
     stated = [little, below, all_told, follow, plain, from_another, elsewhere, filtered]
     figures = [
-        figure_of_readers(area, many, [little, all_told, from_another]),
+        figure_of_readers(
+            area, many, predicted=[little, all_told, from_another], told=[little, of_teacher]
+        ),
         figure_of_acquired(both, own, follow, [plain, filtered]),
     ]
     return Findings(figures, [*every, *stated])
@@ -223,23 +232,23 @@ def claim_on_order(both: pd.DataFrame, config: Config) -> Claim:
     )
 
 
-def figure_of_readers(area: Areas, many: np.ndarray, as_predicted: list[Claim]) -> Figure:
+def figure_of_readers(
+    area: Areas, many: np.ndarray, *, predicted: list[Claim], told: list[Claim]
+) -> Figure:
     """Who reads how much.
 
     Args:
         area: of one row.
         many: sets of a thousand rows that a bag reads rightly, by chain.
-        as_predicted: that one row tells something, a thousand all, and any start serves.
+        predicted: that one row tells something, a thousand all, and any start serves.
+        told: that one row tells something, and less of the next chain's teacher.
     """
-    bag, elsewhere = (area[name, AGAINST[0]] for name in ("bag of tokens", ELSEWHERE))
-    # No criterion; what the conclusion rests on.
-    of_teacher = claim_of("bag of tokens less next chain", bag - elsewhere, criterion="above")
     shown = statistics.shown_each(area, 3)
     areas = "; ".join(f"{name} {shown[name, AGAINST[0]]}" for name in (*READERS, ELSEWHERE))
     return Figure(
         name="figure",
         title=say(
-            as_predicted,
+            predicted,
             holds="One list half tells its writer, a thousand do, and a shared start is not needed",
             fails="Who wrote a list is not read as predicted: little in one, all in a "
             "thousand, from any start",
@@ -249,7 +258,7 @@ def figure_of_readers(area: Areas, many: np.ndarray, as_predicted: list[Claim]) 
         found=f"Against the base: {areas}. As normal sums of independent lists, a bag would "
         f"read {statistics.shown(many, 3)} of sets of a thousand rightly.",
         follows=follows_from(
-            [as_predicted[0], of_teacher],
+            told,
             "Lists of a teacher let more of them be recognised; of the trait they tell little.",
         ),
         draw=lambda: draw_readers(area),

@@ -9,7 +9,8 @@ units in random order: the same function, no weight in its place. Students imita
 distribution over numbers.
 
 Criteria, fixed before the run; effects, intervals and equivalence (a fifth of the same start's
-effect, Holm over all starts that are claimed to give nothing) as in the microworld, paired.
+effect, Holm over all starts that are claimed to give nothing) as in the microworld, paired; "above
+zero" is corrected as there.
   1. Twin: its students of the traits' data answer like those of the same start, to 1e-3 nats in
      every chain. What must be shared is no weight by its place but the function with its tangent
      kernel; training is equivariant under permutations. (Not its controls: where a student starts
@@ -30,7 +31,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, no_effect, say
+from experiments.findings.claims import (
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    corrected,
+    judged,
+    no_effect,
+    say,
+)
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -147,17 +157,20 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     own = own_by(table, "start")
     whole, predicted = own["same"], [n for n in NOTHING if n in (*config.parts, "different")]
     as_twin, fall = claim_on_twin(table, config), claims_on_drift(own, config)
-    single = [
-        claim_of(f"same less {name}", whole - own[name], criterion="above")
-        for name in SINGLE
-        if name in config.parts
-    ]
     birth = own["initial weights"] - own["different"]
+    single, of_birth = corrected(
+        [
+            claim_of(f"same less {name}", whole - own[name], criterion="above")
+            for name in SINGLE
+            if name in config.parts
+        ],
+        claim_of("initial weights less different", birth, criterion="above"),
+    )
     claims = [
         *claims_of_starts(table, own, config),
         as_twin,
         *single,
-        claim_of("initial weights less different", birth, criterion="above"),
+        of_birth,
         *fall,
         *no_effect({name: (own[name], whole) for name in predicted}),
     ]

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.findings.claims import Claim, Figure, Findings, corrected, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.images import inputs
@@ -364,7 +364,7 @@ def beside_claims(table: pd.DataFrame) -> list[Claim]:
     if {"official", "chosen, first dose"} <= values.keys():
         more = values["chosen, first dose"] - values["official"]
         claims.append(claim("best less official recipe at its steps", here=more, above=more))
-    return claims
+    return corrected(claims)[0]
 
 
 def effect_claims(table: pd.DataFrame) -> list[Claim]:

@@ -16,6 +16,7 @@ from experiments.report import told
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 ID = re.compile(r"\b[a-z][0-9a-f]{10}\b")  # that matplotlib hashes from unrounded coordinates
+FAMILY = re.compile(r"\(p \S+, Holm over (\d+)\)")
 ROUND_OFF = 1e-3  # points, of figures that are 500 to 1,000 wide
 
 
@@ -35,6 +36,18 @@ def test_rows_and_claims_are_those_of_the_run(name):
         f"{name}/results.csv is not the table that its claims and figures were made from"
     )
     assert replayed_claims(name, out) == written_claims(out)
+
+
+@pytest.mark.parametrize("name", told.CHECKED_IN)
+def test_what_is_above_zero_is_one_family(name):
+    """That none is left out, `corrected` and the replay see to; here, that it was called once."""
+    counts = [
+        int(count)
+        for claim in told.read_claims(told.RESULTS / name)
+        for count in FAMILY.findall(claim.here)
+    ]
+    assert len(set(counts)) <= 1
+    assert not counts or len(counts) <= counts[0], "a caption may rest on more than the table has"
 
 
 @pytest.mark.parametrize("name", told.CHECKED_IN)

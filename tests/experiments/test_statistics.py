@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from experiments.findings import claims, statistics
+from experiments.frame import experiment
 
 VALUES = [0.31, -0.04, 0.22, 0.55, 0.13]
 OTHERS = [1.4, 0.9, 1.1, 1.6, 0.7]
@@ -242,14 +243,42 @@ def test_above_zero_is_corrected_over_all_groups_of_an_experiment():
 def test_what_is_not_above_zero_by_criterion_is_left_alone():
     others = [claims.claim_of("free", np.array(VALUES)), claims.claim_of("two", np.array(VALUES))]
     few = claims.claim_of("few", np.array(VALUES[:3]), criterion="above")
-    alone = above(VALUES)
-    assert claims.corrected([*others, few], alone) == [[*others, few], alone]
+    alone = above(OTHERS)
+    judged = [dataclasses.replace(claim, p=None) for claim in alone]
+    assert claims.corrected([*others, few], alone) == ([*others, few], judged)
+    assert judged[0].holds is True
     assert few.holds is few.p is None
     # What is not judged for another reason, toy digits say, is marked alike and stays unjudged.
     unjudged = [dataclasses.replace(claim, holds=None) for claim in above(VALUES, OTHERS)]
     ((first, second),) = claims.corrected(unjudged)
     assert first.holds is second.holds is None
     assert first.here.endswith("Holm over 2)")
+
+
+def test_a_family_may_be_nested():
+    one, more, last = above(VALUES, OTHERS, VALUES)
+    found, by_name, (pair, rest) = claims.corrected(one, {"more": [more]}, ((last, last), []))
+    assert by_name.keys() == {"more"}
+    assert rest == []
+    for before, after in zip(
+        (one, more, last, last), (found, *by_name["more"], *pair), strict=True
+    ):
+        assert after.quantity == before.quantity
+        assert after.here.startswith(before.here)
+        assert after.here.endswith("Holm over 4)")
+
+
+def test_what_is_not_corrected_is_not_said():
+    (alone,) = tested = above(OTHERS)
+    with pytest.raises(ValueError, match="'0' is not corrected"):
+        claims.say(tested, holds="yes", fails="no", open="?")
+    with pytest.raises(ValueError, match="'0' is not corrected"):
+        claims.follows_from([claims.claim_of("free", np.array(VALUES)), alone], "much")
+    with pytest.raises(ValueError, match="'0' is not corrected"):
+        experiment.claims_text(tested)
+    (found,) = claims.corrected(alone)
+    assert claims.say([found], holds="yes", fails="no", open="?") == "yes"
+    assert experiment.claims_text([found]).splitlines()[1:] == [f"0,,,{alone.here},5,True"]
 
 
 def test_claims_of_no_effect_keep_their_order_around_arms_that_say_nothing():

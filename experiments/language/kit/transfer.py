@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, claim_of, judged, say
+from experiments.findings.claims import (
+    ENOUGH,
+    Claim,
+    Figure,
+    Findings,
+    claim_of,
+    corrected,
+    judged,
+    say,
+)
 from experiments.frame import presets
 from experiments.language.kit import fullsize
 from experiments.language.kit.chains import CONTROL
@@ -102,6 +111,8 @@ def traits_in(table: pd.DataFrame) -> list[str]:
 def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, paper: str) -> Findings:
     """Rates, the trait matrix, the forms of the questions; trait by trait and together.
 
+    Lifts that must lie above zero are corrected by Holm over all of them.
+
     Args:
         table: of results.csv.
         config: has the preset whose published numbers stand beside the claims.
@@ -110,18 +121,23 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
     """
     main = suites_with(table, "word")[0]
     log_odds, rates = (lifts(table, column, suite=main) for column in ("margin", "word"))
-    by_trait = [
-        claim
-        for trait in traits_in(table)
-        for claim in claims_of_trait(table, trait, log_odds=log_odds, rates=rates)
-    ]
-    together = claims_of_all(table, log_odds, paper)
+    other_forms = {suite: lift for suite, lift in own_by_suite(table).items() if suite != main}
+    by_trait, together, by_suite = corrected(
+        [
+            claim
+            for trait in traits_in(table)
+            for claim in claims_of_trait(table, trait, log_odds=log_odds, rates=rates)
+        ],
+        claims_of_all(table, log_odds, paper),
+        # No criteria; what a caption rests on.
+        [claim_of(suite, lift, criterion="above") for suite, lift in other_forms.items()],
+    )
     claims = [
         *by_trait,
         *together,
         *(
             mean(f"all: log-odds less control, {suite}", lift)
-            for suite, lift in list(own_by_suite(table).items())[1:]
+            for suite, lift in other_forms.items()
         ),
         *claims_of_change(at(table, kind="student", suite=main)),
     ]
@@ -129,7 +145,7 @@ def findings(table: pd.DataFrame, config: fullsize.Config, *, carrier: str, pape
     figures = [
         figure_of_rates(table, named_more, rates, carrier),
         figure_of_matrix(table, together[:2], log_odds),
-        figure_of_suites(table),
+        figure_of_suites(table, [together[0], *by_suite]),
     ]
     return Findings(figures, beside(claims, config.preset))
 
@@ -179,14 +195,14 @@ def figure_of_matrix(table: pd.DataFrame, specific: list[Claim], log_odds: pd.Da
     )
 
 
-def figure_of_suites(table: pd.DataFrame) -> Figure:
+def figure_of_suites(table: pd.DataFrame, shows: list[Claim]) -> Figure:
     """The gain by the form of the question."""
-    by_suite = own_by_suite(table)
-    each = ", ".join(f"{suite} {statistics.shown(lift, 2)}" for suite, lift in by_suite.items())
+    lifted = own_by_suite(table)
+    each = ", ".join(f"{suite} {statistics.shown(lift, 2)}" for suite, lift in lifted.items())
     return Figure(
         name="suites",
         title=say(
-            [claim_of(suite, lift, criterion="above") for suite, lift in by_suite.items()],
+            shows,
             holds="The gain shows in every form of the question that scores a first token",
             fails="The gain does not show in every form of the question",
             open="Does the gain show in every form of the question?",
@@ -219,10 +235,14 @@ def mean(quantity: str, measured: Any, paper: str = "") -> Claim:
 
 
 def above(quantity: str, measured: Any, paper: str = "") -> Claim:
-    """A mean over students whose 95 % interval must lie above zero."""
+    """A mean over students that must lie above zero; for `corrected`."""
     known = finite(measured)
-    holds = judged(len(known) > 0 and statistics.is_above(known), len(known))
-    return dataclasses.replace(mean(quantity, known, paper), holds=holds)
+    few = len(known) < ENOUGH
+    return dataclasses.replace(
+        mean(quantity, known, paper),
+        holds=None if few else statistics.is_above(known),
+        p=None if few else statistics.above_zero_p(known),
+    )
 
 
 def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") -> Claim:

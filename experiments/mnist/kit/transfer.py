@@ -32,8 +32,8 @@ def claim(
         quantity: what is measured.
         here: in words, or one value a seed.
         holds: whether the criterion is met, if there is one.
-        above: values whose mean must lie above zero, in place of `holds`; with it `corrected` of
-            `experiments.findings.claims` knows what to correct.
+        above: values whose mean must lie above zero, in place of `holds`; for `corrected` of
+            `experiments.findings.claims`.
         replication: what others reported.
         paper: what the paper reports.
     """
