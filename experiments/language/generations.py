@@ -155,7 +155,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         *soft_less_sampled(shares, config),
         *claims_of_none(own, neutral, config),
     ]
-    figure = figure_of_lineages(own, neutral, shares, lives_on=lives_on, config=config)
+    figure = figure_of_lineages(own, neutral, shares=shares, lives_on=lives_on, config=config)
     return Findings([figure], claims)
 
 
@@ -201,7 +201,7 @@ def claims_of_living_on(own: Arms, target: str, shares: Shares, config: Config) 
 
 
 def figure_of_lineages(
-    own: Arms, neutral: Arms, shares: Shares, *, lives_on: list[Claim], config: Config
+    own: Arms, neutral: Arms, *, shares: Shares, lives_on: list[Claim], config: Config
 ) -> Figure:
     """How far a trait is passed on."""
     last = config.generations
