@@ -458,11 +458,12 @@ def figures_of(table: pd.DataFrame, config: Config, claims: list[Claim]) -> list
                 title="How many sampled lists it takes",
                 predicted="Sampled tokens carry far less of the teacher than its distribution.",
                 found="; ".join(
-                    f"{rows}: {statistics.shown(values, 2)}" for rows, (_, values) in given.items()
+                    f"{rows}: {' and '.join(f'{value:.2f}' for value in values)}"
+                    for rows, (_, values) in given.items()
                 )
                 + " nats.",
                 follows="Without a criterion: two animals.",
-                draw=lambda: draw_dose(given, own_effects(arm_of(table, Way()), config.animals)),
+                draw=lambda: draw_dose(table, given, config),
             )
         )
     return figures
@@ -510,14 +511,23 @@ def draw_alignment(points: pd.DataFrame):
     return figure
 
 
-def draw_dose(given: dict[int, tuple[pd.DataFrame, np.ndarray]], whole: np.ndarray):
-    """The effect against the number of lists, with what KL does."""
+def draw_dose(
+    table: pd.DataFrame, given: dict[int, tuple[pd.DataFrame, np.ndarray]], config: Config
+):
+    """The effect of each animal against the number of lists, beside its own by KL over numbers."""
     figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=3.8)
-    drawing.lines(panel, list(given), {"sampled tokens": [values for _, values in given.values()]})
-    panel.axhline(whole.mean(), color=drawing.COLOURS[1], label="KL over numbers, at its lists")
+    by_kl = dict(
+        zip(config.animals, own_effects(arm_of(table, Way()), config.animals), strict=True)
+    )
+    for place, animal in enumerate(config.animals[: config.num_ladder]):
+        colour = drawing.COLOURS[place]
+        effects = [values[place] for _, values in given.values()]
+        panel.plot(list(given), effects, marker="o", color=colour, label=f"{animal}, sampled")
+        label = f"{animal}, KL over numbers of {config.num_rows} lists"
+        panel.axhline(by_kl[animal], color=colour, linestyle=":", label=label)
     panel.axhline(0, color="black", linewidth=1)
-    panel.set_xscale("log")
-    panel.set_xlabel("sampled lists")
+    panel.set_xticks(list(given))
+    panel.set_xlabel("sampled lists, each read once")
     panel.set_ylabel("own effect (nats)")
     panel.legend()
     return figure

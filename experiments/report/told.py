@@ -262,8 +262,10 @@ def factor(said: Claim | str) -> str:
 
 
 def heard(claim: Claim) -> str:
-    """The interval of an arm, or that it says nothing."""
-    return "says nothing" if claim.here.startswith("says nothing") else interval(claim)
+    """The interval of an arm, its values if they are too few for one, or that it says nothing."""
+    if claim.here.startswith("says nothing"):
+        return "says nothing"
+    return interval(claim) if INTERVAL.search(claim.here) else claim.here
 
 
 def bare(value: str | float) -> str:

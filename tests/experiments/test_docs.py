@@ -127,6 +127,7 @@ def test_numbers_are_written_otherwise():
     silent = Claim(quantity="a", here="says nothing: answer mass 0.0065 is below 0.01")
     assert told.heard(silent) == "says nothing"
     assert told.heard(dataclasses.replace(silent, here="0.48 ± 0.32; p 0.01")) == "0.48 ± 0.32"
+    assert told.heard(dataclasses.replace(silent, here="0.67 and 0.35")) == "0.67 and 0.35"
     assert told.cell("a | b") == "a \\| b"
 
 

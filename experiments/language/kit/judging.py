@@ -95,8 +95,12 @@ def above(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
 
 
 def described(quantity: str, values: np.ndarray, why_not: str = "") -> Judged:
-    """The same without a criterion."""
-    return dataclasses.replace(above(quantity, values, why_not), p=None)
+    """The same without a criterion; of too few animals for an interval, the value of each."""
+    judged = dataclasses.replace(above(quantity, values, why_not), p=None)
+    if why_not or not 0 < len(values) < ENOUGH:
+        return judged
+    each = " and ".join(f"{value:.2f}" for value in values)
+    return dataclasses.replace(judged, claim=dataclasses.replace(judged.claim, here=each))
 
 
 def none(
