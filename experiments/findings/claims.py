@@ -144,7 +144,11 @@ def _each(group: Any, change: Callable[[Claim], Any]) -> Any:
 
 
 def refuse_uncorrected(claims: Sequence[Claim]) -> None:
-    """Raise ValueError if a claim of "above zero" has not been through `corrected`."""
+    """Let claims be said only once those of "above zero" have been through `corrected`.
+
+    Raises:
+        ValueError: one has not.
+    """
     if missed := [claim.quantity for claim in claims if claim.p is not None]:
         raise ValueError(f"{missed[0]!r} is not corrected: `corrected` takes all at once, first")
 
