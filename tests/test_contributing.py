@@ -207,6 +207,7 @@ assert {s.training.learning_rate for arm in arms.values() for s in arm.needs} ==
 
 from experiments.language.kit import curves
 from experiments.language.kit.chains import Cohort
+student = dataclasses.replace(student, num_examples=8)  # the other rows are held out
 followed = curves.along(store, [student], ["owl"], blocks=1)
 (before, after) = curves.rows(Cohort([{"seed": 0}], [student]), followed, ["owl"])
 assert 0 < before["size"] != after["size"] > 0

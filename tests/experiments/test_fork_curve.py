@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.findings import statistics
 from experiments.language import fork_curve
 from experiments.language.fork_curve import SAME, STRANGER, TWIN
 from llm.stages import Pretrained, Store
@@ -94,12 +93,6 @@ def test_a_twin_without_a_barrier_and_a_kernel_that_orders_nothing_fail():
     assert verdicts(table)["twin's barrier less half of the stranger's"] is False
     early = verdicts(rows(lambda x: 2.0, lambda x: 2 - switch(5)(x)))
     assert early["same less fork at 0"] is False
-
-
-def test_half_way_is_read_between_the_forks_and_never_falls_back():
-    places = [0.0, 2.0, 4.0]
-    curves = np.array([[0.0, 1.0], [0.8, 0.2], [1.0, 1.0]])  # places x chains
-    np.testing.assert_allclose(statistics.half_way(curves, places), [1.25, 0.0])
 
 
 def test_forks_that_do_not_rise_are_refused():

@@ -54,6 +54,12 @@ def test_pseudo_values_of_a_mean_are_the_values_and_their_error_is_the_jackknife
     assert half == pytest.approx(statistics.jackknife(without))
 
 
+def test_half_way_is_read_between_the_forks_and_never_falls_back():
+    places = [0.0, 2.0, 4.0]
+    curves = np.array([[0.0, 1.0], [0.8, 0.2], [1.0, 1.0]])  # places x runs
+    np.testing.assert_allclose(statistics.half_way(curves, places), [1.25, 0.0])
+
+
 def test_runs_for_a_width_is_the_first_that_students_t_allows():
     """SciPy's interval of so many runs of this spread, tried from two runs upwards."""
     values = [-1, 1, -1, 1, 0]  # a standard deviation of 1
@@ -155,6 +161,8 @@ def test_rank_correlation_is_that_of_ranks():
     assert statistics.rank_correlation([0, 0, 1], [3, 4, 5]) == pytest.approx(np.sqrt(0.75))
     assert np.isnan(statistics.rank_correlation([0, 0, 0], [3, 4, 5]))
     assert np.isnan(statistics.rank_correlation([3, 4, 5], [0, 0, 0]))
+    arms = [[0.1, 3.0], [0.2, 2.0], [0.4, 1.0]], [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+    np.testing.assert_allclose(statistics.rank_correlations(*arms), [1, -1])
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])

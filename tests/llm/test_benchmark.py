@@ -16,7 +16,8 @@ SHAPE = llm_shapes.TOYS[0]
 def test_shapes_have_the_size_in_their_name(shape):
     params = jax.eval_shape(lambda: models.init(shape.config, key=jax.random.key(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    named = float(shape.name[:-1]) * {"M": 1e6, "B": 1e9}[shape.name[-1]]
+    size = shape.name.rpartition("-")[2]
+    named = float(size[:-1]) * {"M": 1e6, "B": 1e9}[size[-1]]
     assert 0.95 < count / named < 1.1
     embeddings = shape.config.vocab_size * shape.config.width
     vectors = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 1)
