@@ -110,6 +110,9 @@ def half_way(rising: Sequence[np.ndarray], places: Sequence[float]) -> np.ndarra
     """
     found = []
     for curve in np.transpose(rising):
+        if not curve[-1] > 0:  # what does not rise has no half
+            found.append(np.nan)
+            continue
         share = np.maximum.accumulate(curve / curve[-1])
         first = int(np.argmax(share >= 0.5))
         if first == 0:

@@ -149,7 +149,8 @@ def barrier(loss, start: Params, trunk: Params) -> tuple[float, float]:
 def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
     """A column by start, over seeds."""
     ordered = table.sort_values("seed")
-    return {name: rows[column].to_numpy() for name, rows in ordered.groupby("start", sort=False)}
+    groups = ordered.groupby("start", sort=False)
+    return {str(name): rows[column].to_numpy() for name, rows in groups}
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:

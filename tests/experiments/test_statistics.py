@@ -58,6 +58,8 @@ def test_half_way_is_read_between_the_forks_and_never_falls_back():
     places = [0.0, 2.0, 4.0]
     curves = np.array([[0.0, 1.0], [0.8, 0.2], [1.0, 1.0]])  # places x runs
     np.testing.assert_allclose(statistics.half_way(curves, places), [1.25, 0.0])
+    assert np.isnan(statistics.half_way(-curves, places)).all(), "what falls has no half"
+    assert np.isnan(statistics.half_way(0 * curves, places)).all()
 
 
 def test_runs_for_a_width_is_the_first_that_students_t_allows():
