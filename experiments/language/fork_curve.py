@@ -34,7 +34,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, statistics
+from experiments.findings import forks, statistics
 from experiments.findings.claims import (
     Claim,
     Figure,
@@ -46,6 +46,7 @@ from experiments.findings.claims import (
     no_effect,
     say,
 )
+from experiments.findings.forks import SAME, STRANGER, TWIN, named
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -59,9 +60,6 @@ from theory import alignment, losses
 
 RUNTIME = "40 minutes on two cores"
 
-SAME, TWIN, STRANGER = "same", "permuted twin", "stranger"
-POINTS = 9  # on the line between two models, the ends included
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(question.Settings):
@@ -71,11 +69,7 @@ class Config(question.Settings):
     seed: int = option(5000, "root of every random key", minimum=0)
 
     def __post_init__(self):
-        if list(self.forks) != sorted(set(self.forks)) or self.forks[-1] >= self.base_steps:
-            raise ValueError(
-                f"--forks must rise and stay below --base-steps {self.base_steps}: they are "
-                f"{', '.join(map(str, self.forks))}"
-            )
+        forks.check(self.forks, self.base_steps, "--base-steps")
 
 
 SMOKE = Config(**question.TINY | {"forks": (0,)})
@@ -92,8 +86,8 @@ def fork(step: int) -> Callable[[Chains, int], Model]:
 
 def starts(config: Config) -> dict[str, Callable[[Chains, int], Model]]:
     """All arms by name, from the furthest to the nearest."""
-    forks = {f"fork at {step}": fork(step) for step in config.forks}
-    return {STRANGER: different} | forks | {SAME: same, TWIN: twin}
+    leaving = {named(step): fork(step) for step in config.forks}
+    return {STRANGER: different} | leaving | {SAME: same, TWIN: twin}
 
 
 def arms(config: Config) -> dict[str, Arm]:
@@ -131,18 +125,15 @@ def known(store: Store, chains: Chains, cohort: Cohort) -> list[Row]:
 def barriers(store: Store, ends: Sequence[Model], trunks: Sequence[Pretrained]) -> list[float]:
     """How far the loss on held-out corpus rises above the straight line of its ends, nats a token.
 
-    The largest excess over `POINTS` equally spaced models between the two.
+    As `forks.barrier`, run by run.
     """
     loss = loss_on_corpus(store.config(trunks[0]))
     one, other = store.weights(list(ends)), store.weights(list(trunks))
-    shares = np.linspace(0, 1, POINTS)
 
     def between(share: float) -> models.Params:
         return jax.tree.map(lambda a, b: (1 - share) * a + share * b, one, other)
 
-    found = np.array([loss(between(share)) for share in shares])
-    line = (1 - shares)[:, None] * found[0] + shares[:, None] * found[-1]
-    return (found - line).max(axis=0).tolist()
+    return forks.barrier(np.array([loss(between(share)) for share in forks.SHARES])).tolist()
 
 
 def mismatches(store: Store, cohort: Cohort) -> list[float]:
@@ -173,23 +164,28 @@ def path(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[table[column].notna()].pivot_table(index="seed", columns="start", values=column)
 
 
+def by_name(values: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns of a table as arrays."""
+    return {str(name): values[name].to_numpy() for name in values}
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     effect, wall, kernel = own_by(table, "start"), path(table, "barrier"), path(table, "alignment")
-    forks = [f"fork at {step}" for step in config.forks]
-    line = [*forks, SAME]
+    line = [*map(named, config.forks), SAME]
+    born = line[0]
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]
-    first = wall[forks[0]].to_numpy()
+    first = wall[born].to_numpy()
     by_transfer = statistics.half_way([effect[name] for name in line], places)
     by_barrier = statistics.half_way([first - wall[name].to_numpy() for name in line], places)
-    born = kernel[forks[0]].to_numpy()
-    by_kernel = statistics.half_way([kernel[name].to_numpy() - born for name in line], places)
+    begun = kernel[born].to_numpy()
+    by_kernel = statistics.half_way([kernel[name].to_numpy() - begun for name in line], places)
     order = statistics.rank_correlations(
         [kernel[name].to_numpy() for name in line], [effect[name] for name in line]
     )
     (above,) = corrected(
         [
-            claim_of("same less fork at 0", effect[SAME] - effect[forks[0]], criterion="above"),
+            claim_of("same less fork at 0", effect[SAME] - effect[born], criterion="above"),
             claim_of(
                 "twin's barrier less half of the stranger's",
                 (wall[TWIN] - wall[STRANGER] / 2).to_numpy(),
@@ -241,26 +237,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             [above[0], when, *nothing[:1]],
             "Models that part after this step can pass traits to one another.",
         ),
-        draw=lambda: draw(effect, wall, kernel, config),
+        draw=lambda: forks.draw(
+            {
+                "own effect (nats)": effect,
+                "loss barrier to the trunk (nats)": by_name(wall),
+                "alignment of the kernels": by_name(kernel),
+            },
+            config.forks,
+        ),
     )
     return Findings([figure], [*above, when, *nothing, *described])
-
-
-def draw(effect: dict[str, np.ndarray], wall: pd.DataFrame, kernel: pd.DataFrame, config: Config):
-    """Transfer, barrier and alignment against the step at which a fork leaves the trunk."""
-    figure, panels = drawing.new_figure(1, 3, width=12.0, height=3.8)
-    line = [*(f"fork at {step}" for step in config.forks), SAME]
-    ticks = [*map(str, config.forks), "never"]
-    shown = (
-        ("own effect (nats)", effect),
-        ("loss barrier to the trunk (nats)", {name: wall[name].to_numpy() for name in wall}),
-        ("alignment of the kernels", {name: kernel[name].to_numpy() for name in kernel}),
-    )
-    for panel, (label, values) in zip(panels, shown, strict=True):
-        drawing.lines(panel, range(len(line)), {"forks": [values[name] for name in line]})
-        for place, name in enumerate((TWIN, STRANGER), start=len(line)):
-            drawing.runs(panel, place, values=values[name], colour=drawing.COLOURS[1])
-        panel.set_xticks(range(len(line) + 2), [*ticks, "twin", "stranger"], rotation=45)
-        panel.set_xlabel("step at which the start leaves the trunk")
-        panel.set_ylabel(label)
-    return figure

@@ -32,13 +32,22 @@ by little; barriers are gone within the first tenth.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import pandas as pd
 
-from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, corrected, follows_from, say
+from experiments.findings import forks, statistics
+from experiments.findings.claims import (
+    Figure,
+    Findings,
+    corrected,
+    follows_from,
+    no_effect,
+    say,
+)
+from experiments.findings.forks import SAME, STRANGER, TWIN, named
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.images import inputs
@@ -52,9 +61,6 @@ from mnist_mlp.model import Params
 __all__ = ["inputs"]
 RUNTIME = "about 30 minutes on two cores"
 
-SAME, TWIN, STRANGER = "same", "permuted twin", "stranger"
-POINTS = 9  # on the line between two networks, the ends included
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(flags.Config):
@@ -67,11 +73,7 @@ class Config(flags.Config):
     seed: int = option(5000, "root of every random key", minimum=0)
 
     def __post_init__(self):
-        if list(self.forks) != sorted(set(self.forks)) or self.forks[-1] >= self.pretraining_steps:
-            raise ValueError(
-                "--forks must rise and stay below --pretraining-steps "
-                f"{self.pretraining_steps}: they are {', '.join(map(str, self.forks))}"
-            )
+        forks.check(self.forks, self.pretraining_steps, "--pretraining-steps")
 
 
 SMOKE = Config(**flags.TOY | {"pretraining_steps": 20, "forks": (0, 5)})
@@ -80,11 +82,6 @@ SMOKE = Config(**flags.TOY | {"pretraining_steps": 20, "forks": (0, 5)})
 def arms(config: Config) -> dict[str, Arm]:
     """One for every seed: its starts are trained side by side."""
     return by_seed(setup_of(config), run)
-
-
-def named(step: int) -> str:
-    """A fork for people."""
-    return f"fork at {step}"
 
 
 def starts_of(setup: Setup, shapes: Grid, seed: int) -> dict[str, Params]:
@@ -102,11 +99,11 @@ def starts_of(setup: Setup, shapes: Grid, seed: int) -> dict[str, Params]:
         other_key=key("fork"),
     )
     born = setup.draw(shapes, seed, "reference")
-    forks = {named(step): pretrain(born, key=key("trunk"), fork=step) for step in config.forks}
+    leaving = {named(step): pretrain(born, key=key("trunk"), fork=step) for step in config.forks}
     trunk = pretrain(born, key=key("trunk"), fork=config.pretraining_steps)
     stranger = pretrain(setup.draw(shapes, seed, "other"), key=key("stranger"), fork=0)
     twin = starts.permuted(key("twin"), trunk)
-    return {STRANGER: stranger} | forks | {SAME: trunk, TWIN: twin}
+    return {STRANGER: stranger} | leaving | {SAME: trunk, TWIN: twin}
 
 
 def run(setup: Setup, seed: int) -> list[Row]:
@@ -132,17 +129,15 @@ def run(setup: Setup, seed: int) -> list[Row]:
     return distil(setup, shapes, seed=seed, students=students, teachers=teachers)
 
 
-def barrier(loss, start: Params, trunk: Params) -> tuple[float, float]:
-    """The largest excess of a loss over the straight line of its ends, and the loss of the start.
-
-    Read at `POINTS` equally spaced networks between the two.
-    """
-    shares = np.linspace(0, 1, POINTS)
-    found = np.array(
-        [loss(jax.tree.map(lambda a, b, s=s: (1 - s) * a + s * b, start, trunk)) for s in shares]
+def barrier(loss: Callable[[Params], float], start: Params, trunk: Params) -> tuple[float, float]:
+    """`forks.barrier` of a loss between two networks, and the loss of the start."""
+    losses = np.array(
+        [
+            loss(jax.tree.map(lambda a, b, s=s: (1 - s) * a + s * b, start, trunk))
+            for s in forks.SHARES
+        ]
     )
-    line = (1 - shares) * found[0] + shares * found[-1]
-    return float(f"{(found - line).max():.6g}"), float(f"{found[0]:.6g}")
+    return float(f"{forks.barrier(losses):.6g}"), float(f"{losses[0]:.6g}")
 
 
 # Findings
@@ -190,7 +185,16 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         here=f"{statistics.shown(gap, 2)} within ±1" if known else "not judged: no gain is shown",
         holds=statistics.equivalent(gap, 1.0) if known else None,
     )
-    alike = equivalences(table, accuracy)
+    whole = accuracy[SAME] - transfer.CHANCE
+    alike = [  # judged on MNIST only
+        claim(none.quantity, here=none.here, holds=none.holds)
+        for none in no_effect(
+            {
+                "twin less same": (accuracy[TWIN] - accuracy[SAME], whole),
+                "stranger less chance": (accuracy[STRANGER] - transfer.CHANCE, whole),
+            }
+        )
+    ]
     described = [claim(f"{name}: accuracy", here=values) for name, values in accuracy.items()]
     described += [claim(f"{name}: barrier", here=values) for name, values in wall.items()]
     described += [claim(f"{name}: alignment", here=values) for name, values in kernel.items()]
@@ -210,53 +214,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         follows=follows_from(
             [above[0], *alike], "Where weights lie decides, and not that a line joins them."
         ),
-        draw=lambda: plot(accuracy, wall, kernel, config),
+        draw=lambda: forks.draw(
+            {
+                "test accuracy of students": accuracy,
+                "loss barrier to the trunk": wall,
+                "alignment of the starts": kernel,
+            },
+            config.forks,
+        ),
     )
     return Findings([figure], [*above, when, *alike, *described])
-
-
-def equivalences(table: pd.DataFrame, accuracy: dict[str, np.ndarray]) -> list[Claim]:
-    """That the twin is as the trunk and the stranger at chance, Holm over the two."""
-    whole = accuracy[SAME] - transfer.CHANCE
-    pairs = {
-        "twin less same": accuracy[TWIN] - accuracy[SAME],
-        "stranger less chance": accuracy[STRANGER] - transfer.CHANCE,
-    }
-    p_values = [statistics.relative_equivalence_p(values, whole) for values in pairs.values()]
-    return [
-        transfer.claim(
-            table,
-            f"{name}, equivalent to none (1 of {len(pairs)}, Holm)",
-            here=f"{statistics.shown(values)}: p {p:.1g}",
-            holds=holds,
-        )
-        for (name, values), p, holds in zip(
-            pairs.items(), p_values, statistics.holm(p_values), strict=True
-        )
-    ]
-
-
-def plot(
-    accuracy: dict[str, np.ndarray],
-    wall: dict[str, np.ndarray],
-    kernel: dict[str, np.ndarray],
-    config: Config,
-):
-    """Accuracy, barrier and alignment against the step at which a fork leaves the trunk."""
-    figure, panels = drawing.new_figure(1, 3, width=12.0, height=3.8)
-    line = [*map(named, config.forks), SAME]
-    shown = (
-        ("test accuracy of students", accuracy),
-        ("loss barrier to the trunk", wall),
-        ("alignment of the starts", kernel),
-    )
-    for panel, (label, values) in zip(panels, shown, strict=True):
-        drawing.lines(panel, range(len(line)), {"forks": [values[name] for name in line]})
-        for place, name in enumerate((TWIN, STRANGER), start=len(line)):
-            drawing.runs(panel, place, values=values[name], colour=drawing.COLOURS[1])
-        ticks = [*map(str, config.forks), "never", "twin", "stranger"]
-        panel.set_xticks(range(len(ticks)), ticks, rotation=45)
-        panel.set_xlabel("step at which the start leaves the trunk")
-        panel.set_ylabel(label)
-    transfer.draw_chance(panels[0])
-    return figure

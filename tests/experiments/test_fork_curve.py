@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.findings.forks import SAME, STRANGER, TWIN
 from experiments.language import fork_curve
-from experiments.language.fork_curve import SAME, STRANGER, TWIN
 from llm.stages import Pretrained, Store
 from tests.experiments.made_up import students
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.findings.forks import SAME, STRANGER, TWIN
 from experiments.mnist import mnist_fork_curve
-from experiments.mnist.mnist_fork_curve import SAME, STRANGER, TWIN
 
 CONFIG = mnist_fork_curve.Config()
 WHEN = "half of the barrier less half of the gain, in doublings of the step"
@@ -71,7 +71,7 @@ def test_a_barrier_is_the_excess_over_the_line_of_its_ends():
     """Of (x - 1/2)² between 0 and 2 the line is flat but for its ends; of a line there is none."""
     ends = {"x": np.array(0.0)}, {"x": np.array(2.0)}
     wall, start = mnist_fork_curve.barrier(lambda p: float(-((p["x"] - 0.5) ** 2)), *ends)
-    shares = np.linspace(0, 1, mnist_fork_curve.POINTS)
+    shares = np.linspace(0, 1, 9)
     line = -0.25 - 2 * shares
     assert wall == pytest.approx((-((2 * shares - 0.5) ** 2) - line).max())
     assert start == -0.25
