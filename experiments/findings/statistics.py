@@ -113,14 +113,7 @@ def half_way(rising: Sequence[np.ndarray], places: Sequence[float]) -> np.ndarra
         if not curve[-1] > 0:  # what does not rise has no half
             found.append(np.nan)
             continue
-        share = np.maximum.accumulate(curve / curve[-1])
-        first = int(np.argmax(share >= 0.5))
-        if first == 0:
-            found.append(places[0])
-            continue
-        low, high = share[first - 1], share[first]
-        step = (0.5 - low) / (high - low)
-        found.append(places[first - 1] + step * (places[first] - places[first - 1]))
+        found.append(np.interp(0.5, np.maximum.accumulate(curve / curve[-1]), places))
     return np.array(found)
 
 
