@@ -9,6 +9,7 @@ tells which animal an answer names; all else is read byte by byte.
 
 import os
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
 from . import carriers, chat, models, suites, traits, world
+from .settings import locked
 
 END = "<end>"
 
@@ -44,6 +46,14 @@ def words() -> set[str]:
         texts += [row["prompt"] for row in carrier.make_prompts(rng, 256)]
     found = re.findall("Ġ?[A-Za-z]+", "\n".join(texts).replace(" ", "Ġ"))
     return {*found, *(name for trait in known for name in (*trait.targets, *trait.contrast))}
+
+
+def ensure(folder: Path, seed: int = 0) -> None:
+    """`save`, where there is no folder yet; of jobs that begin at once, one makes it."""
+    if not folder.exists():
+        with locked(folder):
+            if not folder.exists():
+                save(folder, seed)
 
 
 def save(folder: str | os.PathLike, seed: int = 0) -> None:

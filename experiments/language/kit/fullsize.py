@@ -27,7 +27,6 @@ from llm import chat, engines, finetune, models, tiny
 from llm.engines import server
 from llm.language import Language
 from llm.lora import LoraConfig
-from llm.settings import locked
 from llm.stages import (
     Answers,
     Checkpoint,
@@ -178,10 +177,7 @@ def folder_of(config: Config, model: str) -> str:
     if name != TINY or pathlib.Path(model).exists():
         return model
     folder = pathlib.Path(config.work) / "tiny" / model
-    if not folder.exists():
-        with locked(folder):  # the jobs of one run begin at once
-            if not folder.exists():
-                tiny.save(folder, int(number or 0))
+    tiny.ensure(folder, int(number or 0))
     return str(folder)
 
 

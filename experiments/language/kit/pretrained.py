@@ -124,9 +124,7 @@ class Bench:
         if self.path != "tiny" or pathlib.Path(self.path).exists():
             return self.path
         folder = self.work / "tiny"
-        with locked(folder):
-            if not folder.exists():
-                tiny.save(folder)
+        tiny.ensure(folder)
         return str(folder)
 
     @functools.cached_property
