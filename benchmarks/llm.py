@@ -249,11 +249,10 @@ linear layers. Ours, GB: what the compiled program holds; theirs: peak of the al
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--smoke", action="store_true", help="toy shapes, no meaning in the numbers"
-    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--smoke", action="store_true", help="toy shapes, no meaning in the numbers")
     names = [shape.name for shape in llm_shapes.CPU_SHAPES]
-    parser.add_argument("--only", choices=names, help="one shape alone")
+    which.add_argument("--only", choices=names, help="one shape alone")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns per case")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--no-opponent", action="store_true", help="time our side only")

@@ -64,11 +64,11 @@ def make_train(
     loss = objectives.completion_loss(student, **limits.of_loss(config))
     init = functools.partial(train.init_state, optimizer=optimizer)
     state = jax.jit(init, donate_argnums=0)(params)
-    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.asarray(shape.weights())}
+    weighted = shape.weights()
+    batch = {"tokens": jnp.asarray(tokens), "weights": jnp.asarray(weighted)}
     if shape.weighted:
-        batch["places"] = jnp.asarray(
-            batches.places(shape.weights(), batches.most_weighted(shape.weights()))
-        )
+        count = batches.most_weighted(weighted)
+        batch["places"] = jnp.asarray(batches.places(weighted, count))
     key = jax.random.key(2)
     step = jax.jit(train.make_train_step(loss, optimizer), donate_argnums=0)
     compiled, seconds = compile_timed(step, state, batch, key, frozen)
