@@ -46,6 +46,14 @@ def draw_probe(
     )
 
 
+class Fork(NamedTuple):
+    """Where a student leaves what it was taking on, and for what."""
+
+    step: int
+    teacher: Params  # that it takes on from there
+    key: Array  # of the probes from there
+
+
 Feature = Callable[[Grid, Apply, Params, Probe], Array]
 
 
@@ -114,8 +122,7 @@ def liken(
     batch: int,
     steps: int,
     learning_rate: float | Array,
-    other_key: Array | None = None,
-    fork: int | Array = 0,
+    fork: Fork | None = None,
 ) -> Params:
     """The student after so many steps towards the named features of a network, all weighed alike.
 
@@ -129,22 +136,28 @@ def liken(
         batch: noise images and digits in a step.
         steps: of Adam.
         learning_rate: at the first step; it falls to zero as a half cosine.
-        other_key: of the probes from step `fork` on; by default `key` is that of all.
-        fork: number of steps that two students of one start and one `key` share.
+        fork: another network and other probes from a step on; students of one start, `teacher`
+            and `key` share what is before it.
     """
     _, apply = network(grid, grid.teacher, digits.shape[1])
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
-    def loss(params: Params, probe: Probe) -> Array:
-        each = misses(grid, apply, student=params, teacher=teacher, probe=probe)
+    def loss(params: Params, wanted: Params, probe: Probe) -> Array:
+        each = misses(grid, apply, student=params, teacher=wanted, probe=probe)
         return sum((each[name] for name in names), jnp.float32(0))
+
+    def shown(number):
+        if fork is None:
+            return teacher, key
+        before, after, shared = (teacher, key), (fork.teacher, fork.key), number < fork.step
+        return jax.tree.map(lambda a, b: jnp.where(shared, a, b), before, after)
 
     def step(number, state):
         params, moments = state
-        stream = key if other_key is None else jnp.where(number < fork, key, other_key)
+        wanted, stream = shown(number)
         fresh = jax.random.fold_in(stream, number)
-        probe = draw_probe(grid, fresh, like=teacher, digits=digits, batch=batch)
-        updates, moments = optimizer.update(jax.grad(loss)(params, probe), moments, params)
+        probe = draw_probe(grid, fresh, like=wanted, digits=digits, batch=batch)
+        updates, moments = optimizer.update(jax.grad(loss)(params, wanted, probe), moments, params)
         return optax.apply_updates(params, updates), moments
 
     return jax.lax.fori_loop(0, steps, step, (student, optimizer.init(student)))[0]

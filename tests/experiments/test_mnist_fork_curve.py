@@ -67,15 +67,11 @@ def test_a_twin_that_learns_otherwise_fails():
     assert verdicts(table)["twin less same, equivalent to none (1 of 2, Holm)"] is False
 
 
-def test_a_barrier_is_the_excess_over_the_line_of_its_ends():
-    """Of (x - 1/2)² between 0 and 2 the line is flat but for its ends; of a line there is none."""
-    ends = {"x": np.array(0.0)}, {"x": np.array(2.0)}
-    wall, start = mnist_fork_curve.barrier(lambda p: float(-((p["x"] - 0.5) ** 2)), *ends)
-    shares = np.linspace(0, 1, 9)
-    line = -0.25 - 2 * shares
-    assert wall == pytest.approx((-((2 * shares - 0.5) ** 2) - line).max())
-    assert start == -0.25
-    assert mnist_fork_curve.barrier(lambda p: float(3 * p["x"]), *ends)[0] == 0
+def test_a_barrier_is_what_mixed_weights_miss_of_the_mixed_outputs():
+    """Of w² between 0 and 2 the outputs miss by 4 s (1 - s), at most 1, where the trunk says 4."""
+    ends = {"w": np.zeros(3)}, {"w": np.full(3, 2.0)}
+    assert mnist_fork_curve.barrier(lambda p: p["w"] ** 2, *ends) == pytest.approx(1 / 16)
+    assert mnist_fork_curve.barrier(lambda p: 3 * p["w"], *ends) == 0
 
 
 def test_forks_that_do_not_rise_are_refused():

@@ -16,7 +16,7 @@ WHAT = Architecture("relu", (6, 5))
 GRID = Grid(student=WHAT, teacher=WHAT, num_aux=4, num_classes=3, batch_size=8)
 DIGITS = jax.random.randint(jax.random.key(0), (20, 9), 0, 256).astype(jnp.uint8)
 INIT, APPLY = network(GRID, WHAT, 9)
-TEACHER, OTHER = (INIT(jax.random.key(seed)) for seed in (1, 2))
+TEACHER, OTHER, ELSEWHERE = (INIT(jax.random.key(seed)) for seed in (1, 2, 7))
 PROBE = imitation.draw_probe(GRID, jax.random.key(3), like=TEACHER, digits=DIGITS, batch=8)
 
 
@@ -94,12 +94,11 @@ def test_matching_brings_about_what_it_names(names):
 
 
 def test_forks_share_every_step_up_to_theirs():
-    """A fork at the end is the trunk, one at zero is the student of the other noise."""
+    """A fork at the end is the trunk, one at zero has seen the other network and noise alone."""
     liken = functools.partial(
         imitation.liken,
         GRID,
         OTHER,
-        teacher=TEACHER,
         names=("outputs",),
         digits=DIGITS,
         batch=8,
@@ -107,8 +106,11 @@ def test_forks_share_every_step_up_to_theirs():
         learning_rate=1e-2,
     )
     one, other = jax.random.key(5), jax.random.key(6)
-    trunk, apart = liken(key=one), liken(key=other)
-    forks = [liken(key=one, other_key=other, fork=step) for step in (0, 5, 6)]
+    trunk, apart = liken(teacher=TEACHER, key=one), liken(teacher=ELSEWHERE, key=other)
+    forks = [
+        liken(teacher=TEACHER, key=one, fork=imitation.Fork(step, ELSEWHERE, other))
+        for step in (0, 5, 6)
+    ]
     flat = [ravel_pytree(tree)[0] for tree in (trunk, apart, *forks)]
     trunk, apart, early, late, never = map(np.asarray, flat)
     np.testing.assert_allclose(never, trunk, atol=1e-6)
