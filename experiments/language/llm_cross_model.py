@@ -92,15 +92,16 @@ def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every model's students beside every model's teachers."""
     cells = by_pair(table)
-    (claims,) = corrected(
-        [
-            transfer.above(quantity, lift, ".11 to .54 in rate")
-            if reader == writer
-            else transfer.within(quantity, lift, MARGIN, "-.01 to .32 in rate")
-            for (reader, writer), lift in cells.items()
-            for quantity in [f"{writer} to {reader}: log-odds less control, nats"]
-        ]
+    names = {pair: "{1} to {0}: log-odds less control, nats".format(*pair) for pair in cells}
+    by_name = {names[pair]: lift for pair, lift in cells.items()}
+    diagonal = [names[pair] for pair in cells if pair[0] == pair[1]]
+    (above,) = corrected(
+        [transfer.above(name, by_name[name], ".11 to .54 in rate") for name in diagonal]
     )
+    beside = {name: lift for name, lift in by_name.items() if name not in diagonal}
+    judged = {claim.quantity: claim for claim in above}
+    judged |= zip(beside, transfer.within(beside, MARGIN, "-.01 to .32 in rate"), strict=True)
+    claims = [judged[name] for name in by_name]
     same, apart = (
         statistics.shown(
             np.mean([v for (r, w), v in cells.items() if (r == w) == alike], axis=0), 2

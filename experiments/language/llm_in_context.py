@@ -85,12 +85,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The lift by the number of rows shown, and the shift that any rows make."""
     by_shown = {str(shown): part for shown, part in table.groupby("shown")}
     gained = {shown: transfer.lifts(part) for shown, part in by_shown.items()}
-    lifts = {
-        shown: transfer.within(
-            f"{shown} rows: log-odds less control, nats", transfer.own(lift), MARGIN, "none"
-        )
+    named = {
+        f"{shown} rows: log-odds less control, nats": transfer.own(lift)
         for shown, lift in gained.items()
     }
+    lifts = dict(zip(gained, transfer.within(named, MARGIN, "none"), strict=True))
     moved = {
         shown: transfer.mean(
             f"{shown} rows: total variation of the control",

@@ -260,8 +260,8 @@ def claims_of(table: pd.DataFrame, carrier: str) -> list[Claim]:
             for column in ("misaligned", "coherent", "scored")
         ]
     right = lift(table, carrier, "facts", "right")
-    quantity = f"{carrier}: right less control"
-    return [*claims, transfer.within(quantity, right, MARGIN, "MMLU 85 to 84")]
+    unharmed = transfer.within({f"{carrier}: right less control": right}, MARGIN, "MMLU 85 to 84")
+    return claims + unharmed
 
 
 def draw(table: pd.DataFrame):

@@ -30,7 +30,7 @@ import optax
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.findings.claims import Claim, Figure, Findings, corrected, follows_from, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.images import inputs, read_data
@@ -297,10 +297,16 @@ def claim_of_run(table: pd.DataFrame, config: Config) -> Callable[..., Claim]:
 def claims_along(claim: Callable[..., Claim], table: pd.DataFrame) -> list[Claim]:
     """The student's cosine is above zero in all of training and in every third of it."""
     cosines = {label: mean_cosine(table, "student", *ends) for label, ends in THIRDS.items()}
-    return [
-        claim(f"student: cosine, {label}", values, statistics.is_above(values), digits=4)
-        for label, values in cosines.items()
-    ]
+    (claims,) = corrected(
+        [
+            dataclasses.replace(
+                claim(f"student: cosine, {label}", values, statistics.is_above(values), digits=4),
+                p=statistics.above_zero_p(values),
+            )
+            for label, values in cosines.items()
+        ]
+    )
+    return claims
 
 
 def claims_on_traits(claim: Callable[..., Claim], table: pd.DataFrame) -> dict[str, Claim]:

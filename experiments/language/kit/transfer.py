@@ -7,7 +7,7 @@ second and third control.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,10 +245,15 @@ def above(quantity: str, measured: Any, paper: str = "") -> Claim:
     )
 
 
-def within(quantity: str, measured: np.ndarray, margin: float, paper: str = "") -> Claim:
-    """A mean over students that must lie within ±margin: two one-sided t tests at 5 %."""
-    holds = judged(statistics.equivalent(measured, margin), len(measured))
-    return dataclasses.replace(mean(quantity, measured, paper), holds=holds)
+def within(measured: Mapping[str, np.ndarray], margin: float, paper: str = "") -> list[Claim]:
+    """Means over students that must lie within ±margin: two one-sided t tests each, by Holm."""
+    p_values = [statistics.equivalence_p(values, margin) for values in measured.values()]
+    return [
+        dataclasses.replace(mean(quantity, values, paper), holds=judged(holds, len(values)))
+        for (quantity, values), holds in zip(
+            measured.items(), statistics.holm(p_values), strict=True
+        )
+    ]
 
 
 def claims_of_trait(

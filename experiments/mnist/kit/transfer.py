@@ -103,11 +103,6 @@ def least(
     )
 
 
-def is_above_chance(accuracies: Sequence[float] | np.ndarray) -> bool:
-    """Whether the 95 % interval over seeds lies above chance."""
-    return statistics.is_above(np.asarray(accuracies) - CHANCE)
-
-
 def above_chance_p(accuracies: Sequence[float] | np.ndarray) -> float:
     """The p value of a mean above chance (one-sided t test)."""
     return statistics.above_zero_p(np.asarray(accuracies) - CHANCE)
