@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -178,10 +178,10 @@ def matrix(
     names: list[str],
     limit: float,
     labels: tuple[str, str] = ("trait of the teacher", "trait measured"),
-    mark: Callable[[np.ndarray], str] = lambda values: "",
+    starred: Collection[tuple[str, str]] = (),
     below: Sequence[str] = (),
 ) -> None:
-    """Mean of every cell (row, column), with the mark of its runs; colours to ±limit.
+    """Mean of every cell (row, column), some of them starred; colours to ±limit.
 
     `below`: further rows, such as controls.
     """
@@ -191,7 +191,7 @@ def matrix(
     panel.imshow(means, cmap="PuOr_r", vmin=-limit, vmax=limit)
     for (i, j), value in np.ndenumerate(means):
         shade = "white" if abs(value) > 0.55 * limit else "black"
-        text = f"{value:+.2f}{mark(cells[rows[i], names[j]])}"
+        text = f"{value:+.2f}{'*' * ((rows[i], names[j]) in starred)}"
         panel.text(j, i, text, ha="center", va="center", color=shade)
     panel.set_xticks(range(len(names)), names)
     panel.set_yticks(range(len(rows)), rows)

@@ -123,21 +123,22 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             [learn, most],
             "Of the channel initial weights are a part; most of it is made by pre-training.",
         ),
-        draw=lambda: draw(gains),
+        draw=lambda: draw(gains, [pair for pair in related if by_pair[pair].holds]),
     )
     return Findings([figure], claims)
 
 
-def draw(gains: dict[tuple[str, str], np.ndarray]):
+def draw(gains: dict[tuple[str, str], np.ndarray], above: list[tuple[str, str]]):
     """Gain of every student model from every teacher model; a star where it is above zero."""
     figure, (panel,) = drawing.new_figure(width=5.0, height=4.4)
     limit = max(abs(values.mean()) for values in gains.values())
-
-    def star(values: np.ndarray) -> str:
-        return "*" if statistics.is_above(values) else ""
-
     drawing.matrix(
-        panel, gains, names=list(MODELS), limit=limit, labels=("student", "teacher"), mark=star
+        panel,
+        gains,
+        names=list(MODELS),
+        limit=limit,
+        labels=("student", "teacher"),
+        starred=above,
     )
-    panel.set_title("A, A' share weights at birth, so do B, B'\n* interval above zero")
+    panel.set_title("A, A' share weights at birth, so do B, B'\n* shown to be above zero")
     return figure
