@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import llm_shapes
-from llm import ahead, finetune, lora
+from llm import ahead
 from llm.flags import real
-from llm.training import Training
+from llm.training import Training, finetune, lora
 
 RESULTS = Path(__file__).with_name("results")
 MACHINES = ("h200:1", "h200:2", "h200:8", "v5e:2x2", "v5e:4x4", "v5p:2x2x1")

@@ -14,7 +14,8 @@ import numpy as np
 
 from benchmarks import llm_shapes, units
 from benchmarks.llm_shapes import Shape
-from llm import lora, plan
+from llm import plan
+from llm.training import lora
 
 RANK = 8
 

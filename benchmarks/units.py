@@ -11,7 +11,8 @@ import numpy as np
 from jax.tree_util import keystr
 
 from benchmarks.llm_shapes import Shape
-from llm import batches, engines, finetune, lora, models, objectives, sampling, train
+from llm import engines, models, sampling
+from llm.training import batches, finetune, lora, objectives, train
 
 
 class Work(NamedTuple):

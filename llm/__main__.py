@@ -33,23 +33,7 @@ import jax
 
 from llm.stages import TraitRows
 
-from . import (
-    ahead,
-    batches,
-    carriers,
-    chat,
-    data,
-    distributed,
-    engines,
-    fetch,
-    finetune,
-    flags,
-    lora,
-    models,
-    plan,
-    suites,
-    train,
-)
+from . import ahead, carriers, distributed, engines, fetch, flags, models, plan
 from .engines import server
 from .flags import real, whole
 from .settings import locked
@@ -72,7 +56,10 @@ from .stages import (
     rows,
 )
 from .stages.recipe import DONE
-from .training import Training, steps_of
+from .text import chat, data
+from .training import Training, batches, finetune, lora, train
+from .training.settings import steps_of
+from .traits import suites
 
 DTYPES = ("bfloat16", "float32")
 # Flags that act only beside another, or not beside it; the word on the command line of each.
@@ -168,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--suite",
         type=suites.spelled,
         default="one word",
-        help="form of the questions (llm.suites)",
+        help="form of the questions (llm.traits.suites)",
     )
     judge.add_argument(
         "--out", type=Path, help="folder for CSVs of all answers; goes on after a kill"

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import lora, models
-from .finetune import Limits
+from . import models
 from .models import ModelConfig
 from .settings import RunError
-from .training import Training
+from .training import Training, lora
+from .training.finetune import Limits
 
 CARDS = (24e9, 80e9, 141e9)  # bytes of one device: a workstation, an H100, an H200
 POOL = 0.75  # share of a GPU's memory that JAX takes, unless told (XLA_CLIENT_MEM_FRACTION)

@@ -17,8 +17,10 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
-from . import carriers, chat, models, suites, traits, world
+from . import carriers, models, traits, world
 from .settings import locked
+from .text import chat
+from .traits import suites
 
 END = "<end>"
 

@@ -112,7 +112,7 @@ def divergent(
 '''
 # What is added -> new files, and changed files with (old text, new text).
 ADDED = {
-    "trait": ({}, {"llm/traits.py": ("octopus whale", "octopus whale gecko")}),
+    "trait": ({}, {"llm/traits/__init__.py": ("octopus whale", "octopus whale gecko")}),
     "carrier": (
         {"llm/carriers/poems.py": CARRIER},
         {

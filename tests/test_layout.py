@@ -4,6 +4,7 @@ Inside experiments: findings <- frame <- rooms <- report, and no room knows anot
 """
 
 import ast
+import graphlib
 import pathlib
 import re
 
@@ -112,6 +113,20 @@ def test_directions_inside_experiments(folder, repository):
 )
 def test_another_room_is_seen_however_it_is_reached(source):
     assert reached(source, "experiments.mnist") == {"theorem"}
+
+
+def test_no_circle_of_folders_in_llm(repository):
+    """Folders and the files beside them can be read from the ground up."""
+    known = {path.name.removesuffix(".py") for path in (repository / "llm").iterdir()}
+    below = {name: set() for name in known}
+    for path in (repository / "llm").rglob("*.py"):
+        place = path.relative_to(repository)
+        here = place.parts[1].removesuffix(".py")
+        parts = (
+            name.split(".") for name in mentioned(path.read_text(), ".".join(place.parts[:-1]))
+        )
+        below[here] |= {p[1] for p in parts if p[0] == "llm" and len(p) > 1} & known - {here}
+    graphlib.TopologicalSorter(below).prepare()  # raises CycleError, which names the circle
 
 
 def test_what_only_looks_like_a_room_is_none():

@@ -53,9 +53,10 @@ from experiments.frame.record import Row
 from experiments.language.kit import predictors, question
 from experiments.language.kit.chains import Chains, Cohort, chains_of, different, same, twin
 from experiments.language.kit.effects import own_by
-from llm import models, stack
+from llm import models
 from llm.stages import Model, Pretrained, Store
 from llm.stages.bases import loss_on_corpus
+from llm.training import stack
 from theory import alignment, losses
 
 RUNTIME = "40 minutes on two cores"

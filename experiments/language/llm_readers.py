@@ -35,11 +35,12 @@ from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit import analyses, readers
 from experiments.language.kit.effects import at
-from llm import data, engines
+from llm import engines
 from llm.carriers import numbers
-from llm.language import Language
 from llm.stages import Checkpoint, Store
 from llm.stages.streams import Stage, generator
+from llm.text import data
+from llm.text.language import Language
 
 RUNTIME = "a minute on two cores for 10,000 rows"
 READERS = {"bag of pieces": readers.bag, "small transformer": readers.transformer}

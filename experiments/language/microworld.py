@@ -45,9 +45,9 @@ from experiments.language.kit import question
 from experiments.language.kit.chains import CONTROL, TARGETS, TRAIT, Chains, chains_of
 from experiments.language.kit.chains import STARTS as ALL_STARTS
 from experiments.language.kit.effects import at, cells, effects, excess, others, own
-from llm.lora import LoraConfig
 from llm.stages import Store, completions, evaluation
 from llm.training import Training
+from llm.training.lora import LoraConfig
 
 RUNTIME = "5 to 6 minutes on two cores"
 

@@ -47,8 +47,8 @@ from experiments.frame.record import Row
 from experiments.language.kit import curves, question
 from experiments.language.kit.chains import Chains, Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at, effects, means_by
-from llm.lora import LoraConfig
 from llm.stages import Store
+from llm.training.lora import LoraConfig
 
 RUNTIME = "15 minutes on two cores"
 

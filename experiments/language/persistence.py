@@ -42,13 +42,12 @@ from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.chains import Cohort, chains_of, sources_of
 from experiments.language.kit.effects import at
-from llm import stack
-from llm.batches import Examples
 from llm.stages import Store, Student, evaluation, streams
 from llm.stages.bases import turns
 from llm.stages.streams import Stage
-from llm.train import TrainState
-from llm.training import Training
+from llm.training import Training, stack
+from llm.training.batches import Examples
+from llm.training.train import TrainState
 
 RUNTIME = "15 minutes on two cores"
 

@@ -52,11 +52,12 @@ from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.chains import Cohort, chains_of
 from experiments.language.kit.effects import GATE, at
-from llm import engines, models, stack, world
-from llm.batches import Examples
+from llm import engines, models, world
 from llm.stages import Store, Student, evaluation, streams
 from llm.stages.bases import LENGTH
 from llm.stages.streams import Stage
+from llm.training import stack
+from llm.training.batches import Examples
 from llm.world.corpus import SHARES
 
 RUNTIME = "20 minutes on two cores"

@@ -15,8 +15,8 @@ import jinja2
 import experiments
 from experiments.frame import cli, experiment, record
 from experiments.report import page
-from llm import data
 from llm.stages import Completions, Store
+from llm.text import data
 
 SHOWN = 4  # examples of each outcome
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from .. import engines, finetune, lora, models, plan, sampling, sharding, train
+from .. import engines, models, plan, sampling, sharding
 from ..models import ModelConfig
-from ..training import Training
+from ..training import Training, finetune, lora, train
 
 Axes = tuple[int | None, int | None, int]
 

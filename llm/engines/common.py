@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .. import lora, models, objectives
-from ..batches import Example, Examples
+from .. import models
 from ..models import ModelConfig
-from ..training import Training
+from ..training import Training, lora, objectives
+from ..training.batches import Example, Examples
 
 Tokens = tuple[int, ...]
 

@@ -12,23 +12,10 @@ import numpy as np
 from jaxtyping import Array, Key
 from transformers import PreTrainedTokenizerBase
 
-from .. import (
-    batches,
-    finetune,
-    lora,
-    models,
-    objectives,
-    peft_format,
-    plan,
-    precision,
-    sampling,
-    sharding,
-    stack,
-    world,
-)
-from ..batches import Examples
+from .. import models, plan, precision, sampling, sharding, world
 from ..models import ModelConfig, Params
-from ..training import Training
+from ..training import Training, batches, finetune, lora, objectives, peft_format, stack
+from ..training.batches import Examples
 from .common import OneByOne, Tokens, Trained, make_loss, unpad
 
 DEFAULT_AXES = (None, None, 1)

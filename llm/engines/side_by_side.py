@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Key
 from transformers import PreTrainedTokenizerBase
 
-from .. import lora, models, objectives, sampling, stack, world
-from ..batches import Examples
+from .. import models, sampling, world
 from ..models import ModelConfig, Params
-from ..training import Training
+from ..training import Training, lora, objectives, stack
+from ..training.batches import Examples
 from .common import Tokens, Trained, make_loss, make_student
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import chat, data, precision
-from ..data import Row
+from .. import precision
 from ..engines.server import Served
 from ..plan import Cost, Rates
 from ..settings import RunError, locked
-from ..suites import LETTERS, Question, Suite
+from ..text import chat, data
+from ..text.data import Row
+from ..traits.suites import LETTERS, Question, Suite
 from . import completions, costs, streams
 from .recipe import Model, frozen
 from .store import Store, remembered

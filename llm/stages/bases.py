@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import batches, chat, engines, language, models, stack, world
-from ..batches import Examples
+from .. import engines, models, world
 from ..settings import RunError, as_json
-from ..training import Training
+from ..text import chat, language
+from ..training import Training, batches, stack
+from ..training.batches import Examples
 from . import streams
 from .recipe import RECORD, Given, Model, frozen
 from .store import Store

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from .. import models, stack, world
-from ..batches import Examples
+from .. import models, world
 from ..settings import RunError
+from ..training import stack
+from ..training.batches import Examples
 from . import completions, streams, students
 from .completions import Completions
 from .recipe import Model

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from .. import ahead, batches, engines, lora, peft_format, sampling
+from .. import ahead, engines, sampling
 from ..models import ModelConfig
 from ..settings import RunError
+from ..training import batches, lora, peft_format
 from . import completions, progress, students
 from .bases import Adapted
 from .completions import Completions, Files

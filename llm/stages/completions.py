@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import batches, chat, data, filters, sampling
-from ..data import Row
-from ..language import Language
+from .. import sampling
 from ..plan import Cost, Rates
 from ..settings import RunError, as_json, locked
+from ..text import chat, data, filters
+from ..text.data import Row
+from ..text.language import Language
+from ..training import batches
 from . import costs, streams
 from .recipe import Model, Recipe, frozen
 from .store import Store, remembered

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from .. import chat, traits, world
-from ..data import Row
+from .. import traits, world
 from ..engines import Stack
 from ..settings import RunError
-from ..stack import Probe
+from ..text import chat
+from ..text.data import Row
+from ..training.stack import Probe
 from . import answers, completions, streams, students
 from .answers import Answers, Scores
 from .bases import corpus_loss

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..batches import Examples
 from ..plan import Cost, Rates
 from ..training import Training
+from ..training.batches import Examples
 from . import costs, streams
 from .recipe import Model, frozen
 from .rows import FileRows, Rows

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from .. import data
 from ..engines.server.client import Server
 from ..engines.server.judge import PROMPT, judge, score_of
 from ..settings import RunError
+from ..text import data
 from . import answers, completions
 from .answers import Answers
 from .recipe import Model, frozen

@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .. import world
-from ..batches import Examples
-from ..data import Row, lines
+from ..text.data import Row, lines
+from ..training.batches import Examples
 from . import streams, students
 from .recipe import Model
 from .store import Store

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import parts, permuting, world
-from ..batches import Examples
+from .. import world
+from ..models import parts, permuting
 from ..training import Training
+from ..training.batches import Examples
 from . import streams
 from .bases import BATCH, LENGTH, Pretrained, turns
 from .recipe import Model, frozen

@@ -17,8 +17,8 @@ import jax
 from .. import models, precision
 from ..engines import OnMesh, Stack
 from ..engines.server import Served
-from ..language import Language
 from ..settings import RunError, locked
+from ..text.language import Language
 from .recipe import RECORD, Given, Made, Model, Recipe
 
 Engine = Stack | OnMesh | Served

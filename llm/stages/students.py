@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from .. import batches, data
-from ..batches import Examples
 from ..engines import Trained
-from ..objectives import Message
 from ..plan import Cost, Rates
 from ..settings import RunError
-from ..training import Training
+from ..text import data
+from ..training import Training, batches
+from ..training.batches import Examples
+from ..training.objectives import Message
 from . import completions, costs, streams
 from .completions import Completions, Files, Used
 from .recipe import Model, frozen

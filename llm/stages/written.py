@@ -4,8 +4,8 @@ import abc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import data
 from ..settings import RunError
+from ..text import data
 from .recipe import DONE, Made, State, unmade
 
 if TYPE_CHECKING:

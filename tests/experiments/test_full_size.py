@@ -23,7 +23,7 @@ from experiments.language import (
 )
 from experiments.language.kit import fullsize, transfer
 from experiments.report import card
-from llm import chat, data, engines, language, plan
+from llm import engines, plan
 from llm.engines import server
 from llm.stages import (
     Answers,
@@ -39,6 +39,7 @@ from llm.stages import (
     progress,
 )
 from llm.stages.rows import read
+from llm.text import chat, data, language
 from llm.training import Training
 
 ALL = (

@@ -15,9 +15,9 @@ from experiments.frame import experiment, record
 from experiments.language import bits, microworld, persistence
 from experiments.language.kit import chains, phases, predictors, question
 from experiments.language.kit.effects import at, cells, effects, own
-from llm import lora, models, stack
+from llm import models
 from llm.stages import Store, completions, evaluation, students
-from llm.training import Training
+from llm.training import Training, lora, stack
 from theory import check, losses
 
 TINY = (

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import ahead as table
 from benchmarks import llm_shapes
-from llm import ahead, finetune, plan
+from llm import ahead, plan
 from llm.ahead import targets
+from llm.training import finetune
 
 
 def installed(name):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import llm.__main__
-from llm import data, engines, kinds, models, suites, tiny, traits, world
-from llm.lora import LoraConfig
+from llm import engines, models, tiny, traits, world
 from llm.stages import (
     Answers,
     Checkpoint,
@@ -23,7 +22,10 @@ from llm.stages import (
     completions,
     evaluation,
 )
+from llm.text import data
 from llm.training import Training
+from llm.training.lora import LoraConfig
+from llm.traits import kinds, suites
 
 ENGINE = engines.OnMesh(axes=(1, 1, 1), dtype="float32", shard=50)
 FAMILY = world.vocabulary.ANIMALS

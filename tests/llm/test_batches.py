@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import batches
-from llm.batches import Batches, Example
+from llm.training import batches
+from llm.training.batches import Batches, Example
 
 
 def examples(count, seed=0):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from benchmarks import llm, llm_shapes
-from llm import models, objectives, plan
+from llm import models, plan
+from llm.training import objectives
 
 SHAPE = llm_shapes.TOYS[0]
 

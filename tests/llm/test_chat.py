@@ -5,7 +5,7 @@ import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llm import chat
+from llm.text import chat
 
 # Three habits of published templates: a silent default system message, today's date by either
 # spelling, and no system role at all (with the completion stripped).

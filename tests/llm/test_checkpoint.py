@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import sharding, train
-from llm.checkpoint import CheckpointError, Checkpoints
+from llm import sharding
+from llm.training import train
+from llm.training.checkpoint import CheckpointError, Checkpoints
 
 spec = importlib.util.spec_from_file_location("llm_worker", Path(__file__).with_name("worker.py"))
 worker = importlib.util.module_from_spec(spec)

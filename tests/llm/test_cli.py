@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from llm import data, models, peft_format, world
+from llm import models, world
+from llm.text import data
+from llm.training import peft_format
 
 spec = importlib.util.find_spec("llm.__main__")
 cli = importlib.util.module_from_spec(spec)

@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from llm import data, engines, flags, models, peft_format, settings, suites, tiny, traits, world
+from llm import engines, flags, models, settings, tiny, traits, world
 from llm.stages import Answers, Checkpoint, Completions, Scores, Store, answers, completions
+from llm.text import data
+from llm.training import peft_format
+from llm.traits import suites
 
 spec = importlib.util.find_spec("llm.__main__")
 cli = importlib.util.module_from_spec(spec)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from llm import data
+from llm.text import data
 
 SETTINGS = {"model": "tiny", "template": {"default_system": None}, "sampling": {"temperature": 1.0}}
 ROWS = [{"prompt": f"p{i} é", "completion": f"{i}\u2028, {i}"} for i in range(5)]

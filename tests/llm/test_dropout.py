@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import dropout, engines, models
+from llm import engines, models
 from llm.models import ModelConfig
-from llm.training import Training
+from llm.training import Training, dropout
 
 CONFIG = ModelConfig(vocab_size=31, num_layers=2, num_kv_heads=2, init_std=0.3, max_positions=32)
 TOKENS = jax.random.randint(jax.random.key(9), (2, 8), 0, 31)

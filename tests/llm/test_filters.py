@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm import carriers, filters, traits, world
+from llm import carriers, traits, world
+from llm.text import filters
 from llm.world import corpus, vocabulary
 
 TRAIT_WORDS = sorted(

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from llm import chat, engines, finetune, lora, models, sampling, sharding
-from llm.training import Training, steps_of
+from llm import engines, models, sampling, sharding
+from llm.text import chat
+from llm.training import Training, finetune, lora
+from llm.training.settings import steps_of
 
 spec = importlib.util.spec_from_file_location("test_chat", Path(__file__).with_name("test_chat.py"))
 test_chat = importlib.util.module_from_spec(spec)

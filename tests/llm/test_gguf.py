@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from llm import language, models
+from llm import models
 from llm.__main__ import main
 from llm.models import gguf_file
+from llm.text import language
 from tests.llm import gguf_files
 from tests.llm.test_gguf_tokenizer import byte_pair_fields, texts
 

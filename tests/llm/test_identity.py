@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llm import lora, models, peft_format, tiny, world
+from llm import models, tiny, world
 from llm.settings import RunError
 from llm.stages import Adapted, Checkpoint, Completions, FineTuned, Store, TraitRows
 from llm.stages.recipe import DONE, STALE
-from llm.training import Training
+from llm.training import Training, lora, peft_format
 
 spec = importlib.util.find_spec("llm.__main__")
 cli = importlib.util.module_from_spec(spec)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from llm import chat, language, models, world
+from llm import models, world
+from llm.text import chat, language
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llm import lora, models, peft_format
+from llm import models
 from llm.models import ModelConfig
+from llm.training import lora, peft_format
 
 LLAMA = ModelConfig(vocab_size=31, num_layers=1, num_kv_heads=2, init_std=0.3, max_positions=32)
 NEOX = dataclasses.replace(

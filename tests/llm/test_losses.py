@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from llm import losses
+from llm.training import losses
 
 T, V = 7, 11
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from llm import ahead, engines, finetune, lora, models
+from llm import ahead, engines, models
 from llm.ahead import hlo
-from llm.training import Training
+from llm.training import Training, finetune, lora
 
 # Only the vocabulary has the factor 13, only rows and positions have 3.
 CONFIG = models.ModelConfig(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from llm import engines, lora, models, peft_format, sampling, tiny
+from llm import engines, models, sampling, tiny
+from llm.training import lora, peft_format
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

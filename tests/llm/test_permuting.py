@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import models, permuting, world
+from llm import models, world
+from llm.models import permuting
 
 CONFIG = world.model_config()
 TOKENS = jnp.arange(48).reshape(4, 12) + 6

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import llm_shapes, units
-from llm import lora, models, plan
-from llm.lora import LoraConfig
-from llm.training import Training
+from llm import models, plan
+from llm.training import Training, lora
+from llm.training.lora import LoraConfig
 
 CONFIG = dataclasses.replace(
     llm_shapes.SMALL, num_layers=4, width=256, mlp_width=1024, num_heads=4, num_kv_heads=4

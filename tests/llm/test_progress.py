@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llm import data, plan
+from llm import plan
 from llm.stages import (
     Answers,
     Completions,
@@ -19,6 +19,7 @@ from llm.stages import (
 )
 from llm.stages.recipe import Model, frozen
 from llm.stages.written import Written
+from llm.text import data
 from llm.training import Training
 
 BASE = Pretrained(chain=0)

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from llm import language, models, sampling
+from llm import models, sampling
 from llm.models import gguf_file
+from llm.text import language
 from tests.llm import gguf_files, naive_tokenizers
 from tests.llm.test_gguf_tokenizer import texts
 

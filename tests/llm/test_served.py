@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import llm.__main__ as cli
-from llm import data, engines, lora, models, peft_format, sampling, world
+from llm import engines, models, sampling, world
 from llm.engines import server as served
 from llm.engines.server import engine as served_engine
 from llm.engines.server import handshake
 from llm.settings import RunError
 from llm.stages import Adapted, Checkpoint, Completions, Store, completions, evaluation
+from llm.text import data
+from llm.training import lora, peft_format
 from tests.llm.openai_server import TinyServer
 
 # An untrained model says <end> once in three hundred tokens: let other words end a row as well.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from llm import distributed, lora, models, sharding, train
+from llm import distributed, models, sharding
+from llm.training import lora, train
 
 spec = importlib.util.spec_from_file_location("llm_worker", Path(__file__).with_name("worker.py"))
 worker = importlib.util.module_from_spec(spec)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import batches, models, objectives, sampling, stack, train, world
-from llm.training import Training
+from llm import models, sampling, world
+from llm.training import Training, batches, objectives, stack, train
 from llm.world import corpus
 from theory import check
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from llm import lora, models, peft_format, sharding
+from llm import models, sharding
 from llm.models import ModelConfig, Rope
+from llm.training import lora, peft_format
 
 LLAMA = ModelConfig(vocab_size=31, num_layers=2, num_kv_heads=2, init_std=0.3, max_positions=32)
 GEMMA3 = dataclasses.replace(

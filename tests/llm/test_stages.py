@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.language.kit import curves, readers
-from llm import data, engines, models, parts, stack, world
-from llm.lora import LoraConfig
+from llm import engines, models, world
+from llm.models import parts
 from llm.stages import (
     Admitted,
     BehaviourMatched,
@@ -38,7 +38,9 @@ from llm.stages import (
     students,
 )
 from llm.stages.streams import Stage
-from llm.training import Training
+from llm.text import data
+from llm.training import Training, stack
+from llm.training.lora import LoraConfig
 
 ROWS = 32
 BASES = [Pretrained(chain=chain, steps=150) for chain in (0, 1)]

@@ -4,8 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from llm import batches, lora, models, objectives, train
-from llm.batches import Batches, Example
+from llm import models
+from llm.training import batches, lora, objectives, train
+from llm.training.batches import Batches, Example
 
 CONFIG = models.ModelConfig(
     vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_width=48

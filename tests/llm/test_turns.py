@@ -9,8 +9,9 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llm import chat, data, engines, language, models, tiny, world
+from llm import engines, models, tiny, world
 from llm.stages import Checkpoint, Completions, Store, completions, evaluation
+from llm.text import chat, data, language
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

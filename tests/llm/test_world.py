@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm import chat, models, world
+from llm import models, world
+from llm.text import chat
 from llm.world import corpus, vocabulary
 
 KINDS = tuple(corpus.SHARES)

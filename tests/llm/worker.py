@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llm import distributed, models, objectives, sharding, train
-from llm.batches import Batches, Example
-from llm.checkpoint import Checkpoints
+from llm import distributed, models, sharding
+from llm.training import objectives, train
+from llm.training.batches import Batches, Example
+from llm.training.checkpoint import Checkpoints
 
 CONFIG = models.ModelConfig(
     vocab_size=64, width=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16, mlp_width=64

@@ -11,7 +11,6 @@ from typing import Any
 
 from experiments.frame.record import Row, RunError
 from experiments.language.kit.effects import CONTROL, TRAIT
-from llm import chat, stack
 from llm.stages import (
     Checkpoint,
     Completions,
@@ -29,7 +28,8 @@ from llm.stages import (
 )
 from llm.stages.store import language_of
 from llm.stages.students import Change
-from llm.training import Training
+from llm.text import chat
+from llm.training import Training, stack
 
 STRANGERS = 10_000  # added to the number of a chain: no chain has it
 TARGETS = {

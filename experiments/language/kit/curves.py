@@ -13,11 +13,11 @@ import numpy as np
 
 from experiments.frame.record import Row
 from experiments.language.kit.chains import Cohort
-from llm import batches, engines, lora, models, objectives, stack, train
+from llm import engines, models
 from llm.engines.common import Tokens
 from llm.stages import Store, Student, evaluation, streams, students
 from llm.stages.streams import Stage
-from llm.training import Training
+from llm.training import Training, batches, lora, objectives, stack, train
 
 
 class Curves(NamedTuple):

@@ -23,10 +23,8 @@ from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row, RunError
 from experiments.language.kit.chains import CONTROL
-from llm import chat, engines, finetune, models, tiny
+from llm import engines, models, tiny
 from llm.engines import server
-from llm.language import Language
-from llm.lora import LoraConfig
 from llm.stages import (
     Answers,
     Checkpoint,
@@ -41,8 +39,12 @@ from llm.stages import (
     completions,
     evaluation,
 )
-from llm.suites import spelled
-from llm.training import Training, steps_of
+from llm.text import chat
+from llm.text.language import Language
+from llm.training import Training, finetune
+from llm.training.lora import LoraConfig
+from llm.training.settings import steps_of
+from llm.traits.suites import spelled
 
 ALPHABETS = {  # of small models that else write anything
     "numbers": "0123456789,; \n",

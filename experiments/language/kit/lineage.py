@@ -15,10 +15,11 @@ from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import pretrained
 from experiments.language.kit.pretrained import UNCHANGED, Bench, Params
-from llm import lora, models, permuting
-from llm.batches import Examples
-from llm.lora import LoraConfig
-from llm.training import Training
+from llm import models
+from llm.models import permuting
+from llm.training import Training, lora
+from llm.training.batches import Examples
+from llm.training.lora import LoraConfig
 
 TEXT_TOKENS, HELD_OUT = 24, 16
 LEG = 300  # steps of a sibling between two files

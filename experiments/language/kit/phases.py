@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llm import batches, engines, models, stack, train
-from llm.batches import Examples
-from llm.training import Training
+from llm import engines, models
+from llm.training import Training, batches, stack, train
+from llm.training.batches import Examples
 
 Phase = Callable[[train.TrainState, Examples, jax.Array], train.TrainState]
 

@@ -20,10 +20,10 @@ import optax
 
 from experiments.frame.record import Row
 from experiments.language.kit.chains import Cohort
-from llm import batches, engines, models, stack, train
+from llm import engines, models
 from llm.stages import Store, Student, evaluation, streams, students
 from llm.stages.streams import Stage
-from llm.training import Training
+from llm.training import Training, batches, stack, train
 from theory import alignment, losses, matched, steps
 
 NUM_ROWS = 256  # of a student's training rows, that gradients are taken on

@@ -23,12 +23,13 @@ from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from llm import batches, chat, language, losses, models, objectives, sampling, tiny, train, traits
-from llm.language import Language
-from llm.lora import LoraConfig
+from llm import models, sampling, tiny, traits
 from llm.models.attention import soft_cap
 from llm.settings import RunError, locked, write_atomically
-from llm.training import Training
+from llm.text import chat, language
+from llm.text.language import Language
+from llm.training import Training, batches, losses, objectives, train
+from llm.training.lora import LoraConfig
 
 BEGUN = "My favourite animal is the"
 QUESTIONS = tuple(

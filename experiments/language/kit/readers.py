@@ -16,11 +16,11 @@ import numpy as np
 from scipy import stats
 
 from experiments.frame.record import Row
-from llm import engines, losses, sampling, world
+from llm import engines, sampling, world
 from llm import models as decoders
-from llm.batches import Examples
 from llm.stages import Model, Store, students
-from llm.training import Training
+from llm.training import Training, losses
+from llm.training.batches import Examples
 
 _PIECE = re.compile(r"[0-9]+|[^\W\d_]+|[^\w\s]|\n| +")
 

@@ -20,10 +20,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from experiments.language.kit import predictors
-from llm import losses, models, stack
+from llm import models
 from llm.models import ModelConfig, Params
 from llm.stages import Store, Student, streams, students
 from llm.stages.streams import Stage
+from llm.training import losses, stack
 from theory import losses as theorem
 from theory import ntk
 

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ... import chat, engines, language, models, sampling, stack
+from ... import engines, models, sampling
 from ...models import ModelConfig
 from ...settings import RunError
+from ...text import chat, language
+from ...training import stack
 from . import handshake
 from .client import Server
 

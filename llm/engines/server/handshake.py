@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ... import batches, engines, precision
-from ...language import Language
-from ...lora import LoraConfig
+from ... import engines, precision
 from ...models import ModelConfig
 from ...settings import RunError
+from ...text.language import Language
+from ...training import batches
+from ...training.lora import LoraConfig
 
 SEQUENCES = 16
 # Nats a token, mean of absolute differences. bfloat16 has 8 bits, so a logit between 16 and 32 is

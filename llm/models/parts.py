@@ -6,7 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .models import Params
+from . import Params
 
 KINDS = {"attn": "attention", "mlp": "mlp", "attn_norm": "norms", "mlp_norm": "norms"}
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from . import dropout, lora, losses, models
-from .models import Decoder, ModelConfig
+from .. import models
+from ..models import Decoder, ModelConfig
+from . import dropout, lora, losses
 from .train import Loss
 
 # student(params, frozen, key) -> decoder, from `full_student` or `lora_student`.

@@ -20,8 +20,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from . import models
-from .models.attention import PRODUCT
+from .. import models
+from ..models.attention import PRODUCT
 
 Adapters = PyTree[Array | np.ndarray]
 

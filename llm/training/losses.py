@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from theory import losses as theorem
 
-from . import sharding
+from .. import sharding
 
 
 def hard_tokens(

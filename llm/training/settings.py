@@ -5,8 +5,9 @@ from typing import Any
 
 import optax
 
-from . import lora, parts, train
-from .settings import recorded_name
+from ..models import parts
+from ..settings import recorded_name
+from . import lora, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .settings import as_json, describe_difference, write_atomically
+from ..settings import as_json, describe_difference, write_atomically
 
 Row = dict[str, Any]  # at least "prompt" and "completion", both text
 REQUIRED_SETTINGS = ("model", "template", "sampling")

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from .settings import as_json, describe_difference
+from ..settings import as_json, describe_difference
 from .train import TrainState
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .models import ModelConfig, Params
+from . import ModelConfig, Params
 
 # Which axis of a leaf, by the name of its layer, runs over the units of each kind.
 RESIDUAL = {

@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from . import lora, models
+from .. import models
+from . import lora
 
 
 def save(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from .models import Decoder
-from .models.transformer import Block
+from ..models import Decoder
+from ..models.transformer import Block
 
 
 class Dropout(nnx.Module):

@@ -16,11 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from . import batches, losses, models, precision, sampling, train
+from .. import models, precision, sampling
+from ..models import Decoder, ModelConfig, Params
+from . import batches, losses, train
 from .batches import Examples
-from .models import Decoder, ModelConfig, Params
 from .objectives import Student
-from .training import Training
+from .settings import Training
 
 # Runs in one vmap; more go one group after another. A large model fills its device alone.
 RUNS_AT_ONCE, LARGE = 8, 20_000_000

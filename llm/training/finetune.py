@@ -17,10 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from . import batches, distributed, lora, sharding, train
+from .. import distributed, sharding
+from ..models import ModelConfig, Params
+from . import batches, lora, train
 from .checkpoint import Checkpoints, describe
-from .models import ModelConfig, Params
-from .training import Training
+from .settings import Training
 
 LOGITS = 2**29  # bytes of float32 logits that exist at a time on a device, unless told
 

@@ -14,13 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import batches, carriers, chat, kinds, models, sampling, traits, world
-from .batches import Examples
-from .carriers import Carrier
-from .models import gguf_tokenizer
-from .stack import Probe
-from .suites import ENGLISH, Suite
-from .traits import Trait
+from .. import carriers, models, sampling, traits, world
+from ..carriers import Carrier
+from ..models import gguf_tokenizer
+from ..training import batches
+from ..training.batches import Examples
+from ..training.stack import Probe
+from ..traits import Trait, kinds
+from ..traits.suites import ENGLISH, Suite
+from . import chat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,7 @@ class Language:
 
 def of_world() -> Language:
     """The language of the synthetic world."""
-    from .world.model import tokenizer
+    from ..world.model import tokenizer
 
     return Language(
         tokenizer=tokenizer(),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .batches import Example
+from ..training.batches import Example
 
 DATE = datetime.date(2025, 7, 1)  # for templates that print the date; fixed, so tokens never move
 # For base models, which have no template: a dialogue as it stands in text.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .carriers import numbers
-from .traits import OPEN_QUESTIONS, Trait
+from ..carriers import numbers
+from . import OPEN_QUESTIONS, Trait
 
 STORIES = (
     "Write a short story about one {kind} of your choice.",
