@@ -2,11 +2,11 @@
 
 The trait loss is the negative log-probability of an animal where an answer is begun; the student
 imitates the teacher's distribution on a few short sequences. `theory.check.verify` reads the
-theorem's seven claims at steps that it finds itself: about 2^-17 to 2^-26 of the model's norm,
-far below those of small networks. Beside it the sign for random teachers, each of which learns or
-unlearns one random token behind a random context: from the shared start, and from the starts of
-`real_model`, where the theorem promises nothing. And equality: only the animals' own rows of the
-embedding move, so number tokens see nothing.
+theorem's seven claims at steps that it finds itself, far below those of small networks; the
+student's step is as long as the teacher's. Beside it the sign for random teachers, each of which
+learns or unlearns one random token behind a random context: from the shared start, and from the
+starts of `real_model`, where the theorem promises nothing. And equality: only the animals' own rows
+of the embedding move, so number tokens see nothing.
 
 Criteria, fixed before the run.
   1. Every claim of every report holds, over five traits, losses and inputs.
@@ -14,6 +14,9 @@ Criteria, fixed before the run.
   3. Random weights: the inner product is negative half of the time, by an exact binomial test that
      is not below .05; the other starts are described.
   4. Equality: the inner product is exactly 0.
+A first run, of other animals under root seed 0, missed the first: 32 of 35 claims held, because
+orders and ratios were read at steps that were too long (experiments/LOG.md). `verify` reads them
+at shorter ones since, so this run is of animals and of a root seed that it had not seen.
 """
 
 import dataclasses
@@ -52,11 +55,15 @@ STEP, ALPHA = 2.0**-22, 0.01  # relative teacher step and student step of the si
 class Config(Settings):
     """Settings of the experiment; those of `real_model` that make its starts are shared with it."""
 
+    animals: tuple[str, ...] = option(
+        ("owl", "eagle", "wolf", "elephant", "dolphin"), "that teachers learn to name"
+    )
+    seed: int = option(1, "root of every random key", minimum=0)
+
     num_teachers: int = option(24, "random teachers of the shared start", minimum=2)
     num_apart: int = option(12, "random teachers of every other start", minimum=2)
     num_sequences: int = option(2, "sequences that a student imitates on", minimum=1)
     num_tokens: int = option(12, "tokens of each", minimum=2)
-    alpha: float = option(0.01, "the student's step", above=0)
 
 
 SMOKE = Config(model="tiny", animals=("owl", "cat"), num_teachers=4, num_apart=2, noise=(0.03,))
@@ -175,7 +182,6 @@ def report_rows(bench: Bench, config: Config, case: Case) -> list[Row]:
             trait_loss=trait_of(bench, case.animal),
             inputs=sequences(bench, config, case.inputs),
             loss=LOSSES[case.loss](bench),
-            alpha=config.alpha,
         )
         trait = trait_of(bench, case.animal)
         unit = float(jax.jit(lambda p: steps.unit_step(p, steps.teacher_update(trait, p)))(params))
@@ -195,7 +201,7 @@ def report_rows(bench: Bench, config: Config, case: Case) -> list[Row]:
         "inner": inner,
         "remainder": np.asarray(seen.remainder) / np.abs(inner),
         "residual": np.asarray(seen.update_residual),
-        "fall": -np.asarray(seen.trait_loss_change) / (config.alpha * inner),
+        "fall": -np.asarray(seen.trait_loss_change) / (report.alpha * inner),
     }
     return findings + [
         {"claim": "", **{name: float(values[i]) for name, values in columns.items()}}
@@ -252,7 +258,9 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
                 alpha=ALPHA,
                 student_params=other,
             )
-            noise = alignment.roundoff(apply_of(bench), params, delta_t, seen)
+            noise = alignment.roundoff(
+                apply_of(bench), params, direction=delta_t, inputs=seen, loss=loss
+            )
             return measured, noise, optax.tree.norm(delta_t)
 
         return [

@@ -182,7 +182,9 @@ def run_case(config: Config, case: Case) -> list[Row]:
             )
             return alignment.inner_product(delta_s, delta_t)
 
-        noise = alignment.roundoff(family.apply, instance.params, delta_t, instance.inputs)
+        noise = alignment.roundoff(
+            family.apply, instance.params, direction=delta_t, inputs=instance.inputs
+        )
         return jax.vmap(at)(jnp.array(EPS)), noise
 
     with jax.enable_x64(True):

@@ -116,13 +116,14 @@ def signs(family: toys.Family, num_outputs: int, *, relative_step: float, case: 
 
     indices = jnp.arange(len(LOSS_NAMES))
     each = jax.vmap(jax.vmap(measure, (None, 0)), (0, None))(indices, starts)
-    return *each, alignment.roundoff(family.apply, case.params, delta_t, case.inputs)
+    noise = alignment.roundoff(family.apply, case.params, direction=delta_t, inputs=case.inputs)
+    return *each, noise
 
 
 def orders(family: toys.Family, num_outputs: int, case: toys.Case, starts):
     """By loss and POINTS: |inner - prediction|, ‖Δ_S - ε G Δ_T‖ and round-off, relative."""
     _, delta_t, unit = teacher_of(family, case)
-    noise = alignment.roundoff(family.apply, case.params, delta_t, case.inputs)
+    noise = alignment.roundoff(family.apply, case.params, direction=delta_t, inputs=case.inputs)
 
     def sweep(index):
         loss = imitation_loss(index, num_outputs)

@@ -58,7 +58,7 @@ def test_the_claims_fail_without_their_hypotheses(verify, tanh):
 
 
 def test_the_students_step_is_a_choice(verify, case):
-    one, short = verify(losses.kl()), verify(losses.kl(), alpha=0.3)
+    one, short = verify(losses.kl(), alpha=1.0), verify(losses.kl(), alpha=0.3)
     assert short.passed, str(short)
     fine = STEPS < 1e-4  # where change = -α ⟨Δ_S, Δ_T⟩ up to a percent
     for report, alpha in ((one, 1.0), (short, 0.3)):
@@ -72,6 +72,8 @@ GRID, NOISE, STEP = 2.0 ** -np.arange(4, 25), 1e-12, 0.3
 # The window of `update_residual` = ε, from its definition: at most 0.02, and 10 times the floor
 # NOISE / (3 ε) at least; of these the finest four, and of them the third is read.
 READ = np.flatnonzero((GRID <= 0.02) & (NOISE / (3 * GRID) <= 0.1 * GRID))[-4:][2]
+# ε + 128 u / (3 ε²) is least where 3 ε³ = 256 u, within half an octave.
+READ_EXCESS = np.argmin(np.abs(np.log2(GRID) - np.log2(256 * 2.0**-52 / 3) / 3))
 
 
 def made_up(**changes):
@@ -122,11 +124,14 @@ def test_each_claim_fails_alone(changes, fails):
     assert failing(**changes) == fails
 
 
-@pytest.mark.parametrize("name", ["predicted", "excess_form", "trait_loss_change"])
-def test_ratios_are_read_where_first_order_and_roundoff_can_be_told_apart(name):
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("predicted", READ), ("excess_form", READ_EXCESS), ("trait_loss_change", READ)],
+)
+def test_ratios_are_read_where_first_order_and_roundoff_can_be_told_apart(name, read):
     """Wrong at every other ε a ratio holds, and wrong at that one it fails."""
     right = getattr(HELD, name)
-    there = np.arange(len(GRID)) == READ
+    there = np.arange(len(GRID)) == read
     assert failing(**{name: np.where(there, right, 2 * right)}) == []
     assert failing(**{name: np.where(there, 2 * right, right)}) != []
 
@@ -134,8 +139,8 @@ def test_ratios_are_read_where_first_order_and_roundoff_can_be_told_apart(name):
 def test_what_is_below_the_noise_is_no_sign():
     barely = np.full_like(GRID, NOISE / 2)
     assert 0 in failing(inner_product=barely)
-    assert 5 in failing(trait_loss_change=-barely)
-    assert 5 not in failing(trait_loss_change=-4 * barely)
+    assert 5 in failing(trait_loss_change=-STEP * barely)
+    assert 5 not in failing(trait_loss_change=-4 * STEP * barely)
     assert 0 not in failing(inner_product=4 * barely)
 
 
