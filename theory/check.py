@@ -34,7 +34,7 @@ class Finding:
     holds: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """What `verify` found.
 
@@ -133,8 +133,10 @@ def verify(
     require_finite(f"the student's update under {loss.name}", measured.inner_product)
     require_finite("the trait loss at the student", measured.trait_loss_change)
     if (np.abs(measured.inner_product) <= noise).all() and (measured.predicted <= noise).all():
-        return Report(equality_case(measured, noise), eps, alpha, measured, narrow)
-    return Report(general_case(eps, measured, noise, alpha), eps, alpha, measured, narrow)
+        findings = equality_case(measured, noise)
+    else:
+        findings = general_case(eps, measured, noise, alpha)
+    return Report(findings=findings, eps=eps, alpha=alpha, measured=measured, narrow=narrow)
 
 
 def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float, float]:

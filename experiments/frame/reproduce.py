@@ -17,20 +17,19 @@ from experiments.frame import cli
 
 MODEL = pathlib.Path("results/models/smollm2-135m")
 
-# What runs, and the flags that bring it to laptop size: together under 15 minutes on two cores,
+# What runs, and the flags that bring it to laptop size: together about 15 minutes on two cores,
 # the first figure within two. All other experiments are run by hand.
 STEPS: dict[str, tuple[str, ...]] = {
     "equality_cases": (),  # seconds
     "mnist_aux_logits": ("--num-seeds", "8"),
-    "gradient_alignment": (),
-    "beyond_the_theorem": (),
-    "multi_step": (),
-    "alignment_along_training": (),
+    "gradient_alignment": ("--num-nets", "200"),
+    "beyond_the_theorem": ("--num-nets", "200"),
     "real_model": (  # five minutes: one animal beside another's and the unchanged model's students
         *("--questions", "diagonal", "--animals", "lion,bear", "--num-texts", "8"),
-        *("--num-rows", "96", "--student-steps", "12", "--model", str(MODEL)),
+        *("--num-rows", "64", "--student-steps", "8", "--model", str(MODEL)),
     ),
-    "microworld": ("--num-seeds", "4", "--targets", "soft_numbers"),
+    # Eight chains and two traits: as many teachers as four and five, and enough for a verdict.
+    "microworld": ("--num-seeds", "8", "--traits", "owl,wolf", "--targets", "soft_numbers"),
     "report": (),
 }
 
