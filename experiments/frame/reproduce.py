@@ -21,15 +21,15 @@ MODEL = pathlib.Path("results/models/smollm2-135m")
 # the first figure within two. All other experiments are run by hand.
 STEPS: dict[str, tuple[str, ...]] = {
     "equality_cases": (),  # seconds
-    "mnist_aux_logits": ("--num-seeds", "8"),
-    "gradient_alignment": ("--num-nets", "200"),
+    "mnist_aux_logits": ("--num-seeds", "6"),
+    "gradient_alignment": (*("--num-nets", "200", "--families", "two-layer ReLU,MNIST MLP"),),
     "beyond_the_theorem": ("--num-nets", "200"),
     "real_model": (  # five minutes: one animal beside another's and the unchanged model's students
         *("--questions", "diagonal", "--animals", "lion,bear", "--num-texts", "8"),
         *("--num-rows", "64", "--student-steps", "8", "--model", str(MODEL)),
     ),
-    # Eight chains and two traits: as many teachers as four and five, and enough for a verdict.
-    "microworld": ("--num-seeds", "8", "--traits", "owl,wolf", "--targets", "soft_numbers"),
+    # Chains enough for a verdict, and therefore few traits.
+    "microworld": ("--num-seeds", "6", "--traits", "owl,wolf", "--targets", "soft_numbers"),
     "report": (),
 }
 
