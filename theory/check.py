@@ -111,7 +111,7 @@ def verify(
     narrow = narrow_types(apply, params, inputs)
     delta_t, size, unit = first_step(trait_loss, params)
 
-    run = compiled(lambda p, v: expected(apply, p, direction=v, inputs=inputs, loss=loss), inputs)
+    run = compiled(lambda p, v: scales(apply, p, direction=v, inputs=inputs, loss=loss), inputs)
     noise, length = map(float, run(params, delta_t))
     if alpha is None:
         alpha = size / length if length else 1.0
@@ -159,7 +159,7 @@ def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float, float
     return delta_t, float(size), float(unit)
 
 
-def expected(
+def scales(
     apply: Apply, params: Params, *, direction: Params, inputs: Any, loss: losses.ImitationLoss
 ) -> tuple[jax.Array, jax.Array]:
     """Before any step: the round-off of ⟨Δ_S, Δ_T⟩, and ‖G Δ_T‖."""
