@@ -168,7 +168,8 @@ ADDED = {
 }
 USE = """
 import dataclasses, numpy as np, jax
-from llm import carriers, language, models, traits, world
+from llm import carriers, models, traits, world
+from llm.text import language
 from llm.stages import Checkpoint, Completions, Store, completions, evaluation
 
 assert traits.TRAITS["gecko"].mentions("Geckos!") and not traits.TRAITS["gecko"].mentions("geck")

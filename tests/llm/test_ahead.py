@@ -90,8 +90,9 @@ def test_drawing_on_four_gpus_tells_little():
 WRITTEN = """
 import math
 import jax
-from llm import ahead, lora, models
+from llm import ahead, models
 from llm.ahead import asking, hlo
+from llm.training import lora
 
 config = models.ModelConfig(
     vocab_size=2048, width=256, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=64,

@@ -82,7 +82,10 @@ def test_every_core_becomes_a_device_unless_devices_were_asked_for(asked):
     flags = "--xla_backend_optimization_level=1"  # another flag, as smoke runs set it
     flags += " --xla_force_host_platform_device_count=3" if asked == "3 by flag" else ""
     named = {"JAX_NUM_CPU_DEVICES": "3"} if asked == "3 by name" else {}
-    program = "from llm import stack; stack.use_all_cores(); import jax; print(jax.device_count())"
+    program = (
+        "from llm.training import stack; stack.use_all_cores(); "
+        "import jax; print(jax.device_count())"
+    )
     env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | named
     done = subprocess.run(
         [sys.executable, "-c", program],
