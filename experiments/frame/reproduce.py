@@ -26,7 +26,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "beyond_the_theorem": ("--num-nets", "200"),
     "real_model": (  # five minutes: one animal beside another's and the unchanged model's students
         *("--questions", "diagonal", "--animals", "lion,bear", "--num-texts", "8"),
-        *("--num-rows", "64", "--student-steps", "8", "--model", str(MODEL)),
+        *("--num-rows", "48", "--student-steps", "8", "--model", str(MODEL)),
     ),
     # Chains enough for a verdict, and therefore few traits.
     "microworld": ("--num-seeds", "6", "--traits", "owl,wolf", "--targets", "soft_numbers"),
