@@ -29,11 +29,11 @@ def hard_tokens(
 
 
 def soft_targets(
-    logits: Float[Array, "tokens vocab"],
-    teacher_logits: Float[Array, "tokens vocab"],
+    logits: Float[Array, "*tokens vocab"],
+    teacher_logits: Float[Array, "*tokens vocab"],
     temperature: float = 1.0,
     reverse: bool = False,
-) -> Float[Array, " tokens"]:
+) -> Float[Array, "*tokens"]:
     """Distillation loss KL(p_teacher || p_student) in nats over the last axis.
 
     p = softmax(z / temperature), float32 or wider, without the factor temperature² of Hinton et al.
