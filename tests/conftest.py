@@ -31,9 +31,10 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in annotations are checked at every call of these modules: all that compute.
 # What only handles text is left out, it is called for every word.
-_TEXT = {"carriers", "chat", "data", "filters", "kinds", "settings", "suites", "traits", "world"}
+_TEXT = {"carriers", "settings", "text", "traits", "world"}
 _LLM = [f"llm.{p.stem}" for p in (ROOT / "llm").iterdir() if p.stem not in _TEXT]
-install_import_hook(["theory", "mnist_mlp", "llm.world.corpus", *_LLM], "beartype.beartype")
+_LLM += ["llm.text.language", "llm.world.corpus"]
+install_import_hook(["theory", "mnist_mlp", *_LLM], "beartype.beartype")
 
 from mnist_mlp import data  # noqa: E402
 

@@ -174,8 +174,8 @@ def batch_scale(
     rounded = 1 + jnp.abs(logits)
     if loss is not None:
         signs = jax.random.rademacher(jax.random.key(0), (DRAWS, *logits.shape), logits.dtype)
-        each = [jnp.abs(loss.mixed_hessian(logits, sign * rounded)) for sign in signs]
-        rounded = sum(each[1:], each[0]) / DRAWS
+        through = jax.vmap(lambda sign: loss.mixed_hessian(logits, sign * rounded))(signs)
+        rounded = jnp.abs(through).mean(axis=0)
     return jnp.mean(jnp.sum(jnp.abs(tangent) * rounded, axis=-1))
 
 

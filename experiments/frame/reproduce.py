@@ -22,7 +22,7 @@ MODEL = pathlib.Path("results/models/smollm2-135m")
 STEPS: dict[str, tuple[str, ...]] = {
     "equality_cases": (),  # seconds
     "mnist_aux_logits": ("--num-seeds", "6"),
-    "gradient_alignment": (*("--num-nets", "200", "--families", "two-layer ReLU,MNIST MLP"),),
+    "gradient_alignment": ("--num-nets", "200", "--families", "two-layer ReLU,MNIST MLP"),
     "beyond_the_theorem": ("--num-nets", "200"),
     "real_model": (  # five minutes: one animal beside another's and the unchanged model's students
         *("--questions", "diagonal", "--animals", "lion,bear", "--num-texts", "8"),

@@ -92,22 +92,16 @@ def by_pair(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every model's students beside every model's teachers."""
     cells = by_pair(table)
-    names = {pair: "{1} to {0}: log-odds less control, nats".format(*pair) for pair in cells}
-    by_name = {names[pair]: lift for pair, lift in cells.items()}
-    diagonal = [names[pair] for pair in cells if pair[0] == pair[1]]
+    quantity = "{1} to {0}: log-odds less control, nats".format
+    same = {quantity(*pair): lift for pair, lift in cells.items() if pair[0] == pair[1]}
+    apart = {quantity(*pair): lift for pair, lift in cells.items() if pair[0] != pair[1]}
     (above,) = corrected(
-        [transfer.above(name, by_name[name], ".11 to .54 in rate") for name in diagonal]
+        [transfer.above(name, lift, ".11 to .54 in rate") for name, lift in same.items()]
     )
-    beside = {name: lift for name, lift in by_name.items() if name not in diagonal}
-    judged = {claim.quantity: claim for claim in above}
-    judged |= zip(beside, transfer.within(beside, MARGIN, "-.01 to .32 in rate"), strict=True)
-    claims = [judged[name] for name in by_name]
-    same, apart = (
-        statistics.shown(
-            np.mean([v for (r, w), v in cells.items() if (r == w) == alike], axis=0), 2
-        )
-        for alike in (True, False)
-    )
+    beside = transfer.within(apart, MARGIN, "-.01 to .32 in rate")
+    judged = {claim.quantity: claim for claim in (*above, *beside)}
+    claims = [judged[quantity(*pair)] for pair in cells]
+    shown = [statistics.shown(np.mean([*some.values()], axis=0), 2) for some in (same, apart)]
     figure = Figure(
         name="figure",
         title=say(
@@ -117,7 +111,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             open="Do traits pass within a model, and not between models?",
         ),
         predicted="Lift above zero on the diagonal, none beside it.",
-        found=f"{same} nats within a model, {apart} between models.",
+        found=f"{shown[0]} nats within a model, {shown[1]} between models.",
         follows=follows_from(
             claims, "What carries the trait is not what the lists say but who reads them."
         ),

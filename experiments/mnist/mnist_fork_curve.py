@@ -141,7 +141,8 @@ def barrier(outputs: Callable[[Params], jax.Array], start: Params, trunk: Params
         mixed = (1 - share) * ends[0] + share * ends[1]
         return jnp.mean((outputs(between) - mixed) ** 2) / jnp.mean(ends[1] ** 2)
 
-    return float(f"{max(map(apart, forks.SHARES)):.6g}")
+    wall = forks.barrier(np.array([apart(share) for share in forks.SHARES]))
+    return float(f"{wall:.6g}")
 
 
 # Findings
