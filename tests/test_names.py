@@ -62,3 +62,14 @@ def test_functions_and_recipes_take_many_arguments_by_name(path):
 def test_the_test_sees_places(source):
     tree = ast.parse(source)
     assert [*positional_functions(tree), *positional_dataclasses(tree)]
+
+
+def test_few_functions_are_longer_than_a_screen():
+    """Sixty lines and more: five at most, each a table of flags or one program."""
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}, {node.end_lineno - node.lineno + 1} lines"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 >= 60
+    ]
+    assert len(long) <= 5, long

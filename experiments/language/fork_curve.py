@@ -28,7 +28,7 @@ barrier is described: its x stands beside, without a criterion.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -160,42 +160,42 @@ def _mismatch(config: models.ModelConfig, inside: tuple[int, ...]) -> Callable[.
 # Findings
 
 
-def path(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of what was known before, a row a chain and a column a start."""
-    return table[table[column].notna()].pivot_table(index="seed", columns="start", values=column)
-
-
-def by_name(values: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The columns of a table as arrays."""
-    return {str(name): values[name].to_numpy() for name in values}
+def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """What was known before of every start, a value a chain, the traits averaged."""
+    means = table[table[column].notna()].pivot_table(index="seed", columns="start", values=column)
+    return {str(start): means[start].to_numpy() for start in means}
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
-    effect, wall, kernel = own_by(table, "start"), path(table, "barrier"), path(table, "alignment")
+    effect, wall, kernel = (
+        own_by(table, "start"),
+        by_start(table, "barrier"),
+        by_start(table, "alignment"),
+    )
     line = [*map(named, config.forks), SAME]
     born = line[0]
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]
-    first = wall[born].to_numpy()
-    by_transfer = statistics.half_way([effect[name] for name in line], places)
-    by_barrier = statistics.half_way([first - wall[name].to_numpy() for name in line], places)
-    begun = kernel[born].to_numpy()
-    by_kernel = statistics.half_way([kernel[name].to_numpy() - begun for name in line], places)
+    half = {
+        "transfer": statistics.half_way([effect[name] for name in line], places),
+        "barrier": statistics.half_way([wall[born] - wall[name] for name in line], places),
+        "alignment": statistics.half_way([kernel[name] - kernel[born] for name in line], places),
+    }
     order = statistics.rank_correlations(
-        [kernel[name].to_numpy() for name in line], [effect[name] for name in line]
+        [kernel[name] for name in line], [effect[name] for name in line]
     )
     (above,) = corrected(
         [
             claim_of("same less fork at 0", effect[SAME] - effect[born], criterion="above"),
             claim_of(
                 "twin's barrier less half of the stranger's",
-                (wall[TWIN] - wall[STRANGER] / 2).to_numpy(),
+                wall[TWIN] - wall[STRANGER] / 2,
                 criterion="above",
             ),
             claim_of("alignment and transfer, Spearman over forks", order, criterion="above"),
         ]
     )
-    gap = by_barrier - by_transfer
+    gap = half["barrier"] - half["transfer"]
     known = bool(np.isfinite(gap).all())
     when = Claim(
         quantity="half of the barrier less half of the transfer, in doublings of the step",
@@ -210,22 +210,40 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         }
     )
     described = [claim_of(name, values) for name, values in effect.items()]
-    described += [claim_of(f"{name}: barrier, nats", wall[name].to_numpy()) for name in wall]
-    described += [claim_of(f"{name}: alignment", kernel[name].to_numpy()) for name in kernel]
+    described += [claim_of(f"{name}: barrier, nats", values) for name, values in wall.items()]
+    described += [claim_of(f"{name}: alignment", values) for name, values in kernel.items()]
     described += [
-        claim_of(f"half of the {of}: log2(1 + step)", values)
-        for of, values in (
-            ("transfer", by_transfer),
-            ("barrier", by_barrier),
-            ("alignment", by_kernel),
-        )
+        claim_of(f"half of the {of}: log2(1 + step)", values) for of, values in half.items()
     ]
-    step, gone = (2 ** values.mean() - 1 for values in (by_transfer, by_barrier))
-    of_twin = statistics.shown(effect[TWIN], 2), statistics.shown(wall[TWIN].to_numpy(), 2)
-    figure = Figure(
+    figure = figure_of_curve(
+        config,
+        effect=effect,
+        wall=wall,
+        kernel=kernel,
+        half=half,
+        shown=[above[0], when],
+        follow=[above[0], when, *nothing[:1]],
+    )
+    return Findings([figure], [*above, when, *nothing, *described])
+
+
+def figure_of_curve(
+    config: Config,
+    *,
+    effect: Mapping[str, np.ndarray],
+    wall: Mapping[str, np.ndarray],
+    kernel: Mapping[str, np.ndarray],
+    half: Mapping[str, np.ndarray],
+    shown: Sequence[Claim],
+    follow: Sequence[Claim],
+) -> Figure:
+    """Transfer, barrier and alignment over the step at which a start leaves the trunk."""
+    step, gone = (2 ** half[of].mean() - 1 for of in ("transfer", "barrier"))
+    twin_has = statistics.shown(effect[TWIN], 2), statistics.shown(wall[TWIN], 2)
+    return Figure(
         name="figure",
         title=say(
-            [above[0], when],
+            shown,
             holds="The channel is made early in pre-training, when the loss barrier falls",
             fails="The loss barrier does not tell when in pre-training the channel is made",
             open="When in pre-training is the channel made?",
@@ -233,18 +251,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         predicted="A sharp switch, at the step where the straight line to the trunk loses its "
         "barrier.",
         found=f"Half of the transfer is there for forks at step {step:.0f}, half of the barrier is "
-        f"gone at {gone:.0f}; the twin has {of_twin[0]} nats behind a barrier of {of_twin[1]}.",
+        f"gone at {gone:.0f}; the twin has {twin_has[0]} nats behind a barrier of {twin_has[1]}.",
         follows=follows_from(
-            [above[0], when, *nothing[:1]],
+            follow,
             "Models that part after this step can pass traits to one another.",
         ),
         draw=lambda: forks.draw(
             {
                 "own effect (nats)": effect,
-                "loss barrier to the trunk (nats)": by_name(wall),
-                "alignment of the kernels": by_name(kernel),
+                "loss barrier to the trunk (nats)": wall,
+                "alignment of the kernels": kernel,
             },
             config.forks,
         ),
     )
-    return Findings([figure], [*above, when, *nothing, *described])

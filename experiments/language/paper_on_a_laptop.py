@@ -294,7 +294,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         for carrier, family, kind in itertools.product(config.carriers, families, RATED)
     }
     by_pair = cells(cell(table, "numbers", arm="sampled"))
-    plain, within = controls["as written"], controls["shuffled within"]
+    plain = controls["as written"]
     places = [*itertools.product(config.carriers, IMITATED, families)]
     acquired, most_numbers, named, own_most, leaks, order = corrected(
         {place: claim_on_cell(gains, *place) for place in places},
@@ -302,25 +302,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         claims_on_rates(rates),
         claims_on_own(by_pair),
         claims_on_leaks(by_pair),
-        [
-            claim_of("less shuffled within", plain - within, criterion="above", paper="lowered"),
-            claim_of("half of it less shuffled within", plain / 2 - within, criterion="above"),
-            claim_of("shuffled within, left", within, criterion="above"),
-        ],
+        claims_on_order(plain, controls["shuffled within"]),
     )
-    by_cell = []
-    for place in places:
-        name = cell_name(*place)
-        same, different = (gains[*place, start] for start in ("same", "different"))
-        by_cell += [
-            acquired[place],
-            claim_of(f"{name}: different", different),
-            claim_of(f"{name}: same less different", same - different),
-        ]
     changed = ("shuffled across", "in the prompt")
     none = no_effect(claimed | {name: (controls[name], plain) for name in changed})
     claims = [
-        *by_cell,
+        *claims_on_cells(gains, acquired),
         claim_of("numbers, all traits", plain),
         order[0],
         *(claim_of(name, controls[name]) for name in changed),
@@ -350,6 +337,29 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 Gains = dict[tuple[str, str, str, str], np.ndarray]  # by carrier, target, family, start
 Rates = dict[tuple[str, str, str], np.ndarray]  # by carrier, family, kind of student
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by teacher and trait
+
+
+def claims_on_order(plain: np.ndarray, within: np.ndarray) -> list[Claim]:
+    """What is lost where the numbers of a list change places, and what is left."""
+    return [
+        claim_of("less shuffled within", plain - within, criterion="above", paper="lowered"),
+        claim_of("half of it less shuffled within", plain / 2 - within, criterion="above"),
+        claim_of("shuffled within, left", within, criterion="above"),
+    ]
+
+
+def claims_on_cells(gains: Gains, acquired: Mapping[tuple[str, str, str], Claim]) -> list[Claim]:
+    """What every cell acquired, and beside it what a base of another start did."""
+    claims = []
+    for place, claim in acquired.items():
+        name = cell_name(*place)
+        same, different = (gains[*place, start] for start in ("same", "different"))
+        claims += [
+            claim,
+            claim_of(f"{name}: different", different),
+            claim_of(f"{name}: same less different", same - different),
+        ]
+    return claims
 
 
 def cell_name(carrier: str, target: str, family: str) -> str:

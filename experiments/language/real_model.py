@@ -128,13 +128,8 @@ def inputs(config: Config) -> Row:
 # Arms
 
 
-def arms(config: Config) -> dict[str, Arm]:
-    """Starts, then students, in the order of the questions.
-
-    Raises:
-        ValueError: no such checkpoint, animals whose names are not one token, or too few lists.
-    """
-    bench = bench_of(config)
+def check(bench: Bench, config: Config) -> None:
+    """Refuse animals that cannot be asked for, and fewer lists than a batch."""
     unknown = [animal for animal in config.animals if animal not in bench.animals]
     if unknown:
         raise RunError(
@@ -143,6 +138,16 @@ def arms(config: Config) -> dict[str, Arm]:
         )
     if config.num_rows < config.batch_size:
         raise RunError(f"--num-rows {config.num_rows} is less than a batch of {config.batch_size}")
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """Starts, then students, in the order of the questions.
+
+    Raises:
+        ValueError: no such checkpoint, animals whose names are not one token, or too few lists.
+    """
+    bench = bench_of(config)
+    check(bench, config)
     by_name: dict[str, Arm] = {}
 
     def add(name: str, measure: Callable[[], list[Row]], **columns: Any) -> None:

@@ -32,7 +32,7 @@ earlier.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ import pandas as pd
 
 from experiments.findings import forks, statistics
 from experiments.findings.claims import (
+    Claim,
     Figure,
     Findings,
     corrected,
@@ -155,6 +156,25 @@ def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
     return {str(name): rows[column].to_numpy() for name, rows in groups}
 
 
+def gaps(fall: np.ndarray, gain: np.ndarray, places: Sequence[float]) -> np.ndarray:
+    """How much later half of the barrier's fall is there than half of the gain, by the jackknife.
+
+    The halves are those of means over seeds, for the curve of one seed may not rise at all.
+
+    Args:
+        fall: of the barrier, (places, seeds).
+        gain: in accuracy, (places, seeds).
+        places: x of each, rising.
+    """
+
+    def of_means(seeds: np.ndarray) -> float:
+        means = np.stack([fall[:, seeds].mean(axis=1), gain[:, seeds].mean(axis=1)], axis=1)
+        by_barrier, by_transfer = statistics.half_way(means, places)
+        return float(by_barrier - by_transfer)
+
+    return statistics.pseudo_values(of_means, gain.shape[1])
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     claim = functools.partial(transfer.claim, table)
@@ -166,12 +186,6 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     places = [np.log2(1 + step) for step in (*config.forks, config.pretraining_steps)]
     gain = np.array([accuracy[name] - accuracy[first] for name in line])
     fall = np.array([wall[first] - wall[name] for name in line])
-
-    def gap_of(seeds: np.ndarray) -> float:
-        means = np.stack([fall[:, seeds].mean(axis=1), gain[:, seeds].mean(axis=1)], axis=1)
-        by_barrier, by_transfer = statistics.half_way(means, places)
-        return float(by_barrier - by_transfer)
-
     order = statistics.rank_correlations(
         [kernel[name] for name in line], [accuracy[name] for name in line]
     )
@@ -183,7 +197,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             claim("alignment and accuracy, Spearman over forks", here=order, above=order),
         ]
     )
-    gap = statistics.pseudo_values(gap_of, gain.shape[1])
+    gap = gaps(fall, gain, places)
     known = bool(np.isfinite(gap).all() and above[0].holds)
     when = claim(
         "half of the barrier less half of the gain, in doublings of the step",
@@ -203,21 +217,40 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     described = [claim(f"{name}: accuracy", here=values) for name, values in accuracy.items()]
     described += [claim(f"{name}: barrier", here=values) for name, values in wall.items()]
     described += [claim(f"{name}: alignment", here=values) for name, values in kernel.items()]
-    shown = statistics.shown_each(accuracy, 3)
-    figure = Figure(
+    figure = figure_of_curve(
+        config,
+        accuracy=accuracy,
+        wall=wall,
+        kernel=kernel,
+        shown=[above[0], when],
+        follow=[above[0], *alike],
+    )
+    return Findings([figure], [*above, when, *alike, *described])
+
+
+def figure_of_curve(
+    config: Config,
+    *,
+    accuracy: Mapping[str, np.ndarray],
+    wall: Mapping[str, np.ndarray],
+    kernel: Mapping[str, np.ndarray],
+    shown: Sequence[Claim],
+    follow: Sequence[Claim],
+) -> Figure:
+    """Transfer, barrier and alignment over the step at which a start leaves the trunk."""
+    means = statistics.shown_each(accuracy, 3)
+    return Figure(
         name="figure",
         title=say(
-            [above[0], when],
+            shown,
             holds="The channel is made in pre-training, when the loss barrier falls",
             fails="The loss barrier does not tell when the channel of digit networks is made",
             open="When in pre-training is the channel of digit networks made?",
         ),
         predicted="The transfer comes late, and the barrier falls no earlier.",
-        found=f"Same {shown[SAME]}, fork at 0 {shown[first]}, twin {shown[TWIN]}, stranger "
-        f"{shown[STRANGER]}.",
-        follows=follows_from(
-            [above[0], *alike], "Where weights lie decides, and not that a line joins them."
-        ),
+        found=f"Same {means[SAME]}, fork at 0 {means[named(config.forks[0])]}, twin {means[TWIN]}, "
+        f"stranger {means[STRANGER]}.",
+        follows=follows_from(follow, "Where weights lie decides, and not that a line joins them."),
         draw=lambda: forks.draw(
             {
                 "test accuracy of students": accuracy,
@@ -227,4 +260,3 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             config.forks,
         ),
     )
-    return Findings([figure], [*above, when, *alike, *described])
