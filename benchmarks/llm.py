@@ -19,7 +19,7 @@ import os
 import platform
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from benchmarks.llm_shapes import Shape
 from llm import models, plan, sampling
 
 RANK = 8
+DTYPES = ("float32", "bfloat16")
 
 
 def make_sample(
@@ -133,14 +134,21 @@ def _absent(*_: Any) -> None:
     raise ValueError("the opponent is not installed")
 
 
-def run(shapes: tuple[Shape, ...], opponent: Any, repeats: int, toy: bool) -> list[dict]:
+def run(
+    shapes: tuple[Shape, ...],
+    opponent: Any,
+    *,
+    dtypes: Sequence[str],
+    repeats: int,
+    toy: bool,
+) -> list[dict]:
     """All rows of the results, with the share of what the hardware allows."""
-    dtypes = (False, True)
-    rates = {bfloat16: units.matmul_rate(bfloat16, 256 if toy else 1536) for bfloat16 in dtypes}
+    which = [dtype == "bfloat16" for dtype in dtypes]
+    rates = {bfloat16: units.matmul_rate(bfloat16, 256 if toy else 1536) for bfloat16 in which}
     rows = []
     for shape in shapes:
         for kind in ("full", "LoRA", "sampling"):
-            for bfloat16 in dtypes:
+            for bfloat16 in which:
                 row = measure(shape, kind, bfloat16=bfloat16, opponent=opponent, repeats=repeats)
                 if rate := row.get("ours_tokens_per_s"):
                     row |= limit(shape, kind, bfloat16, rates[bfloat16])
@@ -167,8 +175,8 @@ def _named(rates: dict[bool, float]) -> dict[str, float]:
     return {names[bfloat16]: rate for bfloat16, rate in rates.items()}
 
 
-def machine(opponent: Any) -> dict[str, Any]:
-    """The machine and the versions, and how busy it was when the run began."""
+def machine(opponent: Any, *, load: float) -> dict[str, Any]:
+    """The machine and the versions, and how busy it was when the run began: `load`, its average."""
     device = jax.devices()[0]
     return {
         "date": datetime.date.today().isoformat(),
@@ -176,7 +184,7 @@ def machine(opponent: Any) -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": round(load, 2),
         "system": platform.platform(),
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -253,16 +261,19 @@ def main() -> None:
     which.add_argument("--smoke", action="store_true", help="toy shapes, no meaning in the numbers")
     names = [shape.name for shape in llm_shapes.CPU_SHAPES]
     which.add_argument("--only", choices=names, help="one shape alone")
+    parser.add_argument("--dtype", choices=DTYPES, help="one compute type alone")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns per case")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--no-opponent", action="store_true", help="time our side only")
     given = parser.parse_args()
+    load = os.getloadavg()[0]  # read first, for the opponent's import is work too
     opponent = None if given.no_opponent else load_opponent()
-    facts = machine(opponent)
+    facts = machine(opponent, load=load)
     shapes = llm_shapes.TOYS if given.smoke else llm_shapes.CPU_SHAPES
     shapes = tuple(shape for shape in shapes if shape.name in (given.only or shape.name))
     print(HEADER if facts["load_before"] < 0.5 else BUSY + HEADER)
-    rows = run(shapes, opponent, given.repeats, given.smoke)
+    dtypes = [given.dtype] if given.dtype else DTYPES
+    rows = run(shapes, opponent, dtypes=dtypes, repeats=given.repeats, toy=given.smoke)
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"llm-{facts['date']}-cpu"
     (given.out / f"{name}.json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))

@@ -14,9 +14,11 @@ Criteria, fixed before the run.
   3. Random weights: the inner product is negative half of the time, by an exact binomial test that
      is not below .05; the other starts are described.
   4. Equality: the inner product is exactly 0.
-A first run, of other animals under root seed 0, missed the first: 32 of 35 claims held, because
-orders and ratios were read at steps that were too long (experiments/LOG.md). `verify` reads them
-at shorter ones since, so this run is of animals and of a root seed that it had not seen.
+Two runs missed a criterion because a step was too long (experiments/LOG.md). The first, of other
+animals under root seed 0, missed the first: 32 of 35 claims held, and `verify` reads orders and
+ratios at shorter steps since. The second, of these animals under root seed 1, held all 35 and
+missed the second: one of 24 trait losses rose at a student's step of .01; now this step too is as
+long as the teacher's. So this run is of a root seed that neither had seen.
 """
 
 import dataclasses
@@ -48,7 +50,7 @@ RUNTIME = "25 minutes on two cores"
 PRECISION = "highest"  # of factors: signs and orders are read
 
 STARTS = ("4 bits", "0.03 noise", "0.12 noise", RANDOM)
-STEP, ALPHA = 2.0**-22, 0.01  # relative teacher step and student step of the signs
+STEP = 2.0**-22  # of the teacher where signs are read, of the norm of all parameters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Config(Settings):
     animals: tuple[str, ...] = option(
         ("owl", "eagle", "wolf", "elephant", "dolphin"), "that teachers learn to name"
     )
-    seed: int = option(1, "root of every random key", minimum=0)
+    seed: int = option(2, "root of every random key", minimum=0)
 
     num_teachers: int = option(24, "random teachers of the shared start", minimum=2)
     num_apart: int = option(12, "random teachers of every other start", minimum=2)
@@ -248,6 +250,10 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
         def measure(params, other, context, token, sign):
             trait = loss_of_token(bench, context, token, sign)
             delta_t = steps.teacher_update(trait, params)
+            size = optax.tree.norm(delta_t)
+            noise, length = check.scales(
+                apply_of(bench), params, direction=delta_t, inputs=seen, loss=loss
+            )
             measured = alignment.measure(
                 apply_of(bench),
                 params,
@@ -255,13 +261,10 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
                 inputs=seen,
                 loss=loss,
                 eps=STEP * steps.unit_step(params, delta_t),
-                alpha=ALPHA,
+                alpha=size / length,  # as long a step as the teacher's
                 student_params=other,
             )
-            noise = alignment.roundoff(
-                apply_of(bench), params, direction=delta_t, inputs=seen, loss=loss
-            )
-            return measured, noise, optax.tree.norm(delta_t)
+            return measured, noise, size
 
         return [
             {

@@ -71,7 +71,7 @@ def test_a_run_writes_its_tables_and_says_what_is_missing(tmp_path, monkeypatch,
     row = llm.measure(SHAPE, "sampling", bfloat16=False, opponent=None, repeats=1)
     assert row["ours_tokens_per_s"] > 0
     assert "theirs_tokens_per_s" not in row
-    page = llm.report([row, {"kind": "hardware", "bytes_per_s": 1.0}], llm.machine(None))
+    page = llm.report([row, {"kind": "hardware", "bytes_per_s": 1.0}], llm.machine(None, load=0.1))
     assert "| toy | sampling | float32 |" in page
 
 
