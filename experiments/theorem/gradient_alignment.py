@@ -38,7 +38,7 @@ from experiments.theorem import alone
 from theory import alignment, asymptotics, losses, steps, toys
 from theory.base import Params
 
-RUNTIME = "2 minutes on two cores"
+RUNTIME = "4 minutes on two cores"
 PRECISION = "highest"  # of factors: signs and orders are read
 
 # The last three outputs of each play the auxiliary logits.
@@ -515,7 +515,7 @@ def draw_negative(wide: pd.DataFrame):
         axes.set_xlim(-4, 104)
         axes.set_title(f"trait: {trait}")
         axes.set_xlabel("negative inner products, %\n(one mark per imitation loss)")
-    panels[-1].legend(loc="center right")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
