@@ -22,6 +22,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from .. import models
 from ..models.attention import PRODUCT
+from ..models.transformer import flat_matmul
 
 Adapters = PyTree[Array | np.ndarray]
 
@@ -130,9 +131,9 @@ class LowRank(nnx.Module):
             x = jnp.where(keep, x / (1 - self.dropout), 0)
         # Without the barrier compilers for GPUs put A beside the kernel of the layer, which writes
         # all weights again for every token.
-        low = jax.lax.optimization_barrier(x) @ self.a[...].astype(x.dtype)
+        low = flat_matmul(jax.lax.optimization_barrier(x), self.a[...])
         low = checkpoint_name(low, PRODUCT)
-        return (low @ self.b[...].astype(x.dtype)) * self.scale[...].astype(x.dtype)
+        return flat_matmul(low, self.b[...]) * self.scale[...].astype(x.dtype)
 
 
 def _layer_keys(adapters: Adapters, key: Array) -> dict:
