@@ -109,12 +109,11 @@ def verify(
     require_float_params(params)
     require_float64(params)
     narrow = narrow_types(apply, params, inputs)
-    delta_t, size, unit = first_step(trait_loss, params)
+    delta_t, unit = first_step(trait_loss, params)
 
     run = compiled(lambda p, v: scales(apply, p, direction=v, inputs=inputs, loss=loss), inputs)
-    noise, length = map(float, run(params, delta_t))
-    if alpha is None:
-        alpha = size / length if length else 1.0
+    noise, equal = map(float, run(params, delta_t))
+    alpha = equal if alpha is None else alpha
     at = point_measure(
         apply,
         params,
@@ -139,8 +138,8 @@ def verify(
     return Report(findings=findings, eps=eps, alpha=alpha, measured=measured, narrow=narrow)
 
 
-def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float, float]:
-    """Δ_T, its norm, and the step that moves the teacher by the norm of θ⁰.
+def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float]:
+    """Δ_T, and the step that moves the teacher by the norm of θ⁰.
 
     Raises:
         ValueError: L_T or its gradient is not finite, or the teacher does not move.
@@ -156,16 +155,20 @@ def first_step(trait_loss: LossFn, params: Params) -> tuple[Params, float, float
     require_finite("the gradient of the trait loss", size)
     if size == 0:
         raise ValueError("the trait loss has no gradient at params, so the teacher does not move")
-    return delta_t, float(size), float(unit)
+    return delta_t, float(unit)
 
 
 def scales(
     apply: Apply, params: Params, *, direction: Params, inputs: Any, loss: losses.ImitationLoss
 ) -> tuple[jax.Array, jax.Array]:
-    """Before any step: the round-off of ⟨Δ_S, Δ_T⟩, and ‖G Δ_T‖."""
+    """Before any step: the round-off of ⟨Δ_S, Δ_T⟩, and the α of a step as long as the teacher's.
+
+    α = ‖Δ_T‖ / ‖G Δ_T‖; 1 where the student does not move.
+    """
     given = {"direction": direction, "inputs": inputs, "loss": loss}
-    update = alignment.curvature_product(apply, params, **given)
-    return alignment.roundoff(apply, params, **given), optax.tree.norm(update)
+    length = optax.tree.norm(alignment.curvature_product(apply, params, **given))
+    alpha = jnp.where(length > 0, optax.tree.norm(direction) / length, 1.0)
+    return alignment.roundoff(apply, params, **given), alpha
 
 
 def narrow_types(apply: Apply, params: Params, inputs: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.figure
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from experiments.findings import drawing
@@ -36,6 +37,13 @@ def check(forks: Sequence[int], last: int, flag: str) -> None:
         raise ValueError(
             f"--forks must rise and stay below {flag} {last}: they are {', '.join(map(str, forks))}"
         )
+
+
+def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """A column by start, a value a run, means over what else was varied; rows without it aside."""
+    known = table[table[column].notna()]
+    means = known.pivot_table(index="seed", columns="start", values=column)
+    return {str(start): means[start].to_numpy() for start in known["start"].unique()}
 
 
 def barrier(

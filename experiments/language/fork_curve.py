@@ -160,19 +160,10 @@ def _mismatch(config: models.ModelConfig, inside: tuple[int, ...]) -> Callable[.
 # Findings
 
 
-def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
-    """What was known before of every start, a value a chain, the traits averaged."""
-    means = table[table[column].notna()].pivot_table(index="seed", columns="start", values=column)
-    return {str(start): means[start].to_numpy() for start in means}
-
-
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
-    effect, wall, kernel = (
-        own_by(table, "start"),
-        by_start(table, "barrier"),
-        by_start(table, "alignment"),
-    )
+    effect = own_by(table, "start")
+    wall, kernel = (forks.by_start(table, column) for column in ("barrier", "alignment"))
     line = [*map(named, config.forks), SAME]
     born = line[0]
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]

@@ -46,7 +46,7 @@ from llm import models
 from llm.settings import RunError
 from theory import alignment, check, losses, steps
 
-RUNTIME = "25 minutes on two cores"
+RUNTIME = "30 minutes on two cores"
 PRECISION = "highest"  # of factors: signs and orders are read
 
 STARTS = ("4 bits", "0.03 noise", "0.12 noise", RANDOM)
@@ -242,6 +242,7 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
     shared = start == SAME
     count = config.num_teachers if shared else config.num_apart
     loss, seen = LOSSES["cross-entropy"](bench), sequences(bench, config, "random tokens")
+    apply = apply_of(bench)
     with jax.enable_x64(True):
         params = wide(bench.base)
         other = None if shared else wide(lineage.started(bench, config, start))
@@ -250,21 +251,18 @@ def sign_rows(bench: Bench, config: Config, start: str) -> list[Row]:
         def measure(params, other, context, token, sign):
             trait = loss_of_token(bench, context, token, sign)
             delta_t = steps.teacher_update(trait, params)
-            size = optax.tree.norm(delta_t)
-            noise, length = check.scales(
-                apply_of(bench), params, direction=delta_t, inputs=seen, loss=loss
-            )
+            noise, alpha = check.scales(apply, params, direction=delta_t, inputs=seen, loss=loss)
             measured = alignment.measure(
-                apply_of(bench),
+                apply,
                 params,
                 trait_loss=trait,
                 inputs=seen,
                 loss=loss,
                 eps=STEP * steps.unit_step(params, delta_t),
-                alpha=size / length,  # as long a step as the teacher's
+                alpha=alpha,
                 student_params=other,
             )
-            return measured, noise, size
+            return measured, noise, optax.tree.norm(delta_t)
 
         return [
             {

@@ -149,13 +149,6 @@ def barrier(outputs: Callable[[Params], jax.Array], start: Params, trunk: Params
 # Findings
 
 
-def by_start(table: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
-    """A column by start, over seeds."""
-    ordered = table.sort_values("seed")
-    groups = ordered.groupby("start", sort=False)
-    return {str(name): rows[column].to_numpy() for name, rows in groups}
-
-
 def gaps(fall: np.ndarray, gain: np.ndarray, places: Sequence[float]) -> np.ndarray:
     """How much later half of the barrier's fall is there than half of the gain, by the jackknife.
 
@@ -179,7 +172,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     claim = functools.partial(transfer.claim, table)
     accuracy, wall, kernel = (
-        by_start(table, column) for column in ("accuracy", "barrier", "alignment")
+        forks.by_start(table, column) for column in ("accuracy", "barrier", "alignment")
     )
     line = [*map(named, config.forks), SAME]
     first = line[0]
