@@ -140,16 +140,14 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
     table: list[Row] = []
 
     def measure(lineage: str, steps: int, params: models.Params) -> None:
-        losses = {
-            "loss": held_out_loss(params, held_out),
-            "text_loss": held_out_loss(params, free),
-        }
+        sets = {"loss": held_out, "text_loss": free}
+        losses = {name: np.asarray(held_out_loss(params, rows)) for name, rows in sets.items()}
         towards = [np.nan] * len(own)
         if not steps and lineage == "trait":
             loss = functools.partial(held_out_loss, examples=held_out)
             towards = cosines(shape, params, loss=loss, probes=asked["template"], own=own)
         for how_asked, probes in asked.items():
-            found = [stack.measure(shape, params, probe) for probe in probes]
+            found = jax.device_get([stack.measure(shape, params, probe) for probe in probes])
             for run, trait in enumerate(own):
                 known = {name: float(found[trait][name][run]) for name in ("margin", "mass")}
                 known |= {name: float(values[run]) for name, values in losses.items()}
@@ -204,21 +202,18 @@ def cosines(
     Positive: a small step that lowers the loss lowers the log-odds.
     """
 
-    def flat(tree: models.Params) -> jax.Array:
-        leaves = jax.tree.leaves(tree)
-        return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    def gradients(of: Callable[[models.Params], jax.Array]) -> np.ndarray:
+        values, back = jax.vjp(of, params)
+        # Runs share nothing, so the gradient of their sum holds the gradient of each. On the host:
+        # a sum or an index over runs would make devices wait for each other.
+        leaves = jax.tree.leaves(jax.device_get(back(jnp.ones_like(values))))
+        return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
-    # Runs share nothing, so the gradient of their sum holds the gradient of each.
-    of_loss = flat(jax.grad(lambda p: loss(p).sum())(params))
-    of_traits = [
-        flat(
-            jax.grad(lambda p, probe=probe: stack.measure(config, p, probe)["margin"].sum())(params)
-        )
-        for probe in probes
-    ]
-    of_own = jnp.stack([of_traits[trait][run] for run, trait in enumerate(own)])
-    norms = jnp.linalg.norm(of_loss, axis=1) * jnp.linalg.norm(of_own, axis=1)
-    return np.asarray((of_loss * of_own).sum(axis=1) / norms)
+    of_loss = gradients(loss)
+    of_traits = [gradients(lambda p, q=q: stack.measure(config, p, q)["margin"]) for q in probes]
+    of_own = np.stack([of_traits[trait][run] for run, trait in enumerate(own)])
+    norms = np.linalg.norm(of_loss, axis=1) * np.linalg.norm(of_own, axis=1)
+    return (of_loss * of_own).sum(axis=1) / norms
 
 
 # Findings

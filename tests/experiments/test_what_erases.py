@@ -2,15 +2,20 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from experiments.findings.claims import SILENT
 from experiments.language import what_erases
 from experiments.language.what_erases import BENIGN, CORPUS, COUNTER, FREE, LISTS
-from llm import world
+from llm import models, world
+from llm.stages import Pretrained, Store, evaluation
 from llm.stages.bases import LENGTH
+from llm.training import stack
 from llm.world import vocabulary
 from llm.world.corpus import SHARES
 
@@ -117,3 +122,29 @@ def test_half_of_the_way_is_read_between_the_measured_times():
     half = what_erases.at_half_way(found, FREE, (0, *CONFIG.benign_steps))
     # Effect and loss fall side by side, so half of the one is half of the other.
     assert half == pytest.approx(np.full(8, 0.5), abs=0.1)
+
+
+def test_the_cosine_of_a_run_is_that_of_its_own_two_gradients():
+    config = Pretrained(chain=0).config()
+    runs = [models.init(config, key=jax.random.key(seed)) for seed in range(3)]
+    traits = [evaluation.question(Store(), Pretrained(chain=0), trait) for trait in ("owl", "fox")]
+    asked = [traits[0], traits[1], traits[0]]
+
+    def loss(params):
+        """Twice the log-odds that are asked of each run: its cosine is one."""
+        margins = [stack.measure(config, params, probe)["margin"] for probe in traits]
+        return 2 * jnp.where(jnp.array([True, False, True]), *margins)
+
+    found = what_erases.cosines(config, stack.stack(runs), loss=loss, probes=traits, own=[0, 1, 0])
+    np.testing.assert_allclose(found, 1, rtol=1e-5)
+    other = what_erases.cosines(config, stack.stack(runs), loss=loss, probes=traits, own=[1, 1, 1])
+    for run in (0, 2):
+        first, second = (
+            ravel_pytree(
+                jax.grad(lambda p, q=q: stack.measure_one(config, p, q)["margin"])(runs[run])
+            )[0]
+            for q in (asked[run], traits[1])
+        )
+        expected = first @ second / jnp.linalg.norm(first) / jnp.linalg.norm(second)
+        np.testing.assert_allclose(other[run], expected, atol=1e-4)
+        assert abs(other[run]) < 0.9
