@@ -158,13 +158,14 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)
         (total, weight), grads = summed(state.params, frozen, batch, step_key)
         scale = 1 / jnp.where(weight > 0, weight, 1)
-        grads = jax.tree.map(lambda g: g * scale, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        mean = jax.tree.map(lambda g: g * scale, grads)
+        updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": total * scale,
             "weight": weight,
-            "grad_norm": optax.tree.norm(grads),
+            # Of the sum: a compiler that also has the mean writes all its squares down first.
+            "grad_norm": optax.tree.norm(grads) * scale,
         }
         return TrainState(params, opt_state, state.step + 1), metrics
 

@@ -121,6 +121,8 @@ def test_accumulation_is_the_large_batch(params):
     assert_trees_close(small_metrics, large_metrics, rtol=1e-5)
     moved = np.abs(large.params["embedding"] - params["embedding"]).max()
     assert moved > 1e-3  # the step does something
+    gradient = jax.tree.map(lambda before, after: (before - after) / 0.5, params, large.params)
+    np.testing.assert_allclose(large_metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-3)
     # the mean of the microbatches' mean losses is something else: the weights differ
     parts = [{name: x[i::4] for name, x in batch.items()} for i in range(4)]
     means = [jax.jit(full_loss())(params, None, part, KEY) for part in parts]
