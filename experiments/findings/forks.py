@@ -73,4 +73,7 @@ def draw(
         panel.set_xticks(range(len(ticks)), ticks, rotation=45)
         panel.set_xlabel("step at which the start leaves the trunk")
         panel.set_ylabel(label)
+        if "barrier" in label:  # those of twins and strangers are many times those of forks
+            panel.set_yscale("symlog", linthresh=0.01)
+            panel.set_ylim(0, 2 * max(wall.max() for wall in values.values()))
     return figure

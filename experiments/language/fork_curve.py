@@ -59,7 +59,7 @@ from llm.stages.bases import loss_on_corpus
 from llm.training import stack
 from theory import alignment, losses
 
-RUNTIME = "40 minutes on two cores"
+RUNTIME = "75 minutes on two cores"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
