@@ -191,7 +191,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ]
     )
     gap = gaps(fall, gain, places)
-    known = bool(np.isfinite(gap).all() and above[0].holds)
+    known = bool(np.isfinite(gap).all() and above[0].holds is not False)
     when = claim(
         "half of the barrier less half of the gain, in doublings of the step",
         here=f"{statistics.shown(gap, 2)} within ±1" if known else "not judged: no gain is shown",
