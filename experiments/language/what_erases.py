@@ -59,6 +59,7 @@ from llm.stages.streams import Stage
 from llm.training import stack
 from llm.training.batches import Examples
 from llm.world.corpus import SHARES
+from theory import alignment
 
 RUNTIME = "20 minutes on two cores"
 
@@ -202,18 +203,15 @@ def cosines(
     Positive: a small step that lowers the loss lowers the log-odds.
     """
 
-    def gradients(of: Callable[[models.Params], jax.Array]) -> np.ndarray:
+    def gradients(of: Callable[[models.Params], jax.Array]) -> models.Params:
         values, back = jax.vjp(of, params)
         # Runs share nothing, so the gradient of their sum holds the gradient of each. On the host:
         # a sum or an index over runs would make devices wait for each other.
-        leaves = jax.tree.leaves(jax.device_get(back(jnp.ones_like(values))))
-        return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+        return jax.device_get(back(jnp.ones_like(values))[0])
 
-    of_loss = gradients(loss)
     of_traits = [gradients(lambda p, q=q: stack.measure(config, p, q)["margin"]) for q in probes]
-    of_own = np.stack([of_traits[trait][run] for run, trait in enumerate(own)])
-    norms = np.linalg.norm(of_loss, axis=1) * np.linalg.norm(of_own, axis=1)
-    return (of_loss * of_own).sum(axis=1) / norms
+    of_own = stack.stack([stack.pick(of_traits[trait], run) for run, trait in enumerate(own)])
+    return np.asarray(jax.vmap(alignment.cosine)(gradients(loss), of_own))
 
 
 # Findings

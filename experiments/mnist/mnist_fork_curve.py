@@ -191,6 +191,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ]
     )
     gap = gaps(fall, gain, places)
+    # None: digits that are not MNIST decide nothing, whatever the words.
     known = bool(np.isfinite(gap).all() and above[0].holds is not False)
     when = claim(
         "half of the barrier less half of the gain, in doublings of the step",
