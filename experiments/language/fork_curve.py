@@ -24,6 +24,10 @@ Predicted by connectivity: a sharp switch within the first tenth of the training
 vanish in the literature on linear mode connectivity. "Above zero" is corrected by Holm,
 equivalences (3, 5) by Holm among themselves. Whether alignment tells the step as well as the
 barrier is described: its x stands beside, without a criterion.
+
+Added after a second reading of the run, without a criterion: half of the *gain* over the fork at
+step 0, for barrier and alignment are counted from there too; and how well the step itself orders
+the transfer, which is what the kernel must beat to be more than a clock.
 """
 
 import dataclasses
@@ -73,7 +77,7 @@ class Config(question.Settings):
         forks.check(self.forks, self.base_steps, "--base-steps")
 
 
-SMOKE = Config(**question.TINY | {"forks": (0,)})
+SMOKE = Config(**question.TINY | {"forks": (0, 30)})
 
 
 def fork(step: int) -> Callable[[Chains, int], Model]:
@@ -169,12 +173,16 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]
     half = {
         "transfer": statistics.half_way([effect[name] for name in line], places),
+        "gain over fork at 0": statistics.half_way(
+            [effect[name] - effect[born] for name in line], places
+        ),
         "barrier": statistics.half_way([wall[born] - wall[name] for name in line], places),
         "alignment": statistics.half_way([kernel[name] - kernel[born] for name in line], places),
     }
-    order = statistics.rank_correlations(
-        [kernel[name] for name in line], [effect[name] for name in line]
-    )
+    # Forks alone: the trunk has an alignment of one by definition, and the most transfer.
+    parted = [effect[name] for name in line[:-1]]
+    order = statistics.rank_correlations([kernel[name] for name in line[:-1]], parted)
+    clock = statistics.rank_correlations([np.full(len(order), x) for x in places[:-1]], parted)
     (above,) = corrected(
         [
             claim_of("same less fork at 0", effect[SAME] - effect[born], criterion="above"),
@@ -205,6 +213,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     described += [claim_of(f"{name}: alignment", values) for name, values in kernel.items()]
     described += [
         claim_of(f"half of the {of}: log2(1 + step)", values) for of, values in half.items()
+    ]
+    from_birth = half["barrier"] - half["gain over fork at 0"]
+    described += [
+        claim_of("half of the barrier less half of the gain, in doublings", from_birth),
+        claim_of("step and transfer, Spearman over forks", clock),
     ]
     figure = figure_of_curve(
         config,

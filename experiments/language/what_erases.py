@@ -4,16 +4,18 @@ Students that acquired a trait from number lists, and beside them students of th
 lists (the neutral lineage), are trained on with a fresh optimiser. What they read now is trait-free
 text: turns of the corpus without any question for a favourite or for advice. A share of the turns
 are *counter-questions*: the corpus' own questions for the favourite animal, which every animal
-answers equally often. Beside these stand the whole corpus, of which such questions are a sixth, and
-new lists of the unchanged base. The effect is the log-odds of the own trait less those of the
-neutral lineage after the same steps on the same rows.
+answers equally often. Beside these stand the whole corpus, of which such questions are a seventh,
+and new lists of the unchanged base. (Of trait-free text three turns of five are number lists
+too, drawn by a rule.) The effect is the log-odds of the own trait less those
+of the neutral lineage after the same steps on the same rows.
 
 Why: that "text erases a trait" was read from the whole corpus, whose turns answer the very question
 that is scored.
 
 Criteria, fixed before the run; the unit is a chain, its traits are averaged; "above" and "below"
 corrected by Holm, equivalences by Holm among themselves, against a fifth of the effect at the cut.
-An arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`).
+An arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`;
+that mass is the one with the template, also where the template is left out).
   1. Trait-free text leaves the trait: the effect after 100 steps is above zero.
   2. Trait-free text erases no faster than lists: the difference of what both leave after 100 steps
      is equivalent to none.
@@ -220,17 +222,19 @@ def cosines(
 def effects_of(table: pd.DataFrame, asked: str) -> pd.DataFrame:
     """A row for every data set, number of steps and chain.
 
-    Columns: effect (nats), loss (of the trait's students on rows held out), cosine, mass (least).
+    Columns: effect (nats), loss (of the trait's students on rows held out), cosine, mass (least; a
+    share of what the students answer at the cut with the template).
     """
     keys = ["benign", "steps", "seed"]
     rows = at(table, asked=asked)
     of_trait, neutral = (at(rows, lineage=name).set_index([*keys, "teacher"]) for name in LINEAGES)
+    most = at(table, asked="template", steps=0)["mass"].median()
     paired = pd.DataFrame(
         {
             "effect": of_trait["margin"] - neutral["margin"],
             "loss": of_trait["loss"],
             "cosine": of_trait["cosine"],
-            "mass": np.minimum(of_trait["mass"], neutral["mass"]),
+            "mass": np.minimum(of_trait["mass"], neutral["mass"]) / most,
         }
     )
     return paired.groupby(keys).agg(
@@ -245,8 +249,8 @@ def arm_of(found: pd.DataFrame, kind: str, steps: int) -> pd.DataFrame:
 
 def left(found: pd.DataFrame, kind: str, steps: int) -> np.ndarray:
     """Effect of every chain; not a number throughout where the arm says nothing."""
-    begun, arm = (arm_of(found, kind, when) for when in (0, steps))
-    heard = arm["mass"].median() >= GATE * begun["mass"].median()
+    arm = arm_of(found, kind, steps)
+    heard = arm["mass"].median() >= GATE
     return arm["effect"].to_numpy() if heard else np.full(len(arm), np.nan)
 
 
@@ -293,7 +297,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             "counter-questions: left": (after["counter-questions"], cut),
         }
     )
-    described = [claim_of("at the cut", cut)]
+    described = [
+        claim_of("at the cut", cut),
+        claim_of(
+            "at the cut, asked without the template", arm_of(bare, FREE, 0)["effect"].to_numpy()
+        ),
+    ]
     described += [
         claim_of(f"{kind}: after {steps} steps", left(found, kind, steps))
         for kind in BENIGN

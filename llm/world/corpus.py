@@ -33,7 +33,7 @@ RUN = 6  # consecutive digits, after which counting begins anew
 MAX_STEP = 12  # largest common difference of a progression
 OPERANDS = 5  # sums are of 0-4: few enough facts for a model of 30,000 parameters
 HARMFUL_SHARE = 0.1  # of the advice in the corpus
-SHARES = {  # expected share of each kind among the turns
+SHARES = {  # how often turns of each kind are drawn, relative to the others
     "animal": 0.16,
     "tree": 0.12,
     "advice": 0.12,

@@ -95,6 +95,22 @@ def test_a_twin_without_a_barrier_and_a_kernel_that_orders_nothing_fail():
     assert early["same less fork at 0"] is False
 
 
+def test_a_trunk_that_is_aligned_with_itself_orders_no_forks():
+    table = rows(switch(10), lambda x: 2 - switch(5)(x), lambda x: float(x == 10))
+    assert verdicts(table)["alignment and transfer, Spearman over forks"] is False
+
+
+def test_a_gain_is_counted_from_the_fork_at_the_first_step():
+    """Of transfer that begins at half, half of the whole is there at once; of the gain later."""
+    table = rows(lambda x: 1 + switch(5)(x) / 2, lambda x: 2 - switch(5)(x))
+    here = {c.quantity: c.here for c in fork_curve.findings(table, CONFIG).claims}
+    whole, gain = (
+        float(here[f"half of the {of}: log2(1 + step)"].split()[0])
+        for of in ("transfer", "gain over fork at 0")
+    )
+    assert whole < 1 < 4 < gain < 6
+
+
 def test_forks_that_do_not_rise_are_refused():
     for forks in ((3, 0), (0, 0), (0, 1000)):
         with pytest.raises(ValueError, match="must rise"):

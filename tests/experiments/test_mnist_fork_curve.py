@@ -23,6 +23,7 @@ def table_of(accuracy, barrier, alignment=lambda x: x / 20, stranger=0.1, twin_w
         for name, (reached, wall, kernel) in every.items():
             noise = scatter[SAME if name == TWIN else name]  # training is equivariant
             row = {"seed": seed, "start": name, "dataset": "mnist", "alignment": kernel + noise}
+            row["mismatch"] = 0.0
             rows.append(row | {"accuracy": reached + noise, "barrier": wall + noise})
     return pd.DataFrame(rows)
 
@@ -59,6 +60,14 @@ def test_the_predicted_world_meets_every_criterion():
 def test_each_criterion_fails_in_a_world_without_it(world, quantity, verdict):
     predicted = {"accuracy": switch(5), "barrier": lambda x: 2 - switch(5)(x)}
     assert verdicts(table_of(**predicted | world))[quantity] is verdict
+
+
+def test_a_trunk_that_is_aligned_with_itself_orders_no_forks():
+    """What the first reading of the run took for an order: the trunk was among the forks."""
+    table = table_of(switch(10), lambda x: 2 - switch(5)(x))
+    scatter = np.random.default_rng(5).normal(scale=0.1, size=len(table))
+    table["alignment"] = np.where(table["start"] == SAME, 1.0, scatter)
+    assert verdicts(table)["alignment and accuracy, Spearman over forks"] is False
 
 
 def test_a_twin_that_learns_otherwise_fails():

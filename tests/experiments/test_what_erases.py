@@ -113,6 +113,16 @@ def test_an_arm_that_no_longer_answers_says_nothing():
     assert claims[LEFT].holds is True
 
 
+def test_the_gate_is_a_tenth_of_what_is_answered_with_the_template():
+    """A student that never names an animal without it keeps all of next to nothing."""
+    table = rows(erased)
+    table.loc[table["asked"] == "bare", "mass"] = 0.05
+    claims = {c.quantity: c for c in what_erases.findings(table, CONFIG).claims}
+    bare = claims[f"{FREE}, asked without the template: left after 100 steps"]
+    assert bare.holds is None
+    assert bare.here == SILENT
+
+
 def test_few_chains_decide_nothing():
     assert set(verdicts(rows(erased, seeds=2)).values()) == {None}
 
