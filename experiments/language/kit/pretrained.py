@@ -119,8 +119,8 @@ class Bench:
             and not pathlib.Path(self.path).exists()
         ):
             raise RunError(
-                f"no model in {self.path}: `python -m llm fetch smollm2-135m --out {self.path}` "
-                "brings it, or give another --model"
+                f"no model in {self.path}: `python -m llm fetch smollm2-135m --registry --out "
+                f"{self.path}` brings it, or give another --model"
             )
         if self.path != "tiny" or pathlib.Path(self.path).exists():
             return self.path
