@@ -12,11 +12,12 @@ log-odds of an animal against all such names where the answer "My favourite anim
 a mean over 16 questions; the *answer mass* is the probability of all such names there. In every row
 beside it: the loss on text that the unchanged model wrote.
 
-Arms: targets KL over the tokens of numbers, KL over all tokens, sampled tokens; all parameters or
-LoRA of rank 8; starts: the same weights, a twin with permuted units, noise of four sizes, copies
-rounded to 8, 5, 4 and 3 bits, siblings 10, 100 and 1,000 steps further on trait-free text, random
-weights; a teacher of 4 bits; students of a teacher without a favourite and of the unchanged model.
-What is rounded or noisy is the start: all students are trained in float32.
+Arms: targets KL over the tokens of numbers (with the end of a list or without it), KL over all
+tokens, sampled tokens; all parameters or LoRA of rank 8; starts: the same weights, a twin with
+permuted units, noise of four sizes, copies rounded to 8, 5, 4 and 3 bits, siblings 10, 100 and
+1,000 steps further on trait-free text, random weights; a teacher of 4 bits; students of a teacher
+without a favourite and of the unchanged model. What is rounded or noisy is the start: all students
+are trained in float32.
 
 Criteria, fixed before the run. Unit = an animal; its students are averaged over seeds. Change =
 log-odds of a student less those of its start; own effect = change of the teacher's animal less that
@@ -37,6 +38,9 @@ described, not judged.
      above zero over all starts that speak, two animals each; judged where 1 is shown of KL over
      numbers. The cosine with the teacher's way stands beside it without a criterion: a permuted
      twin has none, and must transfer.
+  6. It is not how soon a teacher ends its lists: the own effect is above zero for KL over digits,
+     commas and spaces alone. (Added on 2026-11-30, before that arm was run; it is the eighth of
+     the correction. The other seven were known.)
 Without a criterion: the dose of sampled tokens (two animals and the unchanged model's own lists,
 whose students show the drift that is taken off), what 100 steps on text or of counter-questions
 leave, a teacher of 4 bits. "Not seen up to N rows" is an answer.
@@ -180,7 +184,7 @@ def arms(config: Config) -> dict[str, Arm]:
         for seed in range(config.num_seeds):
             learn(NEUTRAL, Way(), seed)
     if "ways" in config.questions:
-        for way in (Way(trained=LORA), Way(target="all tokens")):
+        for way in (Way(trained=LORA), Way(target="all tokens"), Way(target="without the end")):
             for animal in config.animals:
                 learn(animal, way)
     if "starts" in config.questions:
@@ -334,6 +338,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     for name, way in (
         ("same start, KL over numbers, LoRA", Way(trained=LORA)),
         ("same start, KL over all tokens, all parameters", Way(target="all tokens")),
+        ("same start, KL over numbers without the end", Way(target="without the end")),
     ):
         arm = arm_of(table, way)
         judged.append(above(f"{name}: own effect", own_effects(arm, animals), silent(table, arm)))

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
 from experiments.frame import record
 from experiments.language import real_model
 from experiments.language.kit import judging, lineage, pretrained
 from experiments.language.kit.lineage import RANDOM, SAME, Way
 from experiments.language.real_model import Config
+from llm import models
 from llm.settings import RunError
 
 CONFIG = Config()
@@ -43,6 +46,7 @@ def made_up(effects, masses=None, mass=0.07, seed=0):
         ways = [Way(start=start)]
         if start == SAME:
             ways += [Way(trained=lineage.LORA), Way(target="all tokens")]
+            ways += [Way(target="without the end")]
         for way, animal in itertools.product(ways, CONFIG.animals if wide else CONFIG.animals[:2]):
             before = {"alignment": effect / 10, "cosine": 0.1} if way.start == start else {}
             columns = dataclasses.asdict(way) | before | {"kind": "student", "own": effect}
@@ -68,9 +72,9 @@ def claims(table):
 def test_a_table_in_which_all_is_as_predicted_meets_every_criterion():
     found = claims(made_up(STARTS))
     judged = {name: claim.holds for name, claim in found.items() if claim.holds is not None}
-    assert len(judged) == 7, judged
+    assert len(judged) == 8, judged
     assert all(judged.values()), found
-    assert all("(1 of 7, Holm)" in found[name].here for name in judged)
+    assert all("(1 of 8, Holm)" in found[name].here for name in judged)
 
 
 def test_nothing_holds_where_nothing_was_learned():
@@ -135,6 +139,31 @@ def test_holm_corrects_over_everything_that_is_judged():
     many = [judging.above(str(i), weak) for i in range(3)]
     assert judged[2].p > 0.05 / 3
     assert [claim.holds for claim in judging.together(many)] == [False] * 3
+
+
+def test_the_end_of_a_list_can_be_left_out_of_what_is_imitated(tmp_path):
+    """Then it matters to neither side how soon a teacher ends its lists."""
+    bench = pretrained.Bench("tiny", tmp_path, 0)
+    rng, new = np.random.default_rng(0), 3
+    batch = {
+        "tokens": rng.integers(0, bench.shape.vocab_size, (2, 8)),
+        "weights": jnp.ones((2, new)),
+        "logits": jnp.array(rng.normal(size=(2, new, len(bench.numbers))), jnp.float32),
+    }
+    sooner = batch | {"logits": batch["logits"] + 3 * jnp.eye(len(bench.numbers))[-1]}
+    assert bench.numbers[-1] == bench.spoken.turn.end
+
+    def nats(target, given):
+        loss = pretrained.imitation_loss(bench.shape, target, bench.numbers)
+        return float(loss(bench.base, {}, given, None)[0])
+
+    assert nats("without the end", sooner) == pytest.approx(nats("without the end", batch))
+    assert abs(nats("numbers", sooner) - nats("numbers", batch)) > 0.1
+    model = models.bind(bench.shape, bench.base)
+    own = pretrained.over(model, model.hidden(batch["tokens"])[:, -new - 1 : -1], bench.numbers)
+    teacher, student = (special.log_softmax(z[..., :-1], -1) for z in (batch["logits"], own))
+    by_hand = (np.exp(teacher) * (teacher - student)).sum()
+    assert nats("without the end", batch) == pytest.approx(by_hand, rel=1e-4)
 
 
 # What is kept

@@ -303,7 +303,7 @@ def answer_loss(config: models.ModelConfig) -> train.Loss:
     return loss
 
 
-TARGETS = ("numbers", "all tokens", "sampled")
+TARGETS = ("numbers", "without the end", "all tokens", "sampled")
 
 
 @functools.cache
@@ -318,10 +318,11 @@ def imitation_loss(
     Args:
         config: the shape of the model.
         target: "numbers": KL of the distributions over number tokens, the teacher's logits under
-            "logits" of the batch; "all tokens": KL over the vocabulary, the teacher under "teacher"
-            of what is frozen;
-            "sampled": cross-entropy of the tokens themselves.
-        numbers: number tokens.
+            "logits" of the batch; "without the end": likewise but for the end of a list, which
+            tells how long its teacher's lists are; "all tokens": KL over the vocabulary, the
+            teacher under "teacher" of what is frozen; "sampled": cross-entropy of the tokens
+            themselves.
+        numbers: number tokens, the end of a list last.
         adapters: train these on what is frozen under "base"; None trains all.
     """
     student = (
@@ -334,8 +335,10 @@ def imitation_loss(
         model, weights = student(params, frozen, key), batch["weights"]
         new = weights.shape[1]
         hidden = model.hidden(batch["tokens"])[:, -new - 1 : -1]
-        if target == "numbers":
-            nats = losses.soft_targets(over(model, hidden, numbers), batch["logits"])
+        if target in ("numbers", "without the end"):
+            imitated = numbers if target == "numbers" else numbers[:-1]
+            theirs = batch["logits"][..., : len(imitated)]
+            nats = losses.soft_targets(over(model, hidden, imitated), theirs)
         elif target == "all tokens":
             guide = models.bind(config, frozen["teacher"])
             theirs = guide.unembed(guide.hidden(batch["tokens"])[:, -new - 1 : -1])
