@@ -93,7 +93,7 @@ from experiments.language.kit.lineage import (
 from experiments.language.kit.pretrained import NEUTRAL, UNCHANGED, Bench, Params
 from llm.settings import RunError
 
-RUNTIME = "75 minutes on two cores"
+RUNTIME = "an hour on two cores"
 
 QUESTIONS = ("diagonal", "controls", "ways", "starts", "dose", "erasure")
 
