@@ -57,7 +57,7 @@ import pandas as pd
 from scipy import stats
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, follows_from, say
+from experiments.findings.claims import ENOUGH, Claim, Figure, Findings, follows_from, say
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.record import Row
@@ -318,6 +318,8 @@ def predicts(quantity: str, points: pd.DataFrame, column: str) -> Judged:
     """Spearman's correlation of a column with the effect, over what speaks."""
     if points.empty or (heard := points[points["silent"] == ""]).empty:
         return Judged(claim=Claim(quantity=quantity, here="not run"))
+    if len(heard) < ENOUGH:
+        return Judged(claim=Claim(quantity=quantity, here="too few starts", seeds=len(heard)))
     x, y = heard[column].to_numpy(float), heard["effect"].to_numpy(float)
     correlation = statistics.spearman(x, y)
     claim = Claim(quantity=quantity, here=statistics.bracketed(*correlation), seeds=len(heard))
