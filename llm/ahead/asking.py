@@ -12,7 +12,7 @@ from typing import Any
 
 from .hlo import Program as Text
 from .programs import Job
-from .targets import Target
+from .targets import Target, host
 
 SECONDS = 600.0  # of one question, however many programs it has
 SHOWN = 3  # collectives
@@ -111,7 +111,7 @@ def answers(target: Target, job: Job) -> Iterator[Answer]:
     import jax
 
     _answer_for_cudnn()
-    devices = target.devices()
+    devices = (host(target) if job.by_host else target).devices()
     programs, compiled = job.programs(devices, target.room), None
     while True:
         try:

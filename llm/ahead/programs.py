@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,7 @@ class Tuning:
     length: int
     weighted: int | None = None
     soft: bool = False
+    by_host: ClassVar[bool] = False
 
     def programs(self, devices: Sequence[Any], room: float) -> Programs:
         """The step on these devices."""
@@ -129,10 +130,10 @@ class Drawing:
     prompt: int
     new: int
     dtype: str = "bfloat16"
+    by_host: ClassVar[bool] = True  # each host draws rows of its own
 
     def programs(self, devices: Sequence[Any], room: float) -> Programs:
-        """Both programs on the devices of one process, which each have so many bytes."""
-        devices = [d for d in devices if d.process_index == devices[0].process_index]
+        """Both programs on the devices of one host, which each have so many bytes."""
         mesh = engines.sampling_mesh(
             self.config, devices, axes=self.axes, dtype=self.dtype, room=room
         )

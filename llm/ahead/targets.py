@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ..plan import POOL
 from ..settings import RunError
@@ -97,6 +98,19 @@ class Target(NamedTuple):
                 f'pip install ".[{extra}]"'
             ) from None
         return list(found.devices)
+
+
+def host(whole: Target) -> Target:
+    """One host of a machine, for programs that each host runs by itself.
+
+    Compilers take all devices of a machine or none: of a part of a TPU slice theirs knows no
+    collectives.
+    """
+    if not whole.is_tpu:
+        return whole._replace(shape=whole.shape.rpartition("x")[2])
+    places = np.array([d.coords for d in whole.devices() if d.process_index == 0])
+    sides = (places.max(axis=0) - places.min(axis=0) + 1)[: len(whole.shape.split("x"))]
+    return whole._replace(shape="x".join(map(str, sides)))
 
 
 def _size(shape: str) -> int:

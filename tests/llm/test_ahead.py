@@ -134,6 +134,31 @@ def test_sixteen_small_chips_hold_a_7b():
     assert step.num_bytes <= target.room
 
 
+@pytest.mark.slow
+@needs_tpu
+def test_each_host_of_sixteen_chips_draws_by_itself():
+    """Asked of four of sixteen chips the compiler knew no collectives."""
+    job = table.Case("1.5B", "sampling", "v5e:4x4").job()
+    prefill, drawing = ahead.ask(ahead.target("v5e:4x4"), job)
+    assert not prefill.error
+    assert not drawing.error
+    assert drawing.mesh == {"data": 4, "fsdp": 1, "tensor": 1}
+    assert drawing.moved < 1e6
+
+
+@needs_tpu
+def test_a_host_of_a_slice_has_four_chips():
+    assert targets.host(ahead.target("v5e:4x4")).shape == "2x2"
+    assert targets.host(ahead.target("v5p:2x2x1")).shape == "2x2x1"
+    assert targets.host(ahead.target("v5e:1x1")).shape == "1x1"
+
+
+def test_a_host_of_gpus_is_one_row_of_them():
+    assert [targets.host(ahead.target(f"h200:{shape}")).shape for shape in ("2x8", "8")] == [
+        "8"
+    ] * 2
+
+
 def test_machines_and_what_is_none():
     target = ahead.target("h200:8")
     assert (target.memory, target.room) == (151397597184, 0.75 * 151397597184)
