@@ -257,6 +257,10 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         *differences,
         *(over_predicted(effect, arm) for arm in LINEAR),
         *equivalent,
+        *(
+            claim_of(f"{arm}: gain in right answers", right[arm, SKILL] - right[arm, CONTROL])
+            for arm in ("teacher", "Adam")
+        ),
     ]
     figure = Figure(
         name="figure",
