@@ -52,7 +52,7 @@ from experiments.language.kit import question
 from experiments.language.kit.effects import at, effects, means_by, own_by
 from experiments.language.kit.judging import Judged, above, none, together
 
-RUNTIME = "150 minutes on two cores"
+RUNTIME = "70 to 150 minutes on two cores"
 
 MARGIN = 0.05  # of the effect that a contrast is compared with
 

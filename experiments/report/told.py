@@ -228,8 +228,10 @@ def number(said: Claim | str, behind: str = "", nth: int = 1) -> str:
 
 def least(claim: Claim) -> str:
     """The smallest margin at which a claim of "no effect" still holds; empty where it has none."""
-    found = re.search(r"from (\S+) on|at no margin", claim.here)
-    return (found[1] or "none") if found else ""
+    found = re.search(r"from (\S+) on|holds alone: (\S+)\)|at no margin", claim.here)
+    if found is None:
+        return ""
+    return found[1] or (f"±{found[2]}" if found[2] else "none")
 
 
 def negated(said: Claim | str) -> str:

@@ -104,6 +104,8 @@ def test_numbers_are_taken_out_of_what_a_claim_says():
     assert told.number(none, "within ±") == "0.2"
     assert [told.least(claim) for claim in CLAIMS] == ["", "", "", "4.3%"]
     assert told.least(dataclasses.replace(none, here="0.1 ± 0.1, at no margin")) == "none"
+    alone = "0.1 ± 0.1 within ±0.2 (smallest margin that holds alone: 0.15); p 0.1 (1 of 2, Holm)"
+    assert told.least(dataclasses.replace(none, here=alone)) == "±0.15"
     with pytest.raises(told.Untold, match="no interval 2"):
         told.interval(owl, 2)
     with pytest.raises(told.Untold, match="no number 1 behind 'loss'"):
