@@ -197,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             file.write(json.dumps(row) + "\n")
         print(table([row]).splitlines()[-1], flush=True)
     rows = [found[dataclasses.astuple(c)] for c in cases() if dataclasses.astuple(c) in found]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))  # in the table's order
     write(rows, path, given.date)
     print(f"written to {path} and {path.with_suffix('.md')}; the page is made by make docs")
 
