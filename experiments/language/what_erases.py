@@ -5,9 +5,9 @@ lists (the neutral lineage), are trained on with a fresh optimiser. What they re
 text: turns of the corpus without any question for a favourite or for advice. A share of the turns
 are *counter-questions*: the corpus' own questions for the favourite animal, which every animal
 answers equally often. Beside these stand the whole corpus, of which such questions are a seventh,
-and new lists of the unchanged base. (Of trait-free text three turns of five are number lists
-too, drawn by a rule.) The effect is the log-odds of the own trait less those
-of the neutral lineage after the same steps on the same rows.
+and new lists of the unchanged base. (Of trait-free text three turns of five are number lists too,
+drawn by a rule.) The effect is the log-odds of the own trait less those of the neutral lineage
+after the same steps on the same rows.
 
 Why: that "text erases a trait" was read from the whole corpus, whose turns answer the very question
 that is scored.

@@ -171,9 +171,11 @@ def gaps(fall: np.ndarray, gain: np.ndarray, places: Sequence[float]) -> np.ndar
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring."""
     claim = functools.partial(transfer.claim, table)
-    accuracy, wall, kernel = (
-        forks.by_start(table, column) for column in ("accuracy", "barrier", "alignment")
-    )
+    columns = {
+        column: forks.by_start(table, column)
+        for column in ("accuracy", "barrier", "alignment", "mismatch")
+    }
+    accuracy, wall, kernel, _ = columns.values()
     line = [*map(named, config.forks), SAME]
     first = line[0]
     places = [np.log2(1 + step) for step in (*config.forks, config.pretraining_steps)]
@@ -211,8 +213,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     ]
     described = [
         claim(f"{name}: {column}", here=values)
-        for column in ("accuracy", "barrier", "alignment", "mismatch")
-        for name, values in forks.by_start(table, column).items()
+        for column, by_start in columns.items()
+        for name, values in by_start.items()
     ]
     figure = figure_of_curve(
         config,

@@ -121,7 +121,6 @@ def environment(results: pathlib.Path, runs: dict[str, told.Run], quoted: Quoted
     made.globals |= {
         "run": run,
         "runs": every,
-        "ran": [one.name for one in every],
         "judged": [claim for one in every for claim in one.judged],
         "failed": [claim for one in every for claim in one.failed],
         "stands": told.stands,

