@@ -58,8 +58,13 @@ def runs_for(values: Sequence[float], half: float) -> int:
 
 
 def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± half width as text; a single run is shown without an interval."""
+    """Mean ± half width as text; a single run is shown without an interval.
+
+    An arm that says nothing has no numbers (`effects.GATE`), and its text says so.
+    """
     mean, half = mean_interval(values)
+    if np.isnan(mean):
+        return "says nothing"
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if np.isfinite(half) else f"{mean:.{digits}f}"
 
 
@@ -212,21 +217,22 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
-def retention(curves: np.ndarray, draws: int = 2000) -> tuple[float, np.ndarray]:
-    """Share left from one column to the next: the r of a r^k closest to the mean over the rows.
+def ratio_of_means(
+    over: Sequence[float], under: Sequence[float], draws: int = 2000
+) -> tuple[float, np.ndarray]:
+    """The mean of one column over the mean of another, and the same of bootstrap samples.
 
-    Least squares over r in [0, 1.5]. With it the same of bootstrap samples of the rows (Efron and
-    Tibshirani 1993), which are equal for all curves of so many rows: differences are paired.
+    A mean of ratios would be ruled by the runs whose denominator is small. The samples of runs
+    (Efron and Tibshirani 1993) are equal for all columns of so many runs: differences of two ratios
+    are paired.
 
     Args:
-        curves: one row a chain, one column a generation.
+        over: one value a run.
+        under: of the same runs.
         draws: bootstrap samples.
     """
-    shares = np.linspace(0, 1.5, 301)
-    powers = shares[:, None] ** np.arange(curves.shape[1])
-    count = len(curves)
-    chosen = np.random.default_rng(0).integers(0, count, (draws, count))
-    means = curves[np.concatenate([[np.arange(count)], chosen])].mean(axis=1)
-    explained = (means @ powers.T) ** 2 / (powers**2).sum(axis=1)
-    best = shares[explained.argmax(axis=1)]
-    return float(best[0]), best[1:]
+    columns = np.array([over, under], float)
+    runs = columns.shape[1]
+    chosen = np.random.default_rng(0).integers(0, runs, (draws, runs))
+    above, below = columns[:, chosen].mean(axis=-1)
+    return float(columns[0].mean() / columns[1].mean()), above / below

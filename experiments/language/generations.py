@@ -5,18 +5,20 @@ learns new lists, on new prompts, by sampled tokens or by its teacher's distribu
 Beside the lineage of a trait's teacher run those of the unchanged base and of a neutral teacher.
 
 Criteria, fixed before the run; effect of a generation = its log-odds less those of the same
-generation of the base's lineage, intervals over chains as in the microworld; what is left of the
-effect from one student to the next, by a bootstrap over chains; "above zero" is corrected as in the
-microworld.
+generation of the base's lineage, intervals over chains as in the microworld; the share kept is the
+last student's effect over the first's, of the means over chains, with a bootstrap over chains;
+"above zero" is corrected as in the microworld.
   1. The first student acquires the trait, by either target.
-  2. Half-life: soft targets keep a larger share from student to student than sampled tokens do
-     (paired bootstrap). Published: a half-life of .955 generations on MNIST (soft), and a decay far
-     slower, after a loss of 42 to 47 points of 100 in the first hop, in a language model
-     (arXiv 2609.25721).
+  2. Soft targets keep a larger share than sampled tokens do (paired bootstrap). Published: on MNIST
+     half is left after .955 generations (soft), and in a language model 42 to 47 points of 100 are
+     lost in the first hop and little after it (arXiv 2609.25721).
   3. Predicted for both: less than one half is kept, so a trait dies out. By the last generation
      the sampled lineage is equivalent to none (a fifth of its first student's effect).
   4. The neutral lineage is equivalent to none at the first and at the last generation; Holm over
      all equivalences.
+
+An earlier run (root seed 0) fitted one share kept from every student to the next, with a half-life.
+No such law fits: the loss is fast at first and slow later.
 """
 
 import dataclasses
@@ -143,15 +145,16 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     own = own_by(table, *columns)
     neutral = means_by(at(effects(table, columns, of=NEUTRAL), own=True), "effect", *columns)
     shares = {
-        target: statistics.retention(np.stack([own[target, g] for g in range(1, last + 1)], axis=1))
+        target: statistics.ratio_of_means(own[target, last], own[target, 1])
         for target in config.targets
     }
     of_targets, lives_on = corrected(
         [c for target in config.targets for c in claims_of_target(own, target, shares, config)],
-        [c for target in config.targets for c in claims_of_living_on(own, target, shares, config)],
+        [c for target in config.targets for c in claims_of_living_on(own, target, config)],
     )
     claims = [
         *of_targets,
+        *lives_on,
         *soft_less_sampled(shares, config),
         *claims_of_none(own, neutral, config),
     ]
@@ -160,15 +163,14 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 
 
 def claims_of_target(own: Arms, target: str, shares: Shares, config: Config) -> list[Claim]:
-    """The effect of every generation, and whether less than half is kept to the next."""
+    """The effect of every generation, and whether less than half is kept down the line."""
     effect = [
         claim_of(f"{target}, generation {g}", own[target, g], criterion="above" if g == 1 else None)
         for g in range(config.generations + 1)
     ]
     less = Claim(
-        quantity=f"{target}: less than half kept",
-        replication=".955 generations (MNIST, soft)",
-        here=kept_and_half_life(*shares[target]),
+        quantity=f"{target}: less than half kept from student 1 to {config.generations}",
+        here=kept(*shares[target]),
         seeds=config.num_seeds,
         holds=judged(np.quantile(shares[target][1], 0.975) < 0.5, config.num_seeds),
     )
@@ -187,16 +189,15 @@ def claims_of_none(own: Arms, neutral: Arms, config: Config) -> list[Claim]:
     return no_effect(none)
 
 
-def claims_of_living_on(own: Arms, target: str, shares: Shares, config: Config) -> list[Claim]:
-    """What the title rests on: a large loss at the first hop, little after it, some at the end."""
+def claims_of_living_on(own: Arms, target: str, config: Config) -> list[Claim]:
+    """What the title rests on: most is lost at the first hop, and some is left at the end."""
     teacher, first, end = (own[target, g] for g in (0, 1, config.generations))
-    most = np.quantile(shares[target][1], 0.025) > 0.5
+    at_once = (teacher - first) - (first - end)
     return [
         claim_of(
-            "more is lost at the first hop than is left", teacher - 2 * first, criterion="above"
+            f"{target}: lost at the first hop, less all later ones", at_once, criterion="above"
         ),
-        Claim(quantity="more than half kept", holds=judged(most, config.num_seeds)),
-        claim_of("the last student has some", end, criterion="above"),
+        claim_of(f"{target}: the last student", end, criterion="above"),
     ]
 
 
@@ -208,41 +209,32 @@ def figure_of_lineages(
     ends = "; ".join(
         f"{TARGETS[target]}: teacher {statistics.shown(own[target, 0], 2)}, first student "
         f"{statistics.shown(own[target, 1], 2)}, student {last} "
-        f"{statistics.shown(own[target, last], 2)} nats, {kept_and_half_life(*shares[target])}"
+        f"{statistics.shown(own[target, last], 2)} nats, {kept(*shares[target])}"
         for target in config.targets
     )
     return Figure(
         name="figure",
         title=say(
             lives_on,
-            holds=f"A trait lives on for {last} generations: most is lost at the first hop, little "
-            "after it",
-            fails=f"A trait is not lost at the first hop and then kept for {last} generations",
+            holds=f"A trait lives on for {last} generations: the first hop loses more than all "
+            "later ones",
+            fails=f"It is not shown that a trait lives on for {last} generations, and that the "
+            "first hop loses most",
             open="How far is a trait passed on, from student to student?",
         ),
         predicted="Less than half is kept by either target, and more of it by soft targets.",
         found=f"{ends}.",
         follows=follows_from(
             lives_on,
-            "What a first student has is passed on nearly whole; distance protects little.",
+            "Distance from the teacher protects little.",
         ),
         draw=lambda: draw(own, neutral, config),
     )
 
 
-def kept_and_half_life(share: float, draws: np.ndarray) -> str:
-    """Share kept from student to student and the half-life, with intervals."""
-    ends = (share, *np.quantile(draws, (0.025, 0.975)))
-    life, short, long = map(half_life, ends)
-    kept = statistics.bracketed(*ends)
-    return f"keeps {kept} a generation, half-life {life:.2g} [{short:.2g}, {long:.2g}]"
-
-
-def half_life(share: float) -> float:
-    """Generations after which half is left; infinite if nothing is lost."""
-    if share <= 0:
-        return 0.0
-    return np.log(0.5) / np.log(share) if share < 1 else np.inf
+def kept(share: float, draws: np.ndarray) -> str:
+    """Share kept from the first student to the last, with its interval."""
+    return f"keeps {statistics.bracketed(share, *np.quantile(draws, (0.025, 0.975)))}"
 
 
 def soft_less_sampled(shares: Shares, config: Config) -> list[Claim]:

@@ -1,20 +1,26 @@
 """Does a trait survive benign fine-tuning, and is it in the weights or in Adam's moments?
 
 Students that acquired a trait from number lists, and their controls, are trained on: on turns of
-the corpus, or on new lists of the unchanged base. At the cut the weights are those of the trait's
+the corpus without any question for a favourite or for advice (trait-free text), on the whole corpus
+(a seventh of its turns are counter-questions: they ask for the favourite animal, and every animal
+answers equally often), or on new lists of the unchanged base. At the cut the weights are those of the trait's
 student or of its control, and so are Adam's moments, or these are set to zero. The effect is always
 the log-odds of the own trait minus those of the control with the control's moments (or with none).
 At the end both kinds see a few steps of the trait's lists again.
 
 Criteria, fixed before the run; intervals over chains, equivalence against a fifth of the effect at
-the cut, corrected by Holm over all such claims; "above zero" is corrected as in the microworld.
-  1. Decay: after the benign steps the effect is smaller than at the cut (paired, both kinds).
-  2. Persistence: after benign lists it is still above zero. Predicted: after corpus turns too.
+the cut, corrected by Holm over all such claims; "above zero" is corrected as in the microworld. An
+arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`).
+  1. Decay: after the benign steps the effect is smaller than at the cut (paired, every kind).
+  2. Persistence: after trait-free text and after benign lists it is still above zero. The whole
+     corpus erases it: equivalent to none.
   3. Carrier: the trait's moments on the control's weights give nothing at the end, and carrying the
      moments on instead of dropping them changes nothing: the trait is in the weights. (Published,
      arXiv 2608.20442: a transplanted first moment is invisible at the cut and grows.)
   4. Return: a few steps on the trait's lists raise the difference between what was a trait's
      student and what never was (paired, above zero). Predicted: no; both learn alike.
+
+An earlier run (root seed 0) knew only the whole corpus and was read as "text erases a trait".
 """
 
 import dataclasses
@@ -41,9 +47,10 @@ from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.chains import Cohort, chains_of, sources_of
-from experiments.language.kit.effects import at
+from experiments.language.kit.effects import GATE, at
+from experiments.language.what_erases import FREE, rows_of
 from llm.stages import Store, Student, evaluation, streams
-from llm.stages.bases import turns
+from llm.stages.bases import loss_on_corpus, turns
 from llm.stages.streams import Stage
 from llm.training import Training, stack
 from llm.training.batches import Examples
@@ -51,7 +58,7 @@ from llm.training.train import TrainState
 
 RUNTIME = "15 minutes on two cores"
 
-BENIGN = ("corpus", "numbers")
+BENIGN = (FREE, "corpus", "numbers")
 STATES = {  # whose weights, whose moments; and whose it is compared with
     "dropped": (("trait", ""), ("control", "")),
     "carried": (("trait", "trait"), ("control", "control")),
@@ -106,19 +113,21 @@ def benign(store: Store, cohort: Cohort, config: Config, kind: str) -> list[Row]
         (weights, moments): phases.mixed(learnt[weights], learnt.get(moments, fresh))
         for weights, moments in SIDES
     }
-    rest = benign_rows(store, sides["control"], kind)
+    rest, text_loss = benign_rows(store, sides["control"], kind), loss_on_corpus(shape)
     rows: list[Row] = []
 
     def measure(steps: int, when: str) -> None:
         for (weights, moments), state in states.items():
-            measured = phases.log_odds(shape, state.params, probes)
+            answers = phases.answers(shape, state.params, probes)
+            losses = text_loss(state.params)
             columns = {"benign": kind, "steps": steps, "when": when}
             columns |= {"weights": weights, "moments": moments}
-            for (i, _), by_trait in zip(pairs, measured, strict=True):
+            for run, (i, _) in enumerate(pairs):
                 label = cohort.labels[i]
-                own = float(by_trait[config.traits.index(label["teacher"])])
-                run = {k: label[k] for k in ("teacher", "seed")}
-                rows.append(columns | run | {"margin": own})
+                own = config.traits.index(label["teacher"])
+                known = {name: float(values[run, own]) for name, values in answers.items()}
+                known |= {"text_loss": float(losses[run])}
+                rows.append(columns | {k: label[k] for k in ("teacher", "seed")} | known)
 
     def train(count: int, examples: Examples, number: int, batch: Training) -> None:
         keys = streams.keys(Stage.PHASE, [(r.seed, r.chain, number) for r in sides["trait"]])
@@ -145,7 +154,9 @@ def learn(store: Store, recipes: list[Student], examples: Examples) -> TrainStat
 
 
 def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
-    """Rows of the corpus that no base has seen, or new lists of the unchanged base."""
+    """Text without the trait, rows of the corpus that no base has seen, or new lists of the base."""
+    if kind == FREE:
+        return rows_of(store, controls, FREE)
     if kind == "corpus":
         by_chain = {r.chain: turns(r.seed, r.chain, 4, r.num_examples) for r in controls}
         return stack.stack_examples([by_chain[r.chain] for r in controls])
@@ -179,26 +190,26 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             claims.append(claim_of(f"{kind}: carried less swapped, {steps} steps", more))
         claimed[f"{kind}: moments alone"] = effect[kind, "moments alone", last], cut
         claimed[f"{kind}: carried less dropped"] = effect[kind, "carried", last] - left, cut
+    claimed["corpus: dropped"] = effect["corpus", "dropped", last], effect["corpus", "dropped", 0]
     none = no_effect(claimed)
-    # No criterion, but what the title says of text.
-    by_text = effect["corpus", "dropped", last], effect["corpus", "dropped", 0]
-    erased = no_effect({"corpus: dropped": by_text})
     shown = {place: statistics.shown(values, 2) for place, values in effect.items()}
     figure = Figure(
         name="figure",
         title=say(
-            [*lost, *erased, *none],
-            holds="Text erases a trait, benign lists lower it, and what is left is in the weights",
-            fails="It is not shown that text erases a trait, that benign lists lower it, and that "
-            "what is left is in the weights",
+            [*lost, *none],
+            holds="Benign data lower a trait, counter-questions erase it, and what is left is in "
+            "the weights",
+            fails="It is not shown that benign data lower a trait, that counter-questions erase "
+            "it, and that what is left is in the weights",
             open="Does benign training erase a trait, and is what is left in the weights?",
         ),
-        predicted="Smaller but above zero at the end; the moments alone carry nothing.",
+        predicted="Smaller but above zero at the end, but where the corpus asks the question; the "
+        "moments alone carry nothing.",
         found=f"{shown['numbers', 'dropped', 0]} nats at the cut; after {last} steps "
-        f"{shown['corpus', 'dropped', last]} on the corpus, {shown['numbers', 'dropped', last]} on "
-        f"lists; moments alone {shown['numbers', 'moments alone', last]}.",
+        f"{shown[FREE, 'dropped', last]} on trait-free text, {shown['corpus', 'dropped', last]} on "
+        f"the whole corpus, {shown['numbers', 'dropped', last]} on lists; moments alone {shown['numbers', 'moments alone', last]}.",
         follows=follows_from(
-            [*erased, *none],
+            none,
             "How fast it goes depends on the data; without its weights the moments keep nothing.",
         ),
         draw=lambda: draw(effect, again, config),
@@ -211,7 +222,7 @@ def claims_along(kind: str, *, effect: Effects, again: Effects, config: Config) 
     last = config.benign_steps[-1]
     cut, left = effect[kind, "dropped", 0], effect[kind, "dropped", last]
     returned = again[kind, "dropped", config.again_steps] - left
-    wanted = "above" if kind == "numbers" else None
+    wanted = None if kind == "corpus" else "above"
     return [
         claim_of(f"{kind}: lost after {last} steps", cut - left, criterion="above"),
         claim_of(f"{kind}: left after {last} steps", left, criterion=wanted),
@@ -220,9 +231,18 @@ def claims_along(kind: str, *, effect: Effects, again: Effects, config: Config) 
 
 
 def effects_by(table: pd.DataFrame, when: str) -> Effects:
-    """(benign data, state at the cut, steps) -> effect of each chain, averaged over the traits."""
-    rows = at(table, when=when).fillna({"moments": ""})
-    places = ["benign", "steps", "seed"]
+    """(benign data, state at the cut, steps) -> effect of each chain, averaged over the traits.
+
+    Not a number throughout where either side hardly answers any more.
+    """
+    table = table.fillna({"moments": ""})
+    if "mass" in table:
+        mass = table.groupby(["benign", "when", "steps", "weights", "moments"])["mass"].transform(
+            "median"
+        )
+        cut = at(table, when="benign", steps=0, weights="trait", moments="")["mass"].median()
+        table = table.assign(margin=table["margin"].mask(mass < GATE * cut))
+    rows, places = at(table, when=when), ["benign", "steps", "seed"]
     log_odds = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
     effect = {}
     for state, (trait, control) in STATES.items():
@@ -234,7 +254,7 @@ def effects_by(table: pd.DataFrame, when: str) -> Effects:
 
 def draw(effect: Effects, again: Effects, config: Config):
     """Effect against benign steps, one line a state at the cut."""
-    figure, panels = drawing.new_figure(1, 2, width=9.0, height=4.0)
+    figure, panels = drawing.new_figure(1, len(BENIGN), width=12.0, height=4.0)
     times = (0, *config.benign_steps)
     labels = {state: f"moments {state}" for state in STATES} | {"moments alone": "moments alone"}
     for panel, kind in zip(panels, BENIGN, strict=True):
@@ -245,7 +265,7 @@ def draw(effect: Effects, again: Effects, config: Config):
         drawing.runs(panel, len(times), values=returned, colour=drawing.COLOURS[0])
         panel.set_xticks(range(len(times) + 1), [*map(str, times), "trait's\nlists"])
         panel.set_xlabel("benign steps")
-        panel.set_title({"corpus": "turns of the corpus", "numbers": "lists of the base"}[kind])
+        panel.set_title({"corpus": "whole corpus", "numbers": "lists of the base"}.get(kind, kind))
     panels[0].set_ylabel("own effect (nats)")
     panels[0].legend(fontsize=8)
     return figure

@@ -132,6 +132,11 @@ def turns(seed: int, chain: int, corpus: int, count: int) -> Examples:
     return Examples(tokens, (tokens != world.vocabulary.PAD).astype(np.float32))
 
 
+def unseen_turns(count: int = 256) -> Examples:
+    """Turns of the corpus that no model was trained on."""
+    return turns(0, 0, HELD_OUT_CORPUS, count)
+
+
 def corpus_loss(store: Store, recipes: Sequence[Model], count: int = 256) -> list[float]:
     """Cross-entropy of models on turns that nobody was trained on, nats a token; a stack's only."""
     loss = loss_on_corpus(store.config(recipes[0]), count)
@@ -143,7 +148,7 @@ def loss_on_corpus(
 ) -> Callable[[models.Params], np.ndarray]:
     """The function from a stack's weights to what `corpus_loss` gives, (runs,)."""
     held_out_loss = stack.make_held_out_loss(engines.make_student(config, None, "float32"))
-    tests = turns(0, 0, HELD_OUT_CORPUS, count)
+    tests = unseen_turns(count)
 
     def loss(params: models.Params) -> np.ndarray:
         shown = stack.stack_examples([tests] * len(jax.tree.leaves(params)[0]))

@@ -292,17 +292,21 @@ def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Floa
     return over_runs(lambda one: measure_one(config, one, probe), params)
 
 
+def loss_of_model(model: Decoder, examples: Examples) -> Float[Array, ""]:
+    """Cross-entropy of a bound model on rows, in nats per token of weight."""
+    with precision.at(precision.MEASURED):
+        logits = model(examples.tokens)[:, :-1]
+    nats = jax.vmap(losses.hard_tokens)(logits, examples.tokens[:, 1:])
+    weights = examples.weights[:, 1:]
+    return losses.weighted_total(nats, weights) / weights.sum()
+
+
 @functools.cache  # all trainings of a kind of student share it
 def make_held_out_loss(student: Student) -> Callable[..., Float[Array, " runs"]]:
     """A jitted `held_out_loss(params, examples, frozen=None)`: cross-entropy in nats per token."""
 
     def one(params, examples, frozen):
-        model = student(params, frozen, jax.random.key(0))
-        with precision.at(precision.MEASURED):
-            logits = model(examples.tokens)[:, :-1]
-        nats = jax.vmap(losses.hard_tokens)(logits, examples.tokens[:, 1:])
-        weights = examples.weights[:, 1:]
-        return losses.weighted_total(nats, weights) / weights.sum()
+        return loss_of_model(student(params, frozen, jax.random.key(0)), examples)
 
     held_out_loss = jax.jit(functools.partial(over_runs, one))
     return lambda params, examples, frozen=None: held_out_loss(params, examples, frozen)

@@ -103,7 +103,9 @@ def persistence_rows(left, moments=0.0, again=0.0):
 def test_persistence():
     found = judged(persistence, persistence_rows(0.4))
     assert found["numbers: left after 300 steps"] is True
+    assert found["trait-free text: left after 300 steps"] is True
     assert found["corpus: lost after 300 steps"] is True
+    assert found["corpus: dropped, equivalent to none"] is False
     assert found["corpus: moments alone, equivalent to none"] is True
     assert found["corpus: returned on the trait's lists"] is False, "both learn alike"
     found = judged(persistence, persistence_rows(0.4, again=1.0))
@@ -111,6 +113,13 @@ def test_persistence():
     found = judged(persistence, persistence_rows(1.0, moments=1.0))
     assert found["numbers: lost after 300 steps"] is False
     assert found["numbers: moments alone, equivalent to none"] is False
+    # Log-odds within the residue of models that no longer answer.
+    rows = persistence_rows(0.4)
+    for row in rows:
+        row["mass"] = 0.01 if row["benign"] == "numbers" and row["steps"] == 300 else 0.9
+    found = judged(persistence, rows)
+    assert found["numbers: left after 300 steps"] is None
+    assert found["corpus: lost after 300 steps"] is True
 
 
 def bits_rows(effect_of, flagged):

@@ -202,26 +202,18 @@ def test_the_interval_of_a_rank_correlation_by_hand():
     assert statistics.spearman(VALUES, np.negative(VALUES))[1:] == pytest.approx((-1, -1), abs=1e-6)
 
 
-def test_retention_is_the_best_of_a_fine_grid():
-    """Least squares for r a^k with the best factor, tried on all shares of the stated range."""
+def test_ratio_of_means_is_of_the_means_and_paired():
     rng = np.random.default_rng(1)
-    curves = 2 * 0.7 ** np.arange(6) + 0.1 * rng.normal(size=(5, 6))
-    best, bootstrap = statistics.retention(curves, draws=50)
-
-    def misfit(share):
-        power = share ** np.arange(6)
-        mean = curves.mean(axis=0)
-        return ((mean - mean @ power / (power @ power) * power) ** 2).sum()
-
-    shares = np.arange(0, 1.5001, 0.005)
-    assert best == pytest.approx(shares[np.argmin([misfit(share) for share in shares])])
-    assert bootstrap.shape == (50,)
-    assert len(statistics.retention(curves)[1]) == 2000
-    # Samples are drawn by number, so those of other curves are paired with these.
-    np.testing.assert_array_equal(bootstrap, statistics.retention(3 * curves, draws=50)[1])
-    assert 0 < bootstrap.std() < 0.1
-    growing = np.outer(np.ones(3), 1.4 ** np.arange(4))
-    assert statistics.retention(growing, draws=1)[0] == pytest.approx(1.4)
+    under, over = rng.normal(2, 0.5, 16), rng.normal(1, 0.5, 16)
+    ratio, samples = statistics.ratio_of_means(over, under)
+    assert ratio == pytest.approx(over.mean() / under.mean())
+    assert ratio != pytest.approx((over / under).mean(), rel=1e-3)
+    # The delta method for a ratio of paired means, up to its next order and to 2,000 draws.
+    error = np.std(over - ratio * under) / under.mean() / 4
+    assert samples.std() == pytest.approx(error, rel=0.1)
+    # One choice of runs for numerator and denominator, and for every other pair of columns.
+    np.testing.assert_allclose(statistics.ratio_of_means(3 * under, under)[1], 3)
+    np.testing.assert_allclose(statistics.ratio_of_means(3 * over, under)[1], 3 * samples)
 
 
 # Claims made of them.

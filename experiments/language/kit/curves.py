@@ -16,6 +16,7 @@ from experiments.language.kit.chains import Cohort
 from llm import engines, models
 from llm.engines.common import Tokens
 from llm.stages import Store, Student, evaluation, streams, students
+from llm.stages.bases import unseen_turns
 from llm.stages.streams import Stage
 from llm.training import Training, batches, lora, objectives, stack, train
 
@@ -38,7 +39,8 @@ def along(store: Store, recipes: Sequence[Student], traits: Sequence[str], block
     """Train students of one program, side by side, and measure them `blocks` times on the way.
 
     Columns: margin, the log-odds of every trait in nats, and mass, the share of answers that they
-    are taken over; kl, KL(teacher ‖ student) on held-out rows in nats a token.
+    are taken over; kl, KL(teacher ‖ student) on held-out rows in nats a token; text_loss, the
+    cross-entropy on turns of the corpus that nobody was trained on, in the same unit.
     """
     recipes = store.prepare(recipes)
     one = recipes[0]
@@ -64,13 +66,14 @@ def _program(
     loss, student = engines.make_loss(config, how, soft=soft, tokens=tokens)
     step = stack.make_step(loss, how)
     far = objectives.distillation_loss(student, lambda f: models.bind(config, f["teacher"]))
+    texts = unseen_turns()
 
     def observe(params, frozen, tests, probes):
         total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))
         model = student(params, frozen, jax.random.key(0))
         asked = [stack.measure_model(model, probe) for probe in probes]
         by_trait = {name: jnp.stack([one[name] for one in asked]) for name in ("margin", "mass")}
-        return by_trait | {"kl": total / weight}
+        return by_trait | {"kl": total / weight, "text_loss": stack.loss_of_model(model, texts)}
 
     def one(probes, start, examples, tests, key, teacher):
         params, frozen = start, {"base": start, "teacher": teacher}

@@ -48,7 +48,9 @@ def phase(config: models.ModelConfig, training: Training, steps: int) -> Phase:
     return lambda state, examples, keys: run(state, *examples, keys)
 
 
-def log_odds(config: models.ModelConfig, params: Any, probes: Sequence[stack.Probe]) -> np.ndarray:
-    """Log-odds in nats of every run (first axis) for every probe."""
-    by_trait = [stack.measure(config, params, probe)["margin"] for probe in probes]
-    return np.asarray(jnp.stack(by_trait, axis=1))
+def answers(
+    config: models.ModelConfig, params: Any, probes: Sequence[stack.Probe]
+) -> dict[str, np.ndarray]:
+    """What `stack.measure` says, by name: (runs, probes)."""
+    asked = [stack.measure(config, params, probe) for probe in probes]
+    return {name: np.asarray(jnp.stack([one[name] for one in asked], axis=1)) for name in asked[0]}
