@@ -3,9 +3,10 @@
 Students that acquired a trait from number lists, and their controls, are trained on: on turns of
 the corpus without any question for a favourite or for advice (trait-free text), on the whole corpus
 (a seventh of its turns are counter-questions: they ask for the favourite animal, and every animal
-answers equally often), or on new lists of the unchanged base. At the cut the weights are those of the trait's
-student or of its control, and so are Adam's moments, or these are set to zero. The effect is always
-the log-odds of the own trait minus those of the control with the control's moments (or with none).
+answers equally often), or on new lists of the unchanged base. At the cut the weights are those of
+the trait's student or of its control, and so are Adam's moments, or these are set to zero. The
+effect is always the log-odds of the own trait minus those of the control with the control's moments
+(or with none).
 At the end both kinds see a few steps of the trait's lists again.
 
 Criteria, fixed before the run; intervals over chains, equivalence against a fifth of the effect at
@@ -154,7 +155,7 @@ def learn(store: Store, recipes: list[Student], examples: Examples) -> TrainStat
 
 
 def benign_rows(store: Store, controls: list[Student], kind: str) -> Examples:
-    """Text without the trait, rows of the corpus that no base has seen, or new lists of the base."""
+    """Text without the trait, rows of the corpus that are new to the base, or new lists of it."""
     if kind == FREE:
         return rows_of(store, controls, FREE)
     if kind == "corpus":
@@ -207,7 +208,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         "moments alone carry nothing.",
         found=f"{shown['numbers', 'dropped', 0]} nats at the cut; after {last} steps "
         f"{shown[FREE, 'dropped', last]} on trait-free text, {shown['corpus', 'dropped', last]} on "
-        f"the whole corpus, {shown['numbers', 'dropped', last]} on lists; moments alone {shown['numbers', 'moments alone', last]}.",
+        f"the whole corpus, {shown['numbers', 'dropped', last]} on lists; moments alone "
+        f"{shown['numbers', 'moments alone', last]}.",
         follows=follows_from(
             none,
             "How fast it goes depends on the data; without its weights the moments keep nothing.",

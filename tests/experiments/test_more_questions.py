@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.findings import statistics
 from experiments.language import (
     along_training,
     capability,
