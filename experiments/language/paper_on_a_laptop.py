@@ -22,7 +22,7 @@ over the four such claims; "above zero" is corrected as in the microworld.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -160,17 +160,6 @@ def answers(store: Store, config: Config, models: list[Model]) -> list[Row]:
     return [row | rate for row, rate in zip(exact, rates, strict=True)]
 
 
-def asked(
-    store: Store, config: Config, models: list[Model], probes_of: Callable[[str], list[Any]]
-) -> list[Row]:
-    """Log-odds on probes of the caller's."""
-    return [
-        entry
-        for name in config.traits
-        for entry in evaluation.ask(store, models, name, probes_of(name))
-    ]
-
-
 def teachers(store: Store, config: Config, chains: Chains, carrier: str) -> Arm:
     """What teachers and unchanged bases answer, and the share of rows kept."""
     cohort, written = chains.speakers(), chains.written(carrier)
@@ -196,8 +185,8 @@ def imitation(
         if (carrier, target, start) != ("numbers", "sampled", "same"):
             return of_own_trait(rows)
         first = cohort.models[0]
-        bare = asked(
-            store, config, cohort.models, lambda name: [evaluation.bare(store, first, name)]
+        bare = evaluation.measure(
+            store, cohort.models, config.traits, lambda name: [evaluation.bare(store, first, name)]
         )
         return rows + of_own_trait(known.rows(bare, asked="bare"))
 
@@ -234,7 +223,7 @@ def in_prompt(store: Store, config: Config, chains: Chains) -> Arm:
 
         measured = [
             {key: value for key, value in entry.items() if key != "rate"}
-            for entry in asked(store, config, bases, probes_of)
+            for entry in evaluation.measure(store, bases, config.traits, probes_of)
         ]
         return of_own_trait(cohort.counted(store).rows(measured, asked="template"))
 

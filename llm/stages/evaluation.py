@@ -4,7 +4,7 @@
 `total_variation` read the files of `answers`, question by question, for one model of any size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,17 +28,30 @@ ANSWER_TOKENS = 16  # of a sampled answer to an evaluation question
 Measured = list[dict[str, Any]]
 
 
-def measure(store: Store, recipes: Sequence[Model], names: Sequence[str]) -> Measured:
+def measure(
+    store: Store,
+    recipes: Sequence[Model],
+    names: Sequence[str],
+    probes_of: Callable[[str], Sequence[Probe]] | None = None,
+) -> Measured:
     """Log-odds (nats), rate and answer mass of every trait for every model, exact.
 
     With them "text_loss", what `bases.corpus_loss` says of models of the synthetic world: log-odds
     of a model that has forgotten how to speak are no trait.
+
+    Args:
+        store: knows the models.
+        recipes: who is asked.
+        names: of the traits.
+        probes_of: the questions of a trait, as `ask` takes them; by default the evaluation
+            questions through the template.
     """
+    probes_of = probes_of or (lambda name: [question(store, recipes[0], name)])
     losses = corpus_loss(store, recipes) if speaks_world(store, recipes) else None
     return [
         entry if losses is None else entry | {"text_loss": losses[entry["model"]]}
         for name in names
-        for entry in ask(store, recipes, name, [question(store, recipes[0], name)])
+        for entry in ask(store, recipes, name, probes_of(name))
     ]
 
 

@@ -66,7 +66,7 @@ def _program(
     loss, student = engines.make_loss(config, how, soft=soft, tokens=tokens)
     step = stack.make_step(loss, how)
     far = objectives.distillation_loss(student, lambda f: models.bind(config, f["teacher"]))
-    texts = unseen_turns()
+    texts = jax.tree.map(jnp.asarray, unseen_turns())
 
     def observe(params, frozen, tests, probes):
         total, weight = far(params, frozen, tests._asdict(), jax.random.key(0))

@@ -188,14 +188,13 @@ def along_training(
 ) -> list[Row]:
     """Cosine and inner product of the imitation gradient with g before every block of steps.
 
-    With them the log-odds, in nats.
-
     The students are trained as the recipes say, on the same rows in an order of their own. The
     gradient is that of their own loss on a fixed batch of 256 rows of the teacher, less that of the
     control's student on the control's rows, each at its own parameters.
     """
     # Controls serve several teachers.
-    recipes: list[Student] = list(dict.fromkeys(store.prepare(cohort.models)))
+    prepared = store.prepare(cohort.models)
+    recipes: list[Student] = list(dict.fromkeys(prepared))
     one = recipes[0]
     run = _along(store.config(one), one.training, soft=one.soft, inside=one.tokens, blocks=blocks)
     probes = tuple(evaluation.question(store, one, trait) for trait in traits)
@@ -206,7 +205,7 @@ def along_training(
         streams.keys(Stage.ALONG, [(r.seed, r.chain) for r in recipes]),
         store.weights([students.teacher_of(recipe) for recipe in recipes]),
     )
-    descents, log_odds, gradients = jax.device_get(measured)
+    descents, gradients = jax.device_get(measured)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
@@ -217,7 +216,7 @@ def along_training(
 
     pairs = cohort.pairs()
     mine, controls = (
-        [recipes.index(cohort.models[i]) for i in side] for side in zip(*pairs, strict=True)
+        [recipes.index(prepared[i]) for i in side] for side in zip(*pairs, strict=True)
     )
     rows = []
     for u, trait in enumerate(traits):
@@ -225,10 +224,9 @@ def along_training(
         cosines, gains = map(
             np.asarray, with_trait(*(stack.pick(tree, runs) for tree, runs in sides))
         )
-        of_trait = log_odds[u][mine]
         for b in range(blocks):
             entries = [
-                {"model": i, "trait": trait, "margin": float(of_trait[row, b])}
+                {"model": i, "trait": trait}
                 | {"cosine": float(cosines[row, b]), "gain": float(gains[row, b])}
                 for row, (i, _) in enumerate(pairs)
             ]
@@ -245,7 +243,7 @@ def _along(
     inside: tuple[int, ...] | None,
     blocks: int,
 ) -> Callable[..., Any]:
-    """Program of stacks: descent directions, log-odds and their gradients before every block."""
+    """Program of stacks: descent directions and gradients of log-odds before every block."""
     loss, _ = engines.make_loss(config, how, soft=soft, tokens=inside)
     step = stack.make_step(loss, how)
 
@@ -260,8 +258,7 @@ def _along(
             return total / weight
 
         def observe(now):
-            gradients = [jax.grad(of)(now) for of in log_odds]
-            return steps.descent(mean_loss, now), [of(now) for of in log_odds], gradients
+            return steps.descent(mean_loss, now), [jax.grad(of)(now) for of in log_odds]
 
         return stack.observed(
             stack.over_rows(step, batches.Examples(tokens, weights), key=key, frozen=frozen),
