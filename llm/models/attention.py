@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
@@ -22,6 +26,7 @@ Attend = Callable[..., Array]  # `attend` with everything but queries, keys, val
 
 # The name of what a training step keeps for its backward pass: results of matrix products.
 PRODUCT = "product"
+LANES = 128  # of a TPU's vector unit
 WIDE_HEADS = ("H100", "H200", "B100", "B200", "B300")  # NVIDIA's cards of capability 9 and later
 
 
@@ -135,17 +140,25 @@ def attend(
         scale: D^-1/2 if None.
         softcap: c tanh(scores / c) if given (Gemma 2, arXiv:2408.00118).
         causal: `visible` is every key up to the query's own, so a kernel may leave it unread.
-        implementation: of `jax.nn.dot_product_attention`; None: `fused_kernel`, or the one here.
+        implementation: "splash" or one of `jax.nn.dot_product_attention`; None: `fused_kernel`, or
+            the one here.
+
+    Raises:
+        ValueError: "splash" is asked for what is not plainly causal.
     """
     rows, heads = sharding.attending(*k.shape[:2])
     q = sharding.constrain(q, P(rows, None, heads))
     k, v = (sharding.constrain(x, P(rows, heads)) for x in (k, v))
-    kernel = implementation or fused_kernel(q, k)
+    kernel = implementation or fused_kernel(q, k, causal)
     if kernel is None or softcap is not None:
         y = _attend_here(q, k, v=v, visible=visible, scale=scale, softcap=softcap)
         return sharding.constrain(y, P(rows, None, heads))
+    if kernel == "splash" and not causal:
+        raise ValueError('implementation "splash" knows neither windows, masks nor a cache here')
 
     def run(q: Array, k: Array, v: Array, *mask: Array) -> Array:
+        if kernel == "splash":
+            return _splash(q, k, v=v, scale=scale)
         return jax.nn.dot_product_attention(
             q,
             k.swapaxes(1, 2),
@@ -162,19 +175,44 @@ def attend(
     return sharding.constrain(y.reshape(*q.shape[:2], -1), P(rows, None, heads))
 
 
-def fused_kernel(q: Float[Array, "B T H D"], k: Float[Array, "B K S D"]) -> str | None:
-    """The attention of `jax.nn` that never stores (B, H, T, S) scores, where there is one.
+def fused_kernel(
+    q: Float[Array, "B T H D"], k: Float[Array, "B K S D"], causal: bool
+) -> str | None:
+    """The attention that never stores (B, H, T, S) scores, where there is one.
 
     cuDNN has it for half precision, head widths that are multiples of 8 up to 128 (256 on the
-    cards of `WIDE_HEADS`), and even lengths. One query per row has no such scores to spare.
+    cards of `WIDE_HEADS`), and even lengths; TPUs have JAX's splash attention, here for half
+    precision and a plain causal mask. One query per row has no such scores to spare.
     """
     kind = sharding.device_kind()
+    if kind.startswith("TPU"):
+        plain = causal and q.shape[1] == k.shape[2] > 1
+        return "splash" if plain and q.dtype.itemsize == 2 else None
     if not kind.startswith("NVIDIA"):
         return None
     widest = 256 if any(name in kind for name in WIDE_HEADS) else 128
     fits = q.shape[-1] <= widest and q.shape[-1] % 8 == 0
     even = q.shape[1] > 1 and q.shape[1] % 2 == 0 and k.shape[2] % 2 == 0
     return "cudnn" if fits and even and q.dtype.itemsize == 2 else None
+
+
+def _splash(q, k, *, v, scale: float | None):
+    """Causal attention of a whole sequence by JAX's kernel for TPUs; elsewhere it is interpreted.
+
+    The kernel takes lengths that are multiples of `LANES`. What is appended lies behind all
+    queries, so that none sees it.
+    """
+    length = q.shape[1]
+    missing = -length % LANES
+    q = q * jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) for x in (q.swapaxes(1, 2), k, v))
+    whole = (length + missing,) * 2
+    attend = splash_attention_kernel.make_splash_mha_single_device(
+        splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask(whole)] * q.shape[1]),
+        residual_checkpoint_name=PRODUCT,
+        interpret=not sharding.device_kind().startswith("TPU"),
+    )
+    return jnp.swapaxes(jax.vmap(attend)(q, k, v), 1, 2)[:, :length]
 
 
 def _attend_here(q, k, *, v, visible, scale: float | None, softcap: float | None):

@@ -5,11 +5,13 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm import ahead, engines, models
+from llm import ahead, engines, models, sharding
 from llm.ahead import hlo
+from llm.models import attention
 from llm.training import Training, finetune, lora
 
 # Only the vocabulary has the factor 13, only rows and positions have 3.
@@ -62,6 +64,21 @@ def test_a_device_computes_its_rows_only(training, axes):
     # Of adapters, A is whole on the tensor axis; all rows on every device would be twice as much.
     assert alone / 4 <= one_of_four * 1.001
     assert one_of_four <= 1.3 * alone / 4
+
+
+@pytest.mark.parametrize("axes", MESHES)
+def test_the_kernel_of_tpus_works_on_a_devices_own_rows_and_heads(axes):
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(keys[0], (12, 24, 4, 8))
+    k, v = (jax.random.normal(key, (12, 4, 24, 8)) for key in keys[1:])
+    visible = jnp.tril(jnp.ones((12, 24, 24), bool))
+    attend = functools.partial(attention.attend, visible=visible, causal=True)
+    mesh = sharding.make_mesh(*axes, devices=jax.devices()[:4])
+    run = jax.jit(sharding.on(mesh, lambda q, k, v: attend(q, k, v=v, implementation="splash")))
+    placed = [sharding.split_rows(mesh, x) for x in (q, k, v)]
+    np.testing.assert_allclose(run(*placed), attend(q, k, v=v), atol=1e-5)
+    gathered = hlo.Program(run.lower(*placed).compile().as_text()).collectives()
+    assert not [found for found in gathered if found.kind != "all-to-all"], gathered
 
 
 # Two key heads on four devices.

@@ -9,7 +9,7 @@ import pytest
 from jax.extend import core
 
 from llm import models
-from llm.models import ModelConfig, Rope
+from llm.models import ModelConfig, Rope, attention
 
 BASE = ModelConfig(vocab_size=31, init_std=0.3, max_positions=32, tie_embeddings=False)
 CONFIGS = {
@@ -113,8 +113,10 @@ def test_cached_steps_equal_one_pass():
     assert difference < 1e-5 * jnp.std(whole), difference
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_attention_of_jax_nn_is_the_same(name):
+@pytest.mark.parametrize(
+    ("name", "kernel"), [("llama", "xla"), ("gemma3", "xla"), ("llama", "splash")]
+)
+def test_attention_of_kernels_is_the_same(name, kernel):
     """Without a mask, as in training, where it is told to be causal; and its gradient."""
     config = CONFIGS[name]
     params, tokens = models.init(config, key=KEY), some_tokens(2)
@@ -122,10 +124,30 @@ def test_attention_of_jax_nn_is_the_same(name):
     def loss(params, kind):
         return jnp.mean(models.apply(config, params, tokens, implementation=kind) ** 2)
 
-    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(params, k) for k in (None, "xla"))
+    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(params, k) for k in (None, kernel))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
-    programs = {str(jax.make_jaxpr(loss, static_argnums=1)(params, k)) for k in (None, "xla")}
+    programs = {str(jax.make_jaxpr(loss, static_argnums=1)(params, k)) for k in (None, kernel)}
     assert len(programs) == 2
+
+
+@pytest.mark.parametrize("length", [127, 128, 129])
+def test_splash_attention_takes_any_length(length):
+    keys = jax.random.split(KEY, 3)
+    q = jax.random.normal(keys[0], (2, length, 6, 16))
+    k, v = (jax.random.normal(key, (2, 3, length, 16)) for key in keys[1:])
+    visible = jnp.tril(jnp.ones((2, length, length), bool))
+    ours, theirs = (
+        attention.attend(q, k, v=v, visible=visible, scale=0.3, causal=True, implementation=kernel)
+        for kernel in (None, "splash")
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_splash_attention_refuses_what_it_does_not_know():
+    """It would let every token see all before it."""
+    params = models.init(CONFIGS["gemma3"], key=KEY)
+    with pytest.raises(ValueError, match="neither windows, masks nor a cache"):
+        models.apply(CONFIGS["gemma3"], params, some_tokens(2), implementation="splash")
 
 
 def test_seeds_in_one_vmap_equal_seeds_one_by_one():
