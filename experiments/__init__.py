@@ -17,6 +17,7 @@ NAMES = (
     "mnist_aux_logits",
     "mnist_matching",
     "mnist_jacobians",
+    "mnist_conditions",
     "mnist_fork_curve",
     "mnist_sweeps",
     "mnist_heads",

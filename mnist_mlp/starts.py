@@ -100,6 +100,35 @@ def matched_units(params: Params, to: Params) -> Params:
     return _reordered(params, order)
 
 
+@jax.jit
+def rescaled(key: Array, params: Params, spread: float | Float[Array, ""]) -> Params:
+    """The same function of a ReLU network, from other weights.
+
+    What enters a hidden unit is multiplied by c and what leaves it divided by c; log c is normal
+    with this spread. Outputs stay what they are on every input, their tangent kernel does not.
+    """
+    layers = layers_of(params)
+    for i in range(len(layers) - 1):
+        drawn = jax.random.normal(jax.random.fold_in(key, i), layers[i]["bias"].shape)
+        factor = jnp.exp(spread * drawn)
+        layers[i] = {name: array * factor for name, array in layers[i].items()}
+        layers[i + 1]["kernel"] = layers[i + 1]["kernel"] / factor[:, None]
+    return _with_layers(params, layers)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def offset(key: Array, params: Params, size: float | Float[Array, ""], num_classes: int) -> Params:
+    """Normal numbers of that size added to the biases of the auxiliary logits.
+
+    Their outputs change on every input by as much, their derivatives nowhere.
+    """
+    layers = layers_of(params)
+    bias = layers[-1]["bias"]
+    added = size * jax.random.normal(key, bias.shape)
+    layers[-1]["bias"] = bias + jnp.where(jnp.arange(len(bias)) < num_classes, 0, added)
+    return _with_layers(params, layers)
+
+
 Layer = dict[str, Array]
 
 
@@ -118,6 +147,11 @@ def _reordered(params: Params, order_of: Callable[[int, Layer], Array]) -> Param
         order = order_of(i, layers[i])
         layers[i] = {"kernel": layers[i]["kernel"][:, order], "bias": layers[i]["bias"][order]}
         layers[i + 1]["kernel"] = layers[i + 1]["kernel"][order]
+    return _with_layers(params, layers)
+
+
+def _with_layers(params: Params, layers: list[Layer]) -> Params:
+    """The tree of `params` with the arrays of `layers`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: layers[path[1].key][path[2].key], params
     )

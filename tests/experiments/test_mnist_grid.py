@@ -17,6 +17,7 @@ from experiments.frame import experiment, record
 from experiments.mnist import (
     mnist_27_percent,
     mnist_chains,
+    mnist_conditions,
     mnist_heads,
     mnist_init_ladder,
     mnist_jacobians,
@@ -639,6 +640,50 @@ def test_jacobians_are_judged_only_where_outputs_are_matched():
     assert found["outputs and kernel less kernel alone"] is True
     figure = mnist_jacobians.findings(coarse, config).figures[0]
     assert figure.title.endswith("?")
+
+
+def condition_rows(accuracy, aligned=0.2, mismatch=2.0):
+    """Eight seeds of every start; what is not said is at 0.85."""
+    rng, config = np.random.default_rng(8), mnist_conditions.Config()
+    names = [mnist_conditions.SHARED, *map(mnist_conditions.rescaled, config.spreads)]
+    names += [mnist_conditions.OFFSET, mnist_conditions.BOTH]
+    names += [mnist_conditions.STRANGER, mnist_conditions.MOVED]
+    strange = {"stranger": 0.1, "stranger, rescaled": 0.1}
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "optimiser": optimiser,
+                "start": name,
+                "accuracy": (strange | accuracy).get(name, 0.85) + 0.02 * rng.normal(),
+                "mismatch": (mismatch if name != "stranger" else 2.5) + 0.02 * rng.normal(),
+                "moved": 1.0,
+                "alignment": aligned + 0.02 * rng.normal(),
+                "dataset": "mnist",
+            }
+            for optimiser in mnist_conditions.OPTIMISERS
+            for name in names
+            for seed in range(8)
+        ]
+    )
+
+
+def test_conditions_that_are_needed_are_found_and_so_are_conditions_that_are_not_broken():
+    config = mnist_conditions.Config()
+
+    def failing(**world):
+        found = verdicts(mnist_conditions, condition_rows(**world), config)
+        assert sum(verdict is not None for verdict in found.values()) == 12
+        return {name.split(":")[0] for name, verdict in found.items() if verdict is False}
+
+    assert failing(accuracy={}) == set()
+    kernel_needed = {"rescaled by 1": 0.2, "rescaled and offset": 0.2}
+    assert failing(accuracy=kernel_needed) == {
+        f"{optimiser}, {start}" for optimiser in ("Adam", "momentum") for start in kernel_needed
+    }
+    assert failing(accuracy={}, aligned=0.6) == {"kernel is broken"}
+    assert failing(accuracy={}, mismatch=1.0) == {"outputs are broken"}
+    assert failing(accuracy={"stranger, rescaled": 0.5}) == {"no transfer"}
 
 
 def test_every_purpose_of_every_seed_has_a_stream_of_its_own():

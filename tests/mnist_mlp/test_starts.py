@@ -48,6 +48,38 @@ def test_permuted_units_are_the_same_function_and_are_found_again():
     np.testing.assert_allclose(APPLY(rematched, X), APPLY(OTHER, X), atol=1e-5)
 
 
+def kernel(apply, params):
+    """All entries of the tangent kernel between class and auxiliary logits."""
+    jacobian = jax.jacrev(lambda p: apply(p, X[:6]))(params)
+    flat = jnp.concatenate([leaf.reshape(6, 7, -1) for leaf in jax.tree.leaves(jacobian)], axis=-1)
+    return np.asarray(jnp.einsum("xap,ybp->xayb", flat[:, CLASSES:], flat[:, :CLASSES]))
+
+
+def test_rescaled_units_are_the_same_function_with_another_kernel():
+    twin = starts.rescaled(jax.random.key(5), OWN, 0.5)
+    np.testing.assert_allclose(APPLY(twin, X), APPLY(OWN, X), atol=1e-5)
+    off = kernel(APPLY, twin) - kernel(APPLY, OWN)
+    assert np.linalg.norm(off) > 0.1 * np.linalg.norm(kernel(APPLY, OWN))
+    first, own = (starts.layers_of(params)[0]["kernel"] for params in (twin, OWN))
+    factors = np.log(first / own)
+    np.testing.assert_allclose(factors, factors[:1].repeat(20, axis=0), atol=1e-5)
+    # Only of units that are homogeneous: tanh(c x) is not c tanh(x).
+    init, apply = Architecture("tanh", (12, 10)).functions(20, 7)
+    own = init(jax.random.key(0))
+    bent = apply(starts.rescaled(jax.random.key(5), own, 0.5), X)
+    assert np.abs(bent - apply(own, X)).max() > 0.1
+
+
+def test_an_offset_has_the_same_kernel_with_other_auxiliary_outputs():
+    moved = starts.offset(jax.random.key(5), OWN, 0.4, CLASSES)
+    np.testing.assert_array_equal(kernel(APPLY, moved), kernel(APPLY, OWN))
+    by = np.asarray(APPLY(moved, X) - APPLY(OWN, X))
+    np.testing.assert_array_equal(by[:, :CLASSES], 0)
+    np.testing.assert_allclose(by, by[:1].repeat(50, axis=0), atol=1e-5)
+    twice = starts.offset(jax.random.key(5), OWN, 0.8, CLASSES)
+    np.testing.assert_allclose(APPLY(twice, X) - APPLY(OWN, X), 2 * by, atol=1e-5)
+
+
 def test_interpolated_starts_keep_their_size():
     half = starts.interpolated(OWN, OTHER, 0.5)
     a, b, c = (leaves(p)[1].ravel() for p in (OWN, OTHER, half))
