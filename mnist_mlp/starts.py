@@ -113,7 +113,7 @@ def rescaled(key: Array, params: Params, spread: float | Float[Array, ""]) -> Pa
         factor = jnp.exp(spread * drawn)
         layers[i] = {name: array * factor for name, array in layers[i].items()}
         layers[i + 1]["kernel"] = layers[i + 1]["kernel"] / factor[:, None]
-    return _with_layers(params, layers)
+    return with_layers(params, layers)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -126,7 +126,7 @@ def offset(key: Array, params: Params, size: float | Float[Array, ""], num_class
     bias = layers[-1]["bias"]
     added = size * jax.random.normal(key, bias.shape)
     layers[-1]["bias"] = bias + jnp.where(jnp.arange(len(bias)) < num_classes, 0, added)
-    return _with_layers(params, layers)
+    return with_layers(params, layers)
 
 
 Layer = dict[str, Array]
@@ -147,10 +147,10 @@ def _reordered(params: Params, order_of: Callable[[int, Layer], Array]) -> Param
         order = order_of(i, layers[i])
         layers[i] = {"kernel": layers[i]["kernel"][:, order], "bias": layers[i]["bias"][order]}
         layers[i + 1]["kernel"] = layers[i + 1]["kernel"][order]
-    return _with_layers(params, layers)
+    return with_layers(params, layers)
 
 
-def _with_layers(params: Params, layers: list[Layer]) -> Params:
+def with_layers(params: Params, layers: list[Layer]) -> Params:
     """The tree of `params` with the arrays of `layers`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: layers[path[1].key][path[2].key], params

@@ -649,7 +649,8 @@ def condition_rows(accuracy, aligned=0.2, mismatch=2.0):
     names = [mnist_conditions.SHARED, *map(mnist_conditions.rescaled, config.spreads)]
     names += [mnist_conditions.OFFSET, mnist_conditions.BOTH]
     names += [mnist_conditions.STRANGER, mnist_conditions.MOVED]
-    strange = {"stranger": 0.1, "stranger, rescaled": 0.1}
+    names += [mnist_conditions.SWAPPED, mnist_conditions.EXACT]
+    strange = dict.fromkeys(["stranger", "stranger, rescaled", mnist_conditions.EXACT], 0.1)
     return pd.DataFrame(
         [
             {
@@ -660,6 +661,7 @@ def condition_rows(accuracy, aligned=0.2, mismatch=2.0):
                 "mismatch": (mismatch if name != "stranger" else 2.5) + 0.02 * rng.normal(),
                 "moved": 1.0,
                 "alignment": aligned + 0.02 * rng.normal(),
+                "share": 1.0,
                 "dataset": "mnist",
             }
             for optimiser in mnist_conditions.OPTIMISERS
@@ -674,7 +676,7 @@ def test_conditions_that_are_needed_are_found_and_so_are_conditions_that_are_not
 
     def failing(**world):
         found = verdicts(mnist_conditions, condition_rows(**world), config)
-        assert sum(verdict is not None for verdict in found.values()) == 12
+        assert sum(verdict is not None for verdict in found.values()) == 16
         return {name.split(":")[0] for name, verdict in found.items() if verdict is False}
 
     assert failing(accuracy={}) == set()
@@ -682,8 +684,13 @@ def test_conditions_that_are_needed_are_found_and_so_are_conditions_that_are_not
     assert failing(accuracy=kernel_needed) == {
         f"{optimiser}, {start}" for optimiser in ("Adam", "momentum") for start in kernel_needed
     }
-    assert failing(accuracy={}, aligned=0.6) == {"kernel is broken"}
-    assert failing(accuracy={}, mismatch=1.0) == {"outputs are broken"}
+    outputs_needed = {mnist_conditions.SWAPPED: 0.1, mnist_conditions.EXACT: 0.85}
+    assert failing(accuracy=outputs_needed) == {
+        "no transfer",
+        *(f"{optimiser}, {mnist_conditions.SWAPPED}" for optimiser in ("Adam", "momentum")),
+    }
+    assert failing(accuracy={}, aligned=0.6) == {"kernel is another"}
+    assert failing(accuracy={}, mismatch=1.0) == {"outputs are off"}
     assert failing(accuracy={"stranger, rescaled": 0.5}) == {"no transfer"}
 
 
