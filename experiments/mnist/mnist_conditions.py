@@ -259,7 +259,8 @@ def state_claims(table: pd.DataFrame, names: list[str]) -> list[Claim]:
     for name in names:
         first = functools.partial(of, table, OPTIMISERS[0], name)
         words = (
-            f"mismatch {statistics.shown(first('mismatch') / first('moved'), 2)} of what the "
+            # A KL of equal outputs is below zero by round-off.
+            f"mismatch {statistics.shown(abs(first('mismatch')) / first('moved'), 2)} of what the "
             f"teacher moves, alignment {statistics.shown(first('alignment'), 2)}"
         )
         if name not in MADE_OF:
