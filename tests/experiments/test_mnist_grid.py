@@ -223,6 +223,13 @@ def test_27_percent_is_confirmed_only_by_its_own_cell():
     assert judged(0.271)[1].endswith("squared error: confirmed")
     assert judged(0.40)[0][0] is False
     assert judged(0.40)[1].endswith("refuted")
+    # Neither within the margin nor shown to be another number.
+    wide = factorial(lambda facts: 0.271 if facts == PROBE else 0.54)
+    of_probe = (wide[list(PROBE)] == pd.Series(PROBE)).all(axis=1) & (wide["start"] == "same")
+    wide.loc[of_probe, "accuracy"] = np.linspace(0.1, 0.5, of_probe.sum())
+    found = mnist_27_percent.findings(wide, mnist_27_percent.Config())
+    assert found.figures[0].title.endswith("not settled")
+    assert found.claims[0].holds is False
     (holds, others), title = judged(0.271, others=0.271)
     assert holds
     assert len(others) == 11
