@@ -194,7 +194,8 @@ def claims_of_arms(own: Effects, loss: pd.Series, kl: pd.Series) -> list[Claim]:
     ]
 
     def beside(quantity: str, arm: tuple[str, float]) -> Claim:
-        return claim_of(quantity, own[arm], here=f"{shown[arm]}, held-out loss {loss[arm]:.2f}")
+        claim, beyond = claim_of(quantity, own[arm]), f", held-out loss {loss[arm]:.2f}"
+        return dataclasses.replace(claim, here=claim.here + beyond)
 
     others = [
         beside(f"{group} {value:g}", (group, value))
@@ -220,8 +221,8 @@ def claim_on_dropout(own: Effects, config: Config) -> Claim:
 
 
 def claims_on_order(own: Effects, config: Config) -> list[Claim]:
-    """Criterion 3: the effect falls with the share, where there are enough to be ordered."""
-    among = curve(own, "share")
+    """Criterion 3: the effect falls with the share, where enough that speak are to be ordered."""
+    among = {s: values for s, values in curve(own, "share").items() if np.isfinite(values).all()}
     if len(among) < 3:
         return []
     rho = statistics.rank_correlation(list(among), [values.mean() for values in among.values()])
