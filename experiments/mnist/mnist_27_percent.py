@@ -284,15 +284,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ),
         *effect_claims(table, main, tested),
     ]
-    reaches, *_ = of_cells[main_name]
-    middle, around = statistics.mean_interval(cell(table, **wanted)["accuracy"])
-    answer = say(
-        [reaches],
-        holds=say([alone], holds="confirmed", fails="not settled", open=""),
-        # Not within the margin, and yet not another number.
-        fails="not settled" if abs(middle - REPORTED) <= around else "refuted",
-        open="not judged",
-    )
+    answer = answered(table, wanted, of_cells[main_name][0], alone)
     clear = [clear for name, (_, clear) in tested.items() if name.startswith(("init", "pixels"))]
     figure = Figure(
         name="figure",
@@ -311,6 +303,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         draw=lambda: plot(table, config),
     )
     return Findings([figure], claims)
+
+
+def answered(table: pd.DataFrame, wanted: dict[str, str], reaches: Claim, alone: Claim) -> str:
+    """Whether a cell is the reported one; "refuted" only where it is shown to be another number."""
+    mean, half = statistics.mean_interval(cell(table, **wanted)["accuracy"])
+    return say(
+        [reaches],
+        holds=say([alone], holds="confirmed", fails="not settled", open=""),
+        fails="not settled" if abs(mean - REPORTED) <= half else "refuted",
+        open="not judged",
+    )
 
 
 def cell_claims(table: pd.DataFrame, name: str, wanted: dict[str, str]) -> list[Claim]:
