@@ -137,8 +137,8 @@ ADDED = {
         {},
         {
             "experiments/language/kit/curves.py": (
-                '{"kl": total / weight}',
-                '{"kl": total / weight, "size": optax.tree.norm(params)}',
+                '{"kl": total / weight, ',
+                '{"kl": total / weight, "size": optax.tree.norm(params), ',
                 "import numpy as np\n",
                 "import numpy as np\nimport optax\n",
             )
