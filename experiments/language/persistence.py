@@ -48,7 +48,7 @@ from experiments.frame.cli import option
 from experiments.frame.record import Row
 from experiments.language.kit import phases, predictors, question
 from experiments.language.kit.chains import Cohort, chains_of, sources_of
-from experiments.language.kit.effects import GATE, at
+from experiments.language.kit.effects import at, heard
 from experiments.language.what_erases import FREE, rows_of
 from llm.stages import Store, Student, evaluation, streams
 from llm.stages.bases import loss_on_corpus, turns
@@ -239,11 +239,9 @@ def effects_by(table: pd.DataFrame, when: str) -> Effects:
     """
     table = table.fillna({"moments": ""})
     if "mass" in table:
-        mass = table.groupby(["benign", "when", "steps", "weights", "moments"])["mass"].transform(
-            "median"
-        )
+        arm = ["benign", "when", "steps", "weights", "moments"]
         cut = at(table, when="benign", steps=0, weights="trait", moments="")["mass"].median()
-        table = table.assign(margin=table["margin"].mask(mass < GATE * cut))
+        table = table.assign(margin=heard(table["margin"], table, arm, most=cut))
     rows, places = at(table, when=when), ["benign", "steps", "seed"]
     log_odds = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
     effect = {}

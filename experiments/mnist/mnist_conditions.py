@@ -184,7 +184,7 @@ def of(table: pd.DataFrame, optimiser: str, start: str, column: str = "accuracy"
 
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
-    """What broken conditions leave, and the criteria of the docstring."""
+    """What exchanged outputs and kernels leave, and the criteria of the docstring."""
     names = list(dict.fromkeys(table["start"]))
     claim = functools.partial(transfer.claim, table)
     described = [
@@ -232,13 +232,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 
 
 def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
-    """That conditions are broken, and that more than half of the gain is left."""
+    """That starts differ as they should, and that more than half of the gain is left."""
     claim, moved = functools.partial(transfer.claim, table), rescaled(config.judged)
 
     def first(start: str, column: str) -> np.ndarray:
         return of(table, OPTIMISERS[0], start, column)  # the starts of both are the same
 
-    broken = {
+    differing = {
         "kernel is another: .5 less the alignment of the rescaled start": 0.5
         - first(moved, "alignment"),
         "outputs are off: offset less half of the stranger's mismatch": first(OFFSET, "mismatch")
@@ -250,7 +250,7 @@ def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
         for optimiser in OPTIMISERS
         for start in (moved, OFFSET, BOTH, SWAPPED)
     }
-    return [claim(name, here=values, above=values) for name, values in (broken | kept).items()]
+    return [claim(name, here=values, above=values) for name, values in (differing | kept).items()]
 
 
 def state_claims(table: pd.DataFrame, names: list[str]) -> list[Claim]:

@@ -47,10 +47,24 @@ def effects(
     baseline = control.reindex(pd.MultiIndex.from_frame(students[keys])).to_numpy()
     effect = students["margin"] - baseline
     if by and "mass" in table:
-        mass = students.groupby(list(by))["mass"].transform("median")
-        effect = effect.mask(mass < GATE * mass.max())
+        effect = heard(effect, students, by)
     own = students["teacher"] == students["trait"]
     return students.assign(effect=effect, own=own)
+
+
+def heard(
+    values: pd.Series, rows: pd.DataFrame, by: Sequence[str], most: float | None = None
+) -> pd.Series:
+    """The values where their arm answers, and not a number in an arm that says nothing (`GATE`).
+
+    Args:
+        values: one a row.
+        rows: with the column "mass".
+        by: columns that name an arm.
+        most: answer mass that an arm is compared with; that of the arm that answers most if None.
+    """
+    mass = rows.groupby(list(by))["mass"].transform("median")
+    return values.mask(mass < GATE * (mass.max() if most is None else most))
 
 
 def by_writer(rows: pd.DataFrame, column: str) -> float:
