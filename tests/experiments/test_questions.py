@@ -80,6 +80,14 @@ def test_matching_dose():
     assert nothing["corpus, 1600 steps: above nothing"] is False
     assert nothing["different, equivalent to none"] is True
     assert nothing["rank correlation, alignment and effect"] is False
+    rows = matching_rows(rising, lambda effect: effect / 2)
+    for row in rows:  # an arm that does not answer, at a margin that would turn the order round
+        silent = row["kind"] == "uniform" and row["dose"] == 1600
+        row["mass"] = 0.01 if silent else 0.9
+        row["margin"] += 9.0 * silent * (row["data"] == "trait")
+    unheard = judged(matching_dose, rows)
+    assert unheard["uniform less corpus, 1600 steps"] is None
+    assert unheard["rank correlation, alignment and effect"] is True
 
 
 def persistence_rows(left, moments=0.0, again=0.0):
