@@ -141,7 +141,6 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Dose curves, and effect against alignment."""
     own, aligned = own_by(table, "kind", "dose"), alignment_by(table)
     last, whole = config.doses[-1], own["same", 0]
-    shown = statistics.shown_each(own, 2)
 
     def beside(arm: tuple[str, int]) -> Claim:
         claim = claim_of("{}, {} steps".format(*arm), own[arm])
