@@ -133,6 +133,11 @@ class Run:
         return commit[:10] + (f"-{dirty}" if dirty else "")
 
     @property
+    def command(self) -> str:
+        """What made it, as it is typed, with its root seed where that is not the usual one."""
+        return self.meta["command"]
+
+    @property
     def config(self) -> dict[str, Any]:
         """Its settings."""
         return self.meta["config"]
