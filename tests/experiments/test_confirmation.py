@@ -114,7 +114,7 @@ def test_the_expected_world_stands_twelve_times():
     found = confirmation.findings(table(), CONFIG)
     assert [claim.holds for claim in found.claims] == [True] * 12
     assert all("1 of 12, Holm" in claim.here for claim in found.claims)
-    assert found.figures[0].title == "All twelve contrasts stand on fresh bases"
+    assert found.figures[0].title == "All 12 contrasts stand on fresh bases"
     found.figures[0].draw()
 
 
