@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shlex
 import shutil
+import tomllib
 
 import pytest
 
@@ -261,3 +262,17 @@ def test_the_readme_has_two_screens(repository):
     lines = (repository / "README.md").read_text().splitlines()
     assert len(lines) <= 110
     assert max(map(len, lines)) <= 140
+
+
+def test_one_version_is_cited_packaged_and_told(repository):
+    """In both packages, in the entry to cite, and on top of the changelog."""
+
+    def text(name):
+        return (repository / name).read_text(encoding="utf-8")
+
+    names = ("pyproject.toml", "theory/pyproject.toml")
+    packages = {tomllib.loads(text(name))["project"]["version"] for name in names}
+    cited = re.search(r"(?m)^version: (\S+)\ndate-released: (\S+)$", text("CITATION.cff"))
+    told = re.search(r"(?m)^## \[(\d\S*)\] - (\S+)$", text("CHANGELOG.md"))
+    assert cited.groups() == told.groups()
+    assert packages == {cited[1]}
