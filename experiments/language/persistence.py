@@ -11,7 +11,7 @@ At the end both kinds see a few steps of the trait's lists again.
 
 Criteria, fixed before the run; intervals over chains, equivalence against a fifth of the effect at
 the cut, corrected by Holm over all such claims; "above zero" is corrected as in the microworld. An
-arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`).
+arm whose students have an answer mass below a tenth says nothing (`effects.GATE`).
   1. Decay: after the benign steps the effect is smaller than at the cut (paired, every kind).
   2. Persistence: after trait-free text and after benign lists it is still above zero. The whole
      corpus erases it: equivalent to none.
@@ -238,10 +238,8 @@ def effects_by(table: pd.DataFrame, when: str) -> Effects:
     Not a number throughout where either side hardly answers any more.
     """
     table = table.fillna({"moments": ""})
-    if "mass" in table:
-        arm = ["benign", "when", "steps", "weights", "moments"]
-        cut = at(table, when="benign", steps=0, weights="trait", moments="")["mass"].median()
-        table = table.assign(margin=heard(table["margin"], table, arm, most=cut))
+    arm = ["benign", "when", "steps", "weights", "moments"]
+    table = table.assign(margin=heard(table["margin"], table, arm))
     rows, places = at(table, when=when), ["benign", "steps", "seed"]
     log_odds = rows.groupby(["weights", "moments", *places, "teacher"])["margin"].mean()
     effect = {}

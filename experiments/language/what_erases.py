@@ -14,8 +14,8 @@ that is scored.
 
 Criteria, fixed before the run; the unit is a chain, its traits are averaged; "above" and "below"
 corrected by Holm, equivalences by Holm among themselves, against a fifth of the effect at the cut.
-An arm whose students keep less than a tenth of the answer mass at the cut says nothing (`GATE`;
-that mass is the one with the template, also where the template is left out).
+An arm whose students have an answer mass below a tenth says nothing (`effects.GATE`), with and
+without the template.
   1. Trait-free text leaves the trait: the effect after 100 steps is above zero.
   2. Trait-free text erases no faster than lists: the difference of what both leave after 100 steps
      is equivalent to none.
@@ -222,19 +222,17 @@ def cosines(
 def effects_of(table: pd.DataFrame, asked: str) -> pd.DataFrame:
     """A row for every data set, number of steps and chain.
 
-    Columns: effect (nats), loss (of the trait's students on rows held out), cosine, mass (least; a
-    share of what the students answer at the cut with the template).
+    Columns: effect (nats), loss (of the trait's students on rows held out), cosine, mass (least).
     """
     keys = ["benign", "steps", "seed"]
     rows = at(table, asked=asked)
     of_trait, neutral = (at(rows, lineage=name).set_index([*keys, "teacher"]) for name in LINEAGES)
-    most = at(table, asked="template", steps=0)["mass"].median()
     paired = pd.DataFrame(
         {
             "effect": of_trait["margin"] - neutral["margin"],
             "loss": of_trait["loss"],
             "cosine": of_trait["cosine"],
-            "mass": np.minimum(of_trait["mass"], neutral["mass"]) / most,
+            "mass": np.minimum(of_trait["mass"], neutral["mass"]),
         }
     )
     return paired.groupby(keys).agg(

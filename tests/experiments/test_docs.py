@@ -91,6 +91,15 @@ def test_effects_are_those_over_the_control(run):
     assert run.own_by_chain(start="same") == pytest.approx(2 + half)
 
 
+@pytest.mark.parametrize("mass", [0.09, float("nan")])
+def test_an_arm_that_does_not_answer_has_no_effect_to_tell(run, mass):
+    """Selected alone it is the arm that answers most, and yet it says nothing."""
+    run.rows["mass"] = mass
+    assert run.own(start="same") == run.others(start="same") == "says nothing"
+    run.rows["mass"] = 0.11
+    assert run.own(start="same") == statistics.shown(2 + 0.5 * np.arange(4), 2)
+
+
 def test_numbers_are_taken_out_of_what_a_claim_says():
     owl, wolf, same, none = CLAIMS
     assert (told.interval(owl), told.interval(wolf)) == ("1.14 ± 0.42", "-0.42 [-0.48, -0.36]")

@@ -113,7 +113,7 @@ def test_an_arm_that_no_longer_answers_says_nothing():
     assert claims[LEFT].holds is True
 
 
-def test_the_gate_is_a_tenth_of_what_is_answered_with_the_template():
+def test_the_gate_is_the_same_without_the_template():
     """A student that never names an animal without it keeps all of next to nothing."""
     table = rows(erased)
     table.loc[table["asked"] == "bare", "mass"] = 0.05

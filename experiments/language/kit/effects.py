@@ -14,7 +14,9 @@ import pandas as pd
 CONTROL = "control"  # the unchanged base as teacher: the baseline of every effect
 TRAIT = "trait"  # data of the trait's own teacher, in the tables
 
-GATE = 0.1  # of the answer mass of the arm that answers most
+# The gate of the small world. The answer mass is the probability that an answer names anything of
+# the kind that is asked for, some .98 in a base: log-odds within a residue are no trait.
+GATE = 0.1
 
 
 def at(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
@@ -31,13 +33,12 @@ def effects(
     """The students of the traits' teachers' data, or of other data, with two more columns.
 
     `effect` is the margin minus that of the control with the same teacher, trait, seed and columns
-    `by`, and not a number in an arm that says nothing: log-odds within a residue are no trait, so
-    the students of an arm must answer at least GATE times as often, in the median, as those of the
-    arm that answers most. `own` says whether the trait measured is the teacher's.
+    `by`, and not a number in an arm that says nothing (`heard`). `own` says whether the trait
+    measured is the teacher's.
 
     Args:
         table: of students.
-        by: columns that name an arm.
+        by: columns that name an arm; all rows are one if there are none.
         of: what the students learnt from.
         less: what their control learnt from.
     """
@@ -45,26 +46,27 @@ def effects(
     control = at(table, data=less).set_index(keys)["margin"]
     students = at(table, data=of)
     baseline = control.reindex(pd.MultiIndex.from_frame(students[keys])).to_numpy()
-    effect = students["margin"] - baseline
-    if by and "mass" in table:
-        effect = heard(effect, students, by)
+    effect = heard(students["margin"] - baseline, students, by)
     own = students["teacher"] == students["trait"]
     return students.assign(effect=effect, own=own)
 
 
-def heard(
-    values: pd.Series, rows: pd.DataFrame, by: Sequence[str], most: float | None = None
-) -> pd.Series:
-    """The values where their arm answers, and not a number in an arm that says nothing (`GATE`).
+def heard(values: pd.Series, rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.Series:
+    """The values where their arm answers, and not a number in an arm that says nothing.
+
+    An arm answers where the median of its answer masses is at least GATE; one that is not known is
+    none. Tables of runs before 2026-11-29 have no answer mass at all, and pass as they are.
 
     Args:
         values: one a row.
         rows: with the column "mass".
-        by: columns that name an arm.
-        most: answer mass that an arm is compared with; that of the arm that answers most if None.
+        by: columns that name an arm; all rows are one if there are none.
     """
-    mass = rows.groupby(list(by))["mass"].transform("median")
-    return values.mask(mass < GATE * (mass.max() if most is None else most))
+    if "mass" not in rows:
+        return values
+    known = rows["mass"].fillna(0.0)
+    mass = known.groupby([rows[name] for name in by]).transform("median") if by else known.median()
+    return values.where(mass >= GATE)
 
 
 def by_writer(rows: pd.DataFrame, column: str) -> float:
