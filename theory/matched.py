@@ -14,8 +14,8 @@ outputs and r the residual of the trait loss. For Δ_T = -∇L_T(θ_T) and a stu
 With a shared start u_S = u_T: a square, the theorem. Otherwise it is an inner product of two
 functions, of either sign but bounded: E_x⟨u_S, M u_T⟩ = cos · √(E_x⟨u_S, M u_S⟩ E_x⟨u_T, M u_T⟩).
 The cosine is the *alignment*; over E_x⟨u_T, M u_T⟩, what a student at θ_T itself would gain, the
-same inner product is the *transfer share*, alignment · √(E_x⟨u_S, M u_S⟩ / E_x⟨u_T, M u_T⟩): the
-height of the plateau. It is at most 1 if the student's outputs move no more than the teacher's do,
+same inner product is the *transfer share*, alignment · √(E_x⟨u_S, M u_S⟩ / E_x⟨u_T, M u_T⟩).
+It is at most 1 if the student's outputs move no more than the teacher's do,
 and has no bound otherwise: a student that moves them twice as far gains twice as much.
 
 When the match is not exact the student also moves by Δ_0 = -∇E_x[L_S(f_S, f_T⁰)], of order 1 in ε,

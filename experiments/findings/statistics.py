@@ -217,6 +217,32 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
+def jackknifed_correlation(
+    value: Callable[[np.ndarray], float], runs: int
+) -> tuple[float, float, float]:
+    """Rank correlation of points that share runs, with its interval over runs: rho, low, high.
+
+    Points that are made of the same runs are no independent pairs, as `spearman` takes them to be.
+    The interval is the jackknife's on the scale of arctanh, where it is nearly symmetric; all of
+    [-1, 1] where the correlation is not a number.
+
+    Args:
+        value: the correlation over the points of the runs of these numbers.
+        runs: how many there are.
+    """
+    every = np.arange(runs)
+    return around(value(every), [value(np.delete(every, run)) for run in every])
+
+
+def around(rho: float, without: Sequence[float]) -> tuple[float, float, float]:
+    """A correlation and the ends of its interval, from its values without each run in turn."""
+    if not np.isfinite([rho, *without]).all():
+        return rho, -1.0, 1.0
+    centre, *others = np.arctanh(np.clip([rho, *without], -0.9999, 0.9999))
+    half = jackknife(others)
+    return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
 def ratio_of_means(
     over: Sequence[float], under: Sequence[float], draws: int = 2000
 ) -> tuple[float, np.ndarray]:

@@ -146,7 +146,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     most = int(table["rows"].max())
     own, facts = means_by(students, "effect", *ARM), facts_by_arm(students, most)
     all_rows = at(students, temperature=1.0, rows=most)
-    ordered = claim_on_nats(facts, config)
+    ordered = claim_on_nats(students, config)
     by_carrier, of_alphabet, fewer = corrected(
         [claims_on_carrier(students, carrier, config) for carrier in config.carriers],
         claims_on_alphabet(all_rows, config),
@@ -220,14 +220,20 @@ def claims_on_flags(all_rows: pd.DataFrame, config: Config) -> list[Claim]:
     return [claim_of("numbers less counting: divergence tokens", share, criterion="above")]
 
 
-def claim_on_nats(facts: pd.DataFrame, config: Config) -> Claim:
+def claim_on_nats(students: pd.DataFrame, config: Config) -> Claim:
     """Whether the nats of an arm's rows order the mean effects of all arms."""
-    nats, effect = facts["nats"].to_numpy(), facts["effect"].to_numpy()
-    correlation = statistics.spearman(np.log(nats), effect)
+    most, seeds = int(students["rows"].max()), students["seed"].unique()
+
+    def over(chains: np.ndarray) -> float:
+        facts = facts_by_arm(students[students["seed"].isin(seeds[chains])], most)
+        return statistics.rank_correlation(facts["nats"].to_numpy(), facts["effect"].to_numpy())
+
+    correlation = statistics.jackknifed_correlation(over, len(seeds))
+    arms = students.groupby(list(ARM)).ngroups
     return Claim(
         quantity="rank correlation of effect and nats",
-        here=statistics.bracketed(*correlation),
-        seeds=len(facts),
+        here=f"{statistics.bracketed(*correlation)} over {arms} arms",
+        seeds=len(seeds),
         holds=judged(correlation[0] > 0.7, config.num_seeds),
     )
 

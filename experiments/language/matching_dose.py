@@ -176,12 +176,16 @@ def claims_on_corpus(own: Arms, config: Config) -> list[Claim]:
 def claim_on_alignment(own: Arms, aligned: Arms, config: Config) -> Claim:
     """Whether the alignment orders the mean effects of all arms that say anything."""
     heard = [arm for arm in own if np.isfinite(own[arm]).all()]
-    means = [(aligned[arm].mean(), own[arm].mean()) for arm in heard]
-    rho, low, high = statistics.spearman(*map(list, zip(*means, strict=True)))
+
+    def over(chains: np.ndarray) -> float:
+        means = (np.array([of[arm][chains].mean() for arm in heard]) for of in (aligned, own))
+        return statistics.rank_correlation(*means)
+
+    rho, low, high = statistics.jackknifed_correlation(over, config.num_seeds)
     return Claim(
         quantity="rank correlation, alignment and effect",
-        here=f"{rho:.2f} [{low:.2f}, {high:.2f}]",
-        seeds=len(heard),
+        here=f"{rho:.2f} [{low:.2f}, {high:.2f}] over {len(heard)} arms that say anything",
+        seeds=config.num_seeds,
         holds=judged(rho > 0.8, config.num_seeds),
     )
 
@@ -195,7 +199,7 @@ def figure_of_doses(own: Arms, opened: list[Claim], config: Config) -> Figure:
         title=say(
             opened[:1],
             holds="Imitating the teacher's base opens the channel to another start",
-            fails="Imitating the teacher's base does not open the channel to another start",
+            fails="Imitating the teacher's base is not shown to open the channel to another start",
             open="Does imitating the teacher's base open the channel to another start?",
         ),
         predicted="A rising curve with a plateau below the same start.",
@@ -217,7 +221,7 @@ def figure_of_alignment(own: Arms, aligned: Arms, ordered: Claim) -> Figure:
             open="Does the alignment of two bases' tangent kernels order what is transmitted?",
         ),
         predicted="Rank correlation above .8 over all arms.",
-        found=f"Rank correlation {ordered.here} over {ordered.seeds} arms that say anything.",
+        found=f"Rank correlation {ordered.here}.",
         follows="The lemma expects little of such starts, before any student is trained.",
         draw=lambda: draw_alignment(own, aligned),
     )

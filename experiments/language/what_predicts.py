@@ -348,16 +348,9 @@ def correlation(rows: pd.DataFrame, name: str) -> float:
 
 
 def correlation_of(samples: list[Scopes], scope: str, name: str) -> Interval:
-    """Rank correlation of a predictor with the effect, and its interval over chains.
-
-    The interval is the jackknife's on the scale of arctanh, where it is nearly symmetric.
-    """
-    rho, *rest = (correlation(scopes[scope], name) for scopes in samples)
-    if not np.isfinite(rho):
-        return np.nan, -1.0, 1.0
-    centre, *without = np.arctanh(np.clip([rho, *rest], -0.9999, 0.9999))
-    half = statistics.jackknife(without)
-    return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
+    """Rank correlation of a predictor with the effect, and its interval over chains."""
+    rho, *without = (correlation(scopes[scope], name) for scopes in samples)
+    return statistics.around(rho, without)
 
 
 def less(samples: list[Scopes], scope: str, name: str, other: str) -> str:

@@ -24,6 +24,7 @@ FILTERS = (
     told.interval,
     told.number,
     told.least,
+    told.bounded,
     told.negated,
     told.signed,
     told.factor,

@@ -239,6 +239,17 @@ def least(claim: Claim) -> str:
     return found[1] or (f"±{found[2]}" if found[2] else "none")
 
 
+def bounded(claim: Claim) -> str:
+    """The interval of a claim of "no effect" and the smallest margin at which it would still hold.
+
+    Raises:
+        Untold: if there is no such margin.
+    """
+    if (margin := least(claim)) in ("", "none"):
+        raise Untold(f"{claim.quantity!r} names no smallest margin ({claim.here})")
+    return f"{interval(claim)} (within {margin.replace('%', ' %')})"
+
+
 def negated(said: Claim | str) -> str:
     """An interval or number with the other sign: what "less by" and "below" are followed by."""
     text = text_of(said)

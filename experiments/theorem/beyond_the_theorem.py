@@ -291,13 +291,18 @@ def conclude_optimisers(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
 
 def conclude_labels(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
     """Negative inner products by kind of label."""
-    soft = rows[(rows["setting"] == "soft") & (rows["x"] <= EPS[2])]
+    every_soft = rows[rows["setting"] == "soft"]
+    soft = every_soft[every_soft["x"] <= EPS[2]]
     hard = rows[(rows["setting"] != "soft") & (rows["x"] == EPS[0])]
     claims = [
         none("soft labels, eps to 1e-5: negative", soft),
         some("argmax labels, smallest eps: negative", hard[hard["setting"] == "argmax"]),
         some("one sampled label: negative", hard[hard["setting"] == "one sample"]),
     ]
+    # No criterion: the theorem speaks of small steps.
+    of_any_size = dataclasses.replace(
+        none("soft labels, eps to 1: negative", every_soft), holds=None
+    )
     figure = Figure(
         name="labels",
         title=say(
@@ -315,7 +320,7 @@ def conclude_labels(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:
         ),
         draw=lambda: draw_shares(rows, "teacher's step eps", "negative inner product"),
     )
-    return figure, claims
+    return figure, [*claims, of_any_size]
 
 
 def conclude_finite_steps(rows: pd.DataFrame) -> tuple[Figure, list[Claim]]:

@@ -328,24 +328,29 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 def claims_on_sign(shared: pd.DataFrame) -> tuple[Claim, Claim, Claim]:
     """From a shared start: no negative inner product, what is near zero, no rise of the loss."""
     total = shared.sum().astype(int)  # pyright: ignore[reportAttributeAccessIssue]
-    nets = int(total["nets"])
+    nets, networks = int(total["nets"]), networks_of(shared)
 
     def none(name: str, column: str) -> Claim:
         return Claim(
             quantity=f"shared start: {name}",
             paper="0",
             here=f"{total[column]} of {nets}",
-            seeds=nets,
+            seeds=networks,
             holds=bool(total[column] == 0),
         )
 
     near = Claim(
         quantity="shared start: exactly 0, and within round-off",
         here=f"{total['exactly 0']} and {total['within round-off']} of {nets}",
-        seeds=nets,
+        seeds=networks,
     )
     negative = none("negative inner products", "negative")
     return negative, near, none("trait loss rises", "trait loss rises")
+
+
+def networks_of(lanes: pd.DataFrame) -> int:
+    """Networks, each of which has every trait and every loss."""
+    return int(lanes.groupby("family")["nets"].max().sum())
 
 
 def share_negative(other: pd.DataFrame) -> pd.Series:
@@ -359,7 +364,7 @@ def claim_on_other_start(other: pd.DataFrame, config: Config) -> Claim:
     return Claim(
         quantity=f"other start: share negative, at a step of {config.relative_step:g}",
         here=f"{apart.min():.3f} to {apart.max():.3f} by family, trait and loss",
-        seeds=int(other["nets"].sum()),
+        seeds=networks_of(other),
         holds=bool((apart >= 0.1).all()),
     )
 
@@ -370,7 +375,7 @@ def claims_by_trait(other: pd.DataFrame) -> list[Claim]:
         Claim(
             quantity=f"other start: share negative, {trait}, {family}",
             here=f"{shares.min():.3f} to {shares.max():.3f} by loss",
-            seeds=int(other["nets"].xs((family, trait), level=("family", "trait")).sum()),
+            seeds=networks_of(other.xs(family, level="family", drop_level=False)),
         )
         for (trait, family), shares in share_negative(other).groupby(  # pyright: ignore[reportGeneralTypeIssues]
             level=["trait", "family"], sort=False
@@ -390,8 +395,9 @@ def figure_of_sign(wide: pd.DataFrame, negative: Claim) -> Figure:
             open="Does a student from a shared start ever move away from the teacher?",
         ),
         predicted="Lemma 1: for a small step the inner product of the two updates is not negative.",
-        found=f"{negative.here} networks of {wide.index.unique('family').size} families are "
-        f"negative; the trait loss rises in {rises}.",
+        found=f"{negative.here} inner products are negative, of {negative.seeds} networks of "
+        f"{wide.index.unique('family').size} families with every trait and loss; the "
+        f"trait loss rises in {rises}.",
         follows=follows_from(
             [negative],
             "The sign needs no trained network, no related inputs and no common trait.",

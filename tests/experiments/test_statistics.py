@@ -202,6 +202,27 @@ def test_the_interval_of_a_rank_correlation_by_hand():
     assert statistics.spearman(VALUES, np.negative(VALUES))[1:] == pytest.approx((-1, -1), abs=1e-6)
 
 
+def test_the_interval_of_points_that_share_runs_is_that_of_the_runs():
+    """Forty arms of one noisy draw a run are no forty pairs, and a sure order has no width."""
+    rng = np.random.default_rng(0)
+    x, shared = np.linspace(-1, 1, 40), rng.normal(size=(1, 12))
+
+    def interval(values):
+        def over(runs):
+            return statistics.rank_correlation(x, values[:, runs].mean(axis=1))
+
+        return statistics.jackknifed_correlation(over, values.shape[1])
+
+    turned = x[:, None] * shared  # each run turns all arms at once, up or down
+    rho, low, high = interval(turned)
+    assert low < 0 < high, "twelve draws of a sign decide nothing"
+    alone = statistics.spearman(x, turned.mean(axis=1))
+    assert abs(alone[1]) > 0.9, "as forty pairs they would"
+    rho, low, high = interval(x[:, None] + 0 * shared)
+    assert rho == pytest.approx(1) and high - low < 1e-6
+    assert statistics.around(np.nan, [0.1, 0.2])[1:] == (-1.0, 1.0)
+
+
 def test_ratio_of_means_is_of_the_means_and_paired():
     rng = np.random.default_rng(1)
     under, over = rng.normal(2, 0.5, 16), rng.normal(1, 0.5, 16)
