@@ -217,6 +217,11 @@ def spearman(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> tup
     return rho, float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
+def bounded(values: Sequence[float], digits: int = 3) -> str:
+    """Mean ± half width, and from which margin on `equivalent` holds."""
+    return f"{shown(values, digits)}, from ±{smallest_margin(values):.{digits}f} on"
+
+
 def jackknifed_correlation(
     value: Callable[[np.ndarray], float], runs: int
 ) -> tuple[float, float, float]:

@@ -247,8 +247,14 @@ def families_of(traits: tuple[str, ...]) -> dict[str, list[str]]:
 def cell(
     table: pd.DataFrame, carrier: str, *, arm: str, start: str = "same", asked: str = "template"
 ) -> pd.DataFrame:
-    """Effects of the students of one carrier, arm and start, asked in one way."""
-    return effects(at(table, carrier=carrier, arm=arm, start=start, asked=asked))
+    """Effects of the students of one carrier, arm and start, asked in one way.
+
+    Each family of traits is asked for by questions of its own, so it is an arm of its own.
+    """
+    rows = at(table, carrier=carrier, arm=arm, start=start, asked=asked)
+    return effects(
+        rows.assign(family=[TRAITS[trait].family for trait in rows["trait"]]), ["family"]
+    )
 
 
 def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str) -> np.ndarray:

@@ -58,6 +58,8 @@ SOURCES = ("which_part", "matching_dose", "bits", "along_training", "generations
 BEFORE = ("gain", "cosine", "coverage", "moved", "alignment", "in all gain", "in all moved")
 PREDICTORS = (*BEFORE, "accumulated")
 SCOPES = ("all students", "own traits", "arms", "within arms")
+WEAK = 0.3  # nats: arms of less hardly differ
+STRONG = 0.5  # nats: arms of more are to be ordered
 RIVALS = ("coverage", "in all gain", "gain", "alignment")  # of the best before training
 
 
@@ -301,7 +303,13 @@ def afterwards(samples: list[Scopes], gaps: dict[str, np.ndarray], best: str) ->
             by_quantity[f"arms without bits, {name}"] = as_text(
                 correlation_of(of_rest, "arms", name)
             )
-    chains = measured["seed"].nunique()
+    chains, by_arm = measured["seed"].nunique(), samples[0]["arms"]["effect"]
+    weak, strong = by_arm.index[by_arm < WEAK], by_arm.index[by_arm > STRONG]
+    by_quantity[f"arms below {WEAK} nats"] = f"{len(weak)} of {len(by_arm)}"
+    among = [scopes | {"arms": scopes["arms"].reindex(strong)} for scopes in samples]
+    for name in ("cosine", "gain", "coverage", "alignment"):
+        found = as_text(correlation_of(among, "arms", name))
+        by_quantity[f"arms above {STRONG} nats, {name}"] = f"{found} over {len(strong)} arms"
     return [Claim(quantity=name, here=text, seeds=chains) for name, text in by_quantity.items()]
 
 

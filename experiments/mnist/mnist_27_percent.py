@@ -272,7 +272,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         *itertools.chain(*of_cells.values()),
         alone,
         claim("cells whose interval covers .271", here="; ".join(covering) or "none"),
-        claim(
+        transfer.claim(
+            cell(table),
             "official cell",
             here=official,
             holds=mean + half >= 0.5 and mean - half <= 0.6,
@@ -318,15 +319,14 @@ def answered(table: pd.DataFrame, wanted: dict[str, str], reaches: Claim, alone:
 
 def cell_claims(table: pd.DataFrame, name: str, wanted: dict[str, str]) -> list[Claim]:
     """That a cell gives the reported number, and that its twin is at chance."""
-    same, twin = (
-        cell(table, start, **wanted)["accuracy"].to_numpy() for start in ("same", "another")
-    )
+    rows = cell(table, **wanted)
+    same, twin = (part["accuracy"].to_numpy() for part in (rows, cell(table, "another", **wanted)))
     shown = f"{statistics.shown(same)} ({len(same)} seeds)"
     reached = verdict(table, wanted)[0]
     return [
-        transfer.claim(table, name, here=shown, holds=reached, replication=".271 ± .033"),
+        transfer.claim(rows, name, here=shown, holds=reached, replication=".271 ± .033"),
         transfer.claim(
-            table,
+            rows,
             f"its twin of another start ({wanted['pixels']})",
             here=f"{statistics.shown(twin)}, {transfer.least(twin, same)}",
             holds=transfer.no_transfer_p(twin, same) < 0.05,

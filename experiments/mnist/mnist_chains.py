@@ -324,7 +324,7 @@ def moment_claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         transfer.claim(
             table,
             f"{benign}: moments {moments} less carried (TOST, Holm over {len(gaps)})",
-            here=gap,
+            here=statistics.bounded(gap),
             holds=holds,
         )
         for ((benign, moments), gap), holds in zip(

@@ -321,7 +321,7 @@ def neutral_claims(table: pd.DataFrame) -> list[Claim]:
         transfer.claim(
             table,
             "neutral control (as large, at random), less undefended (TOST, .1)",
-            here=f"{statistics.shown(gap)}, from ±{statistics.smallest_margin(gap):.3f} on",
+            here=statistics.bounded(gap),
             holds=statistics.equivalent(gap, 0.1),
         )
     ]

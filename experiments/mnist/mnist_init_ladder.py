@@ -233,7 +233,7 @@ def claims_at(table: pd.DataFrame, num_aux: int) -> list[Claim]:
         *(
             claim(
                 f"{ladder} less shared start, {num_aux} logits",
-                here=statistics.shown(gap, 4),
+                here=statistics.bounded(gap, 4),
                 holds=statistics.equivalent(gap, 0.02),
             )
             for ladder, gap in gaps.items()

@@ -300,7 +300,7 @@ def criteria(table: pd.DataFrame, config: Config) -> list[Claim]:
         *larger,
         claim(
             "permuted twin less shared start",
-            here=f"{statistics.shown(twin, 4)}, from ±{statistics.smallest_margin(twin):.1g} on",
+            here=statistics.bounded(twin, 4),
             holds=statistics.equivalent(twin, 0.02),
         ),
         *transfer.no_transfer(table, nothing),

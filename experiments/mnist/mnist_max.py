@@ -357,7 +357,7 @@ def beside_claims(table: pd.DataFrame) -> list[Claim]:
         claims.append(
             claim(
                 "predicted less chosen (TOST, .02)",
-                here=f"{statistics.shown(less)}, from ±{statistics.smallest_margin(less):.3f} on",
+                here=statistics.bounded(less),
                 holds=statistics.equivalent(less, 0.02),
             )
         )

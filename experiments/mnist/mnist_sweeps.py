@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.findings import drawing, statistics
-from experiments.findings.claims import Claim, Figure, Findings, say
+from experiments.findings.claims import Claim, Figure, Findings, say, smallest
 from experiments.frame.arms import Arm
 from experiments.frame.cli import option
 from experiments.frame.images import inputs
@@ -374,15 +374,25 @@ def above_chance(table: pd.DataFrame) -> int:
     return sum(statistics.holm(p_values))
 
 
-def silent(table: pd.DataFrame) -> list[bool]:
-    """Which twins are shown to be at chance, within a fifth of their own base's gain (Holm)."""
-
-    def p_value(twin: pd.DataFrame) -> float:
+def beside_base(table: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Accuracies of every twin, and of the base of as many logits, seed by seed."""
+    pairs = []
+    for twin in twins(table):
         (logits,) = twin["logits"].unique()
         own = base(table, logits).set_index("seed")["accuracy"].loc[twin["seed"]]
-        return transfer.no_transfer_p(twin["accuracy"].to_numpy(), own.to_numpy())
+        pairs.append((twin["accuracy"].to_numpy(), own.to_numpy()))
+    return pairs
 
-    return statistics.holm([p_value(twin) for twin in twins(table)])
+
+def silent(table: pd.DataFrame) -> list[bool]:
+    """Which twins are shown to be at chance, within a fifth of their own base's gain (Holm)."""
+    return statistics.holm([transfer.no_transfer_p(*pair) for pair in beside_base(table)])
+
+
+def widest(table: pd.DataFrame) -> str:
+    """The smallest margin at which any one of the twins would still be shown to be at chance."""
+    gains = ((np.array(pair) - transfer.CHANCE) for pair in beside_base(table))
+    return f"each {smallest(max(statistics.smallest_share(*pair) for pair in gains))}"
 
 
 def moving(table: pd.DataFrame) -> dict[str, bool]:
@@ -453,7 +463,7 @@ def twin_claims(table: pd.DataFrame, config: Config) -> list[Claim]:
         claim("seeds that narrow it to ±.03", here=f"{statistics.runs_for(middle, 0.03)}"),
         claim(
             f"twins at chance (TOST, Holm over {len(quiet)})",
-            here=f"{sum(quiet)} of {len(quiet)}",
+            here=f"{sum(quiet)} of {len(quiet)}, {widest(table)}",
             holds=all(quiet),
         ),
         claim(
@@ -485,8 +495,7 @@ def factor_claims(table: pd.DataFrame) -> list[Claim]:
             ),
             claim(
                 "teacher dropout .35, less base",
-                here=f"{statistics.shown(untaught)}, "
-                f"from ±{statistics.smallest_margin(untaught):.2f} on",
+                here=statistics.bounded(untaught),
                 holds=statistics.equivalent(untaught, 0.1),
                 replication="harmless",
             ),
@@ -547,7 +556,7 @@ def blur_claims(table: pd.DataFrame) -> list[Claim]:
             ),
             claim(
                 f"blur {s:g}, less its Gaussian twin",
-                here=less_twin,
+                here=statistics.bounded(less_twin),
                 holds=statistics.equivalent(less_twin, 0.1),
             ),
         ]
