@@ -53,8 +53,8 @@ VIEWS = (
             "teacher's step",
         ),
         note="The theorem gives the sign for one start. With two, the guarantee lasts while they "
-        "lie "
-        "closer than the teacher's step; beyond that, half of the networks turn the wrong way.",
+        "lie closer than the teacher's step. Beyond that half are negative, for these losses have "
+        "a random sign.",
     ),
     View(
         experiment="multi_step",
