@@ -51,8 +51,7 @@ NUM_AUX = 3
 KINDS = (("uniform", 1.0), ("blurred", 1.0), ("blurred", 2.0))
 LOSSES = ("squared error", "KL")
 FACTORS = ("width", "images", "loss", "rate")
-# Columns of a recipe; the first run's table has a temperature too, and no batch.
-RECIPE = ("width", "kind", "scale", "teacher_rate", "rate", "loss", "temperature", "batch")
+RECIPE = ["width", "kind", "scale", "teacher_rate", "rate", "loss", "batch"]  # columns of one
 UNIFORM: Row = {"kind": "uniform", "scale": 1.0}
 PREDICTED: Row = {"width": 128, **UNIFORM, "loss": "squared error", "rate": 1e-3}
 # What the design does not hold, whole.
@@ -215,27 +214,19 @@ def train(
     return [row | {"steps": row["epochs"] * steps} for row in rows]
 
 
-def columns_of(table: pd.DataFrame) -> list[str]:
-    """The columns that a recipe has in this table."""
-    return [name for name in RECIPE if name in table]
-
-
 def best(table: pd.DataFrame, epochs: int | None = None) -> Row:
     """The recipe of the largest mean validation accuracy, at one dose or at any."""
     rows = table.query("phase == 'search'")
     if epochs is not None:
         rows = rows[rows["epochs"] == epochs]
-    names = [*columns_of(rows), "epochs"]
+    names = [*RECIPE, "epochs"]
     means = rows.groupby(names)["accuracy"].mean()
     return dict(zip(names, means.idxmax(), strict=True))
 
 
 def final(table: pd.DataFrame, start: str = "same", arm: str = "chosen") -> pd.DataFrame:
     """Test accuracies of a recipe, by seed."""
-    rows = table.query("phase == 'final' and start == @start")
-    if "arm" in rows:
-        rows = rows[rows["arm"] == arm]
-    return rows.sort_values("seed")
+    return table.query("phase == 'final' and start == @start and arm == @arm").sort_values("seed")
 
 
 def in_words(recipe: Row) -> str:
@@ -277,7 +268,7 @@ def effects(table: pd.DataFrame) -> dict[str, dict[str, float]]:
             for rate, gap in (means.loc["squared error"] - means.loc["KL"]).items()
         },
         **{
-            f"rates by {loss}": {f"{rate:g}": value for rate, value in means.loc[loss].items()}
+            f"{loss}": {f"at {rate:g}": value for rate, value in means.loc[loss].items()}
             for loss in LOSSES
         },
     }
@@ -309,7 +300,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         *effect_claims(table),
     ]
     taught = f"Three auxiliary logits on noise teach {top.mean():.0%} of the digits"
-    steps = f" after {final(table)['steps'].iloc[0]:,} steps" if "steps" in table else ""
+    steps = f" after {final(table)['steps'].iloc[0]:,} steps"
     figure = Figure(
         name="figure",
         title=say(
@@ -340,8 +331,7 @@ def chosen_of(table: pd.DataFrame) -> Row:
 def beside_claims(table: pd.DataFrame) -> list[Claim]:
     """The recipes that were trained beside the chosen one, each with its steps."""
     claim, claims = functools.partial(transfer.claim, table[table["phase"] == "final"]), []
-    names = table["arm"].dropna().unique() if "arm" in table else []
-    by_arm = {name: final(table, arm=name) for name in names}
+    by_arm = {name: final(table, arm=name) for name in table["arm"].dropna().unique()}
     values = {name: rows["accuracy"].to_numpy() for name, rows in by_arm.items()}
     for name, rows in by_arm.items():
         if name != "chosen":
@@ -368,15 +358,12 @@ def beside_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def effect_claims(table: pd.DataFrame) -> list[Claim]:
-    """Loss and rate at the last dose of the search, where they are crossed."""
-    searched = with_images(table.query("phase == 'search'"))
-    if not crossed(searched, FACTORS):
-        words = "confounded in these recipes: neither has an effect of its own"
-        return [Claim(quantity="search: loss and rate", here=words, seeds=0)]
+    """Loss and rate at the last dose of the search."""
+    searched = table.query("phase == 'search'")
     return [
         Claim(
             quantity=f"search, means over widths and noise: {name}",
-            here=", ".join(f"{value:+.3f} {level}" for level, value in levels.items()),
+            here=", ".join(f"{value:.3f} {level}" for level, value in levels.items()),
             seeds=searched["seed"].nunique(),
         )
         for name, levels in effects(table).items()
@@ -386,25 +373,23 @@ def effect_claims(table: pd.DataFrame) -> list[Claim]:
 def plot(table: pd.DataFrame, config: Config):
     """Every recipe of the search by steps, and the final test accuracies."""
     figure, (axes,) = drawing.new_figure()
-    across = "steps" if "steps" in table else "epochs"
     search = table.query("phase == 'search'")
     for colour, ((kind, scale), rows) in zip(
         drawing.COLOURS, search.groupby(["kind", "scale"], sort=False), strict=False
     ):
-        for i, (recipe, line) in enumerate(rows.groupby(columns_of(rows))):
-            curve = line.groupby(across)["accuracy"].mean()
+        for i, (recipe, line) in enumerate(rows.groupby(RECIPE)):
+            curve = line.groupby("steps")["accuracy"].mean()
             style = "-" if "squared error" in recipe else "--"
             label = f"{kind} {scale:g}" if i == 0 else None
             axes.plot(curve.index, curve, style, color=colour, lw=0.8, alpha=0.7, label=label)
-    arms = table["arm"].dropna().unique() if "arm" in table else ["chosen"]
-    for marker, arm in zip(drawing.MARKERS, arms, strict=False):
+    for marker, arm in zip(drawing.MARKERS, table["arm"].dropna().unique(), strict=False):
         for start, colour in (("same", "black"), ("another", "#888888")):
             rows = final(table, start, arm)
             point = [rows["accuracy"]]
             look = {"fmt": marker, "capsize": 4, "color": colour}
             look["label"] = f"{arm}, test digits" if start == "same" else None
-            drawing.intervals(axes, [rows[across].iloc[0]], point, **look)
-    axes.set_xlabel(f"{across} of distillation (full: squared error, dashed: KL; grey: twins)")
+            drawing.intervals(axes, [rows["steps"].iloc[0]], point, **look)
+    axes.set_xlabel("steps of distillation (full: squared error, dashed: KL; grey: twins)")
     axes.set_xscale("log")
     axes.set_ylabel("accuracy (search: validation)")
     axes.set_ylim(0, 1)

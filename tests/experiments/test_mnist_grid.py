@@ -394,7 +394,7 @@ def test_a_search_whose_factors_are_confounded_is_refused():
     both = ("squared error", "KL")
     effects = mnist_max.effects(searched(itertools.product(both, (3e-4, 1e-3))))
     assert effects["squared error less KL"] == pytest.approx({"at 0.0003": -0.1, "at 0.001": -0.1})
-    assert effects["rates by KL"] == pytest.approx({"0.0003": 0.603, "0.001": 0.61})
+    assert effects["KL"] == pytest.approx({"at 0.0003": 0.603, "at 0.001": 0.61})
     confounded = searched([("squared error", 3e-4), ("KL", 1e-3), ("KL", 2e-3)])
     with pytest.raises(ValueError, match="confounded"):
         mnist_max.effects(confounded)
