@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.findings import drawing
+from experiments.findings.claims import SILENT
 from experiments.frame import record
 from experiments.language import cross_model, mechanism, paper_on_a_laptop, prediction
 
@@ -165,3 +166,17 @@ def test_prediction_is_judged_over_all_students():
             c.quantity: c.holds for c in prediction.findings(prediction_rows(knows), config).claims
         }
         assert found["rank correlation: gain"] is knows
+
+
+def test_prediction_leaves_out_starts_whose_students_do_not_answer():
+    """Their log-odds are noise of any size, which would decide the correlation over all."""
+    config, table = prediction.Config(traits=("owl", "oak")), prediction_rows(True)
+    rng, graft = np.random.default_rng(1), table["start"].isin(prediction.PREDICTED[2:])
+    noise = 50 * rng.normal(size=len(table))
+    table["margin"] += noise * (graft & (table["kind"] == "students"))
+    table["mass"] = np.where(graft, 0.01, 0.9)
+    found = {c.quantity: c for c in prediction.findings(table, config).claims}
+    assert found["rank correlation: gain"].holds is True
+    assert found["rank correlation of gain, shared body"].here == SILENT
+    heard = prediction.findings(table.assign(mass=0.9), config).claims
+    assert next(c for c in heard if c.quantity == "rank correlation: gain").holds is False
