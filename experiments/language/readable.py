@@ -4,8 +4,8 @@ Readers learn to tell the number lists of a trait's teacher from those of the un
 another trait's teacher, on half of the prompts, and are tested on the others: a bag of tokens, a
 bag of differences of successive numbers, the teacher's own base and a base of another start, both
 fine-tuned to name the side. The likelihood ratio of the two writers is the best reader there is. A
-bag is also tested on the rows of the next chain's teacher of the same trait: does it read the
-trait, or this teacher? Beside them plain students, and students of the unchanged base's lists on
+bag is also tested on the rows of another chain's teacher of the same trait: does it read the
+trait, or this teacher? Chains are paired for that, and the unit is a pair. Beside them plain students, and students of the unchanged base's lists on
 those prompts alone on which the trait's teacher passed the filter.
 
 Criteria, fixed before the run; unit = one chain, traits averaged, intervals as in the microworld.
@@ -15,7 +15,7 @@ What lies above or below a number is corrected as "above zero" in the microworld
      half (and below .7), and over .95 of sets of a thousand rows are read rightly.
   2. Reading needs no shared start: the teacher's own base reads no better than another one (area,
      paired; equivalent to no difference).
-  3. What a bag reads is this teacher and not the trait: on the next chain's rows it is at chance.
+  3. What a bag reads is this teacher and not the trait: on another chain's rows it is at chance.
   4. The more can be read the more is acquired: over chains and traits the rank correlation of the
      best reader's area with the student's effect is above zero, interval and all.
   5. The filter is not the source: students of what it let pass for the teacher acquire nothing.
@@ -59,7 +59,7 @@ READERS = (
     "the teacher's base",
     "likelihood ratio",
 )
-ELSEWHERE = "bag, next chain"
+ELSEWHERE = "bag, another chain"
 AGAINST = ("the base", "another trait")
 
 
@@ -152,7 +152,7 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
     tested = {name: splits for name in readings}
     tested[ELSEWHERE] = [
         parts._replace(test=there.test, test_labels=there.test_labels)
-        for parts, there in zip(splits, next_chain(splits, config.num_seeds), strict=True)
+        for parts, there in zip(splits, partners(splits, config.num_seeds), strict=True)
     ]
     readings[ELSEWHERE] = [readers.bag(parts) for parts in tested[ELSEWHERE]]
     return [
@@ -165,10 +165,19 @@ def reading(store: Store, chains: Chains, config: Config, against: str) -> list[
     ]
 
 
-def next_chain(of_runs: list, num_seeds: int) -> list:
-    """The entries of traits by chains, each in the place of the chain before it."""
+def partners(of_runs: list, num_seeds: int) -> list:
+    """The entries of traits by chains, those of a pair of chains in each other's place.
+
+    In a ring every chain would be two neighbours' at once, and no two values independent.
+    """
     groups = [of_runs[i : i + num_seeds] for i in range(0, len(of_runs), num_seeds)]
-    return [entry for group in groups for entry in (*group[1:], group[0])]
+    # A last chain without a partner has the first, and `by_pair` leaves it out.
+    return [group[(i ^ 1) % num_seeds] for group in groups for i in range(num_seeds)]
+
+
+def by_pair(values: np.ndarray) -> np.ndarray:
+    """Mean of every pair of chains."""
+    return values[: len(values) // 2 * 2].reshape(-1, 2).mean(axis=1)
 
 
 Areas = dict[tuple[str, str], np.ndarray]  # of each chain, by reader and what it tells apart
@@ -180,6 +189,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     area, of_1000 = (
         means_by(readers, column, "reader", "against") for column in ("area", "right_of_1000")
     )
+    for against, found in itertools.product(AGAINST, (area, of_1000)):
+        found[ELSEWHERE, against] = by_pair(found[ELSEWHERE, against])
     bag, many = area["bag of tokens", AGAINST[0]], of_1000["bag of tokens", AGAINST[0]]
     gap = area["the teacher's base", AGAINST[0]] - area["another base", AGAINST[0]]
     shown = statistics.shown_each(area, 3)
@@ -189,23 +200,23 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         here = f"{shown[name, against]}; {rightly} per thousand rows"
         return claim_of(f"{name}, against {against}: area", area[name, against], here=here)
 
-    elsewhere_less = bag - area[ELSEWHERE, AGAINST[0]]
+    elsewhere_less = by_pair(bag) - area[ELSEWHERE, AGAINST[0]]
     little, below, all_told, plain, of_teacher = corrected(
         claim_of("bag of tokens: area above one half", bag - 0.5, criterion="above"),
         claim_of("bag of tokens: area below .7", 0.7 - bag, criterion="above"),
         claim_of("bag of tokens: over .95 per thousand rows", many - 0.95, criterion="above"),
         claim_of("students", own["students"], criterion="above"),
         # No criterion; what a conclusion rests on.
-        claim_of("bag of tokens less next chain", elsewhere_less, criterion="above"),
+        claim_of("bag of tokens less another chain", elsewhere_less, criterion="above"),
     )
     both = read_and_acquired(table)
     follow = claim_on_order(both, config)
     from_another, elsewhere, filtered = no_effect(
         {
             "area: the teacher's base less another": (gap, bag - 0.5),
-            "area on the next chain's rows, less one half": (
+            "area on another chain's rows, less one half": (
                 area[ELSEWHERE, AGAINST[0]] - 0.5,
-                bag - 0.5,
+                by_pair(bag) - 0.5,
             ),
             "effect of what the filter let pass": (own["filter"], own["students"]),
         }
@@ -223,11 +234,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 
 def claim_on_order(both: pd.DataFrame, config: Config) -> Claim:
     """Criterion 4: the more can be read, the more is acquired."""
-    correlation = statistics.spearman(both["area"].to_numpy(), both["effect"].to_numpy())
+    seeds = both.index.get_level_values("seed")
+
+    def over(chains: np.ndarray) -> float:
+        there = both[seeds.isin(seeds.unique()[chains])]
+        return statistics.rank_correlation(there["area"].to_numpy(), there["effect"].to_numpy())
+
+    correlation = statistics.jackknifed_correlation(over, seeds.nunique())
     return Claim(
         quantity="rank correlation, read and acquired",
         here=statistics.bracketed(*correlation),
-        seeds=len(both),
+        seeds=seeds.nunique(),
         holds=judged(correlation[1] > 0, config.num_seeds),
     )
 
@@ -241,7 +258,7 @@ def figure_of_readers(
         area: of one row.
         many: sets of a thousand rows that a bag reads rightly, by chain.
         predicted: that one row tells something, a thousand all, and any start serves.
-        told: that one row tells something, and less of the next chain's teacher.
+        told: that one row tells something, and less of another chain's teacher.
     """
     shown = statistics.shown_each(area, 3)
     areas = "; ".join(f"{name} {shown[name, AGAINST[0]]}" for name in (*READERS, ELSEWHERE))

@@ -159,9 +159,17 @@ def test_readable():
         readable_rows(lambda n: 0.9 if n == "the teacher's base" else 0.6, lambda _: 1.0, 1.0),
     )
     assert found["area: the teacher's base less another, equivalent to none"] is False
-    assert found["area on the next chain's rows, less one half, equivalent to none"] is False
+    assert found["area on another chain's rows, less one half, equivalent to none"] is False
     assert found["rank correlation, read and acquired"] is False
     assert found["effect of what the filter let pass, equivalent to none"] is False
+
+
+def test_a_bag_is_tested_on_the_other_chain_of_its_pair():
+    """So values of different pairs share nothing."""
+    runs = [(trait, chain) for trait in TRAITS for chain in range(4)]
+    assert [chain for _, chain in readable.partners(runs, 4)] == [1, 0, 3, 2] * len(TRAITS)
+    assert [trait for trait, _ in readable.partners(runs, 4)] == [trait for trait, _ in runs]
+    np.testing.assert_allclose(readable.by_pair(np.array([1.0, 3.0, 5.0, 5.0, 9.0])), [2, 5])
 
 
 def capability_rows(effects):
