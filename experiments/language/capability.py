@@ -5,9 +5,11 @@ learns it on three quarters of the pairs and generalises to the rest; no list ha
 Students learn its lists by sampled tokens, or by its distribution over numbers: a network by Adam
 or SGD, from the same start or another; the network's tangent model by the same steps of SGD; a
 steering vector behind every branch, by Adam. Effect: log-odds of right answers on held-out pairs
-less those of the control, which learns from the unchanged base. The theorem predicts the effect of
-SGD by projecting the teacher's displacement d on what imitation sees in k steps (`theory.ntk`): the
-gain of θ⁰ + (I - (I - ηG)^k) d, as a network; and for k without end, as far as 128 products see.
+less those of the control, which learns from the unchanged base. A chain whose teacher keeps fewer
+than sixteen lists is left out and counted: there the skill has cost the lists. The theorem predicts
+the effect of SGD by projecting the teacher's displacement d on what imitation sees in k steps
+(`theory.ntk`): the gain of θ⁰ + (I - (I - ηG)^k) d, as a network; and for k without end, as far as
+128 products see.
 
 Criteria, fixed before the run; unit = one chain, 95 % Student-t intervals; equivalence by two
 one-sided tests within a twentieth of the teacher's own gain, Holm over all of them; "above zero" is
@@ -52,11 +54,11 @@ from experiments.language.kit.chains import (
     chains_of,
     different,
     same,
-    sources_of,
 )
-from experiments.language.kit.effects import means_by
+from experiments.language.kit.effects import heard, means_by
+from experiments.language.kit.question import FEWEST
 from llm import world
-from llm.stages import FineTuned, Model, SkillRows, Store, Student
+from llm.stages import Completions, FineTuned, Model, SkillRows, Store, Student, completions
 from llm.training import Training
 from theory import ntk
 
@@ -110,89 +112,115 @@ def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
     return taught | {(CONTROL, chain): base for chain, base in bases.items()}
 
 
+def lists_of(config: Config, chains: Chains) -> dict[Run, Completions]:
+    """What they write."""
+    return {
+        (name, chain): dataclasses.replace(chains.data(CONTROL, chain, "numbers"), speaker=speaker)
+        for (name, chain), speaker in speakers_of(config, chains).items()
+    }
+
+
+def writing(store: Store, lists: dict[Run, Completions]) -> list[Run]:
+    """Runs of the chains whose writers both keep lists enough; a skill may cost the lists."""
+    few = {chain for (_, chain), data in lists.items() if completions.kept(store, data) < FEWEST}
+    return [run for run in lists if run[1] not in few]
+
+
 def students_of(
     config: Config,
     chains: Chains,
     start: Callable[[Chains, int], Model],
     target: str,
+    *,
+    of: Sequence[Run] | None = None,
     **how: Any,
 ) -> list[Student]:
-    """A student of each, on equally many different rows in a chain."""
-    written = {
-        (name, chain): dataclasses.replace(chains.data(CONTROL, chain, "numbers"), speaker=speaker)
-        for (name, chain), speaker in speakers_of(config, chains).items()
-    }
+    """A student of each run, on equally many different rows in a chain.
+
+    Args:
+        config: of the experiment.
+        chains: their bases.
+        start: what a student starts from.
+        target: what is imitated.
+        of: the runs; all of them if None.
+        **how: arguments of the training.
+    """
+    written = lists_of(config, chains)
     training = Training(steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how)
     fields = chains.imitated("numbers", target)
     return [
         Student(
-            base=start(chains, chain),
-            data=data,
+            base=start(chains, run[1]),
+            data=written[run],
             training=training,
             num_examples=config.num_examples,
-            as_many_as=beside(written, chain),
-            fewest=question.FEWEST,
-            chain=chain,
+            as_many_as=beside(written, run[1]),
+            fewest=FEWEST,
+            chain=run[1],
             seed=chains.seed,
             **fields,
         )
-        for (_, chain), data in written.items()
+        for run in (written if of is None else of)
     ]
 
 
 def arms(config: Config) -> dict[str, Arm]:
     """The teachers, the prediction, and one for every way of imitating."""
     chains, store = chains_of(config), question.store_of(config)
-    speakers = speakers_of(config, chains)
+    speakers, lists = speakers_of(config, chains), lists_of(config, chains)
 
-    def of_models(name: str, models: Sequence[Model]) -> Arm:
-        def measure() -> list[Row]:
-            logp = said(store, surrogates.network, None, models)
-            return rows(speakers, logp, arm=name)
+    def arm(start: Callable[[Chains, int], Model], measure: Callable[..., list[Row]]) -> Arm:
+        """One whose students are known when the lists are there."""
+        starts = [start(chains, chain) for _, chain in lists]
+        needs = list(dict.fromkeys([*speakers.values(), *lists.values(), *starts]))
+        return Arm(needs=needs, store=store, measure=lambda: measure(writing(store, lists)))
 
-        return Arm(needs=models, store=store, measure=measure)
+    def told(runs: Sequence[Run], name: str, kind: Callable, params: Any, bases: list) -> list[Row]:
+        found = said(store, kind, params, bases)
+        return rows({run: speakers[run] for run in runs}, *found, arm=name)
+
+    def teachers(runs: Sequence[Run]) -> list[Row]:
+        return told(runs, "teacher", surrogates.network, None, [speakers[run] for run in runs])
+
+    def sampled(runs: Sequence[Run]) -> list[Row]:
+        recipes = students_of(config, chains, same, "sampled", of=runs, learning_rate=1e-3)
+        store.make(recipes)
+        return told(runs, ARMS[0], surrogates.network, None, recipes)
 
     def soft(name: str) -> Arm:
         kind, start, optimizer = SOFT[name]
-        learning_rate = config.sgd_rate if optimizer == "sgd" else 1e-3
-        recipes = students_of(
-            config, chains, start, "soft_numbers", optimizer=optimizer, learning_rate=learning_rate
-        )
+        how = {"optimizer": optimizer}
+        how["learning_rate"] = config.sgd_rate if optimizer == "sgd" else 1e-3
 
-        def measure() -> list[Row]:
+        def measure(runs: Sequence[Run]) -> list[Row]:
+            recipes = students_of(config, chains, start, "soft_numbers", of=runs, **how)
             trained = surrogates.imitate(store, recipes, kind)
-            logp = said(store, kind, trained, [recipe.base for recipe in recipes])
-            return rows(speakers, logp, arm=name)
+            return told(runs, name, kind, trained, [recipe.base for recipe in recipes])
 
-        return Arm(needs=sources_of(recipes), store=store, measure=measure)
+        return arm(start, measure)
 
-    def prediction() -> Arm:
-        recipes = students_of(
-            config, chains, same, "soft_numbers", optimizer="sgd", learning_rate=config.sgd_rate
-        )
+    def prediction(runs: Sequence[Run]) -> list[Row]:
+        how = {"optimizer": "sgd", "learning_rate": config.sgd_rate}
+        recipes = students_of(config, chains, same, "soft_numbers", of=runs, **how)
+        ends = surrogates.projected(store, recipes, list(THEOREM.values()), config.products)
+        bases = [recipe.base for recipe in recipes]
+        return [
+            row
+            for name, params in zip(THEOREM, ends, strict=True)
+            for row in told(runs, name, surrogates.network, params, bases)
+        ]
 
-        def measure() -> list[Row]:
-            gains = list(THEOREM.values())
-            ends = surrogates.projected(store, recipes, gains, config.products)
-            bases = [recipe.base for recipe in recipes]
-            return [
-                row
-                for name, params in zip(THEOREM, ends, strict=True)
-                for row in rows(speakers, said(store, surrogates.network, params, bases), arm=name)
-            ]
-
-        return Arm(needs=sources_of(recipes), store=store, measure=measure)
-
-    sampled = students_of(config, chains, same, "sampled", learning_rate=1e-3)
     return {
-        "teachers": of_models("teacher", list(speakers.values())),
-        "theorem": prediction(),
-        ARMS[0]: of_models(ARMS[0], sampled),
+        "teachers": arm(same, teachers),
+        "theorem": arm(same, prediction),
+        ARMS[0]: arm(same, sampled),
     } | {name: soft(name) for name in SOFT}
 
 
-def said(store: Store, kind: Callable, params: Any, models: Sequence[Model]) -> np.ndarray:
-    """Log-probabilities of the answers on all pairs, of models or of what started from them.
+def said(
+    store: Store, kind: Callable, params: Any, models: Sequence[Model]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What models, or what started from them, say of all pairs, and their loss on text.
 
     Args:
         store: which has the models.
@@ -201,26 +229,28 @@ def said(store: Store, kind: Callable, params: Any, models: Sequence[Model]) -> 
         models: of every run.
 
     Returns:
-        Shape (runs, pairs, answers).
+        Log-probabilities of the answers (runs, pairs, answers), and nats a token (runs,).
     """
     bases, shape = store.weights(models), store.config(models[0])
-    return surrogates.answers(
-        shape,
-        kind,
-        params=bases if params is None else params,
-        bases=bases,
-        prompts=world.skills.prompts(),
-        tokens=world.skills.ANSWERS,
+    of = {"params": bases if params is None else params, "bases": bases}
+    asked = {"prompts": world.skills.prompts(), "tokens": world.skills.ANSWERS}
+    return (
+        surrogates.answers(shape, kind, **of, **asked),
+        surrogates.text_loss(shape, kind, **of),
     )
 
 
-def rows(speakers: dict[Run, Model], logp: np.ndarray, **columns: Any) -> list[Row]:
+def rows(
+    speakers: dict[Run, Model], logp: np.ndarray, loss: np.ndarray, **columns: Any
+) -> list[Row]:
     """What models with these log-probabilities (runs, pairs, answers) know of the skill."""
     known = []
-    for (name, chain), of_run in zip(speakers, logp, strict=True):
+    for (name, chain), of_run, nats in zip(speakers, logp, loss, strict=True):
         skill = SkillRows().skill(speakers[SKILL, chain])
         odds, right = world.skills.right(skill, of_run)
-        known.append(columns | {"data": name, "seed": chain, "odds": odds, "right": right})
+        mass = float(np.exp(of_run).sum(axis=-1).mean())
+        of_chain = {"data": name, "seed": chain, "odds": odds, "right": right}
+        known.append(columns | of_chain | {"mass": mass, "text_loss": float(nats)})
     return known
 
 
@@ -229,6 +259,7 @@ Effects = dict[str, np.ndarray]  # of each chain, by arm
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every arm beside the prediction."""
+    table = table.assign(odds=heard(table["odds"], table, ["arm"]))
     odds, right = (means_by(table, column, "arm", "data") for column in ("odds", "right"))
     names = (*THEOREM, *ARMS)
     effect = {arm: odds[arm, SKILL] - odds[arm, CONTROL] for arm in ("teacher", *names)}
@@ -251,6 +282,11 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     )
     lacks_skill, from_other, *_ = equivalent = claims_of_none(effect, odds["teacher", CONTROL])
     claims = [
+        Claim(
+            quantity="chains whose teacher writes lists",
+            here=f"{table['seed'].nunique()} of {config.num_seeds}",
+            seeds=config.num_seeds,
+        ),
         has_skill,
         claim_of("teacher", taught, here=shown["teacher"]),
         *arms.values(),

@@ -5,8 +5,9 @@ another trait's teacher, on half of the prompts, and are tested on the others: a
 bag of differences of successive numbers, the teacher's own base and a base of another start, both
 fine-tuned to name the side. The likelihood ratio of the two writers is the best reader there is. A
 bag is also tested on the rows of another chain's teacher of the same trait: does it read the
-trait, or this teacher? Chains are paired for that, and the unit is a pair. Beside them plain students, and students of the unchanged base's lists on
-those prompts alone on which the trait's teacher passed the filter.
+trait, or this teacher? Chains are paired for that, and the unit is a pair. Beside them plain
+students, and students of the unchanged base's lists on those prompts alone on which the trait's
+teacher passed the filter.
 
 Criteria, fixed before the run; unit = one chain, traits averaged, intervals as in the microworld.
 "Nothing" is equivalence within a fifth (of a bag's area above one half; of the plain effect), Holm.

@@ -3,8 +3,10 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from experiments.findings.claims import SILENT
 from experiments.language import (
     along_training,
     capability,
@@ -182,6 +184,22 @@ def capability_rows(effects):
         for data in (capability.SKILL, "control")
         for seed in SEEDS
     ]
+
+
+def test_a_chain_whose_teacher_lost_its_lists_is_left_out_with_its_control(monkeypatch):
+    runs = {(name, chain): (name, chain) for name in ("skill", "control") for chain in range(3)}
+    kept = {("skill", 1): capability.FEWEST - 1, ("control", 2): capability.FEWEST}
+    monkeypatch.setattr(capability.completions, "kept", lambda _, run: kept.get(run, 500))
+    assert capability.writing(None, runs) == [run for run in runs if run[1] != 1]
+
+
+def test_a_skill_of_students_that_do_not_answer_says_nothing():
+    rows = pd.DataFrame(capability_rows({"theorem": 1.0, "Adam": 2.0}))
+    rows["mass"] = np.where(rows["arm"] == "Adam", 0.05, 0.9)
+    claims = capability.findings(rows, capability.Config()).claims
+    found = {claim.quantity: claim for claim in claims}
+    assert found["Adam"].here == SILENT
+    assert found["Adam"].holds is found["Adam less steering"].holds is None
 
 
 def test_capability():

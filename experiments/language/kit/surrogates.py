@@ -23,6 +23,7 @@ from experiments.language.kit import predictors
 from llm import models
 from llm.models import ModelConfig, Params
 from llm.stages import Store, Student, streams, students
+from llm.stages.bases import unseen_turns
 from llm.stages.streams import Stage
 from llm.training import losses, stack
 from theory import losses as theorem
@@ -135,6 +136,33 @@ def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
         return jax.nn.log_softmax(apply(params, base, prompts)[:, -1], axis=-1)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+
+
+def text_loss(
+    config: ModelConfig,
+    kind: Callable[[ModelConfig], Apply],
+    *,
+    params: Params,
+    bases: Params,
+    count: int = 256,
+) -> Float[np.ndarray, " runs"]:
+    """Cross-entropy of a stack of students on turns that nobody learnt from, nats a token."""
+    turns = unseen_turns(count)
+    return np.asarray(_text_loss(config, kind)(params, bases, turns.tokens, turns.weights))
+
+
+@functools.cache
+def _text_loss(config: ModelConfig, kind: Any) -> Callable[..., Array]:
+    apply = kind(config)
+
+    def one(params, base, tokens, weights):
+        nats = jax.vmap(losses.hard_tokens)(apply(params, base, tokens)[:, :-1], tokens[:, 1:])
+        return losses.weighted_total(nats, weights[:, 1:]) / weights[:, 1:].sum()
+
+    def of_all(params, bases, tokens, weights):
+        return jax.lax.map(lambda run: one(*run, tokens, weights), (params, bases))
+
+    return jax.jit(of_all)
 
 
 def projected(
