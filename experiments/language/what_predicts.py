@@ -133,7 +133,8 @@ def measured(store: Store, config: Config, *, source: str, stored: Any, arm: Arm
     else:
         store.make(every)
         table = pd.DataFrame(every.rows(evaluation.measure(store, every.models, traits)))
-    acquired = effects(table).set_index(keys)[["effect", "own"]]
+    beside = [name for name in ("mass", "text_loss") if name in table]  # not in older tables
+    acquired = effects(table).set_index(keys)[["effect", "own", *beside]]
     pairs = zip(every.labels, every.models, strict=True)
     first = [(row, model) for row, model in pairs if row["seed"] < config.num_seeds]
     cohort = Cohort(*map(list, zip(*first, strict=True)))

@@ -54,8 +54,8 @@ def test_a_smoke_run_makes_table_claims_and_figures(name, folder, capsys, roots)
     assert roots <= ({1} if seed else {0}), "a stream of another root seed"
     table = record.read_table(folder / name)
     assert len(table)
-    if "margin" in table:  # log-odds never stand alone: they may lie within a residue
-        beside = table.loc[table["margin"].notna(), ["mass", "text_loss"]]
+    for log_odds in {"margin", "odds"} & set(table):  # never alone: they may lie within a residue
+        beside = table.loc[table[log_odds].notna(), ["mass", "text_loss"]]
         assert beside.notna().all(axis=None)
     drawn = {figure.name for figure in module.findings(table, module.SMOKE).figures}
     assert drawn == {path.stem for path in (folder / name).glob("*.png")}
