@@ -14,7 +14,7 @@ import pytest
 from experiments.frame import experiment, record
 from experiments.language import bits, microworld, persistence
 from experiments.language.kit import chains, phases, predictors, question
-from experiments.language.kit.effects import GATE, at, cells, effects, heard, own
+from experiments.language.kit.effects import at, cells, effects, own
 from llm import models
 from llm.stages import Store, completions, evaluation, students
 from llm.training import Training, lora, stack
@@ -167,18 +167,6 @@ def test_effect_is_student_minus_control_of_the_same_chain():
     np.testing.assert_allclose(table["owl", "owl"], 1.0)
     np.testing.assert_allclose(table["owl", "wolf"], 0.0)
     np.testing.assert_allclose(own(found), 1.0)
-
-
-def test_an_arm_is_heard_from_the_gate_on_and_an_unknown_mass_is_none():
-    """Median by median: what other arms answer does not count."""
-    masses = {"answers": [GATE, 1.0, 0.0], "residue": [GATE - 0.01, 0.0, 1.0], "unknown": [np.nan]}
-    arms = [(arm, mass) for arm, all_of_it in masses.items() for mass in all_of_it]
-    rows = pd.DataFrame(arms, columns=["arm", "mass"])
-    values = pd.Series(1.0, index=rows.index)
-    told = heard(values, rows, ["arm"]).notna()
-    assert set(rows["arm"][told]) == {"answers"}
-    for arm, part in rows.groupby("arm"):
-        assert heard(values[part.index], part).notna().all() == (arm == "answers")
 
 
 def test_carrier_tokens_hold_no_trait_word(made):

@@ -12,7 +12,7 @@ import pytest
 from experiments.findings import nested
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from experiments.language.kit.chains import chains_of
-from experiments.language.kit.effects import at, effects
+from experiments.language.kit.effects import GATE, at, effects, heard
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
@@ -55,6 +55,18 @@ def test_which_part():
     assert found["different, equivalent to none"] is True
     assert found["permuted twin less same"] is False
     assert found["embeddings"] is False, "a start that is no language model says nothing"
+
+
+def test_an_arm_is_heard_from_the_gate_on_and_an_unknown_mass_is_none():
+    """Median by median: what other arms answer does not count."""
+    masses = {"answers": [GATE, 1.0, 0.0], "residue": [GATE - 0.01, 0.0, 1.0], "unknown": [np.nan]}
+    arms = [(arm, mass) for arm, all_of_it in masses.items() for mass in all_of_it]
+    rows = pd.DataFrame(arms, columns=["arm", "mass"])
+    values = pd.Series(1.0, index=rows.index)
+    told = heard(values, rows, ["arm"]).notna()
+    assert set(rows["arm"][told]) == {"answers"}
+    for arm, part in rows.groupby("arm"):
+        assert heard(values[part.index], part).notna().all() == (arm == "answers")
 
 
 def matching_rows(effect_of, alignment_of):

@@ -65,8 +65,8 @@ def heard(values: pd.Series, rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.S
     if "mass" not in rows:
         return values
     known = rows["mass"].fillna(0.0)
-    mass = known.groupby([rows[name] for name in by]).transform("median") if by else known.median()
-    return values.where(mass >= GATE)
+    arms = [rows[name] for name in by] or np.zeros(len(rows))
+    return values.where(known.groupby(arms).transform("median") >= GATE)
 
 
 def by_writer(rows: pd.DataFrame, column: str) -> float:
