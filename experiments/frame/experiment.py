@@ -102,6 +102,7 @@ def run(module: Any, name: str, command: cli.Command, shown: str) -> None:
     todo = [part for part in pieces if part not in finished]
     if finished and todo:
         print(f"{name}: resuming, {len(finished)} of {len(pieces)} parts are in {out}")
+        record.resumed(meta, name)
     for part in in_turn(name, todo, len(pieces)):
         start = time.monotonic()
         of_job = jobs.rows_of(out, part, config, inputs)

@@ -164,6 +164,20 @@ def describe_run(name: str, config: Any, inputs: Row, command: str) -> dict[str,
     }
 
 
+def resumed(meta: dict[str, Any], name: str) -> None:
+    """Note in a run's description that other code goes on with it, and say so.
+
+    Rows of two commits may not mean the same: whoever reads the run must know both.
+    """
+    earlier, now = [meta["commit"], *meta.get("resumed_at", [])], commit()
+    if now not in earlier:
+        meta["resumed_at"] = [*earlier[1:], now]
+        print(
+            f"{name}: its first parts are of commit {earlier[-1][:10]}, the next of {now[:10]}; "
+            "config.json names both. --overwrite begins again"
+        )
+
+
 def write_meta(out: pathlib.Path, meta: dict[str, Any]) -> None:
     """Replace DIR/config.json."""
     write_atomically(out / "config.json", json.dumps(meta, indent=2) + "\n")

@@ -128,9 +128,12 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Of the code that ran, short."""
-        commit, _, dirty = self.meta["commit"].partition("-")
-        return commit[:10] + (f"-{dirty}" if dirty else "")
+        """Of the code that ran, short; all of them, if other code has resumed the run."""
+        every = [self.meta["commit"], *self.meta.get("resumed_at", [])]
+        return " and ".join(
+            commit[:10] + (f"-{dirty}" if dirty else "")
+            for commit, _, dirty in (one.partition("-") for one in every)
+        )
 
     @property
     def command(self) -> str:

@@ -120,8 +120,15 @@ def test_killed_runs_resume_to_the_uninterrupted_result(repository, tmp_path, ca
     process.communicate()
     kept = (killed / "results.csv").read_bytes()
     assert 4 <= len(record.read_rows(killed)) < 10
+    before = record.read_meta(killed)
+    record.write_meta(killed, before | {"commit": "0" * 40})
     run_here("--out", killed, *flags)
-    assert "resuming" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resuming" in said
+    assert "its first parts are of commit 0000000000, the next of" in said
+    assert record.read_meta(killed)["commit"] == "0" * 40
+    assert record.read_meta(killed)["resumed_at"] == [before["commit"]]
+    assert "resumed_at" not in record.read_meta(whole)
     assert (killed / "results.csv").read_bytes().startswith(kept)
     assert (killed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     assert (killed / "figure.svg").read_bytes() == (whole / "figure.svg").read_bytes()
