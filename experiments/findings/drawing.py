@@ -202,7 +202,11 @@ def matrix(
 def runs(
     panel: Axes, x: float, *, values: np.ndarray, colour: str, label: str | None = None
 ) -> None:
-    """Every run as a point, and their mean with its interval."""
+    """Every run as a point, and their mean with its interval; in words that an arm says nothing."""
+    if not np.isfinite(values).all():
+        look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8, "color": "#666666"}
+        panel.text(x, 0, " says nothing", **look)
+        return
     mean, half = statistics.mean_interval(values)
     spread = np.linspace(-0.07, 0.07, len(values))
     panel.scatter(x + spread, values, s=9, color=colour, alpha=0.5)

@@ -34,6 +34,7 @@ import pandas as pd
 
 from experiments.findings import drawing, statistics
 from experiments.findings.claims import (
+    SILENT,
     Claim,
     Figure,
     Findings,
@@ -259,10 +260,8 @@ Effects = dict[str, np.ndarray]  # of each chain, by arm
 
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """Every arm beside the prediction."""
-    table = table.assign(odds=heard(table["odds"], table, ["arm"]))
-    odds, right = (means_by(table, column, "arm", "data") for column in ("odds", "right"))
-    names = (*THEOREM, *ARMS)
-    effect = {arm: odds[arm, SKILL] - odds[arm, CONTROL] for arm in ("teacher", *names)}
+    right, names = means_by(table, "right", "arm", "data"), (*THEOREM, *ARMS)
+    effect, spoken = effects_of(table), spoken_odds(table)
     taught = effect["teacher"]
     share = {arm: f"{100 * effect[arm].mean() / taught.mean():.0f} %" for arm in effect}
     shown = {
@@ -271,7 +270,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         for arm, values in effect.items()
     }
     has_skill, arms, differences = corrected(
-        claim_of("teacher's log-odds", odds["teacher", SKILL], criterion="above"),
+        claim_of("teacher's log-odds", spoken["teacher", SKILL], criterion="above"),
         {
             arm: claim_of(
                 arm, effect[arm], criterion="above" if arm == "Adam" else None, here=shown[arm]
@@ -280,7 +279,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         },
         claims_of_differences(effect),
     )
-    lacks_skill, from_other, *_ = equivalent = claims_of_none(effect, odds["teacher", CONTROL])
+    lacks_skill, from_other, *_ = equivalent = claims_of_none(effect, spoken["teacher", CONTROL])
     claims = [
         Claim(
             quantity="chains whose teacher writes lists",
@@ -297,6 +296,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             claim_of(f"{arm}: gain in right answers", right[arm, SKILL] - right[arm, CONTROL])
             for arm in ("teacher", "Adam")
         ),
+        *claims_on_mass(table),
     ]
     figure = Figure(
         name="figure",
@@ -319,6 +319,37 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     return Findings([figure], claims)
 
 
+def spoken_odds(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """Log-odds of each chain by arm and data, where the answers are given at all (`heard`)."""
+    spoken = heard(table["odds"], table, ["arm", "data"])
+    return means_by(table.assign(odds=spoken), "odds", "arm", "data")
+
+
+def effects_of(table: pd.DataFrame) -> Effects:
+    """Log-odds less those of the control; not a number where those with the skill do not answer.
+
+    As everywhere the students of the data are asked whether they answer, not their controls.
+    """
+    spoken, all_of_it = spoken_odds(table), means_by(table, "odds", "arm", "data")
+    return {
+        arm: values - all_of_it[arm, CONTROL]
+        for (arm, data), values in spoken.items()
+        if data == SKILL
+    }
+
+
+def claims_on_mass(table: pd.DataFrame) -> list[Claim]:
+    """No criterion: the probability of any of the answers, which the base hardly gives."""
+    if "mass" not in table:
+        return []
+    mass = means_by(table, "mass", "arm", "data")
+    of = {"Adam": mass["Adam", SKILL], "Adam's control": mass["Adam", CONTROL]}
+    return [
+        claim_of(f"{who}: answers given at all", values, here=statistics.shown(values, 3))
+        for who, values in of.items()
+    ]
+
+
 def claims_of_differences(effect: Effects) -> list[Claim]:
     """Adam lies between the prediction for SGD and that without end, and above steering."""
     adam = effect["Adam"]
@@ -333,6 +364,8 @@ def claims_of_differences(effect: Effects) -> list[Claim]:
 def over_predicted(effect: Effects, arm: str) -> Claim:
     """An arm in parts of what is predicted; no criterion: near zero both are within any margin."""
     predicted = effect["theorem"]
+    if not np.isfinite([effect[arm], predicted]).all():
+        return Claim(quantity=f"{arm}, over predicted", here=SILENT, seeds=len(predicted))
     ratio = effect[arm].mean() / predicted.mean()
     correlation = statistics.bracketed(*statistics.spearman(effect[arm], predicted))
     here = f"{ratio:.2f} of it; rank correlation {correlation}"

@@ -208,8 +208,7 @@ def of_the_filter(table: pd.DataFrame, config: Config) -> list[Judged]:
 
 def of_the_skill(table: pd.DataFrame, config: Config) -> list[Judged]:
     """Contrast 9."""
-    odds = means_by(table, "odds", "arm", "data")
-    return [rises("skill", odds["Adam", capability.SKILL] - odds["Adam", capability.CONTROL])]
+    return [rises("skill", capability.effects_of(table)["Adam"])]
 
 
 def of_moments(table: pd.DataFrame, config: Config) -> list[Judged]:
