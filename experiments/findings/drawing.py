@@ -206,6 +206,7 @@ def runs(
     if not np.isfinite(values).all():
         look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8, "color": "#666666"}
         panel.text(x, 0, " says nothing", **look)
+        panel.scatter([x - 0.07, x + 0.07], [0, 0], alpha=0)  # the axes leave room for it
         return
     mean, half = statistics.mean_interval(values)
     spread = np.linspace(-0.07, 0.07, len(values))
