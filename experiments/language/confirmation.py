@@ -231,6 +231,12 @@ def of_matching(table: pd.DataFrame, config: Config) -> list[Judged]:
     return [stays("matched behaviour", kind["corpus"], kind["same"])]
 
 
+def columns_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """An experiment's rows without the columns of others; the mass stays, for an unknown is none."""
+    mine = rows.dropna(axis=1, how="all")
+    return mine.assign(mass=rows["mass"]) if "mass" in rows else mine
+
+
 CONTRASTS = dict(
     zip(
         ALL,
@@ -255,7 +261,7 @@ def contrasts(table: pd.DataFrame, config: Config) -> list[Judged]:
         one
         for experiment in config.experiments
         for one in CONTRASTS[experiment](
-            at(table, experiment=experiment).dropna(axis=1, how="all"), config
+            columns_of(at(table, experiment=experiment)), config
         )
     ]
 

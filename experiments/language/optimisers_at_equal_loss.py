@@ -206,7 +206,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         found=f"{each} nats.{f' Not at equal loss: {never}.' if never else ''}",
         follows=follows_from(
             transmit,
-            "What SGD learns carries the trait as what Adam learns does; ranks show no order.",
+            "What SGD learns carries the trait, too.",
         ),
         draw=lambda: draw(own, equal, config),
     )

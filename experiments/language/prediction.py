@@ -105,11 +105,12 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     heard = set(ranked["start"])
     by_start = [
         Claim(
-            quantity=f"rank correlation of gain, {start}",
-            here=described(at(ranked, start=start), "gain") if start in heard else SILENT,
+            quantity=f"rank correlation of {name}, {start}",
+            here=described(at(ranked, start=start), name) if start in heard else SILENT,
             seeds=config.num_seeds,
         )
         for start in PREDICTED
+        for name in ("gain", "own")
     ]
     ends = [
         claim_of(f"cosine before {when}, {start}", values, here=statistics.shown(values, 4))

@@ -295,8 +295,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             "counter-questions: left": (after["counter-questions"], cut),
         }
     )
-    bare_cut = arm_of(bare, FREE, 0)["effect"].to_numpy()
-    every = {"at the cut": cut, "at the cut, asked without the template": bare_cut} | {
+    every = {"at the cut": cut, "at the cut, asked without the template": left(bare, FREE, 0)} | {
         f"{kind}: after {steps} steps": left(found, kind, steps)
         for kind in BENIGN
         for steps in config.benign_steps

@@ -36,7 +36,9 @@ def table(mass=lambda start: 1.0, **changed):
     frames = []
 
     def add(experiment, rows):
-        frames.append(pd.DataFrame(rows).assign(experiment=experiment))
+        frames.append(
+            pd.DataFrame([{"mass": 1.0} | row for row in rows]).assign(experiment=experiment)
+        )
 
     for start in ("same", "different", "permuted twin", "embeddings", "initial weights"):
         noise = np.random.default_rng(1) if start in ("same", "permuted twin") else rng
@@ -148,6 +150,19 @@ def test_a_contrast_without_answers_says_nothing():
     assert found["embeddings"].holds is None
     assert found["embeddings"].here == SILENT
     assert found["same"].holds is True
+
+
+def test_an_experiment_that_recorded_no_answers_says_nothing():
+    """Beside others that did: its column is empty, and that is no table of an old run."""
+    rows = table()
+    rows.loc[rows["experiment"].isin(["capability", "persistence"]), "mass"] = np.nan
+    found = verdicts(rows)
+    assert {name for name, claim in found.items() if claim.here == SILENT} == {
+        "skill",
+        "moments alone",
+    }
+    assert found["same"].holds is True
+    assert "1 of 10, Holm" in found["same"].here
 
 
 def test_chains_are_fresh_and_sizes_are_those_of_the_experiments():
