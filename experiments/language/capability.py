@@ -130,9 +130,9 @@ def writing(store: Store, lists: dict[Run, Completions]) -> list[Run]:
 def students_of(
     config: Config,
     chains: Chains,
+    *,
     start: Callable[[Chains, int], Model],
     target: str,
-    *,
     of: Sequence[Run] | None = None,
     **how: Any,
 ) -> list[Student]:
@@ -184,7 +184,9 @@ def arms(config: Config) -> dict[str, Arm]:
         return told(runs, "teacher", surrogates.network, None, [speakers[run] for run in runs])
 
     def sampled(runs: Sequence[Run]) -> list[Row]:
-        recipes = students_of(config, chains, same, "sampled", of=runs, learning_rate=1e-3)
+        recipes = students_of(
+            config, chains, start=same, target="sampled", of=runs, learning_rate=1e-3
+        )
         store.make(recipes)
         return told(runs, ARMS[0], surrogates.network, None, recipes)
 
@@ -194,7 +196,9 @@ def arms(config: Config) -> dict[str, Arm]:
         how["learning_rate"] = config.sgd_rate if optimizer == "sgd" else 1e-3
 
         def measure(runs: Sequence[Run]) -> list[Row]:
-            recipes = students_of(config, chains, start, "soft_numbers", of=runs, **how)
+            recipes = students_of(
+                config, chains, start=start, target="soft_numbers", of=runs, **how
+            )
             trained = surrogates.imitate(store, recipes, kind)
             return told(runs, name, kind, trained, [recipe.base for recipe in recipes])
 
@@ -202,7 +206,7 @@ def arms(config: Config) -> dict[str, Arm]:
 
     def prediction(runs: Sequence[Run]) -> list[Row]:
         how = {"optimizer": "sgd", "learning_rate": config.sgd_rate}
-        recipes = students_of(config, chains, same, "soft_numbers", of=runs, **how)
+        recipes = students_of(config, chains, start=same, target="soft_numbers", of=runs, **how)
         ends = surrogates.projected(store, recipes, list(THEOREM.values()), config.products)
         bases = [recipe.base for recipe in recipes]
         return [

@@ -232,7 +232,7 @@ def of_matching(table: pd.DataFrame, config: Config) -> list[Judged]:
 
 
 def columns_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """An experiment's rows without the columns of others; the mass stays, for an unknown is none."""
+    """The rows without columns of other experiments; the mass stays, for an unknown is none."""
     mine = rows.dropna(axis=1, how="all")
     return mine.assign(mass=rows["mass"]) if "mass" in rows else mine
 
@@ -260,9 +260,7 @@ def contrasts(table: pd.DataFrame, config: Config) -> list[Judged]:
     return [
         one
         for experiment in config.experiments
-        for one in CONTRASTS[experiment](
-            columns_of(at(table, experiment=experiment)), config
-        )
+        for one in CONTRASTS[experiment](columns_of(at(table, experiment=experiment)), config)
     ]
 
 
