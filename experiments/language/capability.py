@@ -26,7 +26,7 @@ corrected as in the microworld.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ SMOKE = Config(**question.TINY | {"products": 4})
 
 
 Run = tuple[str, int]  # what a chain's model was taught, and the chain
+Lists = dict[Run, Completions]
 
 
 def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
@@ -113,7 +114,7 @@ def speakers_of(config: Config, chains: Chains) -> dict[Run, Model]:
     return taught | {(CONTROL, chain): base for chain, base in bases.items()}
 
 
-def lists_of(config: Config, chains: Chains) -> dict[Run, Completions]:
+def lists_of(config: Config, chains: Chains) -> Lists:
     """What they write."""
     return {
         (name, chain): dataclasses.replace(chains.data(CONTROL, chain, "numbers"), speaker=speaker)
@@ -121,19 +122,19 @@ def lists_of(config: Config, chains: Chains) -> dict[Run, Completions]:
     }
 
 
-def writing(store: Store, lists: dict[Run, Completions]) -> list[Run]:
-    """Runs of the chains whose writers both keep lists enough; a skill may cost the lists."""
+def writing(store: Store, lists: Lists) -> Lists:
+    """Those of the chains whose writers both keep lists enough; a skill may cost the lists."""
     few = {chain for (_, chain), data in lists.items() if completions.kept(store, data) < FEWEST}
-    return [run for run in lists if run[1] not in few]
+    return {run: data for run, data in lists.items() if run[1] not in few}
 
 
 def students_of(
     config: Config,
     chains: Chains,
     *,
+    written: Lists,
     start: Callable[[Chains, int], Model],
     target: str,
-    of: Sequence[Run] | None = None,
     **how: Any,
 ) -> list[Student]:
     """A student of each run, on equally many different rows in a chain.
@@ -141,27 +142,26 @@ def students_of(
     Args:
         config: of the experiment.
         chains: their bases.
+        written: the lists of every run.
         start: what a student starts from.
         target: what is imitated.
-        of: the runs; all of them if None.
         **how: arguments of the training.
     """
-    written = lists_of(config, chains)
     training = Training(steps=config.student_steps, batch_size=config.batch_size, eps=1e-3, **how)
     fields = chains.imitated("numbers", target)
     return [
         Student(
-            base=start(chains, run[1]),
-            data=written[run],
+            base=start(chains, chain),
+            data=data,
             training=training,
             num_examples=config.num_examples,
-            as_many_as=beside(written, run[1]),
+            as_many_as=beside(written, chain),
             fewest=FEWEST,
-            chain=run[1],
+            chain=chain,
             seed=chains.seed,
             **fields,
         )
-        for run in (written if of is None else of)
+        for (_, chain), data in written.items()
     ]
 
 
@@ -176,43 +176,42 @@ def arms(config: Config) -> dict[str, Arm]:
         needs = list(dict.fromkeys([*speakers.values(), *lists.values(), *starts]))
         return Arm(needs=needs, store=store, measure=lambda: measure(writing(store, lists)))
 
-    def told(runs: Sequence[Run], name: str, kind: Callable, params: Any, bases: list) -> list[Row]:
+    def told(runs: Iterable[Run], name: str, kind: Callable, params: Any, bases: list) -> list[Row]:
         found = said(store, kind, params, bases)
         return rows({run: speakers[run] for run in runs}, *found, arm=name)
 
-    def teachers(runs: Sequence[Run]) -> list[Row]:
-        return told(runs, "teacher", surrogates.network, None, [speakers[run] for run in runs])
+    def teachers(written: Lists) -> list[Row]:
+        models = [speakers[run] for run in written]
+        return told(written, "teacher", surrogates.network, None, models)
 
-    def sampled(runs: Sequence[Run]) -> list[Row]:
-        recipes = students_of(
-            config, chains, start=same, target="sampled", of=runs, learning_rate=1e-3
-        )
+    def sampled(written: Lists) -> list[Row]:
+        how = {"start": same, "target": "sampled", "learning_rate": 1e-3}
+        recipes = students_of(config, chains, written=written, **how)
         store.make(recipes)
-        return told(runs, ARMS[0], surrogates.network, None, recipes)
+        return told(written, ARMS[0], surrogates.network, None, recipes)
 
     def soft(name: str) -> Arm:
         kind, start, optimizer = SOFT[name]
-        how = {"optimizer": optimizer}
+        how = {"start": start, "target": "soft_numbers", "optimizer": optimizer}
         how["learning_rate"] = config.sgd_rate if optimizer == "sgd" else 1e-3
 
-        def measure(runs: Sequence[Run]) -> list[Row]:
-            recipes = students_of(
-                config, chains, start=start, target="soft_numbers", of=runs, **how
-            )
+        def measure(written: Lists) -> list[Row]:
+            recipes = students_of(config, chains, written=written, **how)
             trained = surrogates.imitate(store, recipes, kind)
-            return told(runs, name, kind, trained, [recipe.base for recipe in recipes])
+            return told(written, name, kind, trained, [recipe.base for recipe in recipes])
 
         return arm(start, measure)
 
-    def prediction(runs: Sequence[Run]) -> list[Row]:
-        how = {"optimizer": "sgd", "learning_rate": config.sgd_rate}
-        recipes = students_of(config, chains, start=same, target="soft_numbers", of=runs, **how)
+    def prediction(written: Lists) -> list[Row]:
+        how = {"start": same, "target": "soft_numbers", "optimizer": "sgd"}
+        how["learning_rate"] = config.sgd_rate
+        recipes = students_of(config, chains, written=written, **how)
         ends = surrogates.projected(store, recipes, list(THEOREM.values()), config.products)
         bases = [recipe.base for recipe in recipes]
         return [
             row
             for name, params in zip(THEOREM, ends, strict=True)
-            for row in told(runs, name, surrogates.network, params, bases)
+            for row in told(written, name, surrogates.network, params, bases)
         ]
 
     return {
@@ -344,8 +343,6 @@ def effects_of(table: pd.DataFrame) -> Effects:
 
 def claims_on_mass(table: pd.DataFrame) -> list[Claim]:
     """No criterion: the probability of any of the answers, which the base hardly gives."""
-    if "mass" not in table:
-        return []
     mass = means_by(table, "mass", "arm", "data")
     of = {"Adam": mass["Adam", SKILL], "Adam's control": mass["Adam", CONTROL]}
     return [

@@ -27,6 +27,7 @@ What falls here falls on every page.
 """
 
 import dataclasses
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -103,26 +104,32 @@ SMOKE = Config(
     }
 )
 
-Part = tuple[ModuleType, Any, tuple[str, ...]]  # an experiment, its settings, the arms taken
+Contrasts = Callable[[pd.DataFrame, Config], list[Judged]]  # from the rows of an experiment
+Part = tuple[ModuleType, Any, tuple[str, ...], Contrasts]  # with its settings and the arms taken
 
 
-def parts(config: Config) -> dict[str, Part]:
-    """What is measured, by the name of the experiment that it is of."""
-    # Each experiment has its own sizes, but for those that are asked for here.
+def asked_for(config: Config) -> dict[str, Any]:
+    """The settings that all experiments share here; else each has its own sizes."""
     defaults = {field.name: field.default for field in dataclasses.fields(question.Settings)}
-    common = {
+    return {
         name: getattr(config, name)
         for name, default in defaults.items()
         if name == "traits" or getattr(config, name) != default
     }
 
-    def of(module: ModuleType, *arms: str, **changes: Any) -> Part:
-        return module, module.Config(**common | changes), arms
+
+def parts(config: Config) -> dict[str, Part]:
+    """What is measured, by the name of the experiment that it is of."""
+    common = asked_for(config)
+
+    def of(module: ModuleType, contrasts: Contrasts, *arms: str, **changes: Any) -> Part:
+        return module, module.Config(**common | changes), arms, contrasts
 
     last, dose = config.generations, config.matching_steps
     taken = (
         of(
             which_part,
+            of_starts,
             "same",
             "different",
             "permuted twin",
@@ -133,6 +140,7 @@ def parts(config: Config) -> dict[str, Part]:
         ),
         of(
             optimisers_at_equal_loss,
+            of_optimisers,
             "adam, all parameters",
             "sgd, all parameters",
             points=config.points,
@@ -140,19 +148,27 @@ def parts(config: Config) -> dict[str, Part]:
             optimizers=("adam", "sgd"),
             ranks=(0,),
         ),
-        of(generations, f"sampled, generation {last}", targets=("sampled",), generations=last),
-        of(readable, "students", "filter"),
+        of(
+            generations,
+            of_generations,
+            f"sampled, generation {last}",
+            targets=("sampled",),
+            generations=last,
+        ),
+        of(readable, of_the_filter, "students", "filter"),
         of(
             capability,
+            of_the_skill,
             "teachers",
             "Adam",
             teacher_steps=config.skill_steps,
             student_steps=config.skilled_steps,
         ),
-        of(persistence, "numbers", benign_steps=(config.benign_steps,)),
-        of(what_erases, what_erases.FREE, benign_steps=(config.benign_steps,)),
+        of(persistence, of_moments, "numbers", benign_steps=(config.benign_steps,)),
+        of(what_erases, of_text, what_erases.FREE, benign_steps=(config.benign_steps,)),
         of(
             matching_dose,
+            of_matching,
             "same, 0 steps",
             f"corpus, {dose} steps",
             kinds=("corpus",),
@@ -166,7 +182,7 @@ def parts(config: Config) -> dict[str, Part]:
 def arms(config: Config) -> dict[str, Arm]:
     """The arms of other experiments, with a column that says of which."""
     by_name = {}
-    for experiment, (module, settings, taken) in parts(config).items():
+    for experiment, (module, settings, taken, _) in parts(config).items():
         theirs = module.arms(settings)
         for name in taken:
             columns = theirs[name].columns | {"experiment": experiment}
@@ -237,30 +253,12 @@ def columns_of(rows: pd.DataFrame) -> pd.DataFrame:
     return mine.assign(mass=rows["mass"]) if "mass" in rows else mine
 
 
-CONTRASTS = dict(
-    zip(
-        ALL,
-        (
-            of_starts,
-            of_optimisers,
-            of_generations,
-            of_the_filter,
-            of_the_skill,
-            of_moments,
-            of_text,
-            of_matching,
-        ),
-        strict=True,
-    )
-)
-
-
 def contrasts(table: pd.DataFrame, config: Config) -> list[Judged]:
     """Those of the experiments that are asked."""
     return [
         one
-        for experiment in config.experiments
-        for one in CONTRASTS[experiment](columns_of(at(table, experiment=experiment)), config)
+        for experiment, (*_, of) in parts(config).items()
+        for one in of(columns_of(at(table, experiment=experiment)), config)
     ]
 
 

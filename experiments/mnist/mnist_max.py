@@ -268,7 +268,7 @@ def effects(table: pd.DataFrame) -> dict[str, dict[str, float]]:
             for rate, gap in (means.loc["squared error"] - means.loc["KL"]).items()
         },
         **{
-            f"{loss}": {f"at {rate:g}": value for rate, value in means.loc[loss].items()}
+            loss: {f"at {rate:g}": value for rate, value in means.loc[loss].items()}
             for loss in LOSSES
         },
     }

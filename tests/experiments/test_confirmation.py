@@ -168,7 +168,7 @@ def test_an_experiment_that_recorded_no_answers_says_nothing():
 def test_chains_are_fresh_and_sizes_are_those_of_the_experiments():
     parts = confirmation.parts(CONFIG)
     assert len(parts) == 8
-    for module, settings, _ in parts.values():
+    for module, settings, *_ in parts.values():
         assert (settings.num_seeds, settings.seed, settings.traits) == (24, 7001, TRAITS)
         own = dataclasses.asdict(module.Config())
         kept = {"num_prompts", "num_examples", "base_steps", "num_layers", "batch_size"}

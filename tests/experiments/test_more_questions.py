@@ -178,7 +178,7 @@ def capability_rows(effects):
     """Held-out log-odds: 3 nats in the teacher, and so much in students and in the prediction."""
     rng, known = np.random.default_rng(0), {"teacher": 3.0} | effects
     return [
-        {"arm": arm, "data": data, "seed": seed, "right": 0.7}
+        {"arm": arm, "data": data, "seed": seed, "right": 0.7, "mass": 0.9}
         | {"odds": 0.05 * rng.normal() + known.get(arm, 0.0) * (data == capability.SKILL)}
         for arm in ("teacher", *capability.THEOREM, *capability.ARMS)
         for data in (capability.SKILL, "control")
@@ -190,7 +190,7 @@ def test_a_chain_whose_teacher_lost_its_lists_is_left_out_with_its_control(monke
     runs = {(name, chain): (name, chain) for name in ("skill", "control") for chain in range(3)}
     kept = {("skill", 1): capability.FEWEST - 1, ("control", 2): capability.FEWEST}
     monkeypatch.setattr(capability.completions, "kept", lambda _, run: kept.get(run, 500))
-    assert capability.writing(None, runs) == [run for run in runs if run[1] != 1]
+    assert list(capability.writing(None, runs)) == [run for run in runs if run[1] != 1]
 
 
 def test_a_skill_of_students_that_do_not_answer_says_nothing():

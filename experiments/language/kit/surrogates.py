@@ -139,28 +139,21 @@ def _answers(config: ModelConfig, kind: Any) -> Callable[..., Array]:
 
 
 def text_loss(
-    config: ModelConfig,
-    kind: Callable[[ModelConfig], Apply],
-    *,
-    params: Params,
-    bases: Params,
-    count: int = 256,
+    config: ModelConfig, kind: Callable[[ModelConfig], Apply], *, params: Params, bases: Params
 ) -> Float[np.ndarray, " runs"]:
     """Cross-entropy of a stack of students on turns that nobody learnt from, nats a token."""
-    turns = unseen_turns(count)
-    return np.asarray(_text_loss(config, kind)(params, bases, turns.tokens, turns.weights))
+    return np.asarray(_text_loss(config, kind)(params, bases, unseen_turns()))
 
 
 @functools.cache
 def _text_loss(config: ModelConfig, kind: Any) -> Callable[..., Array]:
     apply = kind(config)
 
-    def one(params, base, tokens, weights):
-        nats = jax.vmap(losses.hard_tokens)(apply(params, base, tokens)[:, :-1], tokens[:, 1:])
-        return losses.weighted_total(nats, weights[:, 1:]) / weights[:, 1:].sum()
+    def of_all(params, bases, turns):
+        def one(*run):
+            return stack.loss_of_model(functools.partial(apply, *run), turns)
 
-    def of_all(params, bases, tokens, weights):
-        return jax.lax.map(lambda run: one(*run, tokens, weights), (params, bases))
+        return stack.over_runs(one, params, bases)
 
     return jax.jit(of_all)
 
