@@ -292,8 +292,8 @@ def measure(config: ModelConfig, params: Params, probe: Probe) -> dict[str, Floa
     return over_runs(lambda one: measure_one(config, one, probe), params)
 
 
-def loss_of_model(model: Decoder, examples: Examples) -> Float[Array, ""]:
-    """Cross-entropy of a bound model on rows, in nats per token of weight."""
+def loss_of_model(model: Callable[[Array], Array], examples: Examples) -> Float[Array, ""]:
+    """Cross-entropy of a function of tokens to logits, such as a bound model, in nats per token."""
     with precision.at(precision.MEASURED):
         logits = model(examples.tokens)[:, :-1]
     nats = jax.vmap(losses.hard_tokens)(logits, examples.tokens[:, 1:])
