@@ -126,18 +126,16 @@ def correlation(
     """Spearman of a column and the accuracy over the arms' means: rho, low, high.
 
     Arms of a seed share a teacher and its noise, so they are not independent pairs: the interval
-    is the jackknife over seeds, within [-1, 1]. NaN where a side is constant.
+    is the jackknife's over seeds. NaN where a side is constant.
     """
+    seeds = table["seed"].unique()
 
-    def rho(rows: pd.DataFrame) -> float:
+    def over(chosen: np.ndarray) -> float:
+        rows = table[table["seed"].isin(seeds[chosen])]
         means = rows.groupby(list(arms), dropna=False)[[column, "accuracy"]].mean()
         return statistics.rank_correlation(means[column].tolist(), means["accuracy"].tolist())
 
-    whole, seeds = rho(table), table["seed"].unique()
-    half = np.inf
-    if len(seeds) > 1:
-        half = statistics.jackknife([rho(table[table["seed"] != seed]) for seed in seeds])
-    return whole, max(-1.0, whole - half), min(1.0, whole + half)
+    return statistics.jackknifed_correlation(over, len(seeds))
 
 
 def draw_chance(panel: Axes, **more: str) -> None:
