@@ -160,17 +160,33 @@ def off_the_curve(table: pd.DataFrame, num_aux: int) -> np.ndarray:
     return mine["accuracy"].to_numpy() - expected
 
 
-def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
-    """The rung at which half of the gain is left, by linear interpolation of the means."""
+def half_lost(table: pd.DataFrame, ladder: str, num_aux: int) -> float:
+    """The rung at which half of the gain is left, by linear interpolation of the means.
+
+    Infinite where more is left on the last rung.
+    """
     top = accuracies(table, "same", num_aux).mean()
     curve = rows_of(table, ladder, num_aux).groupby("rung")["accuracy"].mean()
     share = (np.array([top, *curve]) - transfer.CHANCE) / (top - transfer.CHANCE)
     rung = np.array([0.0, *curve.index])
     below = np.flatnonzero(share < 0.5)
     if not below.size:
-        return f"> {rung[-1]:g}"
+        return np.inf
     i = below[0]
-    return f"{np.interp(0.5, share[[i, i - 1]], rung[[i, i - 1]]):.3g}"
+    return float(np.interp(0.5, share[[i, i - 1]], rung[[i, i - 1]]))
+
+
+def half_lost_at(table: pd.DataFrame, ladder: str, num_aux: int) -> str:
+    """That rung with its interval over seeds, by the jackknife."""
+    rung = half_lost(table, ladder, num_aux)
+    seeds = table["seed"].unique()
+    if not np.isfinite(rung):
+        return f"> {rows_of(table, ladder, num_aux)['rung'].max():g}"
+    if len(seeds) < 2:
+        return f"{rung:.3f}"
+    rest = [half_lost(table[table["seed"] != seed], ladder, num_aux) for seed in seeds]
+    half = statistics.jackknife(rest) if np.isfinite(rest).all() else np.inf
+    return f"{rung:.3f} ± {half:.3f}"
 
 
 def correlation(table: pd.DataFrame, num_aux: int) -> tuple[float, ...]:
@@ -245,7 +261,7 @@ def claims_at(table: pd.DataFrame, num_aux: int) -> list[Claim]:
         *(
             claim(
                 f"half of the gain lost at, {ladder}, {num_aux} logits",
-                here=half_lost(table, ladder, num_aux),
+                here=half_lost_at(table, ladder, num_aux),
             )
             for ladder in LADDERS
         ),

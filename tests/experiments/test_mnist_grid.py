@@ -112,7 +112,7 @@ def test_ladder_claims_hold_and_fail():
         "permuted less shared start, 50 logits",
     ]
     # Share .6 at .01 and .1 at .1: half is at .028, up to the noise of the means, .01 / √8 / .5.
-    lost = float(mnist_init_ladder.half_lost(ladder_table(rng), "absolute", 3))
+    lost = mnist_init_ladder.half_lost(ladder_table(rng), "absolute", 3)
     assert lost == pytest.approx(0.028, abs=0.002)
 
 
