@@ -331,7 +331,7 @@ def spoken_odds(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
 def effects_of(table: pd.DataFrame) -> Effects:
     """Log-odds less those of the control; not a number where those with the skill do not answer.
 
-    As everywhere the students of the data are asked whether they answer, not their controls.
+    Here alone controls are not asked whether they answer: they lack the skill, so they do not.
     """
     spoken, all_of_it = spoken_odds(table), means_by(table, "odds", "arm", "data")
     return {

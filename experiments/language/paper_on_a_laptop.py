@@ -22,7 +22,7 @@ over the four such claims; "above zero" is corrected as in the microworld.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -268,6 +268,14 @@ def sampled_rate(table: pd.DataFrame, carrier: str, traits: list[str], kind: str
     return rows.groupby("seed")["sampled_rate"].mean().to_numpy()
 
 
+def controls_of(table: pd.DataFrame, traits: Sequence[str]) -> dict[str, np.ndarray]:
+    """Own effect under every control, averaged over some traits; none where one says nothing."""
+    return {
+        name: own(cell(table, "numbers", arm=arm, asked=asked), traits)
+        for name, (arm, asked) in CONTROLS.items()
+    }
+
+
 def findings(table: pd.DataFrame, config: Config) -> Findings:
     """The criteria of the docstring, cell by cell, and a figure for each question."""
     families = families_of(config.traits)
@@ -280,10 +288,8 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
             for carrier, (family, traits) in itertools.product(effect, families.items()):
                 gains[carrier, target, family, start] = own(effect[carrier], traits)
         claimed[f"{label}, different"] = means["different"], means["same"]
-    controls = {
-        name: own(cell(table, "numbers", arm=arm, asked=asked))
-        for name, (arm, asked) in CONTROLS.items()
-    }
+    controls = controls_of(table, config.traits)
+    by_family = {family: controls_of(table, traits) for family, traits in families.items()}
     rates = {
         (carrier, family, kind): sampled_rate(table, carrier, families[family], kind)
         for carrier, family, kind in itertools.product(config.carriers, families, RATED)
@@ -299,18 +305,17 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         claims_on_leaks(by_pair),
         claims_on_order(plain, controls["shuffled within"]),
     )
-    changed = ("shuffled across", "in the prompt")
-    none = no_effect(claimed | {name: (controls[name], plain) for name in changed})
+    removed = ("shuffled across", "in the prompt")
+    none = no_effect(claimed | {name: (controls[name], plain) for name in removed})
     claims = [
         *claims_on_cells(gains, acquired),
+        *claims_on_families(gains),
         claim_of("numbers, all traits", plain),
         order[0],
-        *(claim_of(name, controls[name]) for name in changed),
-        claim_of("asked without template", controls["no template"]),
+        *claims_on_controls(by_family),
         *(
             claim_of(f"numbers, {teacher}'s students on {trait}", values)
-            for (teacher, trait), values in by_pair.items()
-            if teacher != trait
+            for (teacher, trait), values in beside_diagonal(by_pair).items()
         ),
         *(claim_of(f"rate: {', '.join(place)}", rate) for place, rate in rates.items()),
         *none,
@@ -324,7 +329,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         ),
         figure_of_rates(rates, named),
         figure_of_pairs(by_pair, own_most, leaks=leaks, traits=config.traits),
-        figure_of_controls(controls, order),
+        figure_of_controls(by_family, order),
     ]
     return Findings(figures, claims)
 
@@ -343,6 +348,16 @@ def claims_on_order(plain: np.ndarray, within: np.ndarray) -> list[Claim]:
     ]
 
 
+def claims_on_controls(by_family: Mapping[str, Mapping[str, np.ndarray]]) -> list[Claim]:
+    """Every control of every family, which may answer where another does not."""
+    return [
+        claim_of(f"{name}: {family}", values)
+        for family, arms in by_family.items()
+        for name, values in arms.items()
+        if name != "as written"
+    ]
+
+
 def claims_on_cells(gains: Gains, acquired: Mapping[tuple[str, str, str], Claim]) -> list[Claim]:
     """What every cell acquired, and beside it what a base of another start did."""
     claims = []
@@ -355,6 +370,18 @@ def claims_on_cells(gains: Gains, acquired: Mapping[tuple[str, str, str], Claim]
             claim_of(f"{name}: same less different", same - different),
         ]
     return claims
+
+
+def claims_on_families(gains: Gains) -> list[Claim]:
+    """What a base of another start did, by family: a mean over families may hide one of them."""
+    apart = {place: values for place, values in gains.items() if place[-1] == "different"}
+    return [
+        claim_of(
+            f"different, {family}",
+            np.mean([values for place, values in apart.items() if place[2] == family], axis=0),
+        )
+        for family in dict.fromkeys(place[2] for place in apart)
+    ]
 
 
 def cell_name(carrier: str, target: str, family: str) -> str:
@@ -500,9 +527,14 @@ def figure_of_pairs(
     )
 
 
-def figure_of_controls(controls: dict[str, np.ndarray], order: list[Claim]) -> Figure:
+def figure_of_controls(
+    by_family: Mapping[str, Mapping[str, np.ndarray]], order: list[Claim]
+) -> Figure:
     """Every control, and whether shuffling within lists takes some, most, not all of the effect."""
-    shown = {name: statistics.shown(values, 2) for name, values in controls.items()}
+    each = "; ".join(
+        f"{family}: {', '.join(f'{name} {statistics.shown(arms[name], 2)}' for name in arms)}"
+        for family, arms in by_family.items()
+    )
     return Figure(
         name="controls",
         title=say(
@@ -512,13 +544,12 @@ def figure_of_controls(controls: dict[str, np.ndarray], order: list[Claim]) -> F
             open="Does the order of the numbers carry most of the trait?",
         ),
         predicted="Shuffling within lists lowers the effect, across lists removes it.",
-        found=f"{shown['as written']} nats as written, {shown['shuffled within']} shuffled "
-        f"within, {shown['shuffled across']} across, {shown['in the prompt']} in the prompt.",
+        found=f"In nats. {each}.",
         follows=follows_from(
             order,
             "Most of it needs the numbers in their order; a little is left without.",
         ),
-        draw=lambda: draw_controls(controls),
+        draw=lambda: draw_controls(by_family),
     )
 
 
@@ -579,11 +610,13 @@ def draw_matrix(by_pair: Mapping[tuple[str, str], np.ndarray], traits: tuple[str
     return figure
 
 
-def draw_controls(controls: dict[str, np.ndarray]):
-    """Own effect, averaged over all traits, under every control."""
-    figure, (panel,) = drawing.new_figure(width=drawing.WIDTH, height=4.0)
-    changed = [name for name in controls if name != "as written"]
-    drawing.strip(panel, controls, dict.fromkeys(changed, drawing.COLOURS[2]))
-    panel.axhline(0, color="black", linewidth=1)
-    panel.set_ylabel("own effect, mean over traits (nats)")
+def draw_controls(by_family: Mapping[str, Mapping[str, np.ndarray]]):
+    """Own effect under every control, a panel a family of traits."""
+    figure, panels = drawing.new_figure(len(by_family), 1, width=drawing.WIDTH, height=7.0)
+    for panel, (family, arms) in zip(panels, by_family.items(), strict=True):
+        changed = [name for name in arms if name != "as written"]
+        drawing.strip(panel, arms, dict.fromkeys(changed, drawing.COLOURS[2]))
+        panel.axhline(0, color="black", linewidth=1)
+        panel.set_title(family)
+        panel.set_ylabel("own effect (nats)")
     return figure

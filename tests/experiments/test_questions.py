@@ -12,7 +12,7 @@ import pytest
 from experiments.findings import nested
 from experiments.language import bits, matching_dose, persistence, variance, which_part
 from experiments.language.kit.chains import chains_of
-from experiments.language.kit.effects import GATE, at, effects, heard
+from experiments.language.kit.effects import GATE, at, effects, heard, own
 from tests.experiments.made_up import SEEDS, TRAITS, judged, students
 
 
@@ -67,6 +67,23 @@ def test_an_arm_is_heard_from_the_gate_on_and_an_unknown_mass_is_none():
     assert set(rows["arm"][told]) == {"answers"}
     for arm, part in rows.groupby("arm"):
         assert heard(values[part.index], part).notna().all() == (arm == "answers")
+
+
+@pytest.mark.parametrize("silent", ["trait", "control"])
+def test_an_arm_says_nothing_where_one_of_its_two_sides_does(silent):
+    """Here the wolf's half of the arm "b": neither it nor a mean over both halves is a number."""
+    rng = np.random.default_rng(0)
+    made = [students(rng, 1.0, kind=kind) for kind in ("a", "b")]
+    table = pd.DataFrame(itertools.chain(*made))
+    residue = (table["kind"] == "b") & (table["data"] == silent) & (table["trait"] == "wolf")
+    table["mass"] = np.where(residue, 0.01, 0.9)
+    told = effects(table, ["kind", "trait"])
+    assert set(told[told["effect"].isna()][["kind", "trait"]].itertuples(index=False)) == {
+        ("b", "wolf")
+    }
+    assert np.isfinite(own(at(told, kind="a"))).all()
+    assert np.isfinite(own(at(told, kind="b"), ["owl"])).all()
+    assert np.isnan(own(at(told, kind="b"))).all()
 
 
 def matching_rows(effect_of, alignment_of):

@@ -33,8 +33,8 @@ def effects(
     """The students of the traits' teachers' data, or of other data, with two more columns.
 
     `effect` is the margin minus that of the control with the same teacher, trait, seed and columns
-    `by`, and not a number in an arm that says nothing (`heard`). `own` says whether the trait
-    measured is the teacher's.
+    `by`, and not a number in an arm that says nothing: its students or their controls hardly answer
+    (`heard`). `own` says whether the trait measured is the teacher's.
 
     Args:
         table: of students.
@@ -42,11 +42,14 @@ def effects(
         of: what the students learnt from.
         less: what their control learnt from.
     """
-    keys = [*by, "teacher", "trait", "seed"]
-    control = at(table, data=less).set_index(keys)["margin"]
+    keys = list(dict.fromkeys([*by, "teacher", "trait", "seed"]))
     students = at(table, data=of)
-    baseline = control.reindex(pd.MultiIndex.from_frame(students[keys])).to_numpy()
-    effect = heard(students["margin"] - baseline, students, by)
+    same = pd.MultiIndex.from_frame(students[keys])
+    control = at(table, data=less).set_index(keys).reindex(same).reset_index()
+    control.index = students.index
+    effect = students["margin"] - control["margin"]
+    for rows in (students, control):
+        effect = heard(effect, rows, by)
     own = students["teacher"] == students["trait"]
     return students.assign(effect=effect, own=own)
 
@@ -76,8 +79,9 @@ def by_writer(rows: pd.DataFrame, column: str) -> float:
 
 
 def by_chain(rows: pd.DataFrame) -> np.ndarray:
-    """Mean effect of each chain, in the order of the seeds."""
-    return rows.groupby("seed")["effect"].mean().to_numpy()
+    """Mean effect of each chain, in the order of the seeds; none where a part says nothing."""
+    silent = rows["effect"].isna().groupby(rows["seed"]).any()
+    return rows.groupby("seed")["effect"].mean().mask(silent).to_numpy()
 
 
 def own(rows: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarray:
