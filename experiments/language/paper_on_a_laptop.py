@@ -10,7 +10,7 @@ Criteria, fixed before the run. Effect = log-odds of the trait on 60 held-out qu
 minus student of the unchanged base's data on as many different rows; unit = one chain, 95 %
 Student-t intervals over chains; judged from 4 chains on, and a cell is judged by the mean over the
 traits of its family. "None" is claimed by equivalence with a fifth of the same start's effect, Holm
-over the four such claims; "above zero" is corrected as in the microworld.
+over all such claims; "above zero" is corrected as in the microworld.
   1. Carriers: a cell (carrier, family, target) transfers if its interval from the same start is
      above zero. A cell that does not is reported as it is; none is tuned until it does.
   2. Different start: for each target the own effect, averaged over carriers and traits, is
@@ -18,6 +18,10 @@ over the four such claims; "above zero" is corrected as in the microworld.
   3. Controls on numbers: shuffling within lists lowers the effect; shuffling across lists, and the
      same rows in the prompt instead of training, are equivalent to none (the bases hardly use
      earlier turns, so the latter is weak here).
+  4. Added after the second run, in which harmful advice alone rose from another start, before the
+     other teachers' students were asked for it: of every family the own effect from another start,
+     averaged over carriers and targets, less that of the other families' teachers on the same trait
+     is equivalent to none. So a rise would be what any such data does, not a trait that passes.
 """
 
 import dataclasses
@@ -53,7 +57,7 @@ from experiments.language.kit.chains import (
     chains_of,
     sources_of,
 )
-from experiments.language.kit.effects import at, cells, effects, own
+from experiments.language.kit.effects import at, by_chain, cells, effects, own
 from llm.stages import Model, Shuffled, Store, completions, evaluation
 from llm.world import TRAITS
 
@@ -182,7 +186,9 @@ def imitation(
     def measure() -> list[Row]:
         known = cohort.trained(store)
         rows = known.rows(measured(store, config, cohort.models), asked="template")
-        if (carrier, target, start) != ("numbers", "sampled", "same"):
+        if start == "different":
+            return rows
+        if (carrier, target) != ("numbers", "sampled"):
             return of_own_trait(rows)
         first = cohort.models[0]
         bare = evaluation.measure(
@@ -305,11 +311,13 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         claims_on_leaks(by_pair),
         claims_on_order(plain, controls["shuffled within"]),
     )
+    apart = by_teacher_apart(table, config)
     removed = ("shuffled across", "in the prompt")
-    none = no_effect(claimed | {name: (controls[name], plain) for name in removed})
+    claimed |= {name: (controls[name], plain) for name in removed}
+    none = no_effect(claimed | beside_others(apart, gains))
     claims = [
         *claims_on_cells(gains, acquired),
-        *claims_on_families(gains),
+        *claims_on_families(apart),
         claim_of("numbers, all traits", plain),
         order[0],
         *claims_on_controls(by_family),
@@ -324,7 +332,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
         figure_of_carriers(
             gains,
             acquired=[*acquired.values()],
-            none=none[: len(claimed)],
+            none=none[: len(IMITATED)],
             most_numbers=most_numbers,
         ),
         figure_of_rates(rates, named),
@@ -337,6 +345,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
 Gains = dict[tuple[str, str, str, str], np.ndarray]  # by carrier, target, family, start
 Rates = dict[tuple[str, str, str], np.ndarray]  # by carrier, family, kind of student
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by teacher and trait
+Apart = dict[tuple[str, str], np.ndarray]  # by family, and "own" or "others"
 
 
 def claims_on_order(plain: np.ndarray, within: np.ndarray) -> list[Claim]:
@@ -372,16 +381,45 @@ def claims_on_cells(gains: Gains, acquired: Mapping[tuple[str, str, str], Claim]
     return claims
 
 
-def claims_on_families(gains: Gains) -> list[Claim]:
-    """What a base of another start did, by family: a mean over families may hide one of them."""
-    apart = {place: values for place, values in gains.items() if place[-1] == "different"}
-    return [
-        claim_of(
-            f"different, {family}",
-            np.mean([values for place, values in apart.items() if place[2] == family], axis=0),
-        )
-        for family in dict.fromkeys(place[2] for place in apart)
+def by_teacher_apart(table: pd.DataFrame, config: Config) -> Apart:
+    """Effects from another start by family, and by whether its own or another's teacher wrote.
+
+    Averaged over carriers and targets; of other families' teachers only if there are some.
+    """
+    families, effect = families_of(config.traits), {}
+    every = [
+        cell(table, carrier, arm=target, start="different")
+        for carrier, target in itertools.product(config.carriers, IMITATED)
     ]
+    for family, traits in families.items():
+        asked = [rows[rows["trait"].isin(traits)] for rows in every]
+        effect[family, "own"] = np.mean([own(rows) for rows in asked], axis=0)
+        if len(families) > 1:
+            others = [rows[~rows["teacher"].isin(traits)] for rows in asked]
+            effect[family, "others"] = np.mean([by_chain(rows) for rows in others], axis=0)
+    return effect
+
+
+def claims_on_families(apart: Apart) -> list[Claim]:
+    """What a base of another start did, by family: a mean over families may hide one of them."""
+    words = {"own": "", "others": ": other families' teachers"}
+    return [
+        claim_of(f"different, {family}{words[whose]}", values)
+        for (family, whose), values in apart.items()
+    ]
+
+
+def beside_others(apart: Apart, gains: Gains) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Criterion 4: own less others' effects from another start, beside those of the same start."""
+    same = {place: values for place, values in gains.items() if place[-1] == "same"}
+    return {
+        f"different, {family}, less other teachers'": (
+            apart[family, "own"] - theirs,
+            np.mean([values for place, values in same.items() if place[2] == family], axis=0),
+        )
+        for (family, whose), theirs in apart.items()
+        if whose == "others"
+    }
 
 
 def cell_name(carrier: str, target: str, family: str) -> str:
