@@ -229,12 +229,12 @@ def plot(table: pd.DataFrame, config: Config):
     figure, panels = drawing.new_grid(len(names), COLUMNS, width=4.3, height=3.8)
     predictors = [*BEFORE, *AFTER]
     for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
-        for offset, (over, part) in zip(
-            (-0.25, 0.0, 0.25), table[table["experiment"] == name].groupby("over"), strict=False
-        ):
-            y = [predictors.index(p) + offset for p in part["predictor"]]
+        for place, over in enumerate((ALL_ARMS, VARYING, WITHIN)):  # an experiment may lack one
+            part = table[(table["experiment"] == name) & (table["over"] == over)]
+            y = [predictors.index(p) + 0.25 * (place - 1) for p in part["predictor"]]
             errors = np.abs(part[["low", "high"]].to_numpy().T - part["rho"].to_numpy())
-            axes.errorbar(part["rho"], y, xerr=errors, fmt="o", ms=4, capsize=2, label=str(over))
+            look = {"color": drawing.COLOURS[place], "label": over if i == 0 else None}
+            axes.errorbar(part["rho"], y, xerr=errors, fmt="o", ms=4, capsize=2, **look)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.axhline(len(BEFORE) - 0.5, color="black", linestyle=":", linewidth=1)
         shown = [IN_WORDS[p] for p in predictors] if i % COLUMNS == 0 else []
@@ -244,5 +244,5 @@ def plot(table: pd.DataFrame, config: Config):
         axes.set_xticks((-1, -0.5, 0, 0.5, 1))
         axes.set_title(name.removeprefix("mnist_").replace("_", " "))
         axes.set_xlabel("Spearman with accuracy")
-    panels[0].legend(fontsize=8, loc="lower right")
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
