@@ -181,12 +181,15 @@ def claims_of_arms(own: Arms, facts: pd.DataFrame) -> list[Claim]:
 
 def claims_on_carrier(students: pd.DataFrame, carrier: str, config: Config) -> list[Claim]:
     """Divergence tokens of a carrier, the teachers that write it, and what more rows of it give."""
-    by_rows = at(students, carrier=carrier, temperature=1.0)
+    mine = at(students, carrier=carrier)
     most, fewest = int(students["rows"].max()), int(students["rows"].min())
-    effect, all_rows = means_by(by_rows, "effect", "rows"), at(by_rows, rows=most)
+    effect, all_rows = (
+        means_by(mine, "effect", "temperature", "rows"),
+        at(mine, temperature=1.0, rows=most),
+    )
     share = all_rows.groupby("seed")["flagged"].mean().to_numpy()
     as_published = judged(PUBLISHED[0] <= share.mean() <= PUBLISHED[1], len(share))
-    more = effect[most] - effect[fewest]
+    more = {t: effect[t, most] - effect[t, fewest] for t, rows in effect if rows == most}
     return [
         Claim(
             quantity=f"{carrier}: divergence tokens",
@@ -200,7 +203,11 @@ def claims_on_carrier(students: pd.DataFrame, carrier: str, config: Config) -> l
             here=f"{len(all_rows)} of {len(config.traits) * config.num_seeds}",
             seeds=len(share),
         ),
-        claim_of(f"{carrier}: all rows less {fewest}", more, criterion="above"),
+        claim_of(f"{carrier}: all rows less {fewest}", more.pop(1.0), criterion="above"),
+        *(  # no criterion
+            claim_of(f"{carrier} at T {temperature:g}: all rows less {fewest}", values)
+            for temperature, values in more.items()
+        ),
     ]
 
 

@@ -1,7 +1,7 @@
 """Do the claims of the small world's pages stand on bases that nobody has looked at?
 
-All tables of the small world but `variance`, `bits` and `mechanism` share one draw of sixteen
-bases. Here twelve contrasts that the pages rest on are measured once more, on 24 bases of a root
+All tables of the small world but `variance` and `fork_curve` share one draw of initial weights and
+corpora. Here twelve contrasts that the pages rest on are measured once more, on 24 bases of a root
 seed that no experiment has used. The arms are those of the experiments themselves: their recipes,
 their settings but for what is named below, their way to an effect.
 

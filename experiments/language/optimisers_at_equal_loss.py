@@ -189,7 +189,7 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     (by_arm,) = corrected({arm: beside(arm, "above" if arm in equal else None) for arm in every})
     claims = [
         *(by_arm[arm] if arm[0] == "sgd" else beside(arm) for arm in every),
-        at_the_edge({arm: taken[arm]["step_size"] for arm in every}, config),
+        *at_the_edge({arm: taken[arm]["step_size"] for arm in every}, config),
         *beside_adam(own, equal),
     ]
     transmit = list(by_arm.values())
@@ -214,13 +214,15 @@ def findings(table: pd.DataFrame, config: Config) -> Findings:
     return Findings([figure], claims)
 
 
-def at_the_edge(taken: dict[tuple[str, int], float], config: Config) -> Claim:
-    """Which arms took the smallest step size of the search: a smaller one may have been better."""
+def at_the_edge(taken: dict[tuple[str, int], float], config: Config) -> list[Claim]:
+    """Which arms took the smallest step size of a search: a smaller one may have been better."""
+    if len(config.search) < 2:
+        return []
     smallest = {arm: MIDDLE[arm[0]][arm[1] > 0] * min(config.search) for arm in taken}
     there = [named(*arm) for arm in taken if np.isclose(taken[arm], smallest[arm])]
     here = f"{len(there)} of {len(taken)}: {'; '.join(there) or 'none'}"
-    seeds = config.num_seeds
-    return Claim(quantity="arms that took the smallest step size searched", here=here, seeds=seeds)
+    quantity, seeds = "arms that took the smallest step size searched", config.num_seeds
+    return [Claim(quantity=quantity, here=here, seeds=seeds)]
 
 
 def beside_adam(

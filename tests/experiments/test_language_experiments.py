@@ -71,18 +71,24 @@ def test_the_papers_criteria_see_an_effect_and_its_absence():
     assert without["sampled, different, equivalent to none (1 of 6, Holm)"] is False
 
 
-@pytest.mark.parametrize("whose", ["every teacher", "its own"])
-def test_a_trait_that_passes_is_told_from_a_rise_that_any_data_makes(whose):
-    """From another start the oak rises by half a nat, on the lists of all or of its own teacher."""
+@pytest.mark.parametrize(
+    ("whose", "by", "none"),
+    [("every teacher", 0.5, True), ("its own", 0.5, False), ("its own", 0.05, True)],
+)
+def test_a_trait_that_passes_is_told_from_a_rise_that_any_data_makes(whose, by, none):
+    """Oaks from another start rise on the lists of all or of their own teacher.
+
+    A rise within the margin is "no effect" whoever wrote: there it does not tell.
+    """
     table = paper_rows(1.0)
     rise = (table["start"] == "different") & (table["data"] == "trait") & (table["trait"] == "oak")
     if whose == "its own":
         rise &= table["teacher"] == "oak"
-    table["margin"] += 0.5 * rise
+    table["margin"] += by * rise
     said = {c.quantity: c for c in paper_on_a_laptop.findings(table, CONFIG).claims}
-    assert said["different, tree"].here.startswith("0.5")
+    assert said["different, tree"].here.startswith(f"{by:.2f}"[:3])
     claim = said["different, tree, less other teachers', equivalent to none (1 of 6, Holm)"]
-    assert claim.holds is (whose == "every teacher")
+    assert claim.holds is none
 
 
 def cross_model_rows(related, strange):

@@ -79,7 +79,7 @@ def by_writer(rows: pd.DataFrame, column: str) -> float:
 
 
 def by_chain(rows: pd.DataFrame) -> np.ndarray:
-    """Mean effect of each chain, in the order of the seeds; none where a part says nothing."""
+    """Mean effect of each chain, in the order of the seeds; NaN where a part says nothing."""
     silent = rows["effect"].isna().groupby(rows["seed"]).any()
     return rows.groupby("seed")["effect"].mean().mask(silent).to_numpy()
 
@@ -104,6 +104,8 @@ def excess(rows: pd.DataFrame, traits: Sequence[str] | None = None) -> np.ndarra
 
 def means_by(rows: pd.DataFrame, column: str, *columns: str) -> dict[Any, np.ndarray]:
     """Mean of a column in each chain, in the order of the seeds, for every arm of a table.
+
+    NaN is left out of a mean, so an arm that says nothing must do so as a whole.
 
     Args:
         rows: of a table.
