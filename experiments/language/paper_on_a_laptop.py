@@ -21,8 +21,11 @@ over all such claims; "above zero" is corrected as in the microworld.
   4. Added after the second run, in which harmful advice alone rose from another start, before the
      other teachers' students were asked for it: of every family the own effect from another start,
      averaged over carriers and targets, less that of the other families' teachers on the same trait
-     is equivalent to none. For harmful advice this margin proved wider than the rise, so there it
-     does not tell whose the rise is.
+     is equivalent to none.
+
+What came of them, told after the run: students of shuffled lists hardly answer, so both parts of 3
+on shuffling cannot be judged; and the margin of 4 is wider than the rise of harmful advice, so it
+does not tell whose the rise is.
 """
 
 import dataclasses
