@@ -183,10 +183,8 @@ def claims_on_carrier(students: pd.DataFrame, carrier: str, config: Config) -> l
     """Divergence tokens of a carrier, the teachers that write it, and what more rows of it give."""
     mine = at(students, carrier=carrier)
     most, fewest = int(students["rows"].max()), int(students["rows"].min())
-    effect, all_rows = (
-        means_by(mine, "effect", "temperature", "rows"),
-        at(mine, temperature=1.0, rows=most),
-    )
+    effect = means_by(mine, "effect", "temperature", "rows")
+    all_rows = at(mine, temperature=1.0, rows=most)
     share = all_rows.groupby("seed")["flagged"].mean().to_numpy()
     as_published = judged(PUBLISHED[0] <= share.mean() <= PUBLISHED[1], len(share))
     more = {t: effect[t, most] - effect[t, fewest] for t, rows in effect if rows == most}
@@ -203,10 +201,11 @@ def claims_on_carrier(students: pd.DataFrame, carrier: str, config: Config) -> l
             here=f"{len(all_rows)} of {len(config.traits) * config.num_seeds}",
             seeds=len(share),
         ),
-        claim_of(f"{carrier}: all rows less {fewest}", more.pop(1.0), criterion="above"),
+        claim_of(f"{carrier}: all rows less {fewest}", more[1.0], criterion="above"),
         *(  # no criterion
             claim_of(f"{carrier} at T {temperature:g}: all rows less {fewest}", values)
             for temperature, values in more.items()
+            if temperature != 1.0
         ),
     ]
 

@@ -122,6 +122,11 @@ class Run:
         """The claims with a criterion that there were runs enough for."""
         return [claim for claim in self.claims if claim.holds is not None]
 
+    @property
+    def silent(self) -> list[Claim]:
+        """The claims of arms that say nothing."""
+        return [claim for claim in self.claims if says_nothing(claim)]
+
     def all_judged(self) -> list[Claim]:
         """The same claims, quoted: for a sentence that rests on all of them."""
         return [self[claim.quantity] for claim in self.judged]
@@ -282,9 +287,14 @@ def factor(said: Claim | str) -> str:
     return f"{math.exp(float(number(interval(said)))):.1f}"
 
 
+def says_nothing(claim: Claim) -> bool:
+    """Whether students or controls of an arm hardly answer."""
+    return claim.here.startswith("says nothing")
+
+
 def heard(claim: Claim) -> str:
     """The interval of an arm, its values if they are too few for one, or that it says nothing."""
-    if claim.here.startswith("says nothing"):
+    if says_nothing(claim):
         return "says nothing"
     return interval(claim) if INTERVAL.search(claim.here) else claim.here
 
